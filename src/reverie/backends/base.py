@@ -1,0 +1,51 @@
+"""The one interface between the gateway and whatever generates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from reverie.events import Event
+from reverie.request import GenerateRequest
+
+
+class Backend(Protocol):
+    """Something that serves one model."""
+
+    name: str
+    """For logs and metrics; unique within its model, stable, and without secrets."""
+    slots: int
+    """Requests that it runs at once."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request sent now would be worked on."""
+
+    def check(self, request: GenerateRequest) -> None:
+        """Refuse what this backend can't honour.
+
+        Raises:
+            UnsupportedParameter: naming the field.
+        """
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[list[Event]]:
+        """Generate, in batches of events that arrived together.
+
+        The last batch ends with ``Finish`` and ``Usage``. Closing the iterator, or cancelling the
+        task that waits on it, stops the engine's work at once.
+
+        Raises:
+            BackendError, BackendTimeout: the backend failed.
+            ClientError: the engine refuses the request itself.
+            ModelLoading, Overloaded: it can't take the request now.
+        """
+
+    async def start(self) -> None:
+        """Begin; returns without waiting for readiness.
+
+        Raises:
+            ModelError: it can never become ready as it is configured.
+        """
+
+    async def stop(self) -> None:
+        """Release everything. Idempotent."""

@@ -1,0 +1,240 @@
+"""The one error tree: whose fault it is, its HTTP status and its wire code.
+
+Rule 1: every failure that a caller can see is one of these classes. A library's exception is
+translated where the library is called, once, and never leaks past that place.
+
+Rule 2: a message is written for the person who reads it. It says what to do, and carries no
+path, no secret and none of an engine's raw text.
+
+The class decides the status and the code (CONTRACT §6); the *dialect* decides the shape. Two
+codes have one status on ``/llm`` and another on ``/v1``: those carry ``openai_status`` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ReverieError(Exception):
+    """A failure with a status and a wire code.
+
+    Args:
+        message: one sentence for the reader.
+        param: the request's field that is at fault, as a dotted path.
+        retry_after: seconds until another try makes sense, sent as ``Retry-After``.
+    """
+
+    status: ClassVar[int] = 500
+    openai_status: ClassVar[int | None] = None
+    """The status on OpenAI's routes, where it differs from ``status``."""
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers which the answer must carry."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(max(1, round(self.retry_after)))}
+
+
+# The client's fault -----------------------------------------------------------------------
+
+
+class ClientError(ReverieError):
+    """The request can't be served as it is; sending it again changes nothing."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidRequest(ClientError):
+    """The body isn't JSON, has a wrong type, or is out of bounds.
+
+    ``details`` is the list that Livepeer's clients parse on a 422:
+    ``[{"loc": [...], "msg": ..., "type": ...}]``.
+    """
+
+    status = 422
+    openai_status = 400
+
+    def __init__(
+        self, message: str, *, param: str | None = None, details: list[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.details = details or [
+            {
+                "loc": ["body", *(param.split(".") if param else ())],
+                "msg": message,
+                "type": "value_error",
+            }
+        ]
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field that is unknown, or that the chosen backend can't honour."""
+
+    code = "unsupported_parameter"
+
+
+class ModelNotFound(ClientError):
+    """No model has this name."""
+
+    status = 400
+    openai_status = 404
+    code = "model_not_found"
+
+
+class RefusedByBackend(ClientError):
+    """A well-formed request that the engine itself refuses: trying elsewhere is no use."""
+
+
+class ContextLengthExceeded(ClientError):
+    """The prompt doesn't fit the model's context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
+        if prompt_tokens and context_tokens:
+            message = (
+                f"The prompt is {prompt_tokens} tokens long, and the model's context holds "
+                f"{context_tokens}. Shorten the messages."
+            )
+        elif context_tokens:
+            message = (
+                f"The prompt is longer than the model's context of {context_tokens} tokens. "
+                "Shorten the messages."
+            )
+        else:
+            message = "The prompt is longer than the model's context. Shorten the messages."
+        super().__init__(message, param="messages")
+
+
+class RequestTooLarge(ClientError):
+    status = 413
+    code = "request_too_large"
+
+
+class RequestTimeout(ClientError):
+    """The body didn't arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class NotFound(ClientError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"This route answers {allowed} only.")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self.allowed}
+
+
+class ClientGone(ReverieError):
+    """The client closed the connection. Never sent: it is how a request's log line ends.
+
+    499 is nginx's status for this (``NGX_HTTP_CLIENT_CLOSED_REQUEST``).
+    """
+
+    status = 499
+    code = "client_gone"
+
+
+# The key's fault --------------------------------------------------------------------------
+
+
+class InvalidApiKey(ReverieError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ReverieError):
+    """The caller may not do this at all (CONTRACT §7: loopback callers only without a key)."""
+
+    status = 403
+    code = "forbidden"
+    type = "permission_error"
+
+
+# The server's fault -----------------------------------------------------------------------
+
+
+class ServerError(ReverieError):
+    """An error of ours: logged with its traceback, sent without it."""
+
+
+class Overloaded(ReverieError):
+    """The queue is full, its deadline has passed, or the server is draining."""
+
+    status = 503
+    code = "overloaded"
+
+
+class ModelLoading(Overloaded):
+    """The model isn't ready to answer yet."""
+
+    code = "model_loading"
+
+
+# A backend's fault ------------------------------------------------------------------------
+
+
+class BackendError(ReverieError):
+    """A backend failed: it refused the connection, broke off, or sent what can't be read.
+
+    ``reason`` says what happened, for the log; it is never sent.
+    """
+
+    status = 502
+    code = "backend_error"
+    type = "backend_error"
+
+    def __init__(self, message: str, *, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class BackendTimeout(BackendError):
+    """A backend was silent past its limit."""
+
+    status = 504
+    code = "backend_timeout"
+
+
+# Start-up ---------------------------------------------------------------------------------
+
+
+class ConfigurationError(Exception):
+    """What the operator wrote can't be run. ``problems`` holds one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ModelError(Exception):
+    """A model can't be found, fetched or used. The message is one sentence for the operator."""

@@ -1,0 +1,38 @@
+"""What is asked of a backend: a request that has been validated, whatever dialect it came in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class GenerateRequest(Struct, frozen=True, kw_only=True):
+    """One generation. Every value is within the bounds of CONTRACT §4.
+
+    ``messages`` are plain dictionaries in OpenAI's shape: ``role``, ``content`` (a string, or None
+    beside ``tool_calls``), and ``tool_calls`` or ``tool_call_id`` where the role has them. Optional
+    fields are None (or empty) where the client didn't set them; ``top_k`` 0 and ``min_p`` 0.0 mean
+    *off*. ``response_format``, ``tools`` and ``tool_choice`` are in OpenAI's shape.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    temperature: float = 0.7
+    max_tokens: int = 256
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stream: bool = False
+    include_usage: bool = False
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None

@@ -1,0 +1,270 @@
+"""``reverie.toml``, environment and flags → frozen models.
+
+Flags override environment variables, which override the file, which overrides defaults. A
+variable is named for its section and key: ``REVERIE_SERVER_QUEUE_SIZE`` is ``[server]
+queue_size``. Unknown keys are mistakes. Each mistake is reported with where it was written, its
+key path, and what would be accepted.
+
+Durations are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from reverie.errors import ConfigurationError
+
+DEFAULT_MODEL = "smollm2-135m"
+CONFIG_FILE = "reverie.toml"
+
+BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServerSettings(_Section):
+    """``[server]``: the address, who may call, and the bounds on each request."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything beyond loopback needs a key, or `no_auth`."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one, which is printed."""
+    no_auth: bool = False
+    """Serve callers without a key on any address. Anyone who can reach the port can use it."""
+    api_keys_file: Path | None = None
+    """A file of SHA-256 hashes of keys, one `HASH NAME` a line, beside `REVERIE_API_KEYS`."""
+    max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    """A larger request body is refused with 413."""
+    body_timeout: float = Field(default=30.0, gt=0)
+    """A body that has not arrived by then is refused with 408."""
+    queue_size: int = Field(default=128, ge=0)
+    """Requests that may wait for a slot, per model; one more is refused with 503."""
+    queue_timeout: float = Field(default=30.0, gt=0)
+    """A request that has waited this long for a slot is refused with 503."""
+    first_token_timeout: float = Field(default=120.0, gt=0)
+    """A backend that sends no token for this long has failed (504)."""
+    stall_timeout: float = Field(default=30.0, gt=0)
+    """A backend that falls silent between two tokens for this long has failed."""
+    request_timeout: float = Field(default=900.0, gt=0)
+    """No request runs longer than this."""
+    write_timeout: float = Field(default=60.0, gt=0)
+    """A client that takes no bytes for this long is treated as gone."""
+    ping_interval: float = Field(default=15.0, gt=0)
+    """A silent stream carries an SSE comment this often."""
+    commit_delay: float = Field(default=10.0, gt=0)
+    """A stream's HTTP status stays open until its first token, or for this long."""
+    drain_timeout: float = Field(default=30.0, ge=0)
+    """After SIGTERM, running requests have this long to finish."""
+    log_format: Literal["text", "json"] = "text"
+    """The shape of log lines, on standard error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe line that is logged."""
+
+
+class StoreSettings(_Section):
+    """``[store]``: where accounts are kept."""
+
+    url: str = "sqlite:///reverie.db"
+    """`sqlite:///FILE` or `postgresql://…`."""
+
+
+class BackendSettings(_Section):
+    """``[[models.backends]]``: a server that serves the model."""
+
+    url: str
+    """The base URL that `/chat/completions` is appended to, as in `http://127.0.0.1:9100/v1`."""
+    model: str | None = None
+    """The model's name there; absent: the same name."""
+    kind: BackendKind = "generic"
+    """What it is, which decides the fields it is known to honour; `generic` is trusted with all."""
+    api_key_env: str | None = None
+    """The environment variable that holds its key. The key itself is never written here."""
+    slots: int = Field(default=64, ge=1)
+    """Requests that may run there at once; more wait in this gateway's queue."""
+    connect_timeout: float = Field(default=5.0, gt=0)
+    """Seconds to wait for a connection."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https", "http+unix") or not (parts.netloc or parts.path):
+            raise ValueError("must be an http://, https:// or http+unix:// URL")
+        if parts.username or parts.password:
+            raise ValueError("must not carry a password; name the key's variable in api_key_env")
+        return value.rstrip("/")
+
+
+class ModelSettings(_Section):
+    """``[[models]]``: one model, run here (`source`) or reached elsewhere (`backends`)."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """The name that requests and answers carry."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may use."""
+    default: bool = False
+    """Serve requests that name no model. With one model, it is the default."""
+    source: str | None = None
+    """A model to run here: a catalogue name, `hf:OWNER/REPO[/FILE.gguf]`, or a path."""
+    backends: tuple[BackendSettings, ...] = ()
+    """Servers that serve this model."""
+    engine: str = "xllamacpp"
+    """What runs it: `xllamacpp` (llama.cpp inside a wheel) or the path of a `llama-server`."""
+    slots: int = Field(default=8, ge=1, le=256)
+    """Requests that run at once."""
+    context: int = Field(default=0, ge=0)
+    """Tokens one request may use, prompt and answer; 0 takes what the model was trained for."""
+    kv_tokens: int = Field(default=0, ge=0)
+    """Tokens that all slots hold together; 0 takes twice the context."""
+    batch: int = Field(default=128, ge=8)
+    """Prompt tokens processed in one step. Smaller: long prompts hold others up less."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0 takes one a core."""
+    gpu_layers: int = Field(default=-1, ge=-1)
+    """Layers to put on a GPU; -1 decides by its memory."""
+    cache_mib: int = Field(default=256, ge=0)
+    """Memory for prompts kept warm beyond the slots, in MiB."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if bool(self.source) == bool(self.backends):
+            raise ValueError("needs either source (run it here) or backends (reach it elsewhere)")
+        return self
+
+
+class Settings(_Section):
+    """Everything that `reverie serve` needs to know."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    models: tuple[ModelSettings, ...] = Field(
+        default=(ModelSettings(name=DEFAULT_MODEL, source=DEFAULT_MODEL, default=True),),
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        seen: set[str] = set()
+        for model in self.models:
+            for name in (model.name, *model.aliases):
+                if name in seen:
+                    raise ValueError(f"two models are called {name!r}; names and aliases differ")
+                seen.add(name)
+        if sum(model.default for model in self.models) > 1:
+            raise ValueError("only one model can have default = true")
+        return self
+
+    @property
+    def default_model(self) -> ModelSettings:
+        return next((model for model in self.models if model.default), self.models[0])
+
+
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read the configuration.
+
+    Args:
+        config: the file; None reads ``reverie.toml`` in the working directory if it is there.
+        flags: sections of values from the command line, such as ``{"server": {"port": 1}}``.
+
+    Raises:
+        ConfigurationError: with every mistake that was found.
+    """
+    file = config if config is not None else Path(CONFIG_FILE)
+    written = _read_file(file, required=config is not None)
+    variables = _read_environment(environ)
+    given = {name: dict(section) for name, section in (flags or {}).items()}
+    merged: dict[str, Any] = dict(written)
+    for layer in (variables, given):
+        for section, values in layer.items():
+            below = merged.get(section, {})
+            merged[section] = {**below, **values} if isinstance(below, dict) else below
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(
+            [_explain(mistake, str(file), variables, given) for mistake in error.errors()]
+        ) from None
+
+
+def _read_file(file: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise ConfigurationError([f"{file}: there is no such file"]) from None
+    except OSError as error:
+        raise ConfigurationError([f"{file}: can't be read: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{file}: is not valid TOML: {error}"]) from None
+
+
+_SECTIONS: dict[str, type[_Section]] = {"server": ServerSettings, "store": StoreSettings}
+
+
+def variable_of(section: str, key: str) -> str:
+    """The environment variable that sets ``[section] key``."""
+    return f"REVERIE_{section}_{key}".upper()
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Every key of the plain sections has a variable; lists of models have none."""
+    return {
+        section: values
+        for section, model in _SECTIONS.items()
+        if (
+            values := {
+                key: environ[variable]
+                for key in model.model_fields
+                if (variable := variable_of(section, key)) in environ
+            }
+        )
+    }
+
+
+def _explain(
+    mistake: Any,
+    file: str,
+    variables: Mapping[str, Mapping[str, Any]],
+    flags: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """One sentence: where, which key, and what is wrong with it."""
+    path = mistake["loc"]
+    section, key = (str(path[0]), str(path[1])) if len(path) > 1 else ("", "")
+    if key in flags.get(section, {}):
+        where = "command line"
+    elif key in variables.get(section, {}):
+        where = f"environment {variable_of(section, key)}"
+    else:
+        where = file
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
+        message = f"unknown key; known here: {', '.join(_known_keys(path))}"
+    return f"{where}: {dotted.lstrip('.') or 'the whole'}: {message}"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path[:-1]:
+        if part == "backends":
+            model = BackendSettings
+        elif part == "models":
+            model = ModelSettings
+        elif part in _SECTIONS:
+            model = _SECTIONS[part]
+    return sorted(model.model_fields)
