@@ -171,6 +171,7 @@ class Settings(_Section):
 def load(
     config: Path | None = None,
     flags: Mapping[str, Mapping[str, Any]] | None = None,
+    only_model: ModelSettings | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Read the configuration.
@@ -178,6 +179,7 @@ def load(
     Args:
         config: the file; None reads ``reverie.toml`` in the working directory if it is there.
         flags: sections of values from the command line, such as ``{"server": {"port": 1}}``.
+        only_model: serve this one instead of the file's models.
 
     Raises:
         ConfigurationError: with every mistake that was found.
@@ -191,6 +193,8 @@ def load(
         for section, values in layer.items():
             below = merged.get(section, {})
             merged[section] = {**below, **values} if isinstance(below, dict) else below
+    if only_model is not None:
+        merged["models"] = [only_model]
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from reverie.events import Event
@@ -16,10 +16,16 @@ class Backend(Protocol):
     """For logs and metrics; unique within its model, stable, and without secrets."""
     slots: int
     """Requests that it runs at once."""
+    recovers: bool
+    """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
 
     @property
     def ready(self) -> bool:
         """Whether a request sent now would be worked on."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it can never become ready without help, for the operator; None otherwise."""
 
     def check(self, request: GenerateRequest) -> None:
         """Refuse what this backend can't honour.
@@ -28,7 +34,7 @@ class Backend(Protocol):
             UnsupportedParameter: naming the field.
         """
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[list[Event]]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         """Generate, in batches of events that arrived together.
 
         The last batch ends with ``Finish`` and ``Usage``. Closing the iterator, or cancelling the
@@ -40,8 +46,10 @@ class Backend(Protocol):
             ModelLoading, Overloaded: it can't take the request now.
         """
 
-    async def start(self) -> None:
+    async def start(self, on_change: Callable[[], None]) -> None:
         """Begin; returns without waiting for readiness.
+
+        ``on_change`` is called, in the event loop, whenever ``ready`` or ``failure`` changed.
 
         Raises:
             ModelError: it can never become ready as it is configured.

@@ -1,0 +1,134 @@
+"""``reverie serve``: the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+import reverie
+from reverie import log
+from reverie.errors import ModelError
+from reverie.settings import ModelSettings, Settings, load
+
+if TYPE_CHECKING:
+    from reverie.app import Application
+
+logger = logging.getLogger("reverie")
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(envvar="REVERIE_HOST", help="Address to listen on [127.0.0.1].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(envvar="REVERIE_PORT", help="Port to listen on [8000]; 0: any.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="REVERIE_MODEL",
+            help="Serve this one model instead of the file's: a catalogue name, "
+            "hf:OWNER/REPO[/FILE.gguf], or a path.",
+        ),
+    ] = None,
+    no_auth: Annotated[
+        bool | None,
+        typer.Option(
+            "--no-auth", envvar="REVERIE_NO_AUTH", help="Serve everyone who reaches the port."
+        ),
+    ] = None,
+) -> None:
+    """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
+
+    Without a configuration it serves the default model on 127.0.0.1:8000 to this machine alone;
+    the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
+    """
+    began = time.monotonic()
+    given = {"host": host, "port": port, "no_auth": no_auth}
+    flags = {"server": {key: value for key, value in given.items() if value is not None}}
+    settings = load(config, flags, only_model=_only_model(model))
+    log.configure(settings.server.log_level, settings.server.log_format)
+    _fetch_missing(settings)
+    with contextlib.suppress(KeyboardInterrupt):  # before the server has taken the signal itself
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings, began))
+
+
+def _only_model(reference: str | None) -> ModelSettings | None:
+    if reference is None:
+        return None
+    from reverie.models.reference import name_of
+
+    return ModelSettings(name=name_of(reference), source=reference, default=True)
+
+
+def _fetch_missing(settings: Settings) -> None:
+    """Fetch the models that are to run here and aren't on disk, with a progress bar."""
+    from reverie.models.store import fetch, find
+
+    for model in settings.models:
+        if model.source is not None and find(model.source) is None:
+            fetch(model.source)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+async def _serve(settings: Settings, began: float) -> None:
+    # Imported here, so that the other verbs and --help don't wait for the web framework.
+    from reverie.app import Application
+    from reverie.server import Server, listen
+
+    app = Application(settings)
+    listener = listen(settings.server.host, settings.server.port)
+    address = listener.getsockname()
+    try:
+        await app.start()
+        logger.info(
+            "listening", extra=log.fields(version=reverie.__version__, host=address[0], port=address[1])
+        )
+
+        def on_ready() -> None:
+            typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began))
+
+        server = Server(app, on_ready=on_ready)
+        await server.run_on(listener)
+        if server.failure is not None:
+            raise ModelError(server.failure)
+    finally:
+        listener.close()
+        await app.stop()
+
+
+def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
+    """What to do now: a line to paste. A key is named by a placeholder, never printed."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    key = "" if app.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
+    return f"""
+Reverie is ready after {seconds:.1f} s: {app.models.default.name} at {base}
+
+Try it:
+curl {base}/llm \\
+{key}  -H 'Content-Type: application/json' \\
+  -d '{{"messages": [{{"role": "user", "content": "Say hello."}}], "stream": true}}' -N
+
+The API: {base}/docs   Stop: Ctrl-C
+"""

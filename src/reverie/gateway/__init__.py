@@ -1,0 +1,1 @@
+"""Who may call, which backend answers, and what became of each request."""

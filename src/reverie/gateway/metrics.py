@@ -1,0 +1,98 @@
+"""Prometheus metrics. Labels are bounded: models of the configuration, never a client's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from reverie.gateway.models import ServedModels
+from reverie.gateway.record import Record
+
+_TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_NO_MODEL = "none"
+"""The label of a request that was refused before its model was known."""
+
+
+class Metrics:
+    """All of one server's metrics, in a registry of their own."""
+
+    def __init__(self, models: ServedModels) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "reverie_requests",
+            "Requests, by how they ended.",
+            ["model", "status", "outcome"],
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "reverie_tokens",
+            "Tokens, as the engines counted them.",
+            ["model", "direction"],
+            registry=self._registry,
+        )
+        self._ttft = Histogram(
+            "reverie_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            ["model"],
+            buckets=_TTFT_BUCKETS,
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            "reverie_request_duration_seconds",
+            "From a request's arrival to its end.",
+            ["model"],
+            buckets=_DURATION_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(_State(models))
+
+    def observe(self, record: Record) -> None:
+        """Count one request that has ended."""
+        model = record.model or _NO_MODEL
+        self._requests.labels(model, str(record.status), record.outcome).inc()
+        if record.prompt_tokens is not None:
+            self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
+        if record.completion_tokens is not None:
+            self._tokens.labels(model, "completion").inc(record.completion_tokens)
+        if (ttft := record.time_to_first_token) is not None:
+            self._ttft.labels(model).observe(ttft)
+        if record.model is not None:
+            self._duration.labels(model).observe(record.duration)
+
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _State(Collector):
+    """What is true now, read when asked: queues, slots, backends."""
+
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        waiting = GaugeMetricFamily(
+            "reverie_queue_length", "Requests that wait for a slot.", labels=["model"]
+        )
+        running = GaugeMetricFamily(
+            "reverie_in_flight", "Requests on a backend.", labels=["model", "backend"]
+        )
+        slots = GaugeMetricFamily(
+            "reverie_slots", "Requests that a backend runs at once.", labels=["model", "backend"]
+        )
+        ready = GaugeMetricFamily(
+            "reverie_backend_ready", "1 if a backend takes requests.", labels=["model", "backend"]
+        )
+        for model in self._models.all:
+            pool = model.pool
+            waiting.add_metric([model.name], pool.waiting)
+            for backend in pool.backends:
+                labels = [model.name, backend.name]
+                running.add_metric(labels, pool.in_flight_on(backend))
+                slots.add_metric(labels, backend.slots)
+                ready.add_metric(labels, int(backend.ready))
+        return (waiting, running, slots, ready)

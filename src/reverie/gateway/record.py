@@ -1,0 +1,121 @@
+"""What became of one request: the facts for its log line and the metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from reverie.errors import BackendError, ClientGone, ReverieError
+from reverie.events import Delta, Event, Finish, Usage
+from reverie.log import fields
+
+logger = logging.getLogger("reverie.request")
+
+Outcome = Literal["ok", "length", "cancelled", "failed", "refused"]
+
+
+class Record:
+    """One request, from its first byte to its last. Times are ``time.monotonic()`` seconds."""
+
+    __slots__ = (
+        "backend",
+        "began",
+        "completion_tokens",
+        "ended",
+        "error",
+        "first_token",
+        "granted",
+        "id",
+        "key",
+        "model",
+        "outcome",
+        "pieces",
+        "prompt_tokens",
+        "reason",
+        "route",
+        "status",
+        "stream",
+    )
+
+    def __init__(self, id: str, route: str) -> None:
+        self.id = id
+        self.route = route
+        self.began = time.monotonic()
+        self.granted: float | None = None
+        self.first_token: float | None = None
+        self.ended: float | None = None
+        self.key: str | None = None
+        self.model: str | None = None
+        self.backend: str | None = None
+        self.stream: bool | None = None
+        self.status = 0
+        self.outcome: Outcome = "failed"
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.pieces = 0
+        self.error: str | None = None
+        self.reason: str | None = None
+
+    def saw(self, batch: Sequence[Event]) -> None:
+        """Count a batch that is on its way to the client."""
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        for event in batch:
+            if isinstance(event, Delta):
+                self.pieces += 1
+            elif isinstance(event, Finish):
+                self.outcome = "length" if event.reason == "length" else "ok"
+            elif isinstance(event, Usage):
+                self.prompt_tokens = event.prompt_tokens
+                self.completion_tokens = event.completion_tokens
+
+    def failed(self, error: ReverieError) -> None:
+        """Note what ended the request early."""
+        self.error = error.code
+        self.reason = error.reason if isinstance(error, BackendError) else None
+        if isinstance(error, ClientGone):
+            self.outcome = "cancelled"
+        elif error.status < 500:
+            self.outcome = "refused"
+        else:
+            self.outcome = "failed"
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the request's arrival to its first token."""
+        return None if self.first_token is None else self.first_token - self.began
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the request's arrival to its end, or until now."""
+        return (self.ended or time.monotonic()) - self.began
+
+    def close(self) -> None:
+        """Write the request's one log line."""
+        self.ended = time.monotonic()
+        ttft = self.time_to_first_token
+        logger.log(
+            logging.WARNING if self.status >= 500 or self.outcome == "failed" else logging.INFO,
+            "request",
+            extra=fields(
+                id=self.id,
+                route=self.route,
+                key=self.key,
+                model=self.model,
+                backend=self.backend,
+                stream=self.stream,
+                status=self.status,
+                outcome=self.outcome,
+                error=self.error,
+                reason=self.reason or None,
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=self.completion_tokens,
+                pieces=self.pieces if self.completion_tokens is None and self.pieces else None,
+                queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
+                ttft_ms=None if ttft is None else ttft * 1e3,
+                duration_ms=self.duration * 1e3,
+            ),
+        )
+

@@ -1,0 +1,80 @@
+"""What every request passes first: its id, and whether its caller may be here at all."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from reverie.errors import Forbidden
+from reverie.gateway.auth import Authenticator, Caller
+from reverie.http.exchange import Scope, header
+
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
+
+
+class Edge:
+    """Gives each request its id and its caller.
+
+    Without keys only this machine may call (CONTRACT §7). The peer's address alone doesn't show
+    that: a web page in a browser here could reach the port under a name of its own (DNS
+    rebinding) or from its own origin, so both names must be this machine's too.
+    """
+
+    def __init__(self, authenticator: Authenticator, *, open_to_all: bool) -> None:
+        self._authenticator = authenticator
+        self._loopback_only = authenticator.open and not open_to_all
+
+    def request_id(self, scope: Scope) -> str:
+        """The caller's ``X-Request-Id`` where it is harmless, else a new one."""
+        given = header(scope, b"x-request-id")
+        if given is not None and _ACCEPTABLE_ID.fullmatch(given):
+            return given.decode()
+        return f"req_{uuid.uuid4().hex}"
+
+    def admit(self, scope: Scope) -> Caller:
+        """Say who calls.
+
+        Raises:
+            InvalidApiKey, Forbidden
+        """
+        if self._loopback_only:
+            self._require_loopback(scope)
+        return self._authenticator.authenticate(header(scope, b"authorization"))
+
+    def admit_operator(self, scope: Scope) -> None:
+        """Let in whoever may see the figures of operation: this machine, and callers with a key."""
+        if not self._comes_from_here(scope):
+            self.admit(scope)
+
+    def _require_loopback(self, scope: Scope) -> None:
+        origin = header(scope, b"origin")
+        names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
+        if origin is not None:
+            names.append(_host_of(origin))
+        if not self._comes_from_here(scope) or not all(map(is_loopback, names)):
+            raise Forbidden(
+                "Without API keys this server answers callers on its own machine only. "
+                "The operator can set REVERIE_API_KEYS."
+            )
+
+    @staticmethod
+    def _comes_from_here(scope: Scope) -> bool:
+        client = scope.get("client")
+        return client is None or is_loopback(client[0])
+
+
+def _host_of(url: bytes) -> str:
+    try:
+        return urlsplit(url.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""

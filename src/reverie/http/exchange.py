@@ -1,0 +1,191 @@
+"""One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves.
+
+Everything that can end a request from outside (the client, its write stall, the deadline, a
+forced shutdown) goes through ``Interruption``: it cancels the one task that runs the request, and
+the reason comes out of it as an ordinary ``ReverieError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+PING = b": ping\n\n"
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
+    """Read a request's whole body.
+
+    Raises:
+        RequestTooLarge: more than ``limit`` bytes are announced, or arrive.
+        RequestTimeout: it took more than ``timeout`` seconds.
+        ClientGone: the client left before its end.
+    """
+    too_large = RequestTooLarge(f"The request body may have at most {limit} bytes.")
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("The client left before its request was complete.")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise too_large
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.") from None
+
+
+class Interruption:
+    """Ends the task that entered it from outside, with a reason.
+
+    Inside ``async with Interruption() as interruption``, a call of ``interruption.end(error)``
+    from anywhere cancels the task; ``error`` is then raised at the end of the block, unless its
+    work was done by then. Cancellation from elsewhere passes through.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._error: ReverieError | None = None
+
+    def end(self, error: ReverieError) -> None:
+        """End the block. Only the first reason counts; after the block nothing happens."""
+        if self._task is not None and self._error is None:
+            self._error = error
+            self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        if self._error is None or task is None:
+            return
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if not cancelled:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # it is still on its way: take it here, where it harms none
+        task.uncancel()
+        if cancelled:
+            raise self._error from None
+
+
+async def watch_disconnect(receive: Receive, interruption: Interruption) -> None:
+    """Wait until the client leaves, then end its request."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    interruption.end(ClientGone("The client closed the connection."))
+
+
+class StreamWriter:
+    """Writes a stream: opens it with the first bytes, and bridges silence with SSE comments.
+
+    The HTTP status is open until ``commit_delay`` seconds have passed or the first bytes are
+    written; then a comment goes out whenever ``ping_interval`` seconds were silent. A write that
+    the client doesn't take for ``write_timeout`` seconds ends the request. One timer does all
+    three, so that a chunk costs no timer of its own.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        headers: Headers,
+        *,
+        commit_delay: float,
+        ping_interval: float,
+        write_timeout: float,
+    ) -> None:
+        self.opened = False
+        self._send = send
+        self._headers = headers
+        self._commit_delay = commit_delay
+        self._ping_interval = ping_interval
+        self._write_timeout = write_timeout
+        self._loop = asyncio.get_running_loop()
+        self._last_write = self._loop.time()
+        self._writing_since: float | None = None
+        self._lock = asyncio.Lock()
+        self._pinging: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, interruption: Interruption) -> None:
+        """Start the timer. ``interruption`` is told of a client that stopped reading."""
+        self._timer = self._loop.call_later(self._commit_delay, self._tick, interruption)
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Send bytes, and the status before them if it is still open."""
+        async with self._lock:
+            self._last_write = self._writing_since = self._loop.time()
+            try:
+                if not self.opened:
+                    self.opened = True
+                    await self._send(
+                        {"type": "http.response.start", "status": 200, "headers": self._headers}
+                    )
+                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+            finally:
+                self._writing_since = None
+
+    def _tick(self, interruption: Interruption) -> None:
+        now = self._loop.time()
+        wait = self._ping_interval
+        if self._writing_since is not None:
+            wait = min(wait, self._write_timeout)
+            if now - self._writing_since >= self._write_timeout:
+                interruption.end(ClientGone("The client stopped reading."))
+                return
+        elif not self.opened or now - self._last_write >= self._ping_interval:
+            self._pinging = self._loop.create_task(self.write(PING))
+        else:
+            wait = self._ping_interval - (now - self._last_write)
+        self._timer = self._loop.call_later(wait, self._tick, interruption)
+
+    async def stop(self) -> None:
+        """Stop the timer and a comment that is being written."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.gather(self._pinging, return_exceptions=True)
+
+
+async def respond(
+    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,99 @@
+"""What this machine is made of, for `/hardware/*`: its GPUs as NVIDIA's driver tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+from typing import Any
+
+_QUERY_TIMEOUT = 5.0
+_INFO = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap")
+_STATS = ("index", "uuid", "name", "memory.total", "memory.free", "utilization.gpu")
+_MIB = 1024 * 1024
+
+
+async def info() -> dict[str, dict[str, Any]]:
+    """GPUs by index, in the shape of Livepeer's runner; empty where there are none."""
+    found = {}
+    for row in await _query(_INFO):
+        major, _, minor = row["compute_cap"].partition(".")
+        found[row["index"]] = {
+            "id": row["uuid"],
+            "name": row["name"],
+            "memory_total": _bytes(row["memory.total"]),
+            "memory_free": _bytes(row["memory.free"]),
+            "major": int(major) if major.isdigit() else 0,
+            "minor": int(minor) if minor.isdigit() else 0,
+        }
+    return found
+
+
+async def stats() -> dict[str, dict[str, Any]]:
+    """What the GPUs do now, by index; empty where there are none."""
+    return {
+        row["index"]: {
+            "id": row["uuid"],
+            "name": row["name"],
+            "memory_total": _bytes(row["memory.total"]),
+            "memory_free": _bytes(row["memory.free"]),
+            "utilization_compute": _number(row["utilization.gpu"]),
+        }
+        for row in await _query(_STATS)
+    }
+
+
+def cpu() -> dict[str, Any]:
+    return {"model": _cpu_model(), "cores": os.cpu_count() or 1, "load": list(os.getloadavg())}
+
+
+def memory() -> dict[str, int]:
+    """Main memory, in bytes."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    free = page * os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else 0
+    return {"total": total, "free": free}
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+async def _query(columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Ask nvidia-smi; without it, or without an answer in time, there is no GPU to tell of."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    process = await asyncio.create_subprocess_exec(
+        command,
+        f"--query-gpu={','.join(columns)}",
+        "--format=csv,noheader,nounits",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), _QUERY_TIMEOUT)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return []
+    if process.returncode != 0:
+        return []
+    rows = (line.split(", ") for line in output.decode(errors="replace").splitlines())
+    return [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _bytes(mebibytes: str) -> int:
+    return _number(mebibytes) * _MIB

@@ -1,0 +1,135 @@
+"""The life of the server process: listen, say so, drain, stop.
+
+The first SIGTERM or Ctrl-C drains: readiness goes off, new generations are refused, running ones
+finish or are cut at ``drain_timeout``. The second one cuts them at once. Either way the engines
+are stopped, and the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Generator
+from types import FrameType
+
+import uvicorn
+
+from reverie.app import Application
+from reverie.errors import ConfigurationError, Overloaded
+from reverie.http.protocol import as_http_class
+from reverie.log import fields
+
+logger = logging.getLogger("reverie")
+
+_FORCED_GRACE = 2.0
+"""Seconds for which cut requests may still write their last chunk."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address, before anything costly is started.
+
+    Raises:
+        ConfigurationError: it can't be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            [f"server.port: can't listen on {host} port {port}: {error.strerror or error}"]
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our drain before its shutdown."""
+
+    def __init__(self, app: Application, *, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                http=as_http_class(),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(_FORCED_GRACE),
+            )
+        )
+        self._app = app
+        self.failure: str | None = None
+        """Why it stopped by itself, for the operator."""
+        self._on_ready = on_ready
+        self._signalled = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve until a signal, and through the drain."""
+        self._loop = asyncio.get_running_loop()
+        announcing = asyncio.create_task(self._announce())
+        draining = asyncio.create_task(self._drain_when_signalled())
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            announcing.cancel()
+            draining.cancel()
+            await asyncio.gather(announcing, draining, return_exceptions=True)
+            await self._app.stop()
+        logger.info("stopped")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take the signals, without raising them again at the end: a drain is a success."""
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in uvicorn.server.HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Begin to drain; called again, cut what still runs."""
+        if self._signalled.is_set():
+            self._forced.set()
+        self._signalled.set()
+
+    async def _announce(self) -> None:
+        """Say when the default model answers; give up when no model ever will."""
+        if await self._app.models.wait_settled():
+            self._on_ready()
+            return
+        failures = [model.pool.failure for model in self._app.models.all]
+        self.failure = "\n".join(filter(None, failures))
+        self.should_exit = True
+
+    async def _drain_when_signalled(self) -> None:
+        await self._signalled.wait()
+        in_flight = self._app.in_flight
+        in_flight.draining = True
+        limit = self._app.settings.server.drain_timeout
+        logger.info("draining", extra=fields(in_flight=len(in_flight), timeout_s=limit))
+        idle = asyncio.create_task(in_flight.wait_idle())
+        forced = asyncio.create_task(self._forced.wait())
+        await asyncio.wait({idle, forced}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        forced.cancel()
+        if len(in_flight):
+            logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
+            self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
+        self.should_exit = True
