@@ -1,0 +1,100 @@
+"""Events → JSON-ready objects: the parts that chunks and whole answers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from reverie.events import Delta, Finish, TokenLogprob, TopLogprob, Usage
+
+_LOWEST_LOGPROB = -9999.0
+"""OpenAI's stand-in for minus infinity, which JSON can't write."""
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    counted: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+    if usage.estimated:
+        counted["estimated"] = True
+    return counted
+
+
+def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
+    return {
+        **_top_object(entry),
+        "top_logprobs": [_top_object(other) for other in entry.top_logprobs],
+    }
+
+
+def _top_object(entry: TokenLogprob | TopLogprob) -> dict[str, Any]:
+    # Written so that NaN, which is neither, becomes the lowest too.
+    value = min(entry.logprob, 0.0) if entry.logprob >= _LOWEST_LOGPROB else _LOWEST_LOGPROB
+    plain: dict[str, Any] = {"token": entry.token, "logprob": value}
+    if entry.bytes is not None:
+        plain["bytes"] = entry.bytes
+    return plain
+
+
+def whole_answer(
+    envelope: dict[str, Any],
+    deltas: Sequence[Delta],
+    finish: Finish,
+    usage: Usage,
+    *,
+    no_text: str | None,
+) -> bytes:
+    """The JSON body of an answer that isn't streamed.
+
+    Args:
+        envelope: ``id``, ``created`` and ``model``.
+        no_text: the content beside tool calls, where the model wrote no text.
+    """
+    text = "".join([delta.text for delta in deltas])
+    reasoning = "".join([delta.reasoning for delta in deltas])
+    tool_calls = _assemble(deltas)
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if tool_calls:
+        message["content"] = text or no_text
+        message["tool_calls"] = tool_calls
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish.reason}
+    logprobs = [logprob_object(entry) for delta in deltas for entry in delta.logprobs]
+    if logprobs:
+        choice["logprobs"] = {"content": logprobs}
+    return msgspec.json.encode(
+        {
+            **envelope,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": usage_object(usage),
+        }
+    )
+
+
+def _assemble(deltas: Sequence[Delta]) -> list[dict[str, Any]]:
+    """Put the pieces of each tool call together, in the order of their indexes."""
+    pieces: dict[int, list[str]] = {}
+    ids: dict[int, str] = {}
+    names: dict[int, str] = {}
+    for delta in deltas:
+        for piece in delta.tool_calls:
+            pieces.setdefault(piece.index, []).append(piece.arguments)
+            if piece.id:
+                ids.setdefault(piece.index, piece.id)
+            if piece.name:
+                names.setdefault(piece.index, piece.name)
+    return [
+        {
+            "id": ids.get(index, ""),
+            "type": "function",
+            "function": {"name": names.get(index, ""), "arguments": "".join(pieces[index])},
+        }
+        for index in sorted(pieces)
+    ]

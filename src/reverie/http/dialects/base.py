@@ -1,0 +1,50 @@
+"""What every dialect offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from reverie.errors import ReverieError
+from reverie.events import Delta, Finish, Usage
+
+
+class Encoder(Protocol):
+    """Writes one answer, either as a stream (``batch``… then ``end`` or ``error``) or whole."""
+
+    def batch(self, deltas: Sequence[Delta]) -> bytes:
+        """The chunks of deltas that arrived together, for one write; empty if they say nothing."""
+
+    def end(self, finish: Finish, usage: Usage) -> bytes:
+        """The last chunk or chunks, and the mark of a complete stream."""
+
+    def error(self, error: ReverieError) -> bytes:
+        """The last chunk of a stream that broke. No mark follows, so that it can't look whole."""
+
+    def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
+        """The one JSON body of an answer that isn't streamed."""
+
+
+class Dialect(Protocol):
+    """The shape of answers and errors on one family of routes."""
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics."""
+
+    def status(self, error: ReverieError) -> int:
+        """The HTTP status of an error that is known before the answer began."""
+
+    def error_body(self, error: ReverieError) -> bytes:
+        """The JSON body that goes with ``status``."""
+
+    def encoder(self, *, id: str, model: str, created: int, include_usage: bool) -> Encoder:
+        """Begin an answer.
+
+        Args:
+            id: the answer's own id, as in ``chatcmpl-…``.
+            model: the name of the model that answers.
+            created: seconds since 1970.
+            include_usage: the client asked for the usage of a stream; the dialect may always
+                send it.
+        """

@@ -1,0 +1,127 @@
+"""Writes ``chat.completion.chunk`` streams: what the dialects share of it.
+
+The bytes that are the same in every chunk of a stream are made once. A plain text delta then
+costs one JSON string and a place in one join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from reverie.errors import ReverieError
+from reverie.events import Delta, Finish, ToolCallDelta, Usage
+from reverie.http.dialects.answer import logprob_object, whole_answer
+from reverie.http.dialects.errors import error_object
+from reverie.http.dialects.split import MAX_CHARACTERS, split
+
+DONE = b"data: [DONE]\n\n"
+ROLE = b'"role":"assistant",'
+NO_TEXT = b'"content":""'
+GOES_ON = b'},"finish_reason":null}]}\n\n'
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def encode(value: Any) -> bytes:
+    """JSON on what every client takes for one line.
+
+    Some clients split lines as Python's ``str.splitlines`` does, at three characters that JSON
+    leaves as they are.
+    """
+    encoded = _encode_json(value)
+    if encoded.isascii():
+        return encoded
+    return (
+        encoded.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
+
+
+class ChunkEncoder:
+    """An ``Encoder`` whose subclasses decide where the role and the usage go."""
+
+    role_always: ClassVar[bool]
+    """Whether every chunk carries the role, with a content; else the first one does."""
+    content_beside_tool_calls: ClassVar[str | None]
+    """The content of a whole answer that has tool calls and no text."""
+
+    def __init__(self, *, id: str, model: str, created: int) -> None:
+        self._envelope = {"id": id, "created": created, "model": model}
+        self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
+            encode(id),
+            created,
+            encode(model),
+        )
+        self._open = self._head + b'"choices":[{"index":0,"delta":{'
+        self._began = False
+        self._role = ROLE
+        self._open_text = self._open + ROLE + b'"content":'
+
+    def batch(self, deltas: Sequence[Delta]) -> bytes:
+        parts: list[bytes] = []
+        for delta in deltas:
+            text = delta.text
+            if delta.reasoning or delta.tool_calls or delta.logprobs or len(text) > MAX_CHARACTERS:
+                for piece in split(delta):
+                    parts.append(self._piece(piece))
+            elif text:
+                parts += (self._open_text, encode(text), GOES_ON)
+                if not self._began:
+                    self._begin()
+        return b"".join(parts)
+
+    def error(self, error: ReverieError) -> bytes:
+        return b'%b%b%b},"finish_reason":"error"}],"error":%b}\n\n' % (
+            self._open,
+            self._role,
+            NO_TEXT,
+            encode(error_object(error)),
+        )
+
+    def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
+        return whole_answer(
+            self._envelope, deltas, finish, usage, no_text=self.content_beside_tool_calls
+        )
+
+    def _begin(self) -> None:
+        """The first chunk is written."""
+        self._began = True
+        if not self.role_always:
+            self._role = b""
+            self._open_text = self._open + b'"content":'
+
+    def _piece(self, piece: Delta) -> bytes:
+        """One chunk of any kind."""
+        fields: list[bytes] = []
+        if piece.text or piece.logprobs or self.role_always:
+            fields.append(b'"content":' + encode(piece.text))
+        if piece.reasoning:
+            fields.append(b'"reasoning_content":' + encode(piece.reasoning))
+        if piece.tool_calls:
+            calls = [_tool_call(call) for call in piece.tool_calls]
+            fields.append(b'"tool_calls":' + encode(calls))
+        chunk = self._open + self._role + b",".join(fields)
+        if not self._began:
+            self._begin()
+        if not piece.logprobs:
+            return chunk + GOES_ON
+        logprobs = encode({"content": [logprob_object(entry) for entry in piece.logprobs]})
+        return b'%b},"logprobs":%b,"finish_reason":null}]}\n\n' % (chunk, logprobs)
+
+
+def _tool_call(call: ToolCallDelta) -> dict[str, Any]:
+    """A piece in OpenAI's shape: only the first says which function is called."""
+    function: dict[str, Any] = {"arguments": call.arguments}
+    piece: dict[str, Any] = {"index": call.index}
+    if call.id is not None:
+        piece["id"] = call.id
+    if call.name is not None:
+        function = {"name": call.name, "arguments": call.arguments}
+    if call.id is not None or call.name is not None:
+        piece["type"] = "function"
+    piece["function"] = function
+    return piece

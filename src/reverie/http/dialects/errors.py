@@ -1,0 +1,31 @@
+"""Errors in a shape that Livepeer's and OpenAI's clients both parse (CONTRACT §6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from reverie.errors import InvalidRequest, ReverieError
+
+
+def error_object(error: ReverieError) -> dict[str, Any]:
+    """OpenAI's ``error`` object."""
+    return {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+
+
+def error_body(error: ReverieError, status: int) -> bytes:
+    """The body of an error that is sent with that status.
+
+    Livepeer's clients tell two shapes of ``detail`` apart by the status: a list with 422, and
+    ``{"msg": …}`` with all others.
+    """
+    detail: Any = {"msg": error.message}
+    if status == 422 and isinstance(error, InvalidRequest):
+        detail = error.details
+    return msgspec.json.encode({"detail": detail, "error": error_object(error)})

@@ -1,0 +1,45 @@
+"""``/v1/chat/completions``: OpenAI's dialect."""
+
+from __future__ import annotations
+
+from reverie.errors import ReverieError
+from reverie.events import Finish, Usage
+from reverie.http.dialects.answer import usage_object
+from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.chunks import DONE, GOES_ON, NO_TEXT, ROLE, ChunkEncoder, encode
+from reverie.http.dialects.errors import error_body
+
+
+class OpenAI:
+    name = "openai"
+
+    def status(self, error: ReverieError) -> int:
+        return error.status if error.openai_status is None else error.openai_status
+
+    def error_body(self, error: ReverieError) -> bytes:
+        return error_body(error, self.status(error))
+
+    def encoder(self, *, id: str, model: str, created: int, include_usage: bool) -> Encoder:
+        return OpenAIEncoder(id=id, model=model, created=created, include_usage=include_usage)
+
+
+class OpenAIEncoder(ChunkEncoder):
+    """The role on the first chunk, and the usage, if asked for, in one that has no choice."""
+
+    role_always = False
+    content_beside_tool_calls = None
+
+    def __init__(self, *, id: str, model: str, created: int, include_usage: bool) -> None:
+        super().__init__(id=id, model=model, created=created)
+        self._include_usage = include_usage
+
+    def end(self, finish: Finish, usage: Usage) -> bytes:
+        parts: list[bytes] = []
+        if not self._began:
+            parts += (self._open, ROLE, NO_TEXT, GOES_ON)
+        parts += (self._open, b'},"finish_reason":', encode(finish.reason), b"}]}\n\n")
+        if self._include_usage:
+            counted = encode(usage_object(usage))
+            parts += (self._head, b'"choices":[],"usage":', counted, b"}\n\n")
+        parts.append(DONE)
+        return b"".join(parts)

@@ -1,0 +1,95 @@
+"""Cuts a delta that is too large for one line of a stream.
+
+Clients read lines into buffers of 64 KiB: Livepeer's Go gateway ends the stream at a longer one.
+Cuts fall between characters, and the largest escape (``\\u001f``) takes six bytes, so that a
+bound on characters is a bound on bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reverie.events import Delta, TokenLogprob, ToolCallDelta, TopLogprob
+
+MAX_CHARACTERS = 8_192
+"""Characters of text in one chunk: 48 KiB at the worst, beside an envelope of at most 4 KiB."""
+
+_MAX_NAME = 256
+_MAX_TOKEN = 256
+_MAX_LOGPROBS_BYTES = 32_768
+
+
+def split(delta: Delta) -> Iterator[Delta]:
+    """Deltas that say the same, each small enough for one line.
+
+    Reasoning comes before text, and text before tool calls, as models write them. Tokens beyond
+    256 characters are clipped in logprobs: no vocabulary has one.
+    """
+    for piece in _cut(delta.reasoning):
+        yield Delta(reasoning=piece)
+    texts = _cut(delta.text)
+    logprobs = _group(delta.logprobs)
+    # A token's logprobs belong beside its text, where both are small; more follow on their own.
+    beside = logprobs.pop(0) if logprobs and len(delta.text) <= _MAX_TOKEN else ()
+    for text in texts or ([""] if beside else []):
+        yield Delta(text=text, logprobs=beside)
+    for group in logprobs:
+        yield Delta(logprobs=group)
+    for call in delta.tool_calls:
+        yield from (Delta(tool_calls=(piece,)) for piece in _cut_call(call))
+
+
+def _cut(text: str) -> list[str]:
+    return [text[start : start + MAX_CHARACTERS] for start in range(0, len(text), MAX_CHARACTERS)]
+
+
+def _cut_call(call: ToolCallDelta) -> Iterator[ToolCallDelta]:
+    first, *rest = _cut(call.arguments) or [""]
+    yield ToolCallDelta(
+        index=call.index,
+        id=call.id and call.id[:_MAX_NAME],
+        name=call.name and call.name[:_MAX_NAME],
+        arguments=first,
+    )
+    for piece in rest:
+        yield ToolCallDelta(index=call.index, arguments=piece)
+
+
+def _group(logprobs: tuple[TokenLogprob, ...]) -> list[tuple[TokenLogprob, ...]]:
+    """Put logprobs into groups that fit one line each."""
+    groups: list[tuple[TokenLogprob, ...]] = []
+    group: list[TokenLogprob] = []
+    size = 0
+    for entry in map(_clip, logprobs):
+        cost = _cost(entry)
+        if group and size + cost > _MAX_LOGPROBS_BYTES:
+            groups.append(tuple(group))
+            group, size = [], 0
+        group.append(entry)
+        size += cost
+    if group:
+        groups.append(tuple(group))
+    return groups
+
+
+def _clip(entry: TokenLogprob) -> TokenLogprob:
+    """The same entry with at most 20 alternatives, and no token longer than is sane."""
+    return TokenLogprob(
+        token=entry.token[:_MAX_TOKEN],
+        logprob=entry.logprob,
+        bytes=None if entry.bytes is None else entry.bytes[:_MAX_TOKEN],
+        top_logprobs=[
+            TopLogprob(
+                token=other.token[:_MAX_TOKEN],
+                logprob=other.logprob,
+                bytes=None if other.bytes is None else other.bytes[:_MAX_TOKEN],
+            )
+            for other in entry.top_logprobs[:20]
+        ],
+    )
+
+
+def _cost(entry: TokenLogprob) -> int:
+    """At most how many bytes an entry takes: six a character, four a byte, and its keys."""
+    tokens: list[TokenLogprob | TopLogprob] = [entry, *entry.top_logprobs]
+    return 32 + sum(64 + 6 * len(one.token) + 4 * len(one.bytes or ()) for one in tokens)
