@@ -146,13 +146,14 @@ class Settings(_Section):
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
-    models: tuple[ModelSettings, ...] = Field(
-        default=(ModelSettings(name=DEFAULT_MODEL, source=DEFAULT_MODEL, default=True),),
-        min_length=1,
+    models: tuple[ModelSettings, ...] = (
+        ModelSettings(name=DEFAULT_MODEL, source=DEFAULT_MODEL, default=True),
     )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
+        if not self.models:
+            raise ValueError("models: needs at least one; leave it out for the default model")
         seen: set[str] = set()
         for model in self.models:
             for name in (model.name, *model.aliases):

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from reverie.errors import Forbidden, InvalidApiKey
+from reverie.gateway.auth import Authenticator
+from reverie.http.edge import Edge, is_loopback
+from reverie.http.exchange import Scope
+
+KEYED = Authenticator([(hashlib.sha256(b"k").digest(), "team")])
+
+
+def scope(client: str | None = "127.0.0.1", **headers: str) -> Scope:
+    named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return {"headers": named, "client": None if client is None else (client, 1)}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST"])
+def test_loopback_hosts(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "", "localhost.evil.com"])
+def test_hosts_that_are_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_without_keys_this_machine_may_call() -> None:
+    edge = Edge(Authenticator(), open_to_all=False)
+    for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000", "localhost"):
+        assert edge.admit(scope(host=host)).name == "anonymous"
+    assert edge.admit(scope(host="localhost:8000", origin="http://localhost:3000"))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        scope("10.0.0.7", host="localhost"),
+        scope(host="rebound.example:8000"),
+        scope(host="localhost:8000", origin="https://evil.example"),
+        scope(host="localhost:8000", origin="null"),
+        scope(host="[::1"),
+    ],
+)
+def test_without_keys_others_and_their_pages_may_not(refused: Scope) -> None:
+    with pytest.raises(Forbidden):
+        Edge(Authenticator(), open_to_all=False).admit(refused)
+
+
+def test_no_auth_admits_everyone() -> None:
+    edge = Edge(Authenticator(), open_to_all=True)
+    assert edge.admit(scope("10.0.0.7", host="anything")).name == "anonymous"
+
+
+def test_with_keys_a_key_is_needed_from_everywhere() -> None:
+    edge = Edge(KEYED, open_to_all=False)
+    assert edge.admit(scope("10.0.0.7", authorization="Bearer k")).name == "team"
+    with pytest.raises(InvalidApiKey):
+        edge.admit(scope())
+
+
+def test_operation_is_seen_from_this_machine_or_with_a_key() -> None:
+    edge = Edge(KEYED, open_to_all=False)
+    edge.admit_operator(scope())
+    edge.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
+    with pytest.raises(InvalidApiKey):
+        edge.admit_operator(scope("10.0.0.7"))
+
+
+def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:
+    edge = Edge(Authenticator(), open_to_all=False)
+    assert edge.request_id(scope(x_request_id="abc-1")) == "abc-1"
+    for bad in ("", "a b", "a\nb", "x" * 65):
+        assert edge.request_id(scope(x_request_id=bad)).startswith("req_")
+    assert edge.request_id(scope()) != edge.request_id(scope())

@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import pytest
+
+from reverie.errors import ConfigurationError
+from reverie.settings import ModelSettings, Settings, load, variable_of
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "reverie.toml"
+    file.write_text(text)
+    return file
+
+
+def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text), environ=environ)
+    return caught.value.problems
+
+
+def test_without_anything_the_default_model_is_served_to_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(environ={})
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
+    assert [model.name for model in settings.models] == ["smollm2-135m"]
+    assert settings.default_model.source == "smollm2-135m"
+
+
+def test_flags_override_variables_which_override_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '[server]\nhost = "127.0.0.2"\nport = 1\nqueue_size = 5\n')
+    environ = {"REVERIE_SERVER_PORT": "2", "REVERIE_SERVER_QUEUE_SIZE": "6"}
+    settings = load(file, {"server": {"port": 3}}, environ=environ)
+    assert settings.server.host == "127.0.0.2"
+    assert settings.server.queue_size == 6
+    assert settings.server.port == 3
+
+
+def test_the_contracts_example_is_understood(tmp_path: Path) -> None:
+    settings = load(
+        write(
+            tmp_path,
+            """
+            [server]
+            host = "127.0.0.1"
+            port = 8000
+            [store]
+            url = "sqlite:///reverie.db"
+            [[models]]
+            name = "smollm2-135m"
+            aliases = ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+            source = "smollm2-135m"
+            default = true
+            [[models]]
+            name = "big"
+            [[models.backends]]
+            url = "http://127.0.0.1:9100/v1"
+            model = "m"
+            api_key_env = "BIG_KEY"
+            """,
+        ),
+        environ={},
+    )
+    assert settings.default_model.name == "smollm2-135m"
+    assert settings.models[1].backends[0].model == "m"
+
+
+def test_the_command_line_can_replace_the_files_models(tmp_path: Path) -> None:
+    file = write(tmp_path, '[[models]]\nname = "a"\nsource = "a.gguf"\n')
+    settings = load(file, only_model=ModelSettings(name="b", source="b.gguf"), environ={})
+    assert [model.name for model in settings.models] == ["b"]
+
+
+def test_an_unknown_key_is_a_mistake_that_lists_the_known_ones(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "[server]\nprot = 1\n")
+    assert "reverie.toml" in problem
+    assert "server.prot" in problem
+    assert "port" in problem.split("known here:")[1]
+
+
+def test_an_unknown_key_of_a_backend_lists_the_keys_of_backends(tmp_path: Path) -> None:
+    text = '[[models]]\nname = "a"\n[[models.backends]]\nurl = "http://h/v1"\napi_key = "s3cret"\n'
+    (problem,) = problems(tmp_path, text)
+    assert "models[0].backends[0].api_key" in problem
+    assert "api_key_env" in problem
+    assert "s3cret" not in problem
+
+
+def test_every_mistake_is_reported_with_what_would_be_accepted(tmp_path: Path) -> None:
+    found = problems(tmp_path, '[server]\nport = 70000\nlog_format = "xml"\n')
+    assert len(found) == 2
+    assert any("server.port" in line and "65535" in line for line in found)
+    assert any("server.log_format" in line and "'text' or 'json'" in line for line in found)
+
+
+def test_a_mistake_in_a_variable_names_the_variable(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "", REVERIE_SERVER_PORT="eighty")
+    assert problem.startswith("environment REVERIE_SERVER_PORT: server.port")
+
+
+def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"command line: server\.port"):
+        load(write(tmp_path, ""), {"server": {"port": -1}}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[models]]\nname = "a"\n', "needs either source"),
+        ('[[models]]\nname = "a"\nsource = "b"\nbackends = [{url = "http://h"}]\n', "either"),
+        ('[[models]]\nname = "a"\nsource = "x"\n[[models]]\nname = "a"\nsource = "y"\n', "'a'"),
+        ('[[models]]\nname = "a"\nbackends = [{url = "ftp://h"}]\n', "http://"),
+        ('[[models]]\nname = "a"\nbackends = [{url = "http://u:p@h"}]\n', "api_key_env"),
+        (
+            '[[models]]\nname="a"\nsource="x"\ndefault=true\n'
+            '[[models]]\nname="b"\nsource="y"\ndefault=true\n',
+            "only one",
+        ),
+        ("models = []\n", "models"),
+        ("[server\n", "not valid TOML"),
+        ("server = 3\n", "server"),
+    ],
+)
+def test_what_cannot_be_served_is_explained(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in "\n".join(problems(tmp_path, text))
+
+
+def test_a_missing_file_that_was_named_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load(tmp_path / "none.toml", environ={})
+
+
+def test_settings_cannot_be_changed_once_read() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Settings().server.port = 1  # type: ignore[misc]
+
+
+def test_every_key_of_a_plain_section_has_a_variable() -> None:
+    assert variable_of("server", "queue_size") == "REVERIE_SERVER_QUEUE_SIZE"
