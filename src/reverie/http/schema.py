@@ -1,8 +1,7 @@
-"""The wire shapes of a generation: what a request may carry, and what an answer looks like.
+"""The wire shape of a request: every field that it may carry, its type and its bounds.
 
-The request models refuse what the contract doesn't list; ``http.body`` turns their complaints
-into errors. The answer models only describe: answers are written by ``http.dialects``, and these
-feed the OpenAPI document.
+These models refuse what the contract doesn't list; ``http.body`` turns their complaints into
+errors, and ``http.openapi`` publishes them.
 
 Rule: a list stops at its first bad item, and an object's size is bounded before its fields are
 looked at, so that a hostile body can't buy a mountain of error records.
@@ -24,6 +23,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 UNSUPPORTED = "unsupported_parameter"
@@ -60,8 +60,8 @@ def _form(value: Any) -> str | None:
 TAGS = frozenset({"<string>", "<array>", "<object>"})
 """What ``_form`` adds to the path of a mistake; it is no part of the client's path."""
 
-Integer = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+_LAX = BeforeValidator(_number)
+"""Comes after the bounds: what stands before it describes a plain number, in OpenAPI too."""
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -124,7 +124,7 @@ def _only_null(value: Any) -> None:
         raise PydanticCustomError(UNSUPPORTED, "This field is not supported")
 
 
-_RoundTripped: TypeAlias = Annotated[None, BeforeValidator(_only_null)]
+_RoundTripped: TypeAlias = Annotated[SkipJsonSchema[None], BeforeValidator(_only_null)]
 """A field of OpenAI's own answers, which SDKs send back as null."""
 
 Content: TypeAlias = _union(  # type: ignore[valid-type]
@@ -139,6 +139,8 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
 
 
 class LLMMessage(Wire):
+    """A message of the conversation. Fields of OpenAI's own answers may be there as null."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     """Text, or a list of text parts; null only for an assistant that carries `tool_calls`."""
@@ -146,12 +148,12 @@ class LLMMessage(Wire):
     """The tools that the assistant called."""
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
     """The call that a `tool` message answers."""
-    name: _RoundTripped = Field(default=None, exclude=True)
-    refusal: _RoundTripped = Field(default=None, exclude=True)
-    annotations: _RoundTripped = Field(default=None, exclude=True)
-    audio: _RoundTripped = Field(default=None, exclude=True)
-    function_call: _RoundTripped = Field(default=None, exclude=True)
-    reasoning_content: _RoundTripped = Field(default=None, exclude=True)
+    name: _RoundTripped = None
+    refusal: _RoundTripped = None
+    annotations: _RoundTripped = None
+    audio: _RoundTripped = None
+    function_call: _RoundTripped = None
+    reasoning_content: _RoundTripped = None
 
 
 # Tools and formats ------------------------------------------------------------------------
@@ -217,9 +219,9 @@ def _only_one(value: int) -> int:
 
 
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-_Penalty = Annotated[Number, Field(ge=-2, le=2)]
+_Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
 _TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
-_MaxTokens = Annotated[Integer, Field(ge=1, le=_MAX_INT32)]
+_MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
 
 Stop: TypeAlias = _union(  # type: ignore[valid-type]
     Annotated[_StopString, Tag("<string>")]
@@ -240,17 +242,17 @@ class LLMRequest(Wire):
     """The conversation so far."""
     model: str = Field(default="", max_length=200)
     """The model's name; empty takes the default model."""
-    temperature: Annotated[Number, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2), _LAX] = 0.7
     """How freely tokens are chosen; 0 always takes the likeliest."""
     max_tokens: _MaxTokens = 256
     """The answer is cut after this many tokens."""
     max_completion_tokens: _MaxTokens | None = None
     """OpenAI's newer name of `max_tokens`."""
-    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), _LAX] = 1.0
     """Choose among the likeliest tokens that together have this probability."""
-    top_k: Annotated[Integer, Field(ge=-1, le=_MAX_INT32)] = -1
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), _LAX] = -1
     """Choose among this many of the likeliest tokens; -1 or 0 is off."""
-    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    min_p: Annotated[float, Field(ge=0, le=1), _LAX] = 0.0
     """Leave out tokens less likely than this share of the likeliest one's probability."""
     stream: StrictBool = False
     """Send the answer piece by piece, as server-sent events."""
@@ -258,13 +260,13 @@ class LLMRequest(Wire):
     """Only with `stream`."""
     stop: Stop | None = None
     """The answer ends before any of these strings."""
-    seed: Annotated[Integer, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _LAX] | None = None
     """Makes sampling repeatable, as far as the backend can."""
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
     logit_bias: (
         Annotated[
-            dict[_TokenId, Annotated[Number, Field(ge=-100, le=100)]],
+            dict[_TokenId, Annotated[float, Field(ge=-100, le=100), _LAX]],
             BeforeValidator(_at_most_1024),
         ]
         | None
@@ -272,9 +274,9 @@ class LLMRequest(Wire):
     """Token ids, each with what is added to its logit."""
     logprobs: StrictBool = False
     """Send the log-probability of each token."""
-    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
     """Send as many alternatives of each token; only with `logprobs`."""
-    n: Annotated[Integer, Field(ge=1), AfterValidator(_only_one)] = 1
+    n: Annotated[int, Field(ge=1), AfterValidator(_only_one), _LAX] = 1
     """The number of answers: 1."""
     response_format: LLMResponseFormat | None = None
     """Constrain the answer to JSON."""

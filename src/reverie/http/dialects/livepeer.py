@@ -44,3 +44,6 @@ class LivepeerEncoder(ChunkEncoder):
             encode(usage_object(usage)),
             DONE,
         )
+
+
+LIVEPEER = Livepeer()

@@ -43,3 +43,6 @@ class OpenAIEncoder(ChunkEncoder):
             parts += (self._head, b'"choices":[],"usage":', counted, b"}\n\n")
         parts.append(DONE)
         return b"".join(parts)
+
+
+OPENAI = OpenAI()
