@@ -1,0 +1,61 @@
+"""The private directory that holds an engine's socket.
+
+Its owner holds a lock on it for as long as it is used. A directory that nobody holds was left
+behind by a gateway that was killed; the next one clears it away. The lock also keeps cleaners of
+temporary files (``tmpfiles.d``) out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+_PREFIX = "reverie-"
+_LONGEST_PARENT = 70
+"""A Unix socket's whole path must stay below 104 bytes (macOS; 108 on Linux)."""
+_SURELY_LOCKED = 60.0
+"""Seconds after which a directory in use has its lock for certain."""
+
+
+class PrivateDirectory:
+    """A fresh directory that only this user can enter. ``remove`` is idempotent."""
+
+    def __init__(self) -> None:
+        parent = Path(tempfile.gettempdir())
+        if len(os.fsencode(parent)) > _LONGEST_PARENT:
+            parent = Path("/tmp")
+        _clear_abandoned(parent)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock: int | None = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def remove(self) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def _clear_abandoned(parent: Path) -> None:
+    for path in parent.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - path.lstat().st_mtime < _SURELY_LOCKED:
+                continue
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # gone already, not a directory, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_uid == os.geteuid() and (path / SOCKET_NAME).is_socket():
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # in use
+            pass
+        finally:
+            os.close(descriptor)
+
+
+SOCKET_NAME = "engine.sock"

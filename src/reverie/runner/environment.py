@@ -1,0 +1,27 @@
+"""What the child may know of its parent's environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_NAMES = frozenset(
+    ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME")
+)
+_PREFIXES = (
+    *("LC_", "LD_", "DYLD_", "PYTHON", "MALLOC_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_"),
+    *("CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCM_", "ROCR_", "SYCL_", "ONEAPI_", "ZE_", "VK_"),
+)
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Hand on what programs and compute drivers need, and nothing else.
+
+    An allow-list, since a secret may be in a variable of any name. ``LLAMA_ARG_*`` is left out
+    too: it would override what the configuration says.
+    """
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _NAMES or name.startswith(_PREFIXES)
+    }

@@ -1,0 +1,50 @@
+"""The child is gone when its parent is gone, even by ``kill -9``.
+
+Linux kills it by itself (``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere a small
+process waits for the end of a pipe that the parent holds open, and kills the engine then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """Tie this process to ``parent``, which started it and holds its standard input open."""
+    if sys.platform == "linux":
+        _ask_the_kernel()
+    else:
+        watch_standard_input()
+    if os.getppid() != parent:  # it died before the tie was made
+        os._exit(1)
+
+
+def _ask_the_kernel() -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def watch_standard_input() -> None:
+    """Fork a process that kills this one when standard input ends.
+
+    A process, not a thread: it also works after ``exec``, and while the engine holds the
+    interpreter's lock.
+    """
+    watched = os.getpid()
+    if os.fork() != 0:
+        return
+    try:
+        while os.read(0, 4096):
+            pass
+        # Only a child of the watched process may kill it: its number may be another's by now.
+        if os.getppid() == watched:
+            os.kill(watched, signal.SIGKILL)
+    finally:
+        os._exit(0)

@@ -1,0 +1,47 @@
+"""What the supervisor tells its child, as one JSON argument.
+
+Rule: the child imports this before the engine, so it imports nothing that is slow to import.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+XLLAMACPP = "xllamacpp"
+"""The engine that is a Python package; any other engine is the path of a ``llama-server``."""
+
+MODEL_REFUSED = 65
+"""The child's exit status when the engine can't load the model (``EX_DATAERR``)."""
+
+NOT_EXECUTABLE = 126
+"""The child's exit status when the binary can't be executed (a shell's status for it)."""
+
+
+class EngineOptions(NamedTuple):
+    """How one engine runs. Contexts and batches are in tokens.
+
+    ``template`` is the path of a Jinja file that replaces the model's own chat template.
+    ``parent`` is the process which the child must not outlive.
+    """
+
+    engine: str
+    model: str
+    alias: str
+    socket: str
+    template: str | None
+    slots: int
+    context: int
+    kv_tokens: int
+    batch: int
+    threads: int
+    gpu_layers: int
+    cache_mib: int
+    parent: int
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineOptions:
+        return cls(**json.loads(text))
