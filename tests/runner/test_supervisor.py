@@ -1,0 +1,286 @@
+"""A supervised engine, as the gateway and the operator see it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reverie.errors import ModelError
+from reverie.runner.supervisor import Runner
+from reverie.settings import ModelSettings
+
+StartRunner = Callable[..., Awaitable[Runner]]
+Ask = Callable[..., Awaitable[tuple[int, Any]]]
+MakeBinary = Callable[..., Path]
+WaitGone = Callable[[int], Awaitable[None]]
+
+READY = 60.0
+HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+
+
+async def test_answers_in_private_until_stopped(
+    start_runner: StartRunner, ask: Ask, wait_gone: WaitGone, state_home: Path
+) -> None:
+    runner = await start_runner(context=600)
+    assert runner.state == "loading"
+    await runner.wait_ready(READY)
+    assert (runner.state, runner.context, runner.failure) == ("ready", 600, None)
+
+    status, answer = await ask(runner, "/v1/chat/completions", HELLO)
+    assert status == 200
+    assert answer["usage"]["completion_tokens"] == 4
+    assert answer["model"] == "m"
+
+    directory, pid = runner.socket.parent, runner.pid
+    assert pid is not None
+    assert len(os.fsencode(runner.socket)) < 100
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(runner.log_path.stat().st_mode) == 0o600
+    assert runner.log_path == state_home / "reverie/logs/m.log"
+
+    await runner.stop()
+    await wait_gone(pid)
+    assert not directory.exists()
+    assert (runner.state, runner.pid) == ("stopped", None)
+    await runner.stop()
+
+
+async def test_a_killed_engine_is_replaced(
+    start_runner: StartRunner, ask: Ask, wait_gone: WaitGone
+) -> None:
+    runner = await start_runner()
+    await runner.wait_ready(READY)
+    first = runner.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await runner.changed()
+    assert (runner.state, runner.pid, runner.failure) == ("restarting", None, None)
+
+    await runner.wait_ready(READY)
+    assert runner.pid not in (None, first)
+    assert (await ask(runner, "/health"))[0] == 200
+    await wait_gone(first)
+
+
+async def test_tells_its_owner_of_every_change(model: Path) -> None:
+    runner = Runner("m", model, ModelSettings(name="m", source="m", kv_tokens=512, slots=1))
+    seen: list[tuple[str, bool]] = []
+    await runner.start(lambda: seen.append((runner.state, runner.pid is not None)))
+    try:
+        await runner.wait_ready(READY)
+    finally:
+        await runner.stop()
+    assert seen == [
+        ("loading", False),
+        ("loading", True),
+        ("ready", True),
+        ("stopped", True),
+        ("stopped", False),
+    ]
+
+
+async def test_stop_while_loading_leaves_nothing(
+    start_runner: StartRunner, wait_gone: WaitGone
+) -> None:
+    runner = await start_runner()
+    while runner.pid is None:
+        await runner.changed()
+    pid = runner.pid
+    await runner.stop()
+    await wait_gone(pid)
+    assert not runner.socket.parent.exists()
+    with pytest.raises(ModelError, match="isn't running"):
+        await runner.wait_ready(1)
+
+
+async def test_a_cancelled_stop_still_ends_the_engine(
+    start_runner: StartRunner, make_binary: MakeBinary, wait_gone: WaitGone
+) -> None:
+    runner = await start_runner(engine=str(make_binary()))
+    await runner.wait_ready(READY)
+    assert runner.pid is not None
+    pid = runner.pid
+    stopping = asyncio.create_task(runner.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await wait_gone(pid)
+
+
+_OWNER = """
+import asyncio, sys
+from pathlib import Path
+from reverie.runner.supervisor import Runner
+from reverie.settings import ModelSettings
+
+async def main():
+    settings = ModelSettings(name="m", source="m", kv_tokens=512, slots=1, engine=sys.argv[2])
+    runner = Runner("m", Path(sys.argv[1]), settings)
+    await runner.start()
+    await runner.wait_ready(60)
+    print(runner.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("engine", ["xllamacpp", "llama-server"])
+async def test_a_killed_gateway_takes_its_engine_along(
+    engine: str, model: Path, make_binary: MakeBinary, wait_gone: WaitGone
+) -> None:
+    program = str(make_binary()) if engine == "llama-server" else engine
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _OWNER, str(model), program), stdout=asyncio.subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    line = await owner.stdout.readline()
+    owner.kill()
+    await owner.communicate()
+    await wait_gone(int(line))
+
+
+async def _sentence(runner_started: Awaitable[Runner]) -> str:
+    """What the operator is told about a model that can't be used."""
+    with pytest.raises(ModelError) as caught:
+        await (await runner_started).wait_ready(READY)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+async def test_a_missing_model_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+    assert "absent.gguf" in await _sentence(start_runner(tmp_path / "absent.gguf"))
+
+
+async def test_a_foreign_file_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+    file = tmp_path / "picture.gguf"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4096))
+    assert "picture.gguf" in await _sentence(start_runner(file))
+
+
+@pytest.mark.parametrize("size", [10, 5000, 60_000_000])
+async def test_a_truncated_model_is_told(
+    size: int, start_runner: StartRunner, tmp_path: Path, model: Path
+) -> None:
+    file = tmp_path / "part.gguf"
+    with model.open("rb") as whole:
+        file.write_bytes(whole.read(size))
+    assert "part.gguf" in await _sentence(start_runner(file))
+
+
+async def test_a_damaged_model_fails_with_the_engines_reason(
+    start_runner: StartRunner, tmp_path: Path, model: Path
+) -> None:
+    file = tmp_path / "damaged.gguf"
+    content = model.read_bytes()
+    file.write_bytes(content.replace(b"output_norm.weight", b"output_mron.weight", 1))
+    starting = start_runner(file)
+    sentence = await _sentence(starting)
+    assert sentence.startswith("The engine can't load damaged.gguf: ")
+    assert "output_norm.weight" in sentence
+    assert str(tmp_path) not in sentence
+
+
+async def test_an_engine_that_ends_at_once_fails_with_its_last_lines(
+    start_runner: StartRunner, make_binary: MakeBinary, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = make_binary("import sys\nfor n in range(30): print('line', n)\nsys.exit(7)")
+    runner = await start_runner(engine=str(program))
+    with pytest.raises(ModelError, match="ended with status 7"):
+        await runner.wait_ready(READY)
+    assert runner.state == "failed"
+    assert runner.log_tail == [f"line {n}" for n in range(10, 30)]
+    assert "engine said: line 29" in caplog.text
+    assert not runner.socket.parent.exists()
+
+
+async def test_a_program_for_another_machine_fails_at_once(
+    start_runner: StartRunner, tmp_path: Path
+) -> None:
+    program = tmp_path / "llama-server"
+    program.write_bytes(b"\x7fELF of nowhere")
+    program.chmod(0o700)
+    runner = await start_runner(engine=str(program))
+    with pytest.raises(ModelError, match="llama-server is not a program for this machine"):
+        await runner.wait_ready(READY)
+
+
+async def test_an_engine_that_is_not_there_is_told(start_runner: StartRunner) -> None:
+    with pytest.raises(ModelError, match="/nowhere/llama-server is neither 'xllamacpp' nor"):
+        await start_runner(engine="/nowhere/llama-server")
+
+
+async def test_an_engine_that_hangs_while_loading_is_ended(
+    start_runner: StartRunner, make_binary: MakeBinary, wait_gone: WaitGone
+) -> None:
+    program = make_binary("import time\ntime.sleep(600)")
+    runner = await start_runner(engine=str(program), load_timeout=0.05)
+    while runner.pid is None:
+        await runner.changed()
+    pid = runner.pid
+    with pytest.raises(ModelError, match=r"did not become ready in 0.05 s"):
+        await runner.wait_ready(READY)
+    await wait_gone(pid)
+
+
+async def test_an_engine_that_ignores_sigterm_is_killed(
+    start_runner: StartRunner,
+    make_binary: MakeBinary,
+    wait_gone: WaitGone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reverie.runner.process._GRACE", 0.05)
+    code = make_binary().read_text().partition("\n")[2]
+    program = make_binary("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + code)
+    runner = await start_runner(engine=str(program))
+    await runner.wait_ready(READY)
+    assert runner.pid is not None
+    pid = runner.pid
+    await runner.stop()
+    await wait_gone(pid)
+
+
+async def test_secrets_stay_in_the_gateway(
+    start_runner: StartRunner, make_binary: MakeBinary, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REVERIE_API_KEYS", "HF_TOKEN", "BIG_KEY", "DATABASE_URL"):
+        monkeypatch.setenv(name, "hidden-value")
+    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    runner = await start_runner(engine=str(make_binary()))
+    await runner.wait_ready(READY)
+    _, seen = await ask(runner, "/")
+    assert "hidden-value" not in seen["environ"].values()
+    assert seen["environ"]["OMP_PROC_BIND"] == "false"
+    assert "PATH" in seen["environ"]
+
+
+async def test_a_llama_server_gets_the_same_configuration(
+    start_runner: StartRunner, make_binary: MakeBinary, ask: Ask, model: Path
+) -> None:
+    runner = await start_runner(
+        engine=str(make_binary()), slots=3, context=700, batch=64, threads=2, gpu_layers=5
+    )
+    await runner.wait_ready(READY)
+    assert runner.context == 512  # what the engine says counts, not what it was told
+    _, seen = await ask(runner, "/")
+    argv = " ".join(seen["argv"])
+    for flags in (
+        *(f"--model {model}", f"--host {runner.socket}", "--alias m", "--parallel 3"),
+        *("--ctx-size 2048", "--kv-unified", "--kv-unified-per-slot 700", "--cache-ram 0"),
+        *("--batch-size 64", "--ubatch-size 64", "--threads 2", "--n-gpu-layers 5"),
+        *("--metrics", "--slots", "--jinja", "--no-webui"),
+    ):
+        assert flags in argv
+    template = Path(seen["argv"][seen["argv"].index("--chat-template-file") + 1])
+    assert "<tool_call>" in template.read_text()
