@@ -1,0 +1,154 @@
+"""Tool calls that must happen, on llama.cpp.
+
+With ``tool_choice`` ``required``, or a named function, llama.cpp's tool parser only *allows* the
+call: a small model rambles instead. Constrained to a JSON schema, it can't. So the engine is asked
+for the text ``{"name": NAME, "arguments": {…}}``, with the tools still given so that its template
+renders them, and that text is rewritten into a tool call as it streams.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+
+from reverie.events import Delta, Event, Finish, ToolCallDelta
+from reverie.request import GenerateRequest
+
+_WHITESPACE = " \t\r\n"
+
+_HEAD = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.ASCII | re.DOTALL
+)
+
+
+def is_forced(request: GenerateRequest) -> bool:
+    """Whether the answer must be a tool call."""
+    return bool(request.tools) and request.tool_choice not in (None, "auto", "none")
+
+
+def constrain(request: GenerateRequest) -> dict[str, Any]:
+    """The fields that make the engine's text a call of the required (or any) function."""
+    schema = _schema(_eligible(request))
+    return {
+        "tool_choice": "auto",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "tool_call", "strict": True, "schema": schema},
+        },
+    }
+
+
+def _eligible(request: GenerateRequest) -> list[dict[str, Any]]:
+    functions = [tool["function"] for tool in request.tools or ()]
+    if isinstance(request.tool_choice, dict):
+        name = request.tool_choice["function"]["name"]
+        functions = [function for function in functions if function["name"] == name]
+    return functions
+
+
+def _schema(functions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Any of the calls. Parameters lie under ``$defs`` so that their own ``$ref``s keep a path."""
+    return {
+        "$defs": {
+            str(index): _rebased(function.get("parameters") or {"type": "object"}, index)
+            for index, function in enumerate(functions)
+        },
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": function["name"]},
+                    "arguments": {"$ref": f"#/$defs/{index}"},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for index, function in enumerate(functions)
+        ],
+    }
+
+
+def _rebased(schema: Any, index: int) -> Any:
+    """The schema with its references ``#…`` turned into ``#/$defs/INDEX…``."""
+    if isinstance(schema, list):
+        return [_rebased(item, index) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: f"#/$defs/{index}{value[1:]}"
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _rebased(value, index)
+        for key, value in schema.items()
+    }
+
+
+class ForcedCall:
+    """Rewrites the deltas of one constrained answer into a tool call. Sans-IO.
+
+    Rule: the last ``}`` belongs to the wrapping object. Which one is the last is known at the end
+    only, so a ``}`` (with the whitespace around it) is held until something follows it.
+    """
+
+    __slots__ = ("_held", "_named")
+
+    def __init__(self) -> None:
+        self._named = False  # the call has begun: its name was handed on
+        self._held = ""
+
+    def rewrite(self, delta: Delta) -> Delta | None:
+        """The delta with a tool call's piece in place of its text; None if nothing is left."""
+        pieces = delta.tool_calls
+        if delta.text:
+            piece = self._arguments(delta.text) if self._named else self._name(delta.text)
+            pieces = (*pieces, piece) if piece is not None else pieces
+        if not (pieces or delta.reasoning or delta.logprobs):
+            return None
+        return Delta("", delta.reasoning, pieces, delta.logprobs)
+
+    def end(self, events: list[Event]) -> list[Event]:
+        """The answer's last events, as they are for a tool call.
+
+        An answer that never became a call (the engine ignored the schema) is handed on as text.
+        """
+        rewritten: list[Event] = []
+        for event in events:
+            if isinstance(event, Delta):
+                delta = self.rewrite(event)
+                if delta is not None:
+                    rewritten.append(delta)
+            elif not isinstance(event, Finish):
+                rewritten.append(event)
+            elif self._named:
+                rewritten.append(Finish("tool_calls") if event.reason == "stop" else event)
+            else:
+                if self._held and event.reason != "length":
+                    rewritten.append(Delta(self._held))
+                rewritten.append(event)
+        return rewritten
+
+    def _name(self, text: str) -> ToolCallDelta | None:
+        self._held += text
+        head = _HEAD.match(self._held)
+        if head is None or head.end() == len(self._held):  # whitespace may still follow
+            return None
+        rest = self._held[head.end() :]
+        self._named = True
+        self._held = ""
+        return ToolCallDelta(
+            0, f"call_{secrets.token_hex(12)}", json.loads(head[1], strict=False), self._cut(rest)
+        )
+
+    def _arguments(self, text: str) -> ToolCallDelta | None:
+        arguments = self._cut(text)
+        return ToolCallDelta(0, arguments=arguments) if arguments else None
+
+    def _cut(self, text: str) -> str:
+        """What can be handed on; a ``}`` that may be the last stays here."""
+        text = self._held + text
+        end = len(text.rstrip(_WHITESPACE))
+        if text[end - 1 : end] == "}":
+            end = len(text[: end - 1].rstrip(_WHITESPACE))
+        self._held = text[end:]
+        return text[:end]

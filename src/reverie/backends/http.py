@@ -1,0 +1,164 @@
+"""Any OpenAI-compatible server, over TCP or a Unix socket.
+
+Rule 1: the engine is always asked for a stream, whatever the client asked: only a stream shows
+that the engine lives, and only closing one stops its work.
+
+Rule 2: what one read brought is one batch, handed on at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import reverie
+from reverie.backends import forced_tools, kinds
+from reverie.backends.reader import AnswerReader
+from reverie.backends.refusals import refusal
+from reverie.backends.transport import Body, Transport
+from reverie.errors import BackendError, ModelError
+from reverie.events import Event
+from reverie.request import GenerateRequest
+from reverie.settings import BackendSettings
+
+_MAX_ERROR_BYTES = 64 * 1024
+_ERROR_BODY_TIMEOUT = 5.0
+"""Seconds for the body of an error, which is sent at once or not at all."""
+_USAGE_TIMEOUT = 5.0
+"""Seconds from the finish reason to the usage, which follows at once if it comes at all."""
+_END_TIMEOUT = 0.2
+"""Seconds from the usage to the body's end. Waiting for it lets the connection be used again."""
+
+
+class HttpBackend:
+    """One server.
+
+    Args:
+        name: unique within the model, without secrets.
+        model: the model's name on that server.
+        first_token_timeout: seconds from the request to the first piece of the answer.
+        stall_timeout: seconds between two pieces. A server's comments (pings) are none.
+        socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
+    """
+
+    recovers = False
+
+    def __init__(
+        self,
+        name: str,
+        settings: BackendSettings,
+        *,
+        model: str,
+        first_token_timeout: float,
+        stall_timeout: float,
+        socket: Callable[[], Path] | None = None,
+    ) -> None:
+        self.name = name
+        self.slots = settings.slots
+        self._settings = settings
+        self._model = model
+        self._first_token_timeout = first_token_timeout
+        self._stall_timeout = stall_timeout
+        self._socket = socket
+        self._transport: Transport | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._transport is not None
+
+    @property
+    def failure(self) -> str | None:
+        return None
+
+    def check(self, request: GenerateRequest) -> None:
+        kinds.check(request, self._settings.kind)
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        self._transport = Transport(
+            self._settings.url,
+            headers=_headers(self._settings.api_key_env),
+            connect_timeout=self._settings.connect_timeout,
+            socket=str(self._socket()) if self._socket is not None else None,
+        )
+        on_change()
+
+    async def stop(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        if self._transport is None:
+            raise BackendError("The model's backend can't be reached.", reason="it is stopped")
+        transport = self._transport
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._first_token_timeout
+        question = kinds.encode(request, self._model, self._settings.kind)
+        async with transport.post("chat/completions", question, deadline) as body:
+            if body.status != 200:
+                wrong = await body.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
+                raise refusal(body.status, body.headers, wrong, request)
+            reader = self._reader(body, request)
+            while True:
+                pieces = reader.pieces
+                data = await _read(body, deadline, reader)
+                events = reader.feed(data)
+                if not data or (
+                    reader.complete and (body.at_end or not transport.reuses_connections)
+                ):
+                    yield events + reader.end()
+                    return
+                if events:
+                    yield events
+                if reader.complete:
+                    deadline = min(deadline, clock() + _END_TIMEOUT)
+                elif reader.finished:
+                    deadline = min(deadline, clock() + _USAGE_TIMEOUT)
+                elif reader.pieces > pieces:
+                    deadline = clock() + self._stall_timeout
+
+    def _reader(self, body: Body, request: GenerateRequest) -> AnswerReader:
+        streamed = body.content_type == "text/event-stream"
+        if not streamed and body.content_type != "application/json":
+            raise BackendError(
+                "The model's backend answered with something else than a completion.",
+                reason="the content type is neither text/event-stream nor application/json",
+            )
+        forced = self._settings.kind == "llamacpp" and forced_tools.is_forced(request)
+        return AnswerReader(request, streamed=streamed, forced=forced)
+
+
+async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:
+    """The next bytes. Once the answer has ended, a failure is the body's end and nothing worse."""
+    try:
+        return await body.read(deadline)
+    except BackendError:
+        if reader.finished or reader.complete:
+            return b""
+        raise
+
+
+def _headers(api_key_env: str | None) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",  # a compressed stream is one that is held back
+        "User-Agent": f"reverie/{reverie.__version__}",
+    }
+    if api_key_env is not None:
+        headers["Authorization"] = f"Bearer {_api_key(api_key_env)}"
+    return headers
+
+
+def _api_key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ModelError(
+            f"The environment variable {variable}, named in api_key_env, is not set. "
+            "Set it to the backend's key."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ModelError(f"The environment variable {variable} holds no key: it isn't plain text.")
+    return key

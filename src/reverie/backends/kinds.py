@@ -1,0 +1,119 @@
+"""What each kind of engine is asked, in its own words.
+
+Rule 1: a body is built field by field (an allow-list); nothing that a client wrote is passed on
+as it came.
+
+Rule 2: nothing is dropped in silence. What a kind can't honour, ``check`` refuses by name.
+
+Rule 3: a field that is off is not sent, unless the engine's own default is something else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from reverie.backends import forced_tools
+from reverie.errors import UnsupportedParameter
+from reverie.request import GenerateRequest
+from reverie.settings import BackendKind
+
+_SEEDS = 2**32 - 1
+"""llama.cpp's seeds are 32 bits wide, of which the highest number means "random"."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def check(request: GenerateRequest, kind: BackendKind) -> None:
+    """Refuse what this kind of engine can't honour.
+
+    Raises:
+        UnsupportedParameter: naming the field.
+    """
+    if kind in ("openai", "ollama"):
+        _refuse(request.top_k > 0, "top_k", kind)
+        _refuse(request.min_p > 0, "min_p", kind)
+    if kind == "ollama":
+        _refuse(bool(request.logit_bias), "logit_bias", kind)
+        _refuse(forced_tools.is_forced(request), "tool_choice", kind)
+    if kind == "llamacpp" and _uses_tools(request):
+        constrained = (request.response_format or {}).get("type", "text") != "text"
+        _refuse(constrained, "response_format", kind, beside="tools")
+
+
+def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
+    """The JSON body of a chat completion.
+
+    Args:
+        model: the model's name on that engine.
+    """
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": request.messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": request.temperature,
+        "max_completion_tokens" if kind == "openai" else "max_tokens": request.max_tokens,
+        "top_p": request.top_p,
+        **_sampling(request),
+        **_output(request),
+    }
+    if kind == "llamacpp":
+        # Its own defaults are top_k 40 and min_p 0.05.
+        body["top_k"] = request.top_k
+        body["min_p"] = request.min_p
+        if request.seed is not None:
+            body["seed"] = request.seed % _SEEDS
+        if forced_tools.is_forced(request):
+            body |= forced_tools.constrain(request)
+    elif kind == "ollama" and body.pop("tool_choice", None) == "none":
+        del body["tools"]  # it knows no tool_choice; without tools, it calls none
+    return _encode(body)
+
+
+def _sampling(request: GenerateRequest) -> dict[str, Any]:
+    set_: dict[str, Any] = {}
+    if request.top_k > 0:
+        set_["top_k"] = request.top_k
+    if request.min_p > 0:
+        set_["min_p"] = request.min_p
+    if request.stop:
+        set_["stop"] = request.stop
+    if request.seed is not None:
+        set_["seed"] = request.seed
+    if request.presence_penalty:
+        set_["presence_penalty"] = request.presence_penalty
+    if request.frequency_penalty:
+        set_["frequency_penalty"] = request.frequency_penalty
+    if request.logit_bias:
+        set_["logit_bias"] = request.logit_bias
+    return set_
+
+
+def _output(request: GenerateRequest) -> dict[str, Any]:
+    set_: dict[str, Any] = {}
+    if request.logprobs:
+        set_["logprobs"] = True
+        set_["top_logprobs"] = request.top_logprobs
+    if request.response_format is not None:
+        set_["response_format"] = request.response_format
+    if request.tools:
+        set_["tools"] = request.tools
+        if request.tool_choice is not None:
+            set_["tool_choice"] = request.tool_choice
+        if request.parallel_tool_calls is not None:
+            set_["parallel_tool_calls"] = request.parallel_tool_calls
+    return set_
+
+
+def _uses_tools(request: GenerateRequest) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def _refuse(asked: bool, field: str, kind: BackendKind, *, beside: str = "") -> None:
+    if asked:
+        together = f" together with {beside}" if beside else ""
+        raise UnsupportedParameter(
+            f"This model's engine ({kind}) does not support {field}{together}.", param=field
+        )
