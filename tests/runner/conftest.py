@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-
 from reverie.models.store import fetch
+
 from reverie.runner.supervisor import Runner
 from reverie.settings import ModelSettings
 
@@ -26,6 +26,19 @@ MakeBinary = Callable[..., Path]
 @pytest.fixture(scope="session")
 def model() -> Path:
     return fetch("smollm2-135m")
+
+
+@pytest.fixture
+def rename_in_model(model: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    """Copy the model with one name in its header changed to another of the same length."""
+
+    def rename(old: str, new: str) -> Path:
+        assert len(old) == len(new)
+        file = tmp_path / "changed.gguf"
+        file.write_bytes(model.read_bytes().replace(old.encode(), new.encode(), 1))
+        return file
+
+    return rename
 
 
 @pytest.fixture(autouse=True)

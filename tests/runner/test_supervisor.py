@@ -17,6 +17,7 @@ from reverie.errors import ModelError
 from reverie.runner.supervisor import Runner
 from reverie.settings import ModelSettings
 
+RenameInModel = Callable[[str, str], Path]
 StartRunner = Callable[..., Awaitable[Runner]]
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 MakeBinary = Callable[..., Path]
@@ -180,16 +181,13 @@ async def test_a_truncated_model_is_told(
 
 
 async def test_a_damaged_model_fails_with_the_engines_reason(
-    start_runner: StartRunner, tmp_path: Path, model: Path
+    start_runner: StartRunner, rename_in_model: RenameInModel
 ) -> None:
-    file = tmp_path / "damaged.gguf"
-    content = model.read_bytes()
-    file.write_bytes(content.replace(b"output_norm.weight", b"output_mron.weight", 1))
-    starting = start_runner(file)
-    sentence = await _sentence(starting)
-    assert sentence.startswith("The engine can't load damaged.gguf: ")
+    file = rename_in_model("output_norm.weight", "output_mron.weight")
+    sentence = await _sentence(start_runner(file))
+    assert sentence.startswith("The engine can't load changed.gguf: ")
     assert "output_norm.weight" in sentence
-    assert str(tmp_path) not in sentence
+    assert str(file.parent) not in sentence
 
 
 async def test_an_engine_that_ends_at_once_fails_with_its_last_lines(
@@ -282,5 +280,4 @@ async def test_a_llama_server_gets_the_same_configuration(
         *("--metrics", "--slots", "--jinja", "--no-webui"),
     ):
         assert flags in argv
-    template = Path(seen["argv"][seen["argv"].index("--chat-template-file") + 1])
-    assert "<tool_call>" in template.read_text()
+    assert f"--chat-template-file {runner.socket.parent}" in argv

@@ -14,14 +14,24 @@ _PREFIXES = (
 )
 
 
+_DEFAULTS = {"GOMP_SPINCOUNT": "1000"}
+"""How long an idle computing thread spins before it sleeps, in llama.cpp's OpenMP.
+
+Its own default lets the engine's threads keep a core from each other as soon as anything else
+wants one: with as many threads as cores and as many busy neighbours, less than 3 tokens/s of 66
+were left, and with this 7 to 10. It costs nothing on an idle machine.
+"""
+
+
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Hand on what programs and compute drivers need, and nothing else.
+    """Hand on what programs and compute drivers need, and nothing else but our defaults.
 
     An allow-list, since a secret may be in a variable of any name. ``LLAMA_ARG_*`` is left out
     too: it would override what the configuration says.
     """
-    return {
+    handed_on = {
         name: value
         for name, value in environ.items()
         if name in _NAMES or name.startswith(_PREFIXES)
     }
+    return _DEFAULTS | handed_on

@@ -42,7 +42,7 @@ class LogFile:
     def trim(self) -> None:
         """Cut a log that has grown too long. The child appends, so it goes on at the new end."""
         if self.path.exists() and self.path.stat().st_size > MAX_BYTES:
-            shutil.copyfile(self.path, self._previous)
+            shutil.copy(self.path, self._previous)  # with its mode
             os.truncate(self.path, 0)
             self._start = 0
 

@@ -18,10 +18,15 @@ CHATML = (
 )
 """What llama.cpp uses for a model that brings no chat template."""
 
+_REFUSES_SYSTEM = re.compile(r"raise_exception\([^)]*system[^)]*not supported", re.IGNORECASE)
+"""How the templates of Gemma and its like treat a system message."""
+
 
 def teach_tools(chat_template: str) -> str:
     """Put the prelude before ``chat_template``, unless it renders tools by itself."""
     if re.search(r"\btools\b", chat_template):
         return chat_template
+    takes_system = _REFUSES_SYSTEM.search(chat_template) is None
+    setting = f"{{%- set takes_system = {str(takes_system).lower()} -%}}\n"
     prelude = files("reverie.runner").joinpath("tools.jinja").read_text(encoding="utf-8")
-    return prelude + chat_template
+    return setting + prelude + chat_template
