@@ -71,6 +71,24 @@ async def test_a_killed_engine_is_replaced(
     await wait_gone(first)
 
 
+async def test_an_engine_that_was_ready_once_is_always_tried_again(
+    start_runner: StartRunner, make_binary: MakeBinary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reverie.runner.supervisor._TRIES", 1)
+    program = make_binary()
+    whole = program.read_text()
+    runner = await start_runner(engine=str(program))
+    await runner.wait_ready(READY)
+    assert runner.pid is not None
+    make_binary("import sys\nsys.exit(9)")
+    os.kill(runner.pid, signal.SIGTERM)
+    for _ in range(4):  # died, started, died, started
+        await runner.changed()
+        assert (runner.state, runner.failure) == ("restarting", None)
+    make_binary(whole.partition("\n")[2])
+    await runner.wait_ready(READY)
+
+
 async def test_tells_its_owner_of_every_change(model: Path) -> None:
     runner = Runner("m", model, ModelSettings(name="m", source="m", kv_tokens=512, slots=1))
     seen: list[tuple[str, bool]] = []

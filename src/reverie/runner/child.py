@@ -32,6 +32,7 @@ def _serve(options: EngineOptions) -> None:
     params.verbosity = _VERBOSITY
     params.hostnames = [options.socket]
     params.ui = False
+    params.cors_origins = ""
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.model.path = options.model

@@ -85,8 +85,16 @@ class Runner:
 
     @property
     def socket(self) -> Path:
-        """The Unix socket that the engine answers HTTP on; the same over restarts."""
+        """The Unix socket that the engine answers HTTP on; known once started."""
         return Path(self._options.socket)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the running requests may use together; known once started.
+
+        When they need more, llama.cpp fails every one of them, not just the last.
+        """
+        return self._options.kv_tokens
 
     @property
     def log_path(self) -> Path:
@@ -224,7 +232,7 @@ class Runner:
         with self._log.open() as output:
             engine = await EngineProcess.spawn(self._options, output)
         stopping = asyncio.ensure_future(self._stopping.wait())
-        ready = asyncio.ensure_future(probe.wait_healthy(self.socket))
+        ready = asyncio.ensure_future(self._probe())
         ends: set[asyncio.Future[Any]] = {engine.exited, stopping}
         try:
             self._set(self.state, engine.pid)
@@ -234,10 +242,9 @@ class Runner:
                 timeout=self._load_timeout,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if ready.done() and not engine.exited.done():
-                context = await probe.slot_context(self.socket)
-                self._announce(engine.pid, context, time.monotonic() - began)
-                while not (engine.exited.done() or stopping.done()):
+            if ready.done() and not any(end.done() for end in ends):
+                self._announce(engine.pid, ready.result(), time.monotonic() - began)
+                while not any(end.done() for end in ends):
                     await asyncio.wait(
                         ends,
                         timeout=_LOG_CHECK_INTERVAL,
@@ -250,6 +257,11 @@ class Runner:
             ready.cancel()
             await engine.end()
             self._set("restarting" if self.state == "ready" else self.state)
+
+    async def _probe(self) -> int | None:
+        """Wait until the engine is healthy; gives the tokens that one request may use."""
+        await probe.wait_healthy(self.socket)
+        return await probe.slot_context(self.socket)
 
     def _announce(self, pid: int, context: int | None, seconds: float) -> None:
         self.context = context or self._options.context
