@@ -237,6 +237,14 @@ async def test_an_engine_that_is_not_there_is_told(start_runner: StartRunner) ->
         await start_runner(engine="/nowhere/llama-server")
 
 
+async def test_a_log_that_cannot_be_written_is_told(
+    start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    with pytest.raises(ModelError, match="can't be prepared: Not a directory: /dev/null"):
+        await start_runner()
+
+
 async def test_an_engine_that_hangs_while_loading_is_ended(
     start_runner: StartRunner, make_binary: MakeBinary, wait_gone: WaitGone
 ) -> None:

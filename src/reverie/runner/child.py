@@ -74,7 +74,6 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         "--model": options.model,
         "--alias": options.alias,
         "--parallel": options.slots,
-        "--kv-unified-per-slot": options.context,
         "--ctx-size": options.kv_tokens,
         "--batch-size": options.batch,
         "--ubatch-size": options.batch,
@@ -82,6 +81,8 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         "--threads": options.threads,
         "--threads-batch": options.threads,
     }
+    if options.context:  # only then, since older servers lack it
+        flags["--kv-unified-per-slot"] = options.context
     if options.gpu_layers >= 0:
         flags["--n-gpu-layers"] = options.gpu_layers
     if options.template is not None:

@@ -21,8 +21,9 @@ NOT_EXECUTABLE = 126
 class EngineOptions(NamedTuple):
     """How one engine runs. Contexts and batches are in tokens.
 
-    ``template`` is the path of a Jinja file that replaces the model's own chat template.
-    ``parent`` is the process which the child must not outlive.
+    ``context`` is what one request may use, 0 for what the model was trained for; ``kv_tokens``
+    is what all may use together. ``template`` is the path of a Jinja file that replaces the
+    model's own chat template. ``parent`` is the process which the child must not outlive.
     """
 
     engine: str

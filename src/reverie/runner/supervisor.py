@@ -77,6 +77,7 @@ class Runner:
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
         self._options: EngineOptions
+        self._expected_context: int
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._change = asyncio.Event()
@@ -120,7 +121,12 @@ class Runner:
         self._stopping.clear()
         self._served = False
         self.failure = None
-        await asyncio.to_thread(self._prepare)
+        try:
+            await asyncio.to_thread(self._prepare)
+        except OSError as error:
+            raise ModelError(
+                f"The engine of {self.name} can't be prepared: {error.strerror}: {error.filename}."
+            ) from None
         self._set("loading")
         self._task = asyncio.create_task(self._supervise(), name=f"runner {self.name}")
 
@@ -169,7 +175,7 @@ class Runner:
         settings = self._settings
         header = read_header(self.model)
         engine = _find_engine(settings.engine)
-        context = settings.context or header.context_length
+        self._expected_context = settings.context or header.context_length
         self._log.rotate()
         self._directory = PrivateDirectory()
         template = self._directory.path / "template.jinja"
@@ -181,8 +187,8 @@ class Runner:
             socket=str(self._directory.path / SOCKET_NAME),
             template=str(template),
             slots=settings.slots,
-            context=context,
-            kv_tokens=settings.kv_tokens or 2 * context,
+            context=settings.context,
+            kv_tokens=settings.kv_tokens or 2 * self._expected_context,
             batch=settings.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
@@ -264,7 +270,7 @@ class Runner:
         return await probe.slot_context(self.socket)
 
     def _announce(self, pid: int, context: int | None, seconds: float) -> None:
-        self.context = context or self._options.context
+        self.context = context or self._expected_context
         self._served = True
         self._set("ready", pid)
         logger.info(
