@@ -1,0 +1,342 @@
+"""The scripted engine: a server that plays scripts and records what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, MutableSequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import msgspec
+
+from reverie.testing import render
+from reverie.testing.connection import Connection
+from reverie.testing.play import BodyWriter, Framing, play
+from reverie.testing.record import Outcome, Record, Recorded
+from reverie.testing.render import Answer, Ask, Refusal
+from reverie.testing.script import Script
+from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
+
+if TYPE_CHECKING:
+    from reverie.testing.thread import ThreadedEngine
+
+_GENERATE = frozenset({"/v1/chat/completions", "/chat/completions"})
+_MODELS = frozenset({"/v1/models", "/models"})
+_CACHED_ANSWERS = 256
+
+
+class ScriptedEngine(Record):
+    """An OpenAI-compatible server on a port or a Unix socket; an async context manager.
+
+    It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``.
+
+    Args:
+        script: what to answer; default: ``Script()``.
+        port: 0 takes a free one, which is kept over ``restart``.
+        socket: the path of a Unix socket, instead of ``host`` and ``port``.
+        model: the name of the one model in ``/v1/models``; requests may name any.
+        record: whether to keep ``requests``. A load test of millions wants only the counters.
+    """
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        socket: str | Path | None = None,
+        model: str = "scripted",
+        record: bool = True,
+    ) -> None:
+        super().__init__(keep=record)
+        self.script = script or Script()
+        """Answers the requests that start from now on."""
+        self.scripts: MutableSequence[Script] = []
+        """While it is not empty, each request takes its first one instead of ``script``."""
+        self.healthy = True
+        """False makes ``/health`` answer 503, as an engine does that loads its model."""
+        self._host = host
+        self._port = port
+        self._socket = None if socket is None else Path(socket)
+        self._model = model
+        self._server: asyncio.Server | None = None
+        self._opened = 0
+        self._connections: set[Connection] = set()
+        self._running: dict[Connection, Recorded] = {}
+        self._stalls: set[asyncio.Future[None]] = set()
+        self._answers: dict[tuple[int, Ask], tuple[Script, Answer]] = {}
+
+    @property
+    def url(self) -> str:
+        """The base URL, ``http://127.0.0.1:PORT/v1``; of a socket, ``http+unix://PATH/v1`` with
+        the path percent-encoded."""
+        if self._socket is not None:
+            return f"http+unix://{quote(str(self._socket), safe='')}/v1"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/v1"
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
+
+    @property
+    def stalled(self) -> int:
+        """Answers that have reached their script's ``stall_after``."""
+        return len(self._stalls)
+
+    # Life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address can't be had.
+        """
+        loop = asyncio.get_running_loop()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+            self._server = await loop.create_unix_server(self._connect, str(self._socket))
+            return
+        self._server = await loop.create_server(self._connect, self._host, self._port, backlog=1024)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    def kill(self) -> None:
+        """Die as a process does: every connection is reset, and nobody listens any more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in tuple(self._connections):
+            if (recorded := self._running.get(connection)) is not None:
+                self._end(recorded, "died")
+            connection.abandon()
+
+    async def restart(self) -> None:
+        """Listen again on the same address, after ``kill``."""
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        """Kill, and wait until nothing is left. Idempotent."""
+        self.kill()
+        await asyncio.gather(*(connection.wait_closed() for connection in self._connections))
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.stop()
+
+    @staticmethod
+    def in_thread(
+        script: Script | None = None, **options: Any
+    ) -> AbstractContextManager[ThreadedEngine]:
+        """An engine in a thread with a loop of its own, for tests that have none.
+
+        Args:
+            options: of ``ScriptedEngine``.
+        """
+        from reverie.testing.thread import run_in_thread
+
+        return run_in_thread(script, **options)
+
+    # What a test steers and waits for -------------------------------------------------------
+
+    def resume(self) -> None:
+        """End the stalls: each stalled answer goes on as if nothing had been."""
+        for stall in self._stalls:
+            if not stall.done():
+                stall.set_result(None)
+
+    async def _stall(self) -> None:
+        stall = asyncio.get_running_loop().create_future()
+        self._stalls.add(stall)
+        self._changed()
+        try:
+            await stall
+        finally:
+            self._stalls.discard(stall)
+            self._changed()
+
+    # Connections ----------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        self._opened += 1
+        return Connection(
+            self._opened,
+            handle=self._handle,
+            opened=self._on_open,
+            left=self._on_leave,
+            closed=self._on_close,
+        )
+
+    def _on_open(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._changed()
+
+    def _on_leave(self, connection: Connection) -> None:
+        if (recorded := self._running.pop(connection, None)) is not None:
+            self._end(recorded, "completed" if recorded.generated else "cancelled")
+
+    def _on_close(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._changed()
+
+    def _handle(self, connection: Connection, request: Request) -> Coroutine[Any, Any, None] | None:
+        if request.method == "POST" and request.path in _GENERATE:
+            return self._generate(connection, request)
+        self.probes.append(f"{request.method} {request.path}")
+        status, body = self._page(request)
+        self._send_json(connection, request, status, body)
+        return None
+
+    def _page(self, request: Request) -> tuple[int, bytes]:
+        if request.method == "GET" and request.path in _MODELS:
+            model = {"id": self._model, "object": "model", "created": render.CREATED}
+            models = {"object": "list", "data": [{**model, "owned_by": "reverie.testing"}]}
+            return 200, json.dumps(models).encode()
+        if request.method == "GET" and request.path == "/health":
+            if self.healthy:
+                return 200, b'{"status":"ok"}'
+            return 503, render.error_body(503, "Loading model")
+        return 404, render.error_body(404, f"There is no {request.method} {request.path} here.")
+
+    # Generations ----------------------------------------------------------------------------
+
+    def _generate(
+        self, connection: Connection, request: Request
+    ) -> Coroutine[Any, Any, None] | None:
+        script = self.script
+        if self.scripts:
+            script = self.scripts[0]
+            del self.scripts[0]
+        body = _decode(request.body)
+        recorded = Recorded(
+            request.path,
+            request.headers,
+            body if isinstance(body, dict) else {},
+            connection.number,
+        )
+        self._running[connection] = recorded
+        self._begin(recorded)
+        if script.raw is not None:
+            return self._hang_up(connection, recorded, script, script.raw)
+        try:
+            answer = self._answer(script, body)
+        except Refusal as refusal:
+            self._end(recorded, "refused")
+            self._send_json(connection, request, 400, render.error_body(400, str(refusal)))
+            return None
+        if script.instant and request.keep_alive:
+            self._send_at_once(connection, recorded, script, answer)
+            return None
+        return self._play(connection, recorded, script, answer, request)
+
+    def _answer(self, script: Script, body: object) -> Answer:
+        """The answer's bytes, kept for the next request that asks for the same."""
+        ask = render.read_ask(body, script, self._model)
+        assert isinstance(body, dict)
+        key = (id(script), ask)
+        known = self._answers.get(key)
+        if known is not None:
+            return known[1]
+        answer = render.render(script, ask, body)
+        if not callable(script.tokens):
+            if len(self._answers) >= _CACHED_ANSWERS:
+                self._answers.clear()
+            self._answers[key] = (script, answer)  # holding the script keeps its id its own
+        return answer
+
+    def _send_at_once(
+        self, connection: Connection, recorded: Recorded, script: Script, answer: Answer
+    ) -> None:
+        body = answer.opening + b"".join(answer.steps) + answer.closing
+        head = _head(script, answer, "chunked" if answer.streamed else "length", keep_alive=True)
+        framed = chunk(body) + CHUNKED_END if answer.streamed else body
+        recorded.sent = len(answer.steps)
+        self._end(recorded, "completed" if answer.status == 200 else "refused")
+        connection.send(head + framed)
+
+    async def _play(
+        self,
+        connection: Connection,
+        recorded: Recorded,
+        script: Script,
+        answer: Answer,
+        request: Request,
+    ) -> None:
+        framing: Framing = "length"
+        if answer.streamed:
+            framing = "chunked" if request.http11 else "until-close"
+        head = _head(script, answer, framing, keep_alive=request.keep_alive)
+        body = BodyWriter(connection, script, head, framing)
+        whole = await play(script, answer, body, _Listener(self, recorded))
+        outcome: Outcome = "completed" if whole else "died"
+        self._end(recorded, "refused" if whole and answer.status != 200 else outcome)
+        if not (script.keep_alive and request.keep_alive):
+            connection.close()
+
+    async def _hang_up(
+        self, connection: Connection, recorded: Recorded, script: Script, raw: bytes
+    ) -> None:
+        await asyncio.sleep(script.delay_headers)
+        self._end(recorded, "died")
+        connection.send(raw)
+        await BodyWriter(connection, script, b"", "until-close").die()
+
+    def _send_json(
+        self, connection: Connection, request: Request, status: int, body: bytes
+    ) -> None:
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        if not request.keep_alive:
+            headers["Connection"] = "close"
+        connection.send(response_head(status, headers) + body)
+        if not request.keep_alive:
+            connection.close()
+
+
+class _Listener:
+    """Keeps the record of one generation while it is played."""
+
+    def __init__(self, engine: ScriptedEngine, recorded: Recorded) -> None:
+        self._engine = engine
+        self._recorded = recorded
+
+    def on_tokens(self, count: int) -> None:
+        self._recorded.sent = count
+        self._engine._changed()
+
+    def on_generated(self) -> None:
+        self._recorded.generated = True
+
+    async def on_stall(self) -> None:
+        await self._engine._stall()
+
+
+def _decode(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _head(script: Script, answer: Answer, framing: Framing, *, keep_alive: bool) -> bytes:
+    headers = {"Content-Type": answer.content_type}
+    if framing == "chunked":
+        headers["Cache-Control"] = "no-cache"
+        headers["Transfer-Encoding"] = "chunked"
+    elif framing == "length":
+        headers["Content-Length"] = str(len(answer.closing))
+    if not keep_alive:
+        headers["Connection"] = "close"
+    if script.retry_after is not None:
+        headers["Retry-After"] = f"{script.retry_after:g}"
+    replaced = {name.lower() for name in script.headers}
+    kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    return response_head(answer.status, {**kept, **script.headers})

@@ -1,0 +1,328 @@
+"""Script + request → the bytes of the answer. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from reverie.testing.script import Script, Token
+
+ID = "chatcmpl-scripted"
+CREATED = 1_700_000_000
+"""Ids and times are constant, so that the bytes of an answer can be kept and compared."""
+
+PING = b": ping\n\n"
+_DONE = b"data: [DONE]\n\n"
+_PAGE = b"<!DOCTYPE html>\n<html><body><h1>A page, not an answer</h1></body></html>\n"
+
+
+class Refusal(Exception):
+    """The request is one that an engine refuses (400)."""
+
+
+class Ask(Struct, frozen=True):
+    """What of a request decides its answer."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    logprobs: bool
+    top_logprobs: int
+    prefix: str
+    """The text so far, where it is to be continued."""
+
+
+class Answer(Struct, frozen=True):
+    """An answer, ready to be written: ``opening``, the tokens' ``steps``, ``closing``.
+
+    Of an answer in one JSON body, all bytes are in ``closing``; its steps are empty, and only
+    take their time.
+    """
+
+    status: int
+    content_type: str
+    streamed: bool
+    steps: tuple[bytes, ...]
+    closing: bytes
+    opening: bytes = b""
+
+
+class _Piece(Struct):
+    """One token: its delta, and its text where it has one."""
+
+    delta: dict[str, Any]
+    token: Token | None = None
+
+
+def read_ask(body: object, script: Script, model: str) -> Ask:
+    """Check a request as an engine does.
+
+    Raises:
+        Refusal: it lacks messages, or a field has a wrong type.
+    """
+    if not isinstance(body, dict):
+        raise Refusal("The body must be a JSON object.")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        raise Refusal("messages must be a list that is not empty.")
+    limit = body.get("max_completion_tokens")
+    if limit is None:
+        limit = body.get("max_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise Refusal("max_tokens must be an integer of at least 1.")
+    options = body.get("stream_options")
+    return Ask(
+        model=str(body.get("model") or model),
+        stream=body.get("stream") is True and not script.force_json,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        max_tokens=limit,
+        logprobs=script.logprobs and body.get("logprobs") is True,
+        top_logprobs=int(body.get("top_logprobs") or 0),
+        prefix=_prefix(body, messages[-1]) if script.continues else "",
+    )
+
+
+def render(script: Script, ask: Ask, body: dict[str, Any]) -> Answer:
+    """The whole answer.
+
+    Raises:
+        Refusal: the text to be continued is not a beginning of what the script says.
+    """
+    if script.html:
+        return Answer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
+    content_type = "text/event-stream" if ask.stream else "application/json"
+    if script.body is not None:
+        return Answer(script.status, content_type, ask.stream, (), script.body)
+    if script.status != 200:
+        failure = _dumps(_error_object(script.error, script.status))
+        return Answer(script.status, "application/json", False, (), failure)
+    tokens = script.tokens(body) if callable(script.tokens) else script.tokens
+    rest, passed = _after(tokens, ask.prefix)
+    pieces = list(_pieces(script, ask, rest))
+    reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
+    if ask.max_tokens is not None and len(pieces) > ask.max_tokens:
+        pieces, reason = pieces[: ask.max_tokens], "length"
+    usage = _usage(script, passed, len(pieces))
+    if not ask.stream:
+        whole = _dumps(_whole(script, ask, pieces, reason, usage))
+        return Answer(200, content_type, False, (b"",) * len(pieces), whole)
+    return Answer(
+        200,
+        "text/event-stream; charset=utf-8",
+        True,
+        tuple(_event(script, ask, piece) for piece in pieces),
+        _closing(script, ask, reason, usage),
+        _opening(script, ask),
+    )
+
+
+def error_event(script: Script) -> bytes:
+    """The error in mid-stream, and what follows it."""
+    event = _data(_dumps(_error_object(script.error_in_stream, 500)))
+    return _shape(script, event if script.no_done else event + _DONE)
+
+
+def error_body(status: int, message: str) -> bytes:
+    """An error of the engine itself."""
+    return _dumps(_error_object({"message": message}, status))
+
+
+# The text and its continuation --------------------------------------------------------------
+
+
+def _prefix(body: dict[str, Any], last: dict[str, Any]) -> str:
+    if body.get("continue_final_message") is not True:
+        return ""
+    if body.get("add_generation_prompt") is True:
+        raise Refusal("continue_final_message and add_generation_prompt exclude each other.")
+    if last.get("role") != "assistant":
+        raise Refusal("continue_final_message needs an assistant's message at the end.")
+    content = last.get("content") or ""
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content)
+    return str(content)
+
+
+def _after(tokens: Sequence[Token], prefix: str) -> tuple[list[Token], int]:
+    """What is left to say after ``prefix``, and how many tokens the prefix has.
+
+    A prefix that ends inside a token counts the token's beginning as one, and its rest is another.
+    """
+    left = _bytes(prefix)
+    for passed, token in enumerate(tokens):
+        if not left:
+            return list(tokens[passed:]), passed
+        said = _bytes(token)
+        if len(left) < len(said) and said.startswith(left):
+            rest: Token = said[len(left) :]
+            if isinstance(token, str):
+                rest = token[len(left.decode("utf-8", "surrogatepass")) :]
+            return [rest, *tokens[passed + 1 :]], passed + 1
+        if not left.startswith(said):
+            break
+        left = left[len(said) :]
+    if left:
+        raise Refusal("The text to be continued is not what this engine would have said.")
+    return [], len(tokens)
+
+
+def _bytes(token: Token) -> bytes:
+    return token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
+
+
+def _pieces(script: Script, ask: Ask, tokens: Sequence[Token]) -> Iterator[_Piece]:
+    if not ask.prefix:
+        for thought in script.reasoning:
+            yield _Piece({"reasoning_content": thought})
+    for token in tokens:
+        if isinstance(token, bytes):
+            yield _Piece({"content": token.decode("utf-8", "surrogateescape")}, token)
+        else:
+            yield _Piece({"content": token}, token)
+    for index, call in enumerate(script.tool_calls):
+        begun = {"index": index, "id": call.id, "type": "function"}
+        yield _Piece({"tool_calls": [{**begun, "function": {"name": call.name, "arguments": ""}}]})
+        for part in call.arguments:
+            yield _Piece({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+
+
+# Streams ------------------------------------------------------------------------------------
+
+
+def _opening(script: Script, ask: Ask) -> bytes:
+    if not script.role_chunk:
+        return b""
+    role = {"role": "assistant", "content": None}
+    return _shape(script, _data(_dumps(_chunk(ask, [_choice(role)]))))
+
+
+def _event(script: Script, ask: Ask, piece: _Piece) -> bytes:
+    choice = _choice(piece.delta)
+    if ask.logprobs and piece.token is not None:
+        choice["logprobs"] = {"content": [_logprob(piece.token, ask.top_logprobs)]}
+    raw = isinstance(piece.token, bytes)
+    return _shape(script, _data(_dumps(_chunk(ask, [choice]), raw=raw)))
+
+
+def _closing(script: Script, ask: Ask, reason: str, usage: dict[str, Any] | None) -> bytes:
+    events = b""
+    if not script.no_finish:
+        events += _data(_dumps(_chunk(ask, [_choice({}, reason)])))
+    if usage is not None and ask.include_usage:
+        events += _data(_dumps({**_chunk(ask, []), "usage": usage}))
+    if not script.no_done:
+        events += _DONE
+    return _shape(script, events)
+
+
+def _chunk(ask: Ask, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": ask.model,
+        "choices": choices,
+    }
+
+
+def _choice(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": reason}
+
+
+def _data(payload: bytes) -> bytes:
+    return b"data: %b\n\n" % payload
+
+
+def _shape(script: Script, events: bytes) -> bytes:
+    """Events as the script wants them on the wire: with comments, with other line ends."""
+    if script.comments:
+        events = b"".join(PING + event + b"\n\n" for event in events.split(b"\n\n")[:-1])
+    return events.replace(b"\n", b"\r\n") if script.crlf else events
+
+
+# One JSON body ------------------------------------------------------------------------------
+
+
+def _whole(
+    script: Script, ask: Ask, pieces: list[_Piece], reason: str, usage: dict[str, Any] | None
+) -> dict[str, Any]:
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    message: dict[str, Any] = {"role": "assistant", "content": _text(tokens)}
+    if thoughts := "".join(piece.delta.get("reasoning_content", "") for piece in pieces):
+        message["reasoning_content"] = thoughts
+    if calls := _whole_calls(script, pieces):
+        message["tool_calls"] = calls
+        message["content"] = message["content"] or None
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason}
+    if ask.logprobs:
+        choice["logprobs"] = {"content": [_logprob(token, ask.top_logprobs) for token in tokens]}
+    whole = {**_chunk(ask, [choice]), "object": "chat.completion"}
+    return whole if usage is None else {**whole, "usage": usage}
+
+
+def _text(tokens: list[Token]) -> str:
+    """All tokens together: pieces that are no characters by themselves may make one."""
+    if any(isinstance(token, bytes) for token in tokens):
+        return b"".join(map(_bytes, tokens)).decode("utf-8", "replace")
+    return "".join(token for token in tokens if isinstance(token, str))
+
+
+def _whole_calls(script: Script, pieces: list[_Piece]) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    for piece in pieces:
+        for part in piece.delta.get("tool_calls", ()):
+            if "id" in part:
+                function = {**part["function"]}
+                calls.append({"id": part["id"], "type": "function", "function": function})
+            else:
+                calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+    return calls
+
+
+# Parts of both ------------------------------------------------------------------------------
+
+
+def _usage(script: Script, passed: int, completion: int) -> dict[str, Any] | None:
+    """As engines count: a text that is continued belongs to the prompt."""
+    if not script.usage:
+        return None
+    prompt = script.prompt_tokens + passed
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
+    }
+
+
+def _logprob(token: Token, top: int) -> dict[str, Any]:
+    """Probabilities as made up as the text, but well formed."""
+
+    def entry(token: Token, rank: int) -> dict[str, Any]:
+        shown = token if isinstance(token, str) else token.decode("utf-8", "surrogateescape")
+        return {"token": shown, "logprob": -0.25 - rank, "bytes": list(_bytes(token))}
+
+    others = [token, *(f"other {rank}" for rank in range(1, top))][:top]
+    ranked = [entry(other, rank) for rank, other in enumerate(others)]
+    return {**entry(token, 0), "top_logprobs": ranked}
+
+
+def _error_object(given: Any, status: int) -> dict[str, Any]:
+    if given is not None and "error" in given:
+        return dict(given)
+    kind = "invalid_request_error" if 400 <= status < 500 else "server_error"
+    default = {"message": "A scripted error.", "type": kind, "param": None, "code": None}
+    return {"error": default if given is None else {**default, **given}}
+
+
+def _dumps(value: Any, *, raw: bool = False) -> bytes:
+    """Compact JSON. Half a surrogate pair can only be written as an escape."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode("utf-8", "surrogateescape" if raw else "strict")
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

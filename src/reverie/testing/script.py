@@ -1,0 +1,142 @@
+"""What a scripted engine says, and how it fails at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Token: TypeAlias = str | bytes
+"""One piece of text. Bytes are written raw into the JSON, even where they aren't UTF-8."""
+
+Tokens: TypeAlias = Sequence[Token] | Callable[[dict[str, Any]], Sequence[Token]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A tool call to stream: its name first, then its arguments, one token a piece."""
+
+    name: str
+    arguments: Sequence[str] = ("{}",)
+    id: str = "call_1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """One answer. The defaults give a plain good one; each fault is one field.
+
+    Delays are in seconds, counts in tokens, byte offsets count from the body's beginning. Every
+    piece of ``reasoning``, ``tokens`` and ``tool_calls``, in this order, is one token.
+
+    Raises:
+        ValueError: the fields contradict each other.
+    """
+
+    # What is said --------------------------------------------------------------------------
+    tokens: Tokens = ("Hello", " world")
+    """What to say, or a function of the request's body that gives it."""
+    reasoning: Sequence[str] = ()
+    """Pieces of ``reasoning_content``."""
+    tool_calls: Sequence[ToolCall] = ()
+    finish_reason: str | None = None
+    """None: ``tool_calls`` after tool calls, otherwise ``stop``. ``max_tokens`` makes it
+    ``length``."""
+    prompt_tokens: int = 10
+    cached_tokens: int = 0
+    usage: bool = True
+    """Whether usage is ever reported."""
+    logprobs: bool = True
+    """Whether log-probabilities are sent when they are asked for."""
+    continues: bool = True
+    """Whether ``continue_final_message`` is honoured. Engines that don't know it start anew."""
+
+    # When ----------------------------------------------------------------------------------
+    delay_headers: float = 0.0
+    """Before the status line."""
+    first_delay: float = 0.0
+    """Before the first token, after the headers."""
+    delay: float = 0.0
+    """Before each further write."""
+
+    # In which pieces -----------------------------------------------------------------------
+    batch: int | None = 1
+    """Tokens per write; None writes the whole answer in one go."""
+    split: int | None = None
+    """Cut the body into pieces of so many bytes, each sent by itself."""
+    cuts: Sequence[int] = ()
+    """Cut the body at these offsets instead."""
+    gap: float = 0.0
+    """Between cut pieces. 0 separates them for a client in this event loop; a client in another
+    process may read several at once."""
+    comments: bool = False
+    """An SSE comment (``: ping``) before each event."""
+    crlf: bool = False
+    """Lines end with ``\\r\\n``."""
+    role_chunk: bool = True
+    """Begin with ``delta: {"role": "assistant", "content": null}``, as llama.cpp does."""
+    keep_alive: bool = True
+    """False closes the connection after the answer without having said so."""
+
+    # How it fails --------------------------------------------------------------------------
+    die_after: int | None = None
+    """Break off after so many tokens."""
+    die_at_byte: int | None = None
+    """Break off after so many bytes of the body."""
+    die_how: Literal["reset", "close", "end"] = "reset"
+    """``reset`` the connection, ``close`` it in mid-body, or ``end`` the body in good order, but
+    without the rest."""
+    stall_after: int | None = None
+    """Fall silent after so many tokens, until the client leaves or ``engine.resume()``."""
+    stall_pings: float | None = None
+    """Send an SSE comment this often while silent."""
+    error_in_stream: Mapping[str, Any] | None = None
+    """An error object in the midst of a stream with status 200; ``[DONE]`` follows, unless
+    ``no_done``."""
+    error_after: int = 0
+    """Tokens before that error."""
+    no_finish: bool = False
+    """Leave out the chunk with the finish reason."""
+    no_done: bool = False
+    """Leave out ``[DONE]``."""
+    force_json: bool = False
+    """Answer with one JSON body although a stream was asked for."""
+
+    # What comes instead of an answer -------------------------------------------------------
+    status: int = 200
+    """Any other than 200 sends an error."""
+    error: Mapping[str, Any] | None = None
+    """The error's object; default: one in OpenAI's shape."""
+    retry_after: float | None = None
+    """Sent as ``Retry-After``."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """More response headers; they replace those of the same name."""
+    html: bool = False
+    """A page, as a proxy in front of an engine sends."""
+    body: bytes | None = None
+    """This body, whatever it is, with the usual headers."""
+    raw: bytes | None = None
+    """These bytes instead of an HTTP response, then ``die_how``; ``b""`` hangs up at once."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, str | bytes):
+            raise ValueError('tokens must be a sequence of pieces, such as ("Hello", " world")')
+        if self.batch is not None and self.batch < 1:
+            raise ValueError("batch must be at least 1, or None for one write")
+        if self.split is not None and self.split < 1:
+            raise ValueError("split must be at least 1")
+        if self.split is not None and self.cuts:
+            raise ValueError("split and cuts exclude each other")
+
+    @property
+    def instant(self) -> bool:
+        """Whether the whole answer leaves in one write, with nothing that changes its course."""
+        waits = self.delay_headers or self.first_delay or self.delay
+        cut = self.split is not None or self.cuts
+        faults = (self.die_after, self.die_at_byte, self.stall_after, self.error_in_stream)
+        return (
+            self.batch is None
+            and not (waits or cut)
+            and all(fault is None for fault in faults)
+            and self.raw is None
+            and self.keep_alive
+        )
