@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -40,11 +41,16 @@ class LogFile:
         return os.fdopen(descriptor, "ab", buffering=0)
 
     def trim(self) -> None:
-        """Cut a log that has grown too long. The child appends, so it goes on at the new end."""
-        if self.path.exists() and self.path.stat().st_size > MAX_BYTES:
+        """Cut a log that has grown too long. The child appends, so it goes on at the new end.
+
+        A full disk is no reason to disturb the engine: what can't be kept is cut all the same.
+        """
+        if not self.path.exists() or self.path.stat().st_size <= MAX_BYTES:
+            return
+        with contextlib.suppress(OSError):
             shutil.copy(self.path, self._previous)  # with its mode
-            os.truncate(self.path, 0)
-            self._start = 0
+        os.truncate(self.path, 0)
+        self._start = 0
 
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines that the child wrote which was started last."""

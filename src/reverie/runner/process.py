@@ -54,5 +54,6 @@ class EngineProcess:
     def _signal(self, number: signal.Signals) -> None:
         """Signal its whole session, since a ``llama-server`` may be a script around one."""
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            # Gone, but not noticed yet; macOS calls that a lack of permission.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
