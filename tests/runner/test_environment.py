@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from reverie.runner.environment import child_environment
+
+
+def test_what_drivers_need_is_handed_on_and_nothing_else() -> None:
+    given = {
+        "PATH": "/bin",
+        "LD_LIBRARY_PATH": "/lib",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "hidden",
+        "REVERIE_API_KEYS": "hidden",
+        "SOME_URL": "postgresql://user:hidden@db/x",
+        "LLAMA_ARG_CTX_SIZE": "1",
+    }
+    handed_on = child_environment(given)
+    assert {"PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"} < handed_on.keys()
+    assert handed_on.keys().isdisjoint(
+        {"HF_TOKEN", "REVERIE_API_KEYS", "SOME_URL", "LLAMA_ARG_CTX_SIZE"}
+    )
+
+
+def test_idle_threads_sleep_soon_unless_the_operator_says_otherwise() -> None:
+    assert child_environment({})["GOMP_SPINCOUNT"] == "1000"
+    assert child_environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
