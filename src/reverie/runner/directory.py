@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+SOCKET_NAME = "engine.sock"
 _PREFIX = "reverie-"
 _LONGEST_PARENT = 70
 """A Unix socket's whole path must stay below 104 bytes (macOS; 108 on Linux)."""
@@ -56,6 +57,3 @@ def _clear_abandoned(parent: Path) -> None:
             pass
         finally:
             os.close(descriptor)
-
-
-SOCKET_NAME = "engine.sock"
