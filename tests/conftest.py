@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,49 +14,7 @@ from reverie.app import Application
 from reverie.server import Server, listen
 from reverie.settings import Settings
 from reverie.testing import Script, ScriptedEngine
-
-
-class Gateway:
-    """A running server and a client of it."""
-
-    def __init__(self, app: Application, server: Server, url: str) -> None:
-        self.app = app
-        self.server = server
-        self.url = url
-        self.http: aiohttp.ClientSession
-
-    def pool(self, model: str = "m") -> Any:
-        return self.app.models.find(model).pool
-
-    async def post(
-        self, body: Any, path: str = "/llm", headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Any, Mapping[str, str]]:
-        """POST a JSON body (or raw bytes); give the status, the parsed answer, the headers."""
-        sent = {"data": body} if isinstance(body, bytes) else {"json": body}
-        async with self.http.post(self.url + path, headers=headers, **sent) as response:
-            return response.status, await response.json(), response.headers
-
-    async def get(
-        self, path: str, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Any, Mapping[str, str]]:
-        async with self.http.get(self.url + path, headers=headers) as response:
-            is_json = response.content_type == "application/json"
-            body = await response.json() if is_json else await response.text()
-            return response.status, body, response.headers
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition inside the server."""
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-
-StartGateway = Callable[..., Awaitable[Gateway]]
-
-
-def chat(text: str = "Hi", **more: Any) -> dict[str, Any]:
-    """A request body."""
-    return {"messages": [{"role": "user", "content": text}], **more}
+from tests.harness import Gateway, StartGateway
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from reverie.gateway.auth import Authenticator, load_keys
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
 from reverie.http import operations
+from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
-from reverie.http.dialects.livepeer import LIVEPEER
-from reverie.http.dialects.openai import OPENAI
 from reverie.http.edge import Edge, is_loopback
 from reverie.http.exchange import Message, Receive, Scope, Send
 from reverie.http.generate import Generate, InFlight

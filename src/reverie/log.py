@@ -61,6 +61,8 @@ class _TextFormatter(logging.Formatter):
 
 
 def _quoted(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
     if not text or not _TEXT_NEEDS_QUOTES.isdisjoint(text):
         return msgspec.json.encode(text).decode()

@@ -17,12 +17,16 @@ def scope(client: str | None = "127.0.0.1", **headers: str) -> Scope:
     return {"headers": named, "client": None if client is None else (client, 1)}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST"]
+)
 def test_loopback_hosts(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "", "localhost.evil.com"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "", "localhost.evil.com"]
+)
 def test_hosts_that_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 

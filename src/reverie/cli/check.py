@@ -14,7 +14,9 @@ from reverie.settings import ModelSettings, load
 def check(
     config: Annotated[
         Path | None,
-        typer.Option(envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."),
+        typer.Option(
+            envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."
+        ),
     ] = None,
 ) -> None:
     """Read the configuration, say what would run, and exit 1 with each mistake in it."""
@@ -22,7 +24,9 @@ def check(
 
     settings = load(config)
     keys = authenticator(settings)
-    typer.echo(f"Would listen on {settings.server.host} port {settings.server.port}, for {_callers(keys.open)}.")
+    typer.echo(
+        f"Would listen on {settings.server.host} port {settings.server.port}, for {_callers(keys.open)}."
+    )
     problems = []
     for model in settings.models:
         try:

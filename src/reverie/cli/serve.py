@@ -32,7 +32,9 @@ def serve(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."),
+        typer.Option(
+            envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -101,7 +103,8 @@ async def _serve(settings: Settings, began: float) -> None:
     try:
         await app.start()
         logger.info(
-            "listening", extra=log.fields(version=reverie.__version__, host=address[0], port=address[1])
+            "listening",
+            extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
         )
 
         def on_ready() -> None:

@@ -118,4 +118,3 @@ class Record:
                 duration_ms=self.duration * 1e3,
             ),
         )
-

@@ -155,7 +155,9 @@ class StreamWriter:
                     await self._send(
                         {"type": "http.response.start", "status": 200, "headers": self._headers}
                     )
-                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+                await self._send(
+                    {"type": "http.response.body", "body": data, "more_body": not last}
+                )
             finally:
                 self._writing_since = None
 

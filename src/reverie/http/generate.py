@@ -48,6 +48,7 @@ from reverie.settings import ServerSettings
 
 logger = logging.getLogger("reverie.request")
 
+_LARGE_BODY = 128 * 1024
 _JSON = (b"content-type", b"application/json")
 _STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -127,7 +128,10 @@ class Generate:
         body = await read_body(
             scope, receive, limit=self._settings.max_body_bytes, timeout=self._settings.body_timeout
         )
-        request = parse(body)
+        if len(body) <= _LARGE_BODY:
+            request = parse(body)
+        else:  # in a thread, where it can't hold up everybody's tokens
+            request = await asyncio.to_thread(parse, body)
         del body
         model = self._choose(request, record)
         encoder = self._dialect.encoder(
@@ -264,9 +268,7 @@ def _understood(failure: Exception, record: Record) -> ReverieError:
     """A failure as an error of ours; one that isn't is a bug, and is logged as such, once."""
     if isinstance(failure, ReverieError):
         return failure
-    logger.error(
-        "a request failed in Reverie itself", exc_info=failure, extra=fields(id=record.id)
-    )
+    logger.error("a request failed in Reverie itself", exc_info=failure, extra=fields(id=record.id))
     return ServerError("Something went wrong in the gateway. Its operator's log says what.")
 
 

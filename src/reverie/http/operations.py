@@ -23,9 +23,7 @@ PIPELINE = "llm"
 _MODELS_ROUTES = ("/v1/models", "/models", "/llm/models")
 
 
-def build(
-    models: ServedModels, edge: Edge, metrics: Metrics, in_flight: InFlight
-) -> FastAPI:
+def build(models: ServedModels, edge: Edge, metrics: Metrics, in_flight: InFlight) -> FastAPI:
     """The application that answers every route that doesn't generate."""
     app = FastAPIOffline(
         title="Reverie",
@@ -162,7 +160,9 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
         ]
         return {"object": "list", "data": data}
 
-    @app.get(path + "/{name:path}", tags=["models"], summary="One model", include_in_schema=in_schema)
+    @app.get(
+        path + "/{name:path}", tags=["models"], summary="One model", include_in_schema=in_schema
+    )
     async def show_model(request: Request, name: str) -> dict[str, Any]:
         edge.admit(request.scope)
         return _entry(models.find(name), name)

@@ -1,0 +1,54 @@
+"""Settings → backends: what stands behind each model of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from reverie.backends.base import Backend
+from reverie.backends.embedded import EmbeddedBackend
+from reverie.backends.http import HttpBackend
+from reverie.errors import ModelError
+from reverie.models.store import find
+from reverie.settings import ModelSettings, ServerSettings, Settings
+
+
+def build_backends(settings: Settings) -> list[tuple[ModelSettings, Sequence[Backend]]]:
+    """Every model with its backends; nothing is started.
+
+    Raises:
+        ModelError: a model that is to run here isn't on disk.
+    """
+    return [(model, _backends_of(model, settings.server)) for model in settings.models]
+
+
+def _backends_of(model: ModelSettings, server: ServerSettings) -> Sequence[Backend]:
+    if model.source is not None:
+        path = find(model.source)
+        if path is None:
+            raise ModelError(
+                f"The model {model.source} is not on disk. Fetch it: reverie pull {model.source}"
+            )
+        return [
+            EmbeddedBackend(
+                model,
+                path,
+                first_token_timeout=server.first_token_timeout,
+                stall_timeout=server.stall_timeout,
+            )
+        ]
+    return [
+        HttpBackend(
+            _name(index, backend.url),
+            backend,
+            model=backend.model or model.name,
+            first_token_timeout=server.first_token_timeout,
+            stall_timeout=server.stall_timeout,
+        )
+        for index, backend in enumerate(model.backends)
+    ]
+
+
+def _name(index: int, url: str) -> str:
+    """A backend's name: its place in the file, and its host, which carry no secret."""
+    return f"{index}:{urlsplit(url).netloc or 'socket'}"

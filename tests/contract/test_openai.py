@@ -1,0 +1,225 @@
+"""OpenAI's own Python SDK, unchanged, against the real model."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
+
+MODEL = "smollm2-135m"
+SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+CAPITAL = [SYSTEM, {"role": "user", "content": "What is the capital of France?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+@pytest.fixture
+def client(served):
+    with OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("base", ["/v1", "", "/llm"])
+def test_every_base_url_that_clients_set_answers(served, base: str) -> None:
+    with OpenAI(base_url=served.url + base, api_key="any", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=CAPITAL, temperature=0, max_tokens=20
+        )
+        assert "Paris" in answer.choices[0].message.content
+        assert MODEL in [model.id for model in client.models.list()]
+        assert client.models.retrieve(MODEL).owned_by == "reverie"
+
+
+def test_a_stream_has_openais_shape(client) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=CAPITAL,
+            temperature=0,
+            max_completion_tokens=20,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert [chunk.choices[0].delta.role for chunk in chunks[:-1]].count("assistant") == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "Paris" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    usage = chunks[-1].usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_without_include_usage_no_chunk_carries_it(client) -> None:
+    chunks = list(
+        client.chat.completions.create(model=MODEL, messages=CAPITAL, max_tokens=2, stream=True)
+    )
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+
+
+async def test_the_async_client_streams(served) -> None:
+    async with AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any") as client:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=CAPITAL, temperature=0, max_tokens=20, stream=True
+        )
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert "Paris" in text
+
+
+def test_a_json_schema_constrains_the_answer(client) -> None:
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    answer = client.chat.completions.parse(
+        model=MODEL,
+        messages=[SYSTEM, {"role": "user", "content": "Invent a person."}],
+        response_format=Person,
+        temperature=0,
+        max_tokens=100,
+    )
+    person = answer.choices[0].message.parsed
+    assert isinstance(person, Person)
+    assert person.name
+
+
+def test_a_required_tool_is_called(client) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[SYSTEM, {"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[WEATHER],
+        tool_choice="required",
+        temperature=0,
+        max_tokens=100,
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert "city" in json.loads(call.function.arguments)
+
+
+def test_a_streamed_tool_call_is_put_together_by_the_sdk(client) -> None:
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=[SYSTEM, {"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        temperature=0,
+        max_tokens=100,
+    ) as stream:
+        final = stream.get_final_completion()
+    (call,) = final.choices[0].message.tool_calls
+    assert "city" in json.loads(call.function.arguments)
+
+
+def test_a_conversation_with_tool_results_is_understood(client) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'},
+    }
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[
+            {"role": "user", "content": "What is the weather in Paris?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "Sunny, 21 degrees"},
+        ],
+        tools=[WEATHER],
+        temperature=0,
+        max_tokens=30,
+    )
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
+def test_logprobs_are_given_for_each_token(client) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=CAPITAL, temperature=0, max_tokens=3, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    assert "".join(entry.token for entry in content) == answer.choices[0].message.content
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in content)
+
+
+def test_a_stop_string_ends_the_answer_before_itself(client) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=CAPITAL, temperature=0, max_tokens=20, stop=["France"]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert "France" not in answer.choices[0].message.content
+
+
+def test_the_same_seed_gives_the_same_answer(client) -> None:
+    def answer(seed: int) -> str:
+        return (
+            client.chat.completions.create(
+                model=MODEL,
+                messages=[SYSTEM, {"role": "user", "content": "Tell me a story."}],
+                temperature=1.5,
+                seed=seed,
+                max_tokens=40,
+            )
+            .choices[0]
+            .message.content
+        )
+
+    assert answer(7) == answer(7)
+    assert answer(7) != answer(2**40)
+
+
+def test_a_banned_token_is_not_generated(client) -> None:
+    def first_token(**more) -> str:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=CAPITAL, temperature=0, max_tokens=1, **more
+        )
+        return answer.choices[0].message.content
+
+    assert first_token() == "The"
+    assert first_token(logit_bias={"504": -100}) != "The"  # 504 is "The"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "code"),
+    [
+        ({"model": "nope"}, openai.NotFoundError, "model_not_found"),
+        ({"messages": []}, openai.BadRequestError, "invalid_request"),
+        ({"temperature": 3}, openai.BadRequestError, "invalid_request"),
+        ({"n": 2}, openai.BadRequestError, "unsupported_parameter"),
+        ({"extra_body": {"frobnicate": 1}}, openai.BadRequestError, "unsupported_parameter"),
+        (
+            {"messages": [{"role": "user", "content": "word " * 9000}]},
+            openai.BadRequestError,
+            "context_length_exceeded",
+        ),
+    ],
+)
+def test_each_mistake_raises_its_own_error(client, change, error, code) -> None:
+    request = {"model": MODEL, "messages": CAPITAL, "max_tokens": 1, **change}
+    with pytest.raises(error) as caught:
+        client.chat.completions.create(**request)
+    assert caught.value.code == code
+    assert caught.value.response.headers["x-request-id"]
+
+
+def test_a_wrong_key_raises_an_authentication_error(keyed) -> None:
+    with OpenAI(base_url=f"{keyed.url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client.chat.completions.create(model=MODEL, messages=CAPITAL)
+    assert caught.value.code == "invalid_api_key"
