@@ -103,8 +103,22 @@ class ContextLengthExceeded(ClientError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
-        if prompt_tokens and context_tokens:
+    def __init__(
+        self,
+        prompt_tokens: int | None,
+        context_tokens: int | None,
+        *,
+        max_tokens: int | None = None,
+    ) -> None:
+        """``max_tokens`` is what the request asks for beyond a prompt that fits by itself."""
+        param = "messages"
+        if prompt_tokens and context_tokens and max_tokens:
+            message = (
+                f"The prompt is {prompt_tokens} tokens long, which with max_tokens {max_tokens} is "
+                f"more than the model's context of {context_tokens}. Lower max_tokens."
+            )
+            param = "max_tokens"
+        elif prompt_tokens and context_tokens:
             message = (
                 f"The prompt is {prompt_tokens} tokens long, and the model's context holds "
                 f"{context_tokens}. Shorten the messages."
@@ -116,7 +130,7 @@ class ContextLengthExceeded(ClientError):
             )
         else:
             message = "The prompt is longer than the model's context. Shorten the messages."
-        super().__init__(message, param="messages")
+        super().__init__(message, param=param)
 
 
 class RequestTooLarge(ClientError):

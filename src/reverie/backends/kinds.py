@@ -37,9 +37,11 @@ def check(request: GenerateRequest, kind: BackendKind) -> None:
     if kind == "ollama":
         _refuse(bool(request.logit_bias), "logit_bias", kind)
         _refuse(forced_tools.is_forced(request), "tool_choice", kind)
-    if kind == "llamacpp" and _uses_tools(request):
+    if kind == "llamacpp" and request.tools:
+        _refuse(request.logprobs, "logprobs", kind, beside="tools")
         constrained = (request.response_format or {}).get("type", "text") != "text"
-        _refuse(constrained, "response_format", kind, beside="tools")
+        callable_ = request.tool_choice != "none"
+        _refuse(constrained and callable_, "response_format", kind, beside="tools")
 
 
 def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
@@ -105,10 +107,6 @@ def _output(request: GenerateRequest) -> dict[str, Any]:
         if request.parallel_tool_calls is not None:
             set_["parallel_tool_calls"] = request.parallel_tool_calls
     return set_
-
-
-def _uses_tools(request: GenerateRequest) -> bool:
-    return bool(request.tools) and request.tool_choice != "none"
 
 
 def _refuse(asked: bool, field: str, kind: BackendKind, *, beside: str = "") -> None:

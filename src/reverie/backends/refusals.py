@@ -178,7 +178,8 @@ def _overflow(error: Any, request: GenerateRequest) -> ContextLengthExceeded | N
         prompt = int(next(number for number in found.groups() if number))
     if prompt is None and (found := _TOTAL.search(text)):
         prompt = max(0, int(found[1]) - request.max_tokens)
-    return ContextLengthExceeded(prompt, context)
+    fits = prompt is not None and context is not None and prompt < context
+    return ContextLengthExceeded(prompt, context, max_tokens=request.max_tokens if fits else None)
 
 
 def _integer(value: Any) -> int | None:

@@ -145,6 +145,7 @@ class Transport:
             socket = socket or unquote(parts.netloc)
             url = f"http://engine{parts.path}"
         self._url = yarl.URL(url)
+        self._answers: set[Body] = set()
         self.reuses_connections = socket is None
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
@@ -160,7 +161,9 @@ class Transport:
         )
 
     async def close(self) -> None:
-        """Close every connection, those in use too."""
+        """Close every connection. Those who read an answer get a ``BackendError``."""
+        for answer in tuple(self._answers):
+            answer.close()  # the session's own close would leave them waiting
         await self._session.close()
 
     @asynccontextmanager
@@ -180,9 +183,11 @@ class Transport:
         except _LIBRARY_ERRORS as error:
             raise _unanswered(error) from error
         answer = Body(response)
+        self._answers.add(answer)
         try:
             yield answer
         finally:
+            self._answers.discard(answer)
             answer.close()
 
     async def _send(self, url: yarl.URL, body: bytes) -> aiohttp.ClientResponse:
@@ -195,7 +200,7 @@ class Transport:
                 url, data=body, allow_redirects=False, trace_request_ctx=trace
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not trace.reused:
+            if not trace.reused or self._session.closed:
                 raise
         return await self._session.post(url, data=body, allow_redirects=False)
 

@@ -1,0 +1,133 @@
+"""Each kind of engine is sent what it understands, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from reverie.backends.kinds import check, encode
+from reverie.errors import UnsupportedParameter
+from reverie.request import GenerateRequest
+from reverie.settings import BackendKind
+
+Ask = Callable[..., GenerateRequest]
+
+KINDS: tuple[BackendKind, ...] = get_args(BackendKind)
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+EVERYTHING: dict[str, Any] = {
+    "top_k": 3,
+    "min_p": 0.1,
+    "stop": ("a", "b"),
+    "seed": 7,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"5": -1.0},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "response_format": SCHEMA,
+    "tools": TOOLS,
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+}
+
+
+def body(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(encode(request, "up", kind))
+    return decoded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_request_asks_for_a_counted_stream_and_no_more(ask: Ask, kind: BackendKind) -> None:
+    extra = {"top_k": 0, "min_p": 0.0} if kind == "llamacpp" else {}
+    limit = "max_completion_tokens" if kind == "openai" else "max_tokens"
+    check(ask(), kind)
+    assert body(ask(), kind) == {
+        "model": "up",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.7,
+        limit: 256,
+        "top_p": 1.0,
+        **extra,
+    }
+
+
+def test_a_trusted_engine_is_sent_every_field_that_was_set(ask: Ask) -> None:
+    sent = body(ask(**EVERYTHING), "generic")
+    expected = json.loads(json.dumps(EVERYTHING))
+    assert {key: sent[key] for key in EVERYTHING} == expected
+
+
+@pytest.mark.parametrize("kind", ["generic", "vllm", "sglang"])
+def test_these_kinds_refuse_nothing(ask: Ask, kind: BackendKind) -> None:
+    check(ask(**EVERYTHING), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "param"),
+    [
+        ("openai", {"top_k": 3}, "top_k"),
+        ("openai", {"min_p": 0.1}, "min_p"),
+        ("ollama", {"top_k": 3}, "top_k"),
+        ("ollama", {"min_p": 0.1}, "min_p"),
+        ("ollama", {"logit_bias": {"5": 1.0}}, "logit_bias"),
+        ("ollama", {"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ("llamacpp", {"tools": TOOLS, "response_format": SCHEMA}, "response_format"),
+        (
+            "llamacpp",
+            {"tools": TOOLS, "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
+        ("llamacpp", {"tools": TOOLS, "logprobs": True}, "logprobs"),
+    ],
+)
+def test_what_a_kind_cannot_honour_is_refused_by_name(
+    ask: Ask, kind: BackendKind, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(ask(**fields), kind)
+    assert caught.value.param == param
+    assert param in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("llamacpp", {"tools": TOOLS, "response_format": {"type": "text"}}),
+        ("llamacpp", {"tools": TOOLS, "tool_choice": "none", "response_format": SCHEMA}),
+        ("ollama", {"tools": TOOLS, "tool_choice": "auto"}),
+        ("ollama", {"tools": TOOLS, "tool_choice": "none"}),
+    ],
+)
+def test_what_a_kind_can_honour_is_not_refused(
+    ask: Ask, kind: BackendKind, fields: dict[str, Any]
+) -> None:
+    check(ask(**fields), kind)
+
+
+def test_ollama_calls_no_tool_when_it_is_given_none(ask: Ask) -> None:
+    sent = body(ask(tools=TOOLS, tool_choice="none"), "ollama")
+    assert "tools" not in sent
+    assert "tool_choice" not in sent
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 2, 2**32 - 1, 2**63 - 1, -1, -(2**63)])
+def test_llamacpps_seed_is_32_bits_and_never_the_random_one(ask: Ask, seed: int) -> None:
+    sent = body(ask(seed=seed), "llamacpp")["seed"]
+    assert 0 <= sent < 2**32 - 1
+    assert sent == body(ask(seed=seed), "llamacpp")["seed"]
+    assert body(ask(seed=seed), "vllm")["seed"] == seed
+
+
+def test_llamacpp_is_made_to_call_a_required_tool(ask: Ask) -> None:
+    sent = body(ask(tools=TOOLS, tool_choice="required"), "llamacpp")
+    assert sent["tools"] == TOOLS
+    assert sent["tool_choice"] == "auto"
+    assert sent["response_format"]["type"] == "json_schema"
+    free = body(ask(tools=TOOLS, tool_choice="auto"), "llamacpp")
+    assert "response_format" not in free
