@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -534,6 +535,14 @@ async def test_a_socket_that_is_not_there(
     with pytest.raises(BackendError, match="can't be reached") as caught:
         await collect(backend)
     assert str(tmp_path) not in caught.value.message + caught.value.reason
+
+
+@pytest.mark.parametrize("url", ["http+unix:///run/e.sock/v1", "http://:80/v1", "http://a:b/v1"])
+async def test_a_url_that_cannot_be_used_is_named_at_the_start(
+    start_backend: Start, url: str
+) -> None:
+    with pytest.raises(ModelError, match=re.escape(url)):
+        await start_backend(url)
 
 
 async def test_many_at_once(engine: ScriptedEngine, backend: HttpBackend, collect: Collect) -> None:

@@ -44,6 +44,7 @@ class HttpBackend:
     """
 
     recovers = False
+    capacity = None
 
     def __init__(
         self,
@@ -76,12 +77,16 @@ class HttpBackend:
         kinds.check(request, self._settings.kind)
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        self._transport = Transport(
-            self._settings.url,
-            headers=_headers(self._settings.api_key_env),
-            connect_timeout=self._settings.connect_timeout,
-            socket=str(self._socket()) if self._socket is not None else None,
-        )
+        headers = _headers(self._settings.api_key_env)
+        try:
+            self._transport = Transport(
+                self._settings.url,
+                headers=headers,
+                connect_timeout=self._settings.connect_timeout,
+                socket=str(self._socket()) if self._socket is not None else None,
+            )
+        except ValueError as error:
+            raise ModelError(f"The URL {self._settings.url} can't be used: {error}.") from error
         on_change()
 
     async def stop(self) -> None:

@@ -143,8 +143,12 @@ class Transport:
         if url.startswith("http+unix://"):
             parts = urlsplit(url)
             socket = socket or unquote(parts.netloc)
+            if not socket.startswith("/"):
+                raise ValueError("a socket's path is written as http+unix://%2Fpath%2Fof%2Fsocket")
             url = f"http://engine{parts.path}"
         self._url = yarl.URL(url)
+        if not self._url.host:
+            raise ValueError("it names no host")
         self._answers: set[Body] = set()
         self.reuses_connections = socket is None
         tracing = aiohttp.TraceConfig()
