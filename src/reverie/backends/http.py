@@ -44,7 +44,7 @@ class HttpBackend:
     """
 
     recovers = False
-    capacity = None
+    capacity: int | None = None
 
     def __init__(
         self,
