@@ -88,7 +88,8 @@ async def throughput(
     engine: Target, gateway: Target, clients: int, max_tokens: int, rounds: int
 ) -> tuple[float, float, float]:
     """Median tokens per second of both, and the median of the rounds' ratios."""
-    direct, relayed = [], []
+    direct: list[float] = []
+    relayed: list[float] = []
     for number in range(rounds):
         pair = [(engine, direct), (gateway, relayed)]
         for target, results in pair if number % 2 else reversed(pair):
@@ -99,7 +100,8 @@ async def throughput(
 
 async def first_token(engine: Target, gateway: Target, rounds: int) -> tuple[float, float, float]:
     """Median milliseconds to the first token of both, and the median of the differences."""
-    direct, relayed = [], []
+    direct: list[float] = []
+    relayed: list[float] = []
     for number in range(rounds):
         pair = [(engine, direct), (gateway, relayed)]
         for target, results in pair if number % 2 else reversed(pair):

@@ -36,3 +36,23 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+
+    def most_tokens(self) -> int:
+        """Tokens that prompt and answer may come to: a guess, rather too high than too low.
+
+        A token is rarely shorter than three bytes of text; each message costs a few more.
+        """
+        size = sum(_size(message.get("content") or "") for message in self.messages)
+        size += sum(
+            _size(str(message["tool_calls"]))
+            for message in self.messages
+            if "tool_calls" in message
+        )
+        if self.tools:
+            size += _size(str(self.tools))
+        return size // 3 + 8 * len(self.messages) + 32 + self.max_tokens
+
+
+def _size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Application, *, on_ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]
+                app,
                 http=as_http_class(),
                 ws="none",
                 lifespan="off",

@@ -122,9 +122,9 @@ class ModelSettings(_Section):
     slots: int = Field(default=8, ge=1, le=256)
     """Requests that run at once."""
     context: int = Field(default=0, ge=0)
-    """Tokens one request may use, prompt and answer; 0 takes what the model was trained for."""
+    """Tokens one request may use, prompt and answer; 0: what the model was trained for, ≤ 32768."""
     kv_tokens: int = Field(default=0, ge=0)
-    """Tokens that all slots hold together; 0 takes twice the context."""
+    """Tokens that all slots hold together; 0: twice the context, if that is ≤ 32768."""
     batch: int = Field(default=128, ge=8)
     """Prompt tokens processed in one step. Smaller: long prompts hold others up less."""
     threads: int = Field(default=0, ge=0)

@@ -16,7 +16,10 @@ class FakeBackend:
 
     recovers = False
 
-    def __init__(self, name: str, slots: int = 1, *, ready: bool = True) -> None:
+    def __init__(
+        self, name: str, slots: int = 1, *, ready: bool = True, capacity: int | None = None
+    ) -> None:
+        self.capacity = capacity
         self.name = name
         self.slots = slots
         self.ready = ready
@@ -163,3 +166,24 @@ async def test_a_model_that_can_never_be_served_fails_at_once_for_all() -> None:
             await attempt
         assert "file" not in caught.value.message
         assert caught.value.reason == "the file is gone"
+
+
+async def test_requests_run_together_only_as_far_as_their_tokens_fit() -> None:
+    shared = pool(FakeBackend("a", slots=8, capacity=100))
+    first = await shared.acquire(60)
+    large = asyncio.create_task(shared.acquire(50))
+    small = asyncio.create_task(shared.acquire(10))
+    await asyncio.sleep(0)
+    assert shared.waiting == 2  # the small one would fit, but doesn't overtake
+    first.release()
+    assert [(await task).backend.name for task in (large, small)] == ["a", "a"]
+
+
+async def test_a_request_that_is_larger_than_everything_runs_alone() -> None:
+    shared = pool(FakeBackend("a", slots=8, capacity=100))
+    huge = await shared.acquire(1000)
+    other = asyncio.create_task(shared.acquire(1))
+    await asyncio.sleep(0)
+    assert not other.done()
+    huge.release()
+    await other

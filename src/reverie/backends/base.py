@@ -24,6 +24,10 @@ class Backend(Protocol):
         """Whether a request sent now would be worked on."""
 
     @property
+    def capacity(self) -> int | None:
+        """Tokens, prompts and answers, that all running requests may come to; None: any."""
+
+    @property
     def failure(self) -> str | None:
         """Why it can never become ready without help, for the operator; None otherwise."""
 

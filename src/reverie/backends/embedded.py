@@ -54,6 +54,11 @@ class EmbeddedBackend:
         return self.runner.state == "ready"
 
     @property
+    def capacity(self) -> int:
+        """llama.cpp breaks off every running request when their tokens exceed this together."""
+        return self.runner.kv_tokens
+
+    @property
     def failure(self) -> str | None:
         return self.runner.failure
 

@@ -12,6 +12,7 @@ when it fires, not per read.
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,9 @@ from aiohttp.http import HttpProcessingError
 from reverie.errors import BackendError, BackendTimeout
 
 _LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # OSError: TimeoutError, too
+
+
+_LARGE_BODY = 512 * 1024
 
 
 class Body:
@@ -201,12 +205,17 @@ class Transport:
         trace = SimpleNamespace(reused=False)
         try:
             return await self._session.post(
-                url, data=body, allow_redirects=False, trace_request_ctx=trace
+                url, data=_payload(body), allow_redirects=False, trace_request_ctx=trace
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if not trace.reused or self._session.closed:
                 raise
-        return await self._session.post(url, data=body, allow_redirects=False)
+        return await self._session.post(url, data=_payload(body), allow_redirects=False)
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    """A large body goes out in parts, so that other requests' tokens go out between them."""
+    return body if len(body) < _LARGE_BODY else io.BytesIO(body)
 
 
 async def _note_reuse(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:

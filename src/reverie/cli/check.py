@@ -24,9 +24,8 @@ def check(
 
     settings = load(config)
     keys = authenticator(settings)
-    typer.echo(
-        f"Would listen on {settings.server.host} port {settings.server.port}, for {_callers(keys.open)}."
-    )
+    address = f"{settings.server.host} port {settings.server.port}"
+    typer.echo(f"Would listen on {address}, for {_callers(keys.open)}.")
     problems = []
     for model in settings.models:
         try:

@@ -62,9 +62,11 @@ def serve(
     settings = load(config, flags, only_model=_only_model(model))
     log.configure(settings.server.log_level, settings.server.log_format)
     _fetch_missing(settings)
-    with contextlib.suppress(KeyboardInterrupt):  # before the server has taken the signal itself
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(settings, began))
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signal itself
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        runner.run(_serve(settings, began))
 
 
 def _only_model(reference: str | None) -> ModelSettings | None:

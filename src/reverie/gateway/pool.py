@@ -23,17 +23,18 @@ FAILURE_COOLDOWN = 2.0
 
 
 class Lease:
-    """One slot on one backend. Use it as a context manager; leaving gives the slot back."""
+    """One slot on one backend, and room for some tokens. Use it as a context manager; leaving gives the slot back."""
 
-    def __init__(self, pool: Pool, backend: Backend) -> None:
+    def __init__(self, pool: Pool, backend: Backend, tokens: int) -> None:
         self._pool: Pool | None = pool
+        self._tokens = tokens
         self.backend = backend
 
     def release(self) -> None:
         """Give the slot back. Idempotent."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            pool._release(self.backend)
+            pool._release(self.backend, self._tokens)
 
     def __enter__(self) -> Self:
         return self
@@ -43,10 +44,11 @@ class Lease:
 
 
 class _Waiter:
-    __slots__ = ("excluded", "granted")
+    __slots__ = ("excluded", "granted", "tokens")
 
-    def __init__(self, granted: asyncio.Future[Lease], excluded: Set[str]) -> None:
+    def __init__(self, granted: asyncio.Future[Lease], tokens: int, excluded: Set[str]) -> None:
         self.granted = granted
+        self.tokens = tokens
         self.excluded = excluded
 
 
@@ -74,6 +76,7 @@ class Pool:
         self._clock = clock
         self._waiters: deque[_Waiter] = deque()
         self._in_flight = dict.fromkeys((backend.name for backend in backends), 0)
+        self._tokens = dict.fromkeys(self._in_flight, 0)
         self._failed_at: dict[str, float] = {}
 
     @property
@@ -97,8 +100,8 @@ class Pool:
         failures = [backend.failure for backend in self.backends]
         return next(filter(None, failures), None) if all(failures) else None
 
-    async def acquire(self, excluded: Set[str] = frozenset()) -> Lease:
-        """Wait for a slot on a backend that isn't ``excluded`` by name.
+    async def acquire(self, tokens: int = 0, excluded: Set[str] = frozenset()) -> Lease:
+        """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
 
         Raises:
             Overloaded: the queue is full, or its deadline has passed.
@@ -107,14 +110,14 @@ class Pool:
         """
         if self.failure is not None:
             raise BackendError("This model can't be served at the moment.", reason=self.failure)
-        if not self._waiters and (backend := self._choose(excluded)) is not None:
-            return self._grant(backend)
+        if not self._waiters and (backend := self._choose(tokens, excluded)) is not None:
+            return self._grant(backend, tokens)
         if len(self._waiters) >= self._queue_size:
             raise Overloaded(
                 f"{len(self._waiters)} requests already wait for this model. Try again shortly.",
                 retry_after=self._patience(),
             )
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), excluded)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, excluded)
         self._waiters.append(waiter)
         self.wake()  # those ahead may have excluded a backend that this one can use
         try:
@@ -142,18 +145,22 @@ class Pool:
                     )
             return
         for waiter in list(self._waiters):
-            if (backend := self._choose(waiter.excluded)) is None:
-                continue
+            if (backend := self._choose(waiter.tokens, waiter.excluded)) is None:
+                if waiter.excluded:
+                    continue  # those behind may use what this one may not
+                return  # no overtaking: a large request would never find room
             self._waiters.remove(waiter)
             if not waiter.granted.done():
-                waiter.granted.set_result(self._grant(backend))
+                waiter.granted.set_result(self._grant(backend, waiter.tokens))
 
-    def _grant(self, backend: Backend) -> Lease:
+    def _grant(self, backend: Backend, tokens: int) -> Lease:
         self._in_flight[backend.name] += 1
-        return Lease(self, backend)
+        self._tokens[backend.name] += tokens
+        return Lease(self, backend, tokens)
 
-    def _release(self, backend: Backend) -> None:
+    def _release(self, backend: Backend, tokens: int) -> None:
         self._in_flight[backend.name] -= 1
+        self._tokens[backend.name] -= tokens
         self.wake()
 
     def _forget(self, waiter: _Waiter) -> None:
@@ -164,16 +171,24 @@ class Pool:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()
 
-    def _choose(self, excluded: Set[str]) -> Backend | None:
-        """Pick the backend with a free slot that is least busy, failed ones last."""
+    def _choose(self, tokens: int, excluded: Set[str]) -> Backend | None:
+        """Pick the least busy backend that has a free slot and room, failed ones last."""
         free = [
             backend
             for backend in self.backends
-            if backend.ready
-            and backend.name not in excluded
-            and self._in_flight[backend.name] < backend.slots
+            if backend.ready and backend.name not in excluded and self._fits(backend, tokens)
         ]
         return min(free, key=self._burden, default=None)
+
+    def _fits(self, backend: Backend, tokens: int) -> bool:
+        """Whether one more request has a slot and room. Alone it always has room: the engine
+        itself refuses what is too long, and knows how long it is."""
+        running = self._in_flight[backend.name]
+        if running >= backend.slots:
+            return False
+        if running == 0 or backend.capacity is None:
+            return True
+        return self._tokens[backend.name] + tokens <= backend.capacity
 
     def _burden(self, backend: Backend) -> tuple[bool, float]:
         failed_at = self._failed_at.get(backend.name)

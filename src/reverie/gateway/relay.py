@@ -34,8 +34,9 @@ async def relay(
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
     tried: set[str] = set()
+    tokens = request.most_tokens()
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        lease = await pool.acquire(excluded=tried)
+        lease = await pool.acquire(tokens, excluded=tried)
         with lease:
             record.granted = record.granted or time.monotonic()
             record.backend = lease.backend.name

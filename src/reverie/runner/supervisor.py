@@ -32,6 +32,10 @@ from reverie.settings import ModelSettings
 
 State: TypeAlias = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
+DEFAULT_CONTEXT = 32768
+"""Tokens of context at the most unless the settings ask for more: memory for all of them is taken
+at the start, 22 KiB a token for the smallest model, 128 KiB for one of 8 billion parameters."""
+
 LOAD_TIMEOUT = 300.0
 """Seconds in which an engine must have loaded its model."""
 
@@ -175,7 +179,8 @@ class Runner:
         settings = self._settings
         header = read_header(self.model)
         engine = _find_engine(settings.engine)
-        self._expected_context = settings.context or header.context_length
+        trained_for = header.context_length
+        self._expected_context = settings.context or min(trained_for, DEFAULT_CONTEXT)
         self._log.rotate()
         self._directory = PrivateDirectory()
         template = self._directory.path / "template.jinja"
@@ -187,8 +192,8 @@ class Runner:
             socket=str(self._directory.path / SOCKET_NAME),
             template=str(template),
             slots=settings.slots,
-            context=settings.context,
-            kv_tokens=settings.kv_tokens or 2 * self._expected_context,
+            context=0 if self._expected_context == trained_for else self._expected_context,
+            kv_tokens=settings.kv_tokens or _room_for(self._expected_context),
             batch=settings.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
@@ -328,3 +333,8 @@ def _find_engine(engine: str) -> str:
             f"The engine {engine} is neither {XLLAMACPP!r} nor a program that can be run."
         )
     return os.path.abspath(found)
+
+
+def _room_for(context: int) -> int:
+    """Tokens for all slots together: twice the context, as long as that is not too much memory."""
+    return max(context, min(2 * context, DEFAULT_CONTEXT))
