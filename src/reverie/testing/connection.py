@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from reverie.testing.wire import CONTINUE, BadRequest, Request, RequestReader
 
@@ -94,8 +94,7 @@ class Connection(asyncio.Protocol):
     # What the event loop tells ------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._opened(self)
 
     def data_received(self, data: bytes) -> None:

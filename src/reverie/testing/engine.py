@@ -191,7 +191,7 @@ class ScriptedEngine(Record):
     def _handle(self, connection: Connection, request: Request) -> Coroutine[Any, Any, None] | None:
         if request.method == "POST" and request.path in _GENERATE:
             return self._generate(connection, request)
-        self.probes.append(f"{request.method} {request.path}")
+        self._note_probe(f"{request.method} {request.path}")
         status, body = self._page(request)
         self._send_json(connection, request, status, body)
         return None

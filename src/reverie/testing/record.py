@@ -34,7 +34,7 @@ class Record:
     """Counters of generations, and waiting for them to change.
 
     Args:
-        keep: whether to keep ``requests``; the counters count in any case.
+        keep: whether to keep ``requests`` and ``probes``; the counters count in any case.
     """
 
     def __init__(self, *, keep: bool) -> None:
@@ -86,6 +86,11 @@ class Record:
                     waiter.set_result(None)
             except Exception as error:  # the condition's own: it belongs to who waits
                 waiter.set_exception(error)
+
+    def _note_probe(self, probe: str) -> None:
+        if self._keep:
+            self.probes.append(probe)
+        self._changed()
 
     def _begin(self, recorded: Recorded) -> None:
         if self._keep:

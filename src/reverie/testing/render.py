@@ -97,7 +97,7 @@ def render(script: Script, ask: Ask, body: dict[str, Any]) -> Answer:
     content_type = "text/event-stream" if ask.stream else "application/json"
     if script.body is not None:
         return Answer(script.status, content_type, ask.stream, (), script.body)
-    if script.status != 200:
+    if script.status != 200 or script.error is not None:
         failure = _dumps(_error_object(script.error, script.status))
         return Answer(script.status, "application/json", False, (), failure)
     tokens = script.tokens(body) if callable(script.tokens) else script.tokens

@@ -105,7 +105,8 @@ class Script:
     status: int = 200
     """Any other than 200 sends an error."""
     error: Mapping[str, Any] | None = None
-    """The error's object; default: one in OpenAI's shape."""
+    """The error's object, with any status; default: one in OpenAI's shape. What it lacks of
+    ``message``, ``type``, ``param`` and ``code`` is filled in, unless it has its own ``error``."""
     retry_after: float | None = None
     """Sent as ``Retry-After``."""
     headers: Mapping[str, str] = field(default_factory=dict)
