@@ -132,7 +132,11 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take the next request, unless one is being answered."""
         while self._task is None and self._waiting:
-            answering = self._handle(self, self._waiting.popleft())
+            try:
+                answering = self._handle(self, self._waiting.popleft())
+            except Exception as error:
+                self._fail(error)
+                return
             if answering is not None:
                 self._task = asyncio.get_running_loop().create_task(answering)
                 self._task.add_done_callback(self._answered)
@@ -140,8 +144,12 @@ class Connection(asyncio.Protocol):
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.close("reset")
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "A scripted engine's answer failed", "exception": error}
-            )
+            self._fail(error)
         self._go_on()
+
+    def _fail(self, error: BaseException) -> None:
+        """A mistake in a script's function, or here: it must be seen, and hang nobody."""
+        self.close("reset")
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "A scripted engine's answer failed", "exception": error}
+        )

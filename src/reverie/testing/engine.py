@@ -233,6 +233,9 @@ class ScriptedEngine(Record):
             self._end(recorded, "refused")
             self._send_json(connection, request, 400, render.error_body(400, str(refusal)))
             return None
+        except Exception:
+            self._end(recorded, "died")
+            raise
         if script.instant and request.keep_alive:
             self._send_at_once(connection, recorded, script, answer)
             return None
@@ -256,7 +259,7 @@ class ScriptedEngine(Record):
     def _send_at_once(
         self, connection: Connection, recorded: Recorded, script: Script, answer: Answer
     ) -> None:
-        body = answer.opening + b"".join(answer.steps) + answer.closing
+        body = answer.whole
         head = _head(script, answer, "chunked" if answer.streamed else "length", keep_alive=True)
         framed = chunk(body) + CHUNKED_END if answer.streamed else body
         recorded.sent = len(answer.steps)

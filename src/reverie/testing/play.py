@@ -104,11 +104,17 @@ async def play(script: Script, answer: Answer, body: BodyWriter, listener: Liste
     if script.delay_headers:
         await asyncio.sleep(script.delay_headers)
     try:
+        if script.one_write:
+            listener.on_tokens(len(answer.steps))
+            listener.on_generated()
+            await body.write(answer.whole, last=True)
+            return True
         if answer.streamed:
             await body.write(answer.opening)
         if not await _play_tokens(script, answer, body, listener):
             return False
         listener.on_generated()
+        await turn()
         await body.write(answer.closing, last=True)
     except Cut:
         await body.die()

@@ -50,6 +50,10 @@ class Answer(Struct, frozen=True):
     closing: bytes
     opening: bytes = b""
 
+    @property
+    def whole(self) -> bytes:
+        return self.opening + b"".join(self.steps) + self.closing
+
 
 class _Piece(Struct):
     """One token: its delta, and its text where it has one."""

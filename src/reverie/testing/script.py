@@ -60,7 +60,8 @@ class Script:
 
     # In which pieces -----------------------------------------------------------------------
     batch: int | None = 1
-    """Tokens per write; None writes the whole answer in one go."""
+    """Tokens per write; None writes the whole answer in one go, as far as delays and faults let
+    it."""
     split: int | None = None
     """Cut the body into pieces of so many bytes, each sent by itself."""
     cuts: Sequence[int] = ()
@@ -129,15 +130,22 @@ class Script:
             raise ValueError("split and cuts exclude each other")
 
     @property
-    def instant(self) -> bool:
-        """Whether the whole answer leaves in one write, with nothing that changes its course."""
-        waits = self.delay_headers or self.first_delay or self.delay
-        cut = self.split is not None or self.cuts
-        faults = (self.die_after, self.die_at_byte, self.stall_after, self.error_in_stream)
+    def one_write(self) -> bool:
+        """Whether the answer is written in one go, from its first byte to its last."""
+        faults = (self.die_after, self.stall_after, self.error_in_stream)
         return (
-            self.batch is None
-            and not (waits or cut)
-            and all(fault is None for fault in faults)
+            self.batch is None and not self.first_delay and all(fault is None for fault in faults)
+        )
+
+    @property
+    def instant(self) -> bool:
+        """Whether that write is a whole answer, sent at once, after which nothing happens."""
+        return (
+            self.one_write
+            and not self.delay_headers
+            and self.split is None
+            and not self.cuts
+            and self.die_at_byte is None
             and self.raw is None
             and self.keep_alive
         )
