@@ -49,9 +49,9 @@ class Record:
         self.died = 0
         self.refused = 0
         self._keep = keep
-        self._waiters: dict[asyncio.Future[None], Callable[[Any], bool]] = {}
+        self._waiters: dict[asyncio.Future[None], Callable[[Any], object]] = {}
 
-    async def wait_for(self, condition: Callable[[Self], bool], timeout: float = 5.0) -> None:
+    async def wait_for(self, condition: Callable[[Self], object], timeout: float = 5.0) -> None:
         """Wait until ``condition`` holds of this engine. It is asked now, then at each change.
 
         Raises:

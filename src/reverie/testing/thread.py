@@ -41,7 +41,7 @@ class ThreadedEngine:
         """Everything that can only be read: ``requests``, ``completed``, …"""
         return getattr(self.engine, name)
 
-    def wait_for(self, condition: Callable[[ScriptedEngine], bool], timeout: float = 5.0) -> None:
+    def wait_for(self, condition: Callable[[ScriptedEngine], object], timeout: float = 5.0) -> None:
         """Block until ``condition`` holds; it is called in the engine's thread.
 
         Raises:
