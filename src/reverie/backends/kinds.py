@@ -65,6 +65,9 @@ def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
         # Its own defaults are top_k 40 and min_p 0.05.
         body["top_k"] = request.top_k
         body["min_p"] = request.min_p
+        # An event per prompt batch. Without these llama.cpp notices a client that left during its
+        # prompt only in a quiet second: its wait for a result begins anew with anyone's result.
+        body["return_progress"] = True
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
         if forced_tools.is_forced(request):

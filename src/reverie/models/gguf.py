@@ -1,0 +1,199 @@
+"""Reads the header of a GGUF file: enough to know the model, and that the file is whole.
+
+The format is described in ggml's docs/gguf.md. Every number in a file is untrusted: nothing is
+allocated by it, and whatever lies outside the file ends the reading with one sentence.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from reverie.errors import ModelError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_ALIGNMENT = 32
+_MAX_STRING = 8 * 1024 * 1024
+_MAX_TENSORS = 1 << 20
+_MAX_KEYS = 1 << 16
+
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
+    10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+
+_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
+    9: (32, 36), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),
+    15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18),
+    21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
+    28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+}  # fmt: skip
+"""Type → values and bytes of a block (ggml's ``type_traits``). Others: the size isn't checked."""
+
+
+class Header(NamedTuple):
+    """What a GGUF file says of its model."""
+
+    architecture: str
+    name: str
+    context_length: int
+    """Tokens that the model was trained for; 4096 if the file doesn't say."""
+    chat_template: str | None
+    tensors: int
+    size: int | None
+    """Bytes that a whole file has at least; None if it holds tensors of an unknown type."""
+
+
+class _Truncated(Exception):
+    pass
+
+
+class _Reader:
+    """Walks over the bytes of a file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self.at = 0
+
+    def skip(self, size: int) -> None:
+        if size < 0 or self.at + size > len(self._data):
+            raise _Truncated
+        self.at += size
+
+    def take(self, size: int) -> bytes:
+        begin = self.at
+        self.skip(size)
+        return self._data[begin : self.at]
+
+    def scalar(self, form: str) -> int | float | bool:
+        value: int | float | bool = struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        return value
+
+    def count(self, limit: int) -> int:
+        value = int(self.scalar("<Q"))
+        if value > limit:
+            raise _Truncated
+        return value
+
+    def string(self) -> str:
+        return self.take(self.count(_MAX_STRING)).decode("utf-8", "replace")
+
+    def skip_value(self, kind: int) -> None:
+        if kind == _STRING:
+            self.skip(self.count(_MAX_STRING))
+        elif kind == _ARRAY:
+            self._skip_array()
+        else:
+            self.skip(struct.calcsize(_form(kind)))
+
+    def _skip_array(self) -> None:
+        kind, length = int(self.scalar("<I")), self.count(len(self._data))
+        if kind == _ARRAY:
+            raise _Truncated  # arrays of arrays are allowed by the format, and used by nobody
+        if kind != _STRING:
+            self.skip(struct.calcsize(_form(kind)) * length)
+            return
+        data, at, end = self._data, self.at, len(self._data)
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(length):  # a vocabulary: the one loop here that runs 10⁵ times
+            if at + 8 > end:
+                raise _Truncated
+            at += 8 + unpack(data, at)[0]
+        if at > end:
+            raise _Truncated
+        self.at = at
+
+
+def _form(kind: int) -> str:
+    try:
+        return _SCALARS[kind]
+    except KeyError:
+        raise _Truncated from None
+
+
+def read_header(path: Path) -> Header:
+    """Read what a GGUF file says of its model, and check that it is whole.
+
+    Raises:
+        ModelError: it can't be read, isn't a GGUF file, or isn't whole; in one sentence.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise ModelError(f"{path.name} is not a GGUF model file.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                header = _read(_Reader(data), path.name)
+                actual = len(data)
+    except _Truncated:
+        raise ModelError(
+            f"{path.name} is damaged or was not downloaded whole; fetch it again."
+        ) from None
+    except FileNotFoundError:
+        raise ModelError(f"There is no model file {path}.") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a folder, not a model file.") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}.") from None
+    if header.size is not None and actual < header.size:
+        raise ModelError(
+            f"{path.name} has {actual} of {header.size} bytes: it was not downloaded whole; "
+            "fetch it again."
+        )
+    return header
+
+
+def _read(reader: _Reader, name: str) -> Header:
+    reader.skip(len(_MAGIC))
+    version = int(reader.scalar("<I"))
+    if version not in _VERSIONS:
+        raise ModelError(f"{name} is a GGUF file of version {version}, which is not supported.")
+    tensors, keys = reader.count(_MAX_TENSORS), reader.count(_MAX_KEYS)
+    values: dict[str, str | int | float | bool] = {}
+    for _ in range(keys):
+        key, kind = reader.string(), int(reader.scalar("<I"))
+        if kind == _STRING:
+            values[key] = reader.string()
+        elif kind in _SCALARS:
+            values[key] = reader.scalar(_SCALARS[kind])
+        else:
+            reader.skip_value(kind)
+    architecture = str(values.get("general.architecture", ""))
+    context = values.get(f"{architecture}.context_length", 4096)
+    template = values.get("tokenizer.chat_template")
+    alignment = values.get("general.alignment", _ALIGNMENT)
+    return Header(
+        architecture=architecture,
+        name=str(values.get("general.name", "")),
+        context_length=context if isinstance(context, int) and context > 0 else 4096,
+        chat_template=template if isinstance(template, str) else None,
+        tensors=tensors,
+        size=_size(reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT),
+    )
+
+
+def _size(reader: _Reader, tensors: int, alignment: int) -> int | None:
+    """The least size of a whole file, from its table of tensors."""
+    end: int | None = 0
+    for _ in range(tensors):
+        reader.skip(reader.count(_MAX_STRING))
+        values = 1
+        dimensions = int(reader.scalar("<I"))
+        if dimensions > 8:
+            raise _Truncated
+        for _ in range(dimensions):
+            values *= int(reader.scalar("<Q"))
+        kind, offset = int(reader.scalar("<I")), int(reader.scalar("<Q"))
+        if kind not in _BLOCKS:
+            end = None
+        elif end is not None:
+            per_block, size = _BLOCKS[kind]
+            end = max(end, offset + values // per_block * size)
+    if end is None:
+        return None
+    alignment = max(1, alignment)
+    return -(-reader.at // alignment) * alignment + end

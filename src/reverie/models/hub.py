@@ -1,0 +1,125 @@
+"""Models on the Hugging Face hub, through huggingface_hub: its cache, its token, its mirrors.
+
+huggingface_hub is slow to import, so it is imported only where it is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from reverie.errors import ModelError
+from reverie.models.reference import HubReference
+
+_PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0", "Q4_1", "F16", "BF16")
+"""The quantisations to take first where a repository has several: small, and good enough."""
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
+
+
+def find_in_cache(reference: HubReference) -> Path | None:
+    """The file if it is in huggingface_hub's cache, without asking the network."""
+    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+    from huggingface_hub.errors import CacheNotFound
+
+    file = reference.file
+    if file is None:
+        try:
+            repos = scan_cache_dir().repos
+        except CacheNotFound:
+            return None
+        names = [
+            str(cached.file_path.relative_to(revision.snapshot_path))
+            for repo in repos
+            if repo.repo_id == reference.repo and repo.repo_type == "model"
+            for revision in repo.revisions
+            for cached in revision.files
+        ]
+        file = choose(names)
+        if file is None:
+            return None
+    paths = [try_to_load_from_cache(reference.repo, part) for part in parts_of(file)]
+    if not all(isinstance(path, str) for path in paths):
+        return None
+    return Path(str(paths[0]))
+
+
+def fetch_from_hub(reference: HubReference) -> Path:
+    """Fetch the file, or what is left of it.
+
+    Raises:
+        ModelError: it can't be had; the message says what to do.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    with _translated(reference):
+        file = reference.file or choose(HfApi().list_repo_files(reference.repo))
+        if file is None:
+            raise ModelError(f"The repository {reference.repo} holds no .gguf file.")
+        paths = [hf_hub_download(reference.repo, part) for part in parts_of(file)]
+    return Path(paths[0])
+
+
+def choose(files: Sequence[str]) -> str | None:
+    """The GGUF file to take where none is named: the only one, or the most sensible one."""
+    models = sorted(
+        file
+        for file in files
+        if file.lower().endswith(".gguf") and not Path(file).name.lower().startswith("mmproj")
+    )
+    firsts = [file for file in models if not (m := _PART.fullmatch(file)) or "-00001-of-" in m[0]]
+    for quantisation in _PREFERRED:
+        for file in firsts:
+            if re.search(rf"[-._]{quantisation}[-._]", file, re.IGNORECASE):
+                return file
+    return firsts[0] if firsts else None
+
+
+def parts_of(file: str) -> list[str]:
+    """All the files of a model that is split, beginning with the first; else the file itself."""
+    match = _PART.fullmatch(file)
+    if match is None:
+        return [file]
+    stem, count = match.groups()
+    return [f"{stem}-{number:05}-of-{count}.gguf" for number in range(1, int(count) + 1)]
+
+
+@contextmanager
+def _translated(reference: HubReference) -> Generator[None, None, None]:
+    """huggingface_hub's exceptions as ours, here and nowhere else."""
+    import httpx
+    from huggingface_hub import errors
+
+    repo = reference.repo
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"{repo} is gated. Ask for access on its page, then set HF_TOKEN to a token with it."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"There is no repository {repo}, or it is private: then set HF_TOKEN."
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise ModelError(
+            f"The hub can't be reached for {repo}, and the file is not in the cache. Check the "
+            "connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+        ) from None
+    except errors.EntryNotFoundError:
+        raise ModelError(f"{repo} holds no file {reference.file}.") from None
+    except errors.HFValidationError:
+        raise ModelError(f"{repo} is not a repository's name.") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no status"
+        raise ModelError(f"The hub answered {status} for {repo}. Try again later.") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelError(
+                "The disk is full. Make room, or set HF_HOME to another disk."
+            ) from None
+        raise ModelError(f"{repo} can't be fetched: {error.strerror or error}.") from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise ModelError(f"{repo} can't be fetched: {type(error).__name__}. Try again.") from None

