@@ -89,7 +89,7 @@ def parts_of(file: str) -> list[str]:
 @contextmanager
 def _translated(reference: HubReference) -> Generator[None, None, None]:
     """huggingface_hub's exceptions as ours, here and nowhere else."""
-    import httpx
+    import httpx2
     from huggingface_hub import errors
 
     repo = reference.repo
@@ -121,5 +121,5 @@ def _translated(reference: HubReference) -> Generator[None, None, None]:
                 "The disk is full. Make room, or set HF_HOME to another disk."
             ) from None
         raise ModelError(f"{repo} can't be fetched: {error.strerror or error}.") from None
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx2.HTTPError, ValueError) as error:
         raise ModelError(f"{repo} can't be fetched: {type(error).__name__}. Try again.") from None
