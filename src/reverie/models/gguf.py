@@ -123,6 +123,8 @@ def read_header(path: Path) -> Header:
         ModelError: it can't be read, isn't a GGUF file, or isn't whole; in one sentence.
     """
     try:
+        if path.is_fifo():  # opening one waits for its writer
+            raise ModelError(f"{path.name} is not a GGUF model file.")
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise ModelError(f"{path.name} is not a GGUF model file.")
@@ -139,6 +141,8 @@ def read_header(path: Path) -> Header:
         raise ModelError(f"{path} is a folder, not a model file.") from None
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror}.") from None
+    except ValueError:
+        raise ModelError(f"{str(path)!r} can't be read: no file can have that name.") from None
     if header.size is not None and actual < header.size:
         raise ModelError(
             f"{path.name} has {actual} of {header.size} bytes: it was not downloaded whole; "
@@ -169,7 +173,7 @@ def _read(reader: _Reader, name: str) -> Header:
     return Header(
         architecture=architecture,
         name=str(values.get("general.name", "")),
-        context_length=context if isinstance(context, int) and context > 0 else 4096,
+        context_length=context if type(context) is int and context > 0 else 4096,
         chat_template=template if isinstance(template, str) else None,
         tensors=tensors,
         size=_size(reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT),
