@@ -9,7 +9,11 @@ from typing import NamedTuple, TypeAlias
 from reverie.errors import ModelError
 from reverie.models.catalogue import CATALOGUE, CatalogueEntry, look_up
 
-_HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+\.gguf))?", re.IGNORECASE)
+_NAME = r"\w(?:[\w.-]{0,94}\w)?"
+"""An owner or a repository, as the hub allows them."""
+_HUB = re.compile(rf"({_NAME}/{_NAME})(?:/((?:[^/\n]+/)*[^/\n]+\.gguf))?", re.ASCII | re.IGNORECASE)
+_MAX_NAME = 200
+"""Characters, as in ``ModelSettings.name``."""
 
 
 class FileReference(NamedTuple):
@@ -35,12 +39,15 @@ def parse(ref: str) -> Reference:
         ModelError: it has none of the three forms, or names no model of the catalogue.
     """
     if ref.startswith("hf:"):
-        match = _HUB.fullmatch(ref)
-        if match is None or ".." in ref:
+        match = _HUB.fullmatch(ref.removeprefix("hf:"))
+        if match is None or ".." in ref or "--" in match.group(1):
             raise ModelError(f"{ref}: write hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf.")
         return HubReference(match.group(1), match.group(2))
     if ref.startswith(("/", "./", "../", "~")) or ref.lower().endswith(".gguf"):
-        return FileReference(Path(ref).expanduser())
+        try:
+            return FileReference(Path(ref).expanduser())
+        except RuntimeError:
+            raise ModelError(f"{ref}: there is no home folder of that user.") from None
     entry = look_up(ref)
     if entry is None:
         known = ", ".join(entry.name for entry in CATALOGUE)
@@ -61,7 +68,11 @@ def name_of(ref: str) -> str:
     if isinstance(reference, CatalogueEntry):
         return reference.name
     if isinstance(reference, FileReference):
-        return reference.path.stem
-    if reference.file is not None:
-        return Path(reference.file).stem
-    return reference.repo.rpartition("/")[2]
+        name = reference.path.stem
+    elif reference.file is not None:
+        name = Path(reference.file).stem
+    else:
+        name = reference.repo.rpartition("/")[2]
+    if not name:
+        raise ModelError(f"{ref} is a folder, not a model file.")
+    return name[:_MAX_NAME]
