@@ -33,6 +33,9 @@ format: setup ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup ## write the parts of the documentation that come from the code
+	$(BIN)/python docs/generate.py
+
 test: lint ## lint, then every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
-from reverie.models.store import fetch, find
 from rich.console import Console
 from rich.table import Table
 
+from reverie.models.store import fetch, find
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 

@@ -42,7 +42,8 @@ def body(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plain_request_asks_for_a_counted_stream_and_no_more(ask: Ask, kind: BackendKind) -> None:
-    extra = {"top_k": 0, "min_p": 0.0} if kind == "llamacpp" else {}
+    llamacpps = {"top_k": 0, "min_p": 0.0, "return_progress": True}
+    extra = llamacpps if kind == "llamacpp" else {}
     limit = "max_completion_tokens" if kind == "openai" else "max_tokens"
     check(ask(), kind)
     assert body(ask(), kind) == {

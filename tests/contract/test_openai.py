@@ -189,8 +189,10 @@ def test_a_banned_token_is_not_generated(client) -> None:
         )
         return answer.choices[0].message.content
 
-    assert first_token() == "The"
-    assert first_token(logit_bias={"504": -100}) != "The"  # 504 is "The"
+    # The two likeliest, nearly equal: which leads depends on what shares the engine's cache.
+    likeliest = {"The": "504", "La": "15319"}
+    assert first_token() in likeliest
+    assert first_token(logit_bias=dict.fromkeys(likeliest.values(), -100)) not in likeliest
 
 
 @pytest.mark.parametrize(

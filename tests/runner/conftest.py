@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from reverie.models.store import fetch
 
+from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import ModelSettings
 

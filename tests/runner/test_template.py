@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reverie.models.gguf import read_header
 
+from reverie.models.gguf import read_header
 from reverie.runner.supervisor import Runner
 from reverie.runner.template import teach_tools
 

@@ -23,7 +23,7 @@ FAILURE_COOLDOWN = 2.0
 
 
 class Lease:
-    """One slot on one backend, and room for some tokens; leaving it as a context gives both back."""
+    """One slot on one backend, and room for some tokens. Leaving its context gives both back."""
 
     def __init__(self, pool: Pool, backend: Backend, tokens: int) -> None:
         self._pool: Pool | None = pool

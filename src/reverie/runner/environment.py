@@ -18,8 +18,8 @@ _DEFAULTS = {"GOMP_SPINCOUNT": "1000"}
 """How long an idle computing thread spins before it sleeps, in llama.cpp's OpenMP.
 
 Its own default lets the engine's threads keep a core from each other as soon as anything else
-wants one: with as many threads as cores and as many busy neighbours, less than 3 tokens/s of 66
-were left, and with this 7 to 10. It costs nothing on an idle machine.
+wants one: with as many threads as cores and as many busy neighbours, less than 3.3 tokens/s of 67
+were left, and with this 6.7. It costs nothing that could be measured on an idle machine.
 """
 
 
