@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import IO
 
@@ -25,11 +26,17 @@ from reverie.errors import ModelError
 from reverie.models.progress import Progress
 
 _ATTEMPTS = 5
+"""Failures in a row that bring less than one of ``_STEPS`` of the file."""
+_STEPS = 100
+_PAUSE = 0.5
+"""Seconds before the second attempt; each further one waits twice as long."""
 _TIMEOUT = 30.0
+"""Seconds that a server may be silent."""
 _CHUNK = 256 * 1024
 _SPARE = 50 * 1000 * 1000
 """Bytes that must stay free beside what is fetched."""
 _MB = 1_000_000
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DownloadFailed(Exception):
@@ -49,8 +56,10 @@ def download(url: str, target: Path, *, what: str, size: int, sha256: str) -> No
     """
     part = part_of(target)
     with tidy_when_full(part):
-        require_space(target.parent, size - _size_of(part), what)
-        with Progress(what, size, _size_of(part)) as progress:
+        if size_of(part) > size:
+            part.unlink()  # not the beginning of this file
+        require_space(target.parent, size - size_of(part), what)
+        with Progress(what, size, size_of(part)) as progress:
             _fetch(url, part, size, progress)
         verify(part, sha256, what)
         os.replace(part, target)
@@ -76,7 +85,7 @@ def tidy_when_full(part: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _DISK_FULL:
             raise
         part.unlink(missing_ok=True)
         raise ModelError(
@@ -105,42 +114,59 @@ def verify(part: Path, sha256: str, what: str) -> None:
 
 
 def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
-    """Fetch until the part is complete, going on where a connection broke."""
+    """Fetch until the part has the file's size, going on where a connection broke."""
     context = ssl.create_default_context(cafile=_certificates())
-    failure = "nothing arrived"
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(0.5 * 2 ** (attempt - 1))
-        done = _size_of(part)
-        if done > size:
-            part.unlink()  # not the beginning of this file
-            done = 0
-        if done == size:
-            return
-        request = urllib.request.Request(url, headers={"User-Agent": "reverie"})
-        if done:
-            request.add_header("Range", f"bytes={done}-")
+    failures = 0
+    while (done := size_of(part)) < size:
+        failure = "the connection broke"
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as response:
-                if done and response.status != http.client.PARTIAL_CONTENT:
-                    progress.advance(-done)
-                    part.unlink()
-                _copy(_blocks(response), part, size, progress)
+            _fetch_rest(url, part, done, size, progress, context)
         except urllib.error.HTTPError as error:
             error.close()
             failure = f"the server answered {error.code}"
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)
+                _drop(part, progress)
             elif error.code < 500 and error.code != http.client.TOO_MANY_REQUESTS:
-                break
+                raise DownloadFailed(failure) from None
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
                 raise
             failure = str(getattr(error, "reason", "")) or type(error).__name__
-    else:
-        if _size_of(part) == size:
-            return
-    raise DownloadFailed(failure)
+        arrived = size_of(part) - done
+        failures = failures + 1 if arrived < size / _STEPS else 1
+        if done + arrived < size:
+            if failures == _ATTEMPTS:
+                raise DownloadFailed(failure)
+            time.sleep(_PAUSE * 2 ** (failures - 1))
+
+
+def _fetch_rest(
+    url: str, part: Path, done: int, size: int, progress: Progress, context: ssl.SSLContext
+) -> None:
+    """One request for what is missing, as far as it brings it."""
+    request = urllib.request.Request(url, headers={"User-Agent": "reverie"})
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as response:
+        if done and response.status != http.client.PARTIAL_CONTENT:
+            _drop(part, progress)
+            done = 0
+        if not _is_rest(response.headers, done, size):
+            raise DownloadFailed("the server sent another file")
+        _copy(_blocks(response), part, size, progress)
+
+
+def _is_rest(headers: Message, done: int, size: int) -> bool:
+    """Whether the answer claims to be what is missing: a login page, say, has another length."""
+    if done:
+        return headers.get("Content-Range", "").startswith(f"bytes {done}-{size - 1}/")
+    return headers.get("Content-Length", str(size)) == str(size)
+
+
+def _drop(part: Path, progress: Progress) -> None:
+    """Begin again."""
+    progress.advance(-size_of(part))
+    part.unlink(missing_ok=True)
 
 
 def _blocks(response: IO[bytes]) -> Iterable[bytes]:
@@ -157,9 +183,10 @@ def _copy(blocks: Iterable[bytes], part: Path, size: int, progress: Progress) ->
                 return  # more than the file has: the checksum will say so
 
 
-def _size_of(part: Path) -> int:
+def size_of(file: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
     try:
-        return part.stat().st_size
+        return file.stat().st_size
     except FileNotFoundError:
         return 0
 

