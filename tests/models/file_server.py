@@ -34,13 +34,11 @@ class FileServer:
     cuts: list[int] = field(default_factory=list)
     """For each request of a file: hang up after so many bytes. Then all are answered whole."""
     statuses: list[int] = field(default_factory=list)
-    """For each request of a file: answer only this. Then all are answered well."""
+    """For each request of a file: answer only this; 200 and the file. Then all get the file."""
     ignore_range: bool = False
     announce_length: bool = True
     password: str | None = None
     """Asks for ``user:password`` if it is set."""
-    before_body: Callable[[], object] = lambda: None
-    """Called before each file's first byte; may wait."""
     after_bytes: tuple[int, Callable[[], object]] | None = None
     """Called once so many bytes of a file are sent; may wait."""
     requests: list[Request] = field(default_factory=list)
@@ -89,8 +87,8 @@ class FileServer:
         elif http.path.endswith("/"):
             self._send_head(http, HTTPStatus.OK, len(content), kind="text/html")
             http.wfile.write(content)
-        elif self.statuses:
-            self._refuse(http, self.statuses.pop(0))
+        elif self.statuses and (status := self.statuses.pop(0)) != HTTPStatus.OK:
+            self._refuse(http, status)
         else:
             self._send_file(http, request, content)
 
@@ -120,7 +118,6 @@ class FileServer:
             self._send_head(http, HTTPStatus.PARTIAL_CONTENT, len(content) - begin, place)
         else:
             self._send_head(http, HTTPStatus.OK, len(content))
-        self.before_body()
         rest = content[begin:]
         if self.cuts:
             rest = rest[: self.cuts.pop(0)]

