@@ -74,7 +74,11 @@ class StoreSettings(_Section):
     """``[store]``: where accounts are kept."""
 
     url: str = "sqlite:///reverie.db"
-    """`sqlite:///FILE` or `postgresql://…`."""
+    """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` for no accounts."""
+    durability: Literal["process", "power"] = "process"
+    """What is acknowledged survives `kill -9` of this process, or the loss of power too (fsync)."""
+    timeout: float = Field(default=3.0, gt=0, le=60)
+    """Seconds to wait for a slow database; then requests are refused with 503."""
 
 
 class BackendSettings(_Section):

@@ -1,0 +1,80 @@
+"""Prices and budgets as people write them ↔ integers.
+
+An amount is an integer number of nano-units (1 USD = 10⁹). A price is written per million tokens,
+so that ``0.18USD`` is 180 nano-units per token; one that isn't a whole number of them is refused,
+since it couldn't be kept exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+NANO = 10**9
+_PER_MILLION = 10**6
+_MAX_UNITS = 10**9
+"""No price or budget is larger; sums of the ledger then stay far within 64 bits."""
+_AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s?([A-Z]{3,5})")
+
+Period: TypeAlias = Literal["day", "month"]
+
+
+class Amount(NamedTuple):
+    """Money."""
+
+    nano: int
+    currency: str
+
+
+class Budget(NamedTuple):
+    """Money that may be spent in each period (UTC)."""
+
+    nano: int
+    currency: str
+    period: Period
+
+
+def parse_amount(text: str) -> Amount:
+    """Read ``10USD``.
+
+    Raises:
+        ValueError: saying how to write it.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None or (value := Decimal(match[1])) > _MAX_UNITS:
+        raise ValueError("write an amount and a currency, as in 0.18USD")
+    return Amount(int(value * NANO), match[2])
+
+
+def parse_price(text: str) -> Amount:
+    """Read a price per million tokens; give nano-units per token.
+
+    Raises:
+        ValueError: saying how to write it.
+    """
+    amount = parse_amount(text)
+    if amount.nano % _PER_MILLION:
+        raise ValueError("a price has at most three decimals per million tokens, as in 0.125USD")
+    return Amount(amount.nano // _PER_MILLION, amount.currency)
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``10USD/month``.
+
+    Raises:
+        ValueError: saying how to write it.
+    """
+    amount, _, period = text.partition("/")
+    if period not in get_args(Period):
+        raise ValueError("write an amount per day or month, as in 10USD/month")
+    nano, currency = parse_amount(amount)
+    return Budget(nano, currency, period)  # type: ignore[arg-type]
+
+
+def format_amount(nano: int, currency: str) -> str:
+    """Write an amount exactly, with at least two decimals: ``0.18 USD``."""
+    sign = "-" if nano < 0 else ""
+    units, fraction = divmod(abs(nano), NANO)
+    decimals = f"{fraction:09}".rstrip("0").ljust(2, "0")
+    return f"{sign}{units}.{decimals} {currency}".strip()

@@ -1,0 +1,1 @@
+"""Accounts on disk: keys, the ledger, usage. SQLAlchemy Core, on SQLite or PostgreSQL."""
