@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format bench docs lock clean
+.PHONY: help setup serve postgres test lint format bench docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -36,7 +36,10 @@ format: setup ## let ruff format and fix
 docs: setup ## write the parts of the documentation that come from the code
 	$(BIN)/python docs/generate.py
 
-test: lint ## lint, then every test
+postgres: ## the PostgreSQL that the tests start
+	@tests/install-postgres.sh
+
+test: lint postgres ## lint, then every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest
 

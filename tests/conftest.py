@@ -16,6 +16,8 @@ from reverie.settings import Settings
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
+pytest_plugins = ["tests.postgres"]
+
 
 @pytest.fixture
 async def start_gateway() -> AsyncIterator[StartGateway]:
