@@ -60,7 +60,7 @@ class Postgres:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._paused: list[int] = []
         self._binaries = find_binaries()
-        self._directory = _make_directory()
+        self.directory = _make_directory()
 
     def __enter__(self) -> Self:
         try:
@@ -86,7 +86,7 @@ class Postgres:
 
     def database_url(self, name: str) -> str:
         """For SQLAlchemy and for libpq alike."""
-        return f"postgresql://postgres@/{name}?host={self._directory}&port=5432"
+        return f"postgresql://postgres@/{name}?host={self.directory}&port=5432"
 
     @property
     def pid(self) -> int:
@@ -96,13 +96,13 @@ class Postgres:
     def start(self) -> None:
         """Start it, on the same socket as before; gives back control when it answers."""
         assert self._keeper is None, "it is started already"
-        settings = self._settings | {"unix_socket_directories": str(self._directory)}
+        settings = self._settings | {"unix_socket_directories": str(self.directory)}
         command = [str(self._binaries / "postgres"), "-D", str(self._data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         with self._log.open("ab") as log:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-S", postgres_keeper.__file__, str(self._directory), *command],
+                [sys.executable, "-S", postgres_keeper.__file__, str(self.directory), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -114,9 +114,9 @@ class Postgres:
         """Stop it at once, breaking every connection, as a crash does; committed data stays."""
         if self._keeper is None:
             return
-        pid = self.pid
-        os.kill(pid, signal.SIGQUIT)
-        self.resume()
+        if self._keeper.poll() is None:  # else it ended by itself
+            _send(self.pid, signal.SIGQUIT)
+            self.resume()
         self._await_keeper()
 
     def pause(self) -> None:
@@ -140,15 +140,15 @@ class Postgres:
             self._keeper.stdin.close()
             self.resume()
             self._await_keeper()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def _data(self) -> Path:
-        return self._directory / "data"
+        return self.directory / "data"
 
     @property
     def _log(self) -> Path:
-        return self._directory / "log"
+        return self.directory / "log"
 
     def _initialise(self) -> None:
         command = [str(self._binaries / "initdb"), "-D", str(self._data), *_INITDB_OPTIONS]
@@ -157,10 +157,10 @@ class Postgres:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            cwd=self._directory,
+            cwd=self.directory,
             env=postgres_keeper.environment(),
             check=False,
-            **postgres_keeper.as_owner(self._directory),
+            **postgres_keeper.as_owner(self.directory),
         )
         if done.returncode != 0:
             raise RuntimeError(f"initdb failed: {done.stderr}")

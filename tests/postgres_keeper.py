@@ -34,8 +34,8 @@ def environment() -> dict[str, str]:
     return kept | {"LC_ALL": "C"}
 
 
-def keep(directory: Path, command: list[str]) -> int:
-    """Run the server to its end; gives its exit status."""
+def keep(directory: Path, command: list[str]) -> None:
+    """Run the server to its end."""
     server = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -54,11 +54,10 @@ def keep(directory: Path, command: list[str]) -> int:
         server.send_signal(signal.SIGCONT)
 
     threading.Thread(target=watch, daemon=True).start()
-    status = server.wait()
+    server.wait()
     if ended.is_set():
         shutil.rmtree(directory, ignore_errors=True)
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(abs(keep(Path(sys.argv[1]), sys.argv[2:])))
+    keep(Path(sys.argv[1]), sys.argv[2:])
