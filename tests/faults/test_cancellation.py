@@ -63,7 +63,7 @@ async def test_a_client_that_leaves_the_queue_is_never_generated_for(
 
 
 async def test_a_client_that_stops_reading_is_treated_as_gone(
-    engine: ScriptedEngine, start_gateway: StartGateway
+    engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start_gateway(
         engine, server={"write_timeout": 0.2, "ping_interval": 0.1, "commit_delay": 0.1}
@@ -72,6 +72,22 @@ async def test_a_client_that_stops_reading_is_treated_as_gone(
     writer = await post_and_wait(gateway, stream=True, max_tokens=20_000)
     await engine.wait_for(lambda e: e.cancelled == 1, timeout=30)
     await gateway.until(lambda: gateway.pool().in_flight == 0)
+    await gateway.until(lambda: not gateway.server.server_state.connections)
+    assert [line for line in caplog.records if line.levelname == "ERROR"] == []
+    writer.transport.abort()
+
+
+async def test_a_stream_that_breaks_while_its_client_does_not_read_is_dropped(
+    engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(engine, server={"request_timeout": 1, "write_timeout": 0.2})
+    engine.script = Script(tokens=("x" * 8000,) * 20_000, batch=8)
+    writer = await post_and_wait(gateway, stream=True, max_tokens=20_000)
+    await engine.wait_for(lambda e: e.cancelled == 1, timeout=30)
+    await gateway.until(lambda: not gateway.server.server_state.connections)
+    (line,) = [record for record in caplog.records if record.name == "reverie.request"]
+    assert line.fields["error"] == "backend_timeout"
+    assert [line for line in caplog.records if line.levelname == "ERROR"] == []
     writer.transport.abort()
 
 

@@ -41,7 +41,7 @@ from reverie.http.exchange import (
     respond,
     watch_disconnect,
 )
-from reverie.http.protocol import close_after
+from reverie.http.protocol import close_after, cut_off, drop
 from reverie.log import fields
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
@@ -114,7 +114,7 @@ class Generate:
             record.failed(ClientGone("The server stopped."))
             raise
         except Exception as failure:
-            await self._refuse(send, record, _understood(failure, record))
+            await self._refuse(scope, send, record, _understood(failure, record))
         finally:
             record.close()
             self._metrics.observe(record)
@@ -238,16 +238,20 @@ class Generate:
             record.failed(error)
             record.status = 200
             close_after(scope)
-            async with asyncio.timeout(self._settings.write_timeout):
-                await writer.write(encoder.error(error), last=True)
+            try:
+                async with asyncio.timeout(self._settings.write_timeout):
+                    await writer.write(encoder.error(error), last=True)
+            except TimeoutError:  # nobody reads it
+                await drop(scope)
         finally:
             await writer.stop()
 
-    async def _refuse(self, send: Send, record: Record, error: ReverieError) -> None:
+    async def _refuse(self, scope: Scope, send: Send, record: Record, error: ReverieError) -> None:
         """Answer with an error; nothing of an answer has been sent yet."""
         record.failed(error)
         record.status = self._dialect.status(error)
         if isinstance(error, ClientGone):
+            await drop(scope)  # it may have stopped reading only
             return
         headers = [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]
         if isinstance(error, RequestTimeout):

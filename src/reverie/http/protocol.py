@@ -4,16 +4,19 @@
 - A body that nobody reads any more (the answer is out: 401, 413) is discarded, so that the client
   gets to read the answer; past ``MAX_DISCARDED_BYTES`` the connection is closed.
 - What isn't HTTP is answered in the shape of CONTRACT §6, as everything else is.
-- ``close_after(scope)`` closes a connection whose answer has already begun.
+- ``close_after(scope)`` closes a connection whose answer has already begun; ``drop(scope)`` doesn't
+  wait for its client to take the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from reverie.errors import InvalidRequest, ReverieError
 from reverie.http.dialects.openai import OPENAI
@@ -23,7 +26,8 @@ HEAD_TIMEOUT = 30.0
 MAX_HEAD_BYTES = 64 * 1024
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 
-_EXTENSION = "reverie.close"
+_CLOSE = "reverie.close"
+_DROP = "reverie.drop"
 
 
 class _HeadTooLarge(ReverieError):
@@ -37,9 +41,21 @@ def close_after(scope: Scope) -> None:
 
     A header can't say so any more, since it has been sent. Without effect on other servers.
     """
-    close = scope.get("extensions", {}).get(_EXTENSION)
+    close = scope.get("extensions", {}).get(_CLOSE)
     if close is not None:
         close()
+
+
+async def drop(scope: Scope) -> None:
+    """Close the connection at once, with all that its client hasn't taken.
+
+    Closing it in good order would wait for a client that reads no more. Without effect on other
+    servers.
+    """
+    abort = scope.get("extensions", {}).get(_DROP)
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # for uvicorn to learn of it: an unfinished answer is no bug now
 
 
 class Protocol(HttpToolsProtocol):
@@ -72,7 +88,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_arrived()
         super().on_headers_complete()
-        self.scope["extensions"] = {_EXTENSION: self._close_after_answer}  # type: ignore[dict-item]
+        extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
+        self.scope["extensions"] = extensions
         self._discarded = 0
 
     def on_body(self, body: bytes) -> None:
@@ -99,11 +116,24 @@ class Protocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self.transport.close()
+        self._give_up(None)
+
+    def _give_up(self, error: ReverieError | None) -> None:
+        """Read no more requests. Those that are whole are answered first; then ``error`` is, unless
+        it would come as the answer to one of them.
+        """
+        self._deaf = True
+        self._head_arrived()
+        whole = [cycle for cycle in self._unanswered if not cycle.more_body]
+        if whole:
+            whole[-1].keep_alive = False
+        elif error is None or any(cycle.response_started for cycle in self._unanswered):
+            self._close()
+        else:
+            self._refuse(error)
 
     def _refuse(self, error: ReverieError) -> None:
         """Answer outside any exchange, then close."""
-        self._head_arrived()
         if self.transport.is_closing():
             return
         body = OPENAI.error_body(error)
@@ -115,7 +145,7 @@ class Protocol(HttpToolsProtocol):
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._close()
 
 
 def as_http_class() -> Any:
