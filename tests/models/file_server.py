@@ -16,6 +16,7 @@ from typing import Self
 class Request:
     """What was asked, and how much of a file was sent in return."""
 
+    method: str
     path: str
     headers: dict[str, str]
     sent: int = 0
@@ -50,6 +51,9 @@ class FileServer:
             def do_GET(self) -> None:
                 files.answer(self)
 
+            def do_HEAD(self) -> None:
+                files.answer(self)
+
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
@@ -77,20 +81,25 @@ class FileServer:
         return [request for request in self.requests if request.path == path]
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
-        request = Request(http.path, {name.lower(): value for name, value in http.headers.items()})
-        self.requests.append(request)
+        request = self.record(http)
         content = self.files.get(http.path)
         if not self._is_let_in(request):
-            self._refuse(http, HTTPStatus.UNAUTHORIZED)
+            self.refuse(http, HTTPStatus.UNAUTHORIZED)
         elif content is None:
-            self._refuse(http, HTTPStatus.NOT_FOUND)
+            self.refuse(http, HTTPStatus.NOT_FOUND)
         elif http.path.endswith("/"):
             self._send_head(http, HTTPStatus.OK, len(content), kind="text/html")
             http.wfile.write(content)
         elif self.statuses and (status := self.statuses.pop(0)) != HTTPStatus.OK:
-            self._refuse(http, status)
+            self.refuse(http, status)
         else:
-            self._send_file(http, request, content)
+            self.send_file(http, request, content)
+
+    def record(self, http: http.server.BaseHTTPRequestHandler) -> Request:
+        """Keep a request."""
+        headers = {name.lower(): value for name, value in http.headers.items()}
+        self.requests.append(Request(http.command, http.path, headers))
+        return self.requests[-1]
 
     def _is_let_in(self, request: Request) -> bool:
         if self.password is None:
@@ -98,21 +107,21 @@ class FileServer:
         token = base64.b64encode(f"user:{self.password}".encode()).decode()
         return request.headers.get("authorization") == f"Basic {token}"
 
-    def _refuse(self, http: http.server.BaseHTTPRequestHandler, status: int) -> None:
+    def refuse(self, http: http.server.BaseHTTPRequestHandler, status: int) -> None:
         http.send_response(status)
         if status == HTTPStatus.UNAUTHORIZED:
             http.send_header("WWW-Authenticate", 'Basic realm="index"')
         http.send_header("Content-Length", "0")
         http.end_headers()
 
-    def _send_file(
+    def send_file(
         self, http: http.server.BaseHTTPRequestHandler, request: Request, content: bytes
     ) -> None:
         begin = 0
         if request.range is not None and not self.ignore_range:
             begin = int(request.range.removeprefix("bytes=").partition("-")[0])
             if begin >= len(content):
-                self._refuse(http, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                self.refuse(http, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
                 return
             place = f"bytes {begin}-{len(content) - 1}/{len(content)}"
             self._send_head(http, HTTPStatus.PARTIAL_CONTENT, len(content) - begin, place)

@@ -6,7 +6,6 @@ import hashlib
 import random
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from reverie.errors import ModelError
 from reverie.models import download as module
 from reverie.models.download import DownloadFailed, download
 from tests.models.file_server import FileServer
+from tests.models.small_disk import on_a_small_disk
 
 FILE = random.Random(1).randbytes(1_000_000)
 SHA256 = hashlib.sha256(FILE).hexdigest()
@@ -238,28 +238,16 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_left_empty(
     server: FileServer, tmp_path: Path
 ) -> None:
     server.files["/file"] = bytes(2_000_000)
-    own_disk = "mount -t tmpfs -o size=1m tmpfs $1 && shift && exec $0 -c"
-    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if not _works([*unshare, own_disk.partition(" && ")[0], "", str(tmp_path)]):
-        pytest.skip("needs a disk of its own, which this system doesn't let it mount")
-    done = subprocess.run(
-        [*unshare, f'{own_disk} "$@"', sys.executable, str(tmp_path), _ON_A_SMALL_DISK,
-         str(tmp_path), f"{server.url}/file", "2000000"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = on_a_small_disk(
+        tmp_path,
+        [sys.executable, "-c", _ON_A_SMALL_DISK, str(tmp_path), f"{server.url}/file", "2000000"],
+    )
     message, left = done.stdout.splitlines()
     assert message.startswith("The disk is full.")
     assert "REVERIE_HOME" in message
     assert left == "[]"
     assert "Traceback" not in done.stderr
     assert len(server.requests) == 1
-
-
-def _works(command: list[str]) -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 def test_progress_off_a_terminal_is_plain_lines(

@@ -7,47 +7,59 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.errors import ModelError
+from reverie.models.download import verify
+from reverie.models.progress import say
 from reverie.models.reference import HubReference
 
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0", "Q4_1", "F16", "BF16")
 """The quantisations to take first where a repository has several: small, and good enough."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
 def find_in_cache(reference: HubReference) -> Path | None:
-    """The file if it is in huggingface_hub's cache, without asking the network."""
-    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
-    from huggingface_hub.errors import CacheNotFound
+    """The file if it is in huggingface_hub's cache, without asking the network.
 
-    file = reference.file
-    if file is None:
-        try:
-            repos = scan_cache_dir().repos
-        except CacheNotFound:
-            return None
-        names = [
-            str(cached.file_path.relative_to(revision.snapshot_path))
-            for repo in repos
-            if repo.repo_id == reference.repo and repo.repo_type == "model"
-            for revision in repo.revisions
-            for cached in revision.files
-        ]
-        file = choose(names)
+    Raises:
+        ModelError: the cache can't be read, or no repository can have that name.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    with _translated(reference):
+        file = reference.file or choose(_cached_files(reference.repo))
         if file is None:
             return None
-    paths = [try_to_load_from_cache(reference.repo, part) for part in parts_of(file)]
+        paths = [try_to_load_from_cache(reference.repo, part) for part in parts_of(file)]
     if not all(isinstance(path, str) for path in paths):
         return None
     return Path(str(paths[0]))
 
 
+def _cached_files(repo: str) -> list[str]:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [
+        str(file.file_path.relative_to(revision.snapshot_path))
+        for cached in repos
+        if cached.repo_id == repo and cached.repo_type == "model"
+        for revision in cached.revisions
+        for file in revision.files
+    ]
+
+
 def fetch_from_hub(reference: HubReference) -> Path:
-    """Fetch the file, or what is left of it.
+    """Fetch the file. A connection that breaks is taken up; a process that ends begins again.
 
     Raises:
         ModelError: it can't be had; the message says what to do.
@@ -58,8 +70,34 @@ def fetch_from_hub(reference: HubReference) -> Path:
         file = reference.file or choose(HfApi().list_repo_files(reference.repo))
         if file is None:
             raise ModelError(f"The repository {reference.repo} holds no .gguf file.")
-        paths = [hf_hub_download(reference.repo, part) for part in parts_of(file)]
-    return Path(paths[0])
+        paths = []
+        for part in parts_of(file):
+            with _plain_progress(f"{reference.repo}/{part}"):
+                paths.append(Path(hf_hub_download(reference.repo, part)))
+                _verify(paths[-1], f"{reference.repo}/{part}")
+    return paths[0]
+
+
+def _verify(file: Path, what: str) -> None:
+    """Check the hash, after which the cache names a large file; huggingface_hub checks the size.
+
+    Raises:
+        ModelError: it is another file, and was removed.
+    """
+    blob = file.resolve()
+    if _SHA256.fullmatch(blob.name):
+        verify(blob, blob.name, what)
+
+
+@contextmanager
+def _plain_progress(what: str) -> Generator[None, None, None]:
+    """huggingface_hub shows a bar on a terminal, and nothing elsewhere."""
+    plain = not sys.stderr.isatty()
+    if plain:
+        say(f"fetching {what}")
+    yield
+    if plain:
+        say(f"fetched {what}")
 
 
 def choose(files: Sequence[str]) -> str | None:
@@ -72,7 +110,7 @@ def choose(files: Sequence[str]) -> str | None:
     firsts = [file for file in models if not (m := _PART.fullmatch(file)) or "-00001-of-" in m[0]]
     for quantisation in _PREFERRED:
         for file in firsts:
-            if re.search(rf"[-._]{quantisation}[-._]", file, re.IGNORECASE):
+            if re.search(rf"(?<![a-z0-9]){quantisation}(?![a-z0-9_])", file, re.IGNORECASE):
                 return file
     return firsts[0] if firsts else None
 
@@ -103,23 +141,36 @@ def _translated(reference: HubReference) -> Generator[None, None, None]:
         raise ModelError(
             f"There is no repository {repo}, or it is private: then set HF_TOKEN."
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise ModelError(
-            f"The hub can't be reached for {repo}, and the file is not in the cache. Check the "
-            "connection, HF_ENDPOINT and HF_HUB_OFFLINE."
-        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise _unreachable(repo, error.__cause__) from None
     except errors.EntryNotFoundError:
         raise ModelError(f"{repo} holds no file {reference.file}.") from None
     except errors.HFValidationError:
         raise ModelError(f"{repo} is not a repository's name.") from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no status"
-        raise ModelError(f"The hub answered {status} for {repo}. Try again later.") from None
+        if error.response.status_code in (401, 403):
+            raise ModelError(f"The hub does not give {repo} to the token in HF_TOKEN.") from None
+        raise _unreachable(repo, error) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(
                 "The disk is full. Make room, or set HF_HOME to another disk."
             ) from None
         raise ModelError(f"{repo} can't be fetched: {error.strerror or error}.") from None
+    except httpx2.TransportError as error:
+        raise _unreachable(repo, error) from None
     except (httpx2.HTTPError, ValueError) as error:
         raise ModelError(f"{repo} can't be fetched: {type(error).__name__}. Try again.") from None
+
+
+def _unreachable(repo: str, cause: BaseException | None) -> ModelError:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(cause, HfHubHTTPError):
+        return ModelError(
+            f"The hub answered {cause.response.status_code} for {repo}. Try again later."
+        )
+    return ModelError(
+        f"The hub can't be reached for {repo}, and the file is not in the cache. Check the "
+        "connection, HF_ENDPOINT and HF_HUB_OFFLINE."
+    )

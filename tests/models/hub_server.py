@@ -1,0 +1,109 @@
+"""A server that speaks the Hugging Face hub's protocol, as far as fetching a file needs it.
+
+As the hub does, it describes a file in the answer to HEAD, sends the client elsewhere for its
+bytes, lists a repository as JSON, and says in a header why it refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from tests.models.file_server import FileServer
+
+COMMIT = "1234567890" * 4
+
+
+@dataclass
+class HubServer(FileServer):
+    """Repositories of files, whose bytes are elsewhere: ``cdn``, which sees no token."""
+
+    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """OWNER/REPO → file → content."""
+    gated: dict[str, str] = field(default_factory=dict)
+    """OWNER/REPO → the token that may have its files."""
+    cdn: FileServer = field(default_factory=FileServer)
+    broken: int | None = None
+    """Answer everything with this status."""
+    garbled: bool = False
+    """Send other bytes than were announced, and as many."""
+
+    def __enter__(self) -> Self:
+        self.cdn.__enter__()
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.cdn.__exit__(kind, error, traceback)
+
+    def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(http.path).path)
+        if self.broken is not None:
+            self.record(http)
+            self.refuse(http, self.broken)
+        elif path.startswith("/api/models/"):
+            self.record(http)
+            self._list(http, "/".join(path.split("/")[3:5]))
+        else:
+            self.record(http)
+            repo, _, file = path.removeprefix("/").partition("/resolve/main/")
+            self._describe(http, repo, file)
+
+    def _list(self, http: http.server.BaseHTTPRequestHandler, repo: str) -> None:
+        if repo not in self.repos:
+            self._deny(http, 401, "RepoNotFound")
+            return
+        tree = [
+            {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+            for name, content in self.repos[repo].items()
+        ]
+        body = json.dumps(tree).encode()
+        http.send_response(200)
+        http.send_header("Content-Type", "application/json")
+        http.send_header("Content-Length", str(len(body)))
+        http.end_headers()
+        http.wfile.write(body)
+
+    def _describe(self, http: http.server.BaseHTTPRequestHandler, repo: str, file: str) -> None:
+        content = self.repos.get(repo, {}).get(file)
+        token = self.gated.get(repo)
+        given = http.headers.get("Authorization")
+        if given == "Bearer hf_expired":
+            self._deny(http, 401, "", "Invalid credentials in Authorization header")
+        elif repo not in self.repos:
+            self._deny(http, 401, "RepoNotFound")
+        elif token is not None and given != f"Bearer {token}":
+            self._deny(http, 403 if given else 401, "GatedRepo")
+        elif content is None:
+            self._deny(http, 404, "EntryNotFound")
+        else:
+            digest = hashlib.sha256(content).hexdigest()
+            self.cdn.files[f"/{digest}"] = content[:-1] + b"?" if self.garbled else content
+            http.send_response(302)
+            http.send_header("Location", f"{self.cdn.url}/{digest}")
+            http.send_header("X-Repo-Commit", COMMIT)
+            http.send_header("X-Linked-Size", str(len(content)))
+            http.send_header("X-Linked-Etag", f'"{digest}"')
+            http.send_header("ETag", '"of-the-redirect"')
+            http.send_header("Content-Length", "0")
+            http.end_headers()
+
+    def _deny(
+        self, http: http.server.BaseHTTPRequestHandler, status: int, code: str, message: str = ""
+    ) -> None:
+        http.send_response(status)
+        http.send_header("X-Repo-Commit", COMMIT)
+        http.send_header("X-Error-Code", code)
+        http.send_header("X-Error-Message", message or code)
+        http.send_header("Content-Length", "0")
+        http.end_headers()
