@@ -41,7 +41,7 @@ from reverie.http.exchange import (
     respond,
     watch_disconnect,
 )
-from reverie.http.protocol import close_after, cut_off, drop
+from reverie.http.protocol import close_after, drop
 from reverie.log import fields
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reverie.errors import InvalidRequest, ReverieError
 from reverie.http.dialects.openai import OPENAI
@@ -116,24 +114,11 @@ class Protocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self._give_up(None)
-
-    def _give_up(self, error: ReverieError | None) -> None:
-        """Read no more requests. Those that are whole are answered first; then ``error`` is, unless
-        it would come as the answer to one of them.
-        """
-        self._deaf = True
-        self._head_arrived()
-        whole = [cycle for cycle in self._unanswered if not cycle.more_body]
-        if whole:
-            whole[-1].keep_alive = False
-        elif error is None or any(cycle.response_started for cycle in self._unanswered):
-            self._close()
-        else:
-            self._refuse(error)
+        self.transport.close()
 
     def _refuse(self, error: ReverieError) -> None:
         """Answer outside any exchange, then close."""
+        self._head_arrived()
         if self.transport.is_closing():
             return
         body = OPENAI.error_body(error)
@@ -145,7 +130,7 @@ class Protocol(HttpToolsProtocol):
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self._close()
+        self.transport.close()
 
 
 def as_http_class() -> Any:
