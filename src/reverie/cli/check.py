@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reverie.errors import ConfigurationError, ModelError
-from reverie.settings import ModelSettings, load
+from reverie.settings import CONFIG_FILE, ModelSettings, Settings, load
 
 
 def check(
@@ -23,21 +25,59 @@ def check(
     from reverie.app import authenticator
 
     settings = load(config)
-    keys = authenticator(settings)
-    address = f"{settings.server.host} port {settings.server.port}"
-    typer.echo(f"Would listen on {address}, for {_callers(keys.open)}.")
-    problems = []
-    for model in settings.models:
-        try:
+    problems: list[str] = []
+    try:
+        callers = _callers(authenticator(settings).open)
+        address = f"{settings.server.host} port {settings.server.port}"
+        typer.echo(f"Would listen on {address}, for {callers}.")
+    except ConfigurationError as error:
+        problems += error.problems
+    for index, model in enumerate(settings.models):
+        found = _problems_of(model, settings)
+        problems += [f"{config or CONFIG_FILE}: models[{index}].{problem}" for problem in found]
+        if not found:
             typer.echo(f"Model {model.name}: {_describe(model)}")
-        except ModelError as error:
-            problems.append(f"models: {model.name}: {error}")
     if problems:
         raise ConfigurationError(problems)
 
 
 def _callers(keyless: bool) -> str:
     return "callers without a key" if keyless else "callers with a key"
+
+
+def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
+    """What would keep a model from being served: the key, and the reason."""
+    if model.source is None:
+        return asyncio.run(_backend_problems(model, settings))
+    from reverie.models.gguf import read_header
+    from reverie.models.store import find
+    from reverie.runner.options import XLLAMACPP
+
+    problems = []
+    try:
+        if (found := find(model.source)) is not None:
+            read_header(found)
+    except ModelError as error:
+        problems.append(f"source: {error}")
+    if model.engine != XLLAMACPP and shutil.which(Path(model.engine).expanduser()) is None:
+        problems.append(f"engine: {model.engine} is not a program that can be run")
+    return problems
+
+
+async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:
+    """Start the backends of other servers, which takes their keys and connects to none of them."""
+    from reverie.backends.build import build_backends
+
+    problems = []
+    for _, backends in build_backends(settings.model_copy(update={"models": (model,)})):
+        for index, backend in enumerate(backends):
+            try:
+                await backend.start(lambda: None)
+            except ModelError as error:
+                problems.append(f"backends[{index}]: {error}")
+            finally:
+                await backend.stop()
+    return problems
 
 
 def _describe(model: ModelSettings) -> str:

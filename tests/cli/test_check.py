@@ -1,0 +1,149 @@
+"""``reverie check``: what would run, or each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import errors, reverie
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and no key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REVERIE_API_KEYS", raising=False)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "reverie.toml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_without_a_configuration_it_says_what_the_default_is() -> None:
+    done = reverie("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "Would listen on 127.0.0.1 port 8000, for callers without a key.",
+        "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
+    ]
+
+
+def test_a_model_that_is_not_here_is_no_mistake(tmp_path: Path) -> None:
+    done = reverie("check", REVERIE_HOME=str(tmp_path))
+    assert done.returncode == 0
+    assert "will be fetched first (reverie pull smollm2-135m)" in done.stdout
+
+
+def test_a_file_is_read_and_backends_are_named(folder: Path) -> None:
+    file = write(
+        folder,
+        """
+        [server]
+        port = 9000
+        [[models]]
+        name = "m"
+        [[models.backends]]
+        url = "http://127.0.0.1:9100/v1"
+        api_key_env = "BIG_KEY"
+        """,
+        "other.toml",
+    )
+    done = reverie("check", "--config", str(file), REVERIE_API_KEYS="k" * 32, BIG_KEY="secret")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "port 9000, for callers with a key." in done.stdout
+    assert "Model m: reached at http://127.0.0.1:9100/v1" in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_each_mistake_in_the_file_is_named_with_file_key_and_reason(folder: Path) -> None:
+    write(
+        folder,
+        """
+        [server]
+        port = 70000
+        qeue_size = 1
+        log_format = "xml"
+        [[models]]
+        name = "m"
+        """,
+    )
+    mistakes = errors(reverie("check"))
+    assert [mistake.split(": ")[:2] for mistake in mistakes] == [
+        ["reverie.toml", "server.port"],
+        ["reverie.toml", "server.log_format"],
+        ["reverie.toml", "server.qeue_size"],
+        ["reverie.toml", "models[0]"],
+    ]
+    assert "'text' or 'json'" in mistakes[1]
+    assert "queue_size" in mistakes[2]
+    assert "needs either source" in mistakes[3]
+
+
+def test_each_model_that_can_not_run_is_named_with_file_key_and_reason(folder: Path) -> None:
+    (folder / "page.gguf").write_text("<html>")
+    write(
+        folder,
+        """
+        [server]
+        host = "0.0.0.0"
+        [[models]]
+        name = "good"
+        source = "smollm2-135m"
+        [[models]]
+        name = "unknown"
+        source = "none"
+        [[models]]
+        name = "absent"
+        source = "./none.gguf"
+        [[models]]
+        name = "foreign"
+        source = "page.gguf"
+        engine = "./llama-server"
+        [[models]]
+        name = "remote"
+        [[models.backends]]
+        url = "http://127.0.0.1:9100/v1"
+        [[models.backends]]
+        url = "http://127.0.0.1:9100/v1"
+        api_key_env = "NO_SUCH_KEY"
+        """,
+    )
+    done = reverie("check")
+    host, *mistakes = errors(done)
+    assert host.startswith("server.host: 0.0.0.0 can be reached from other machines")
+    assert [mistake.split(": ", 2)[:2] for mistake in mistakes] == [
+        ["reverie.toml", "models[1].source"],
+        ["reverie.toml", "models[2].source"],
+        ["reverie.toml", "models[3].source"],
+        ["reverie.toml", "models[3].engine"],
+        ["reverie.toml", "models[4].backends[1]"],
+    ]
+    assert "no such model in the catalogue (smollm2-135m)" in mistakes[0]
+    assert "There is no model file none.gguf." in mistakes[1]
+    assert "is not a GGUF model file." in mistakes[2]
+    assert "./llama-server is not a program" in mistakes[3]
+    assert "NO_SUCH_KEY" in mistakes[4]
+    assert done.stdout.splitlines() == [
+        "Model good: run here by xllamacpp, 8 slots, on disk",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("port = = 1", "is not valid TOML"), (None, "there is no such file")]
+)
+def test_a_file_that_can_not_be_read_is_one_mistake(
+    folder: Path, text: str | None, reason: str
+) -> None:
+    if text is not None:
+        write(folder, text, "other.toml")
+    (mistake,) = errors(reverie("check", "--config", "other.toml"))
+    assert mistake.startswith(f"other.toml: {reason}")
+
+
+def test_a_mistake_in_the_environment_is_named_by_its_variable() -> None:
+    (mistake,) = errors(reverie("check", REVERIE_SERVER_PORT="many"))
+    assert mistake.startswith("environment REVERIE_SERVER_PORT: server.port: ")
