@@ -15,7 +15,7 @@ NANO = 10**9
 _PER_MILLION = 10**6
 _MAX_UNITS = 10**9
 """No price or budget is larger; sums of the ledger then stay far within 64 bits."""
-_AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s?([A-Z]{3,5})")
+_AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([A-Z]{3,5})")
 
 Period: TypeAlias = Literal["day", "month"]
 
@@ -43,7 +43,7 @@ def parse_amount(text: str) -> Amount:
     """
     match = _AMOUNT.fullmatch(text.strip())
     if match is None or (value := Decimal(match[1])) > _MAX_UNITS:
-        raise ValueError("write an amount and a currency, as in 0.18USD")
+        raise ValueError(f"write an amount (at most {_MAX_UNITS}) and a currency, as in 0.18USD")
     return Amount(int(value * NANO), match[2])
 
 
@@ -65,7 +65,7 @@ def parse_budget(text: str) -> Budget:
     Raises:
         ValueError: saying how to write it.
     """
-    amount, _, period = text.partition("/")
+    amount, _, period = text.strip().partition("/")
     if period not in get_args(Period):
         raise ValueError("write an amount per day or month, as in 10USD/month")
     nano, currency = parse_amount(amount)
@@ -78,3 +78,8 @@ def format_amount(nano: int, currency: str) -> str:
     units, fraction = divmod(abs(nano), NANO)
     decimals = f"{fraction:09}".rstrip("0").ljust(2, "0")
     return f"{sign}{units}.{decimals} {currency}".strip()
+
+
+def format_budget(budget: Budget) -> str:
+    """Write a budget as ``parse_budget`` reads it: ``10.00 USD/month``."""
+    return f"{format_amount(budget.nano, budget.currency)}/{budget.period}"
