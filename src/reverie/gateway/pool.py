@@ -5,30 +5,37 @@ for what that code decides.
 
 Rule 2: a slot has one owner at any moment: the pool, or one ``Lease``. A waiter that is cancelled
 in the same turn of the event loop in which it was granted a slot gives it back at once.
+
+Rule 3: keys share slots and room in the queue by weight, not by arrival. Whose turn it is, is
+decided in ``fair``; nobody overtakes it to a backend that it waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Self
 
 from reverie.backends.base import Backend
 from reverie.errors import BackendError, ModelLoading, Overloaded
+from reverie.gateway.fair import FairQueue
 
 FAILURE_COOLDOWN = 2.0
 """Seconds for which a backend that just failed is used only if no other is left."""
 
 
 class Lease:
-    """One slot on one backend, and room for some tokens. Leaving its context gives both back."""
+    """One slot on one backend, and room for some tokens. Leaving its context gives both back.
 
-    def __init__(self, pool: Pool, backend: Backend, tokens: int) -> None:
+    ``position`` is where its request entered the queue: 1 was next, 0 never waited.
+    """
+
+    def __init__(self, pool: Pool, backend: Backend, tokens: int, position: int) -> None:
         self._pool: Pool | None = pool
         self._tokens = tokens
         self.backend = backend
+        self.position = position
 
     def release(self) -> None:
         """Give the slot back. Idempotent."""
@@ -44,12 +51,22 @@ class Lease:
 
 
 class _Waiter:
-    __slots__ = ("excluded", "granted", "tokens")
+    __slots__ = ("excluded", "granted", "key", "number", "position", "tokens")
 
-    def __init__(self, granted: asyncio.Future[Lease], tokens: int, excluded: Set[str]) -> None:
+    def __init__(
+        self,
+        granted: asyncio.Future[Lease],
+        tokens: int,
+        excluded: frozenset[str],
+        key: str,
+        number: int,
+    ) -> None:
         self.granted = granted
         self.tokens = tokens
         self.excluded = excluded
+        self.key = key
+        self.number = number  # in the order of arrival
+        self.position = 0
 
 
 class Pool:
@@ -74,7 +91,9 @@ class Pool:
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
         self._clock = clock
-        self._waiters: deque[_Waiter] = deque()
+        self._queues: dict[frozenset[str], FairQueue[_Waiter]] = {}
+        """Those who wait, by the backends that they exclude. None of these queues is empty."""
+        self._arrivals = 0
         self._in_flight = dict.fromkeys((backend.name for backend in backends), 0)
         self._tokens = dict.fromkeys(self._in_flight, 0)
         self._failed_at: dict[str, float] = {}
@@ -88,7 +107,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return sum(map(len, self._queues.values()))
 
     @property
     def ready(self) -> bool:
@@ -100,26 +119,32 @@ class Pool:
         failures = [backend.failure for backend in self.backends]
         return next(filter(None, failures), None) if all(failures) else None
 
-    async def acquire(self, tokens: int = 0, excluded: Set[str] = frozenset()) -> Lease:
+    async def acquire(
+        self,
+        tokens: int = 0,
+        excluded: Set[str] = frozenset(),
+        *,
+        key: str = "",
+        weight: int = 1,
+    ) -> Lease:
         """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
 
+        Keys that wait share the backends' tokens by their weights, which are 1 or more.
+
         Raises:
-            Overloaded: the queue is full, or its deadline has passed.
+            Overloaded: the queue is full and this key holds the most of it, this request made
+                room there for another key's, or its deadline has passed.
             ModelLoading: no backend became ready in time.
             BackendError: no backend of this model can ever become ready.
         """
         if self.failure is not None:
-            raise BackendError("This model can't be served at the moment.", reason=self.failure)
-        if not self._waiters and (backend := self._choose(tokens, excluded)) is not None:
+            raise _unservable(self.failure)
+        excluded = frozenset(excluded)
+        if (backend := self._choose(tokens, excluded | self._awaited_before(excluded))) is not None:
             return self._grant(backend, tokens)
-        if len(self._waiters) >= self._queue_size:
-            raise Overloaded(
-                f"{len(self._waiters)} requests already wait for this model. Try again shortly.",
-                retry_after=self._patience(),
-            )
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), tokens, excluded)
-        self._waiters.append(waiter)
-        self.wake()  # those ahead may have excluded a backend that this one can use
+        if self.waiting >= self._queue_size:
+            self._make_room(key, weight)
+        waiter = self._enqueue(tokens, excluded, key, weight)
         try:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
@@ -137,26 +162,108 @@ class Pool:
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
         if (failure := self.failure) is not None:
-            while self._waiters:
-                granted = self._waiters.popleft().granted
-                if not granted.done():
-                    granted.set_exception(
-                        BackendError("This model can't be served at the moment.", reason=failure)
-                    )
+            for waiter in [waiter for queue in self._queues.values() for waiter in queue]:
+                self._end(waiter, _unservable(failure))
             return
-        for waiter in list(self._waiters):
-            if (backend := self._choose(waiter.tokens, waiter.excluded)) is None:
-                if waiter.excluded:
-                    continue  # those behind may use what this one may not
-                return  # no overtaking: a large request would never find room
-            self._waiters.remove(waiter)
-            if not waiter.granted.done():
-                waiter.granted.set_result(self._grant(backend, waiter.tokens))
+        awaited: Set[str] = frozenset()
+        for excluded in self._order():
+            self._serve(excluded, awaited)
+            if excluded in self._queues:
+                awaited |= self._in_flight.keys() - excluded
 
-    def _grant(self, backend: Backend, tokens: int) -> Lease:
+    def _order(self) -> list[frozenset[str]]:
+        """The queues in the order in which they are served.
+
+        A request that excludes backends was let down by them, after its turn had come. So it goes
+        before those whose turn is still to come.
+        """
+        return sorted(self._queues, key=len, reverse=True)
+
+    def _awaited_before(self, excluded: frozenset[str]) -> Set[str]:
+        """The backends that are waited for by requests which a new one may not overtake."""
+        awaited: Set[str] = frozenset()
+        for other in self._queues:
+            if len(other) >= len(excluded):
+                awaited |= self._in_flight.keys() - other
+        return awaited
+
+    def _serve(self, excluded: frozenset[str], awaited: Set[str]) -> None:
+        """Grant what can be granted to one queue, in its order, on backends not ``awaited``.
+
+        Nobody overtakes the one whose turn it is: a large request would never find room.
+        """
+        queue = self._queues[excluded]
+        while (waiter := queue.peek()) is not None:
+            if waiter.granted.done():
+                queue.remove(waiter)  # cancelled just now
+                continue
+            if (backend := self._choose(waiter.tokens, excluded | awaited)) is None:
+                return
+            queue.pop()
+            waiter.granted.set_result(self._grant(backend, waiter.tokens, waiter.position))
+        del self._queues[excluded]
+
+    def _enqueue(self, tokens: int, excluded: frozenset[str], key: str, weight: int) -> _Waiter:
+        self._arrivals += 1
+        granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(granted, tokens, excluded, key, self._arrivals)
+        queue = self._queues.get(excluded, FairQueue())
+        queue.push(waiter, key, weight, cost=max(1, tokens))
+        self._queues[excluded] = queue
+        self.wake()  # whoever made room for this one may have held up others, or this one
+        if not granted.done():
+            before = (other for other in self._queues if len(other) > len(excluded))
+            ahead = sum(len(self._queues[other]) for other in before)
+            waiter.position = ahead + queue.position(waiter)
+        return waiter
+
+    def _make_room(self, key: str, weight: int) -> None:
+        """End the newest request of the key that holds the most of a full queue, by its weight.
+
+        Raises:
+            Overloaded: that key is the newcomer's own.
+        """
+        loads: dict[str, float] = {}
+        for queue in self._queues.values():
+            for name, load in queue.loads():
+                loads[name] = loads.get(name, 0) + load
+        greediest = max(loads, key=loads.__getitem__, default=key)
+        own = (self._waiting_of(key) + 1) / weight
+        if greediest == key or loads[greediest] <= own:
+            raise Overloaded(
+                f"No slot is free, and the queue is full: {_requests(self.waiting)} waiting, each "
+                f"for up to {self._queue_timeout:g} s. Try again shortly.",
+                retry_after=self._patience(),
+            )
+        newest = (queue.newest_of(greediest) for queue in self._queues.values())
+        self._end(
+            max(filter(None, newest), key=lambda waiter: waiter.number),
+            Overloaded(
+                f"Your key has {_requests(self._waiting_of(greediest))} waiting, each for up to "
+                f"{self._queue_timeout:g} s. The queue is full, and the newest of them made room "
+                "for another key's. Send fewer at once, or try again shortly.",
+                retry_after=self._patience(),
+            ),
+        )
+
+    def _waiting_of(self, key: str) -> int:
+        return sum(queue.length_of(key) for queue in self._queues.values())
+
+    def _end(self, waiter: _Waiter, error: Exception) -> None:
+        self._remove(waiter)
+        if not waiter.granted.done():
+            waiter.granted.set_exception(error)
+
+    def _remove(self, waiter: _Waiter) -> None:
+        queue = self._queues[waiter.excluded]
+        queue.remove(waiter)
+        if not queue:
+            del self._queues[waiter.excluded]
+
+    def _grant(self, backend: Backend, tokens: int, position: int = 0) -> Lease:
         self._in_flight[backend.name] += 1
         self._tokens[backend.name] += tokens
-        return Lease(self, backend, tokens)
+        return Lease(self, backend, tokens, position)
 
     def _release(self, backend: Backend, tokens: int) -> None:
         self._in_flight[backend.name] -= 1
@@ -165,8 +272,9 @@ class Pool:
 
     def _forget(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        if waiter in self._queues.get(waiter.excluded, ()):
+            self._remove(waiter)
+            self.wake()  # it may have held up others
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()
@@ -201,10 +309,19 @@ class Pool:
                 "The model is still loading. Try again shortly.", retry_after=self._patience()
             )
         return Overloaded(
-            f"No slot became free within {self._queue_timeout:g} s. Try again shortly.",
+            f"No slot became free within {self._queue_timeout:g} s, with "
+            f"{_requests(self.waiting)} still waiting. Try again shortly.",
             retry_after=self._patience(),
         )
 
     def _patience(self) -> float:
         """Seconds after which another try is likely to find room: a guess, kept small."""
-        return min(30.0, 1.0 + len(self._waiters) / max(1, sum(b.slots for b in self.backends)))
+        return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
+
+
+def _unservable(reason: str) -> BackendError:
+    return BackendError("This model can't be served at the moment.", reason=reason)
+
+
+def _requests(count: int) -> str:
+    return f"{count} request" if count == 1 else f"{count} requests"
