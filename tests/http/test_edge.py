@@ -18,14 +18,16 @@ def scope(client: str | None = "127.0.0.1", **headers: str) -> Scope:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST"]
+    "host",
+    ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1", "localhost", "LOCALHOST"],
 )
 def test_loopback_hosts(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "", "localhost.evil.com"]
+    "host",
+    ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.com", "", "localhost.evil.com"],
 )
 def test_hosts_that_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
@@ -71,6 +73,19 @@ def test_operation_is_seen_from_this_machine_or_with_a_key() -> None:
     edge.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
     with pytest.raises(InvalidApiKey):
         edge.admit_operator(scope("10.0.0.7"))
+
+
+@pytest.mark.parametrize("keys", [KEYED, Authenticator()], ids=["keys", "no keys"])
+def test_operation_is_not_shown_to_a_page_that_calls_this_machine_by_another_name(
+    keys: Authenticator,
+) -> None:
+    edge = Edge(keys, open_to_all=False)
+    for page in (
+        scope(host="rebound.example:8000"),
+        scope(host="localhost:8000", origin="https://evil.example"),
+    ):
+        with pytest.raises((InvalidApiKey, Forbidden)):
+            edge.admit_operator(page)
 
 
 def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:

@@ -17,7 +17,9 @@ _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine only."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
+        # A listener on "::" sees callers over IPv4 as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return host.lower() in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
 
@@ -47,30 +49,27 @@ class Edge:
         Raises:
             InvalidApiKey, Forbidden
         """
-        if self._loopback_only:
-            self._require_loopback(scope)
-        return self._authenticator.authenticate(header(scope, b"authorization"))
-
-    def admit_operator(self, scope: Scope) -> None:
-        """Let in whoever may see the figures of operation: this machine, and callers with a key."""
-        if not self._comes_from_here(scope):
-            self.admit(scope)
-
-    def _require_loopback(self, scope: Scope) -> None:
-        origin = header(scope, b"origin")
-        names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
-        if origin is not None:
-            names.append(_host_of(origin))
-        if not self._comes_from_here(scope) or not all(map(is_loopback, names)):
+        if self._loopback_only and not _comes_from_here(scope):
             raise Forbidden(
                 "Without API keys this server answers callers on its own machine only. "
                 "The operator can set REVERIE_API_KEYS."
             )
+        return self._authenticator.authenticate(header(scope, b"authorization"))
 
-    @staticmethod
-    def _comes_from_here(scope: Scope) -> bool:
-        client = scope.get("client")
-        return client is None or is_loopback(client[0])
+    def admit_operator(self, scope: Scope) -> None:
+        """Let in whoever may see the figures of operation: this machine, and callers with a key."""
+        if not _comes_from_here(scope):
+            self.admit(scope)
+
+
+def _comes_from_here(scope: Scope) -> bool:
+    """Whether the peer, and every name that it called this server by, is this machine."""
+    client = scope.get("client")
+    origin = header(scope, b"origin")
+    names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
+    if origin is not None:
+        names.append(_host_of(origin))
+    return (client is None or is_loopback(client[0])) and all(map(is_loopback, names))
 
 
 def _host_of(url: bytes) -> str:
