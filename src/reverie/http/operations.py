@@ -21,6 +21,7 @@ from reverie.http.generate import InFlight
 
 PIPELINE = "llm"
 _MODELS_ROUTES = ("/v1/models", "/models", "/llm/models")
+_NO_ROUTE = "There is no such route. See /docs."
 
 
 def build(models: ServedModels, edge: Edge, metrics: Metrics, in_flight: InFlight) -> FastAPI:
@@ -64,7 +65,7 @@ def _translate_errors(app: FastAPI) -> None:
     async def starlettes(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
-            return await ours(request, NotFound("There is no such route. See /docs."))
+            return await ours(request, NotFound(_NO_ROUTE))
         if error.status_code == 405:
             return await ours(request, MethodNotAllowed((error.headers or {}).get("Allow", "GET")))
         return await ours(request, ClientError("This request can't be answered."))
@@ -165,6 +166,8 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
     )
     async def show_model(request: Request, name: str) -> dict[str, Any]:
         edge.admit(request.scope)
+        if not name:  # elsewhere an empty name is the default model
+            raise NotFound(_NO_ROUTE)
         return _entry(models.find(name), name)
 
 
