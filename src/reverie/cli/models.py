@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,14 +10,32 @@ import typer
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """List the catalogue's models and whether they are on this machine.
+    """List the models that can be served: the catalogue's, and what is in the hub's cache.
 
     Any GGUF model can be served besides: by hf:OWNER/REPO[/FILE.gguf], or by its path.
     """
+    rows = [*_catalogue(), *_cached()]
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return
+    lines = [("name", "size", "licence", "where")]
+    for row in rows:
+        where = row["path"] or f"not here: reverie pull {row['name']}"
+        size = f"{row['size'] / 1e6:.1f} MB"
+        lines.append((row["name"], size, row["licence"] or "-", where))
+    widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1]]
+    for *cells, where in lines:  # never cut to the terminal's width: a path is there to be copied
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        typer.echo("  ".join([*padded, where]))
+
+
+def _catalogue() -> list[dict[str, Any]]:
     from reverie.models.catalogue import CATALOGUE
     from reverie.models.store import find
 
-    rows = [
+    return [
         {
             "name": entry.name,
             "aliases": list(entry.aliases),
@@ -27,16 +45,18 @@ def models(
         }
         for entry in CATALOGUE
     ]
-    if as_json:
-        import msgspec
 
-        typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
-        return
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table("name", "size", "licence", "where")
-    for row, entry in zip(rows, CATALOGUE, strict=True):
-        where = row["path"] or f"not here: reverie pull {entry.name}"
-        table.add_row(entry.name, f"{entry.size / 1e6:.1f} MB", entry.licence, str(where))
-    Console().print(table)
+def _cached() -> list[dict[str, Any]]:
+    from reverie.models.hub import cached_models
+
+    return [
+        {
+            "name": f"hf:{reference.repo}/{reference.file}",
+            "aliases": [],
+            "size": size,
+            "licence": None,
+            "path": str(path),
+        }
+        for reference, path, size in cached_models()
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def find_in_cache(reference: HubReference) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     with _translated(reference):
-        file = reference.file or choose(_cached_files(reference.repo))
+        file = reference.file or choose(_cached_repos().get(reference.repo, ()))
         if file is None:
             return None
         paths = [try_to_load_from_cache(reference.repo, part) for part in parts_of(file)]
@@ -41,21 +41,37 @@ def find_in_cache(reference: HubReference) -> Path | None:
     return Path(str(paths[0]))
 
 
-def _cached_files(repo: str) -> list[str]:
+def cached_models() -> list[tuple[HubReference, Path, int]]:
+    """Every model in huggingface_hub's cache that is whole: its file, and its size in bytes."""
+    with _translated(None):
+        repos = _cached_repos()
+    found = []
+    for repo, files in sorted(repos.items()):
+        for file in _firsts(files):
+            reference = HubReference(repo, file)
+            if (path := find_in_cache(reference)) is not None:
+                parts = [path.parent / Path(part).name for part in parts_of(file)]
+                found.append((reference, path, sum(part.stat().st_size for part in parts)))
+    return found
+
+
+def _cached_repos() -> dict[str, set[str]]:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
-        return []
-    return [
-        str(file.file_path.relative_to(revision.snapshot_path))
-        for cached in repos
-        if cached.repo_id == repo and cached.repo_type == "model"
-        for revision in cached.revisions
-        for file in revision.files
-    ]
+        return {}
+    return {
+        repo.repo_id: {
+            str(file.file_path.relative_to(revision.snapshot_path))
+            for revision in repo.revisions
+            for file in revision.files
+        }
+        for repo in repos
+        if repo.repo_type == "model"
+    }
 
 
 def fetch_from_hub(reference: HubReference) -> Path:
@@ -100,19 +116,24 @@ def _plain_progress(what: str) -> Generator[None, None, None]:
         say(f"fetched {what}")
 
 
-def choose(files: Sequence[str]) -> str | None:
+def choose(files: Iterable[str]) -> str | None:
     """The GGUF file to take where none is named: the only one, or the most sensible one."""
-    models = sorted(
-        file
-        for file in files
-        if file.lower().endswith(".gguf") and not Path(file).name.lower().startswith("mmproj")
-    )
-    firsts = [file for file in models if not (m := _PART.fullmatch(file)) or "-00001-of-" in m[0]]
+    firsts = _firsts(files)
     for quantisation in _PREFERRED:
         for file in firsts:
             if re.search(rf"(?<![a-z0-9]){quantisation}(?![a-z0-9_])", file, re.IGNORECASE):
                 return file
     return firsts[0] if firsts else None
+
+
+def _firsts(files: Iterable[str]) -> list[str]:
+    """The files of models among others, sorted; of a split one, its first part."""
+    models = sorted(
+        file
+        for file in files
+        if file.lower().endswith(".gguf") and not Path(file).name.lower().startswith("mmproj")
+    )
+    return [file for file in models if not (m := _PART.fullmatch(file)) or "-00001-of-" in m[0]]
 
 
 def parts_of(file: str) -> list[str]:
@@ -125,12 +146,12 @@ def parts_of(file: str) -> list[str]:
 
 
 @contextmanager
-def _translated(reference: HubReference) -> Generator[None, None, None]:
+def _translated(reference: HubReference | None) -> Generator[None, None, None]:
     """huggingface_hub's exceptions as ours, here and nowhere else."""
     import httpx2
     from huggingface_hub import errors
 
-    repo = reference.repo
+    repo, file = reference or ("the cache", None)
     try:
         yield
     except errors.GatedRepoError:
@@ -144,7 +165,7 @@ def _translated(reference: HubReference) -> Generator[None, None, None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _unreachable(repo, error.__cause__) from None
     except errors.EntryNotFoundError:
-        raise ModelError(f"{repo} holds no file {reference.file}.") from None
+        raise ModelError(f"{repo} holds no file {file}.") from None
     except errors.HFValidationError:
         raise ModelError(f"{repo} is not a repository's name.") from None
     except errors.HfHubHTTPError as error:
