@@ -69,7 +69,7 @@ def configuration() -> str:
     """The configuration reference, as Markdown."""
     parts = [_INTRODUCTION]
     for title, section in _SECTIONS:
-        parts.append(f"\n## `{title}`\n\n{_first_sentence(section)}\n")
+        parts.append(f"\n## `{title}`\n\n{_first_sentence(section)}\n\n")
         variables = title in ("[server]", "[store]")
         heads = ["key", "type", "default", "what it does"]
         parts.append(_row(heads) + _row(["---"] * len(heads)))
