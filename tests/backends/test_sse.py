@@ -75,16 +75,6 @@ def test_an_event_is_given_with_the_read_that_ends_it(end: bytes) -> None:
     assert parser.feed(end[-1:]) == [b"x"]
 
 
-@pytest.mark.parametrize(
-    ("stream", "left"),
-    [(b"", False), (b"data: x\n\n", False), (b"data: x\n\n\n", False), (b"data: x\n", True)],
-)
-def test_the_end_says_whether_an_event_was_left(stream: bytes, left: bool) -> None:
-    parser = SSEParser()
-    parser.feed(stream)
-    assert parser.close() is left
-
-
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_an_event_that_never_ends_is_refused(size: int) -> None:
     parser = SSEParser(limit=64)

@@ -45,7 +45,8 @@ class SSEParser:
         """Take the next bytes of the stream; return the payloads that they complete.
 
         A payload is what followed ``data:`` in one event, its lines joined with ``\\n``. Events
-        without data (comments, for one) give none.
+        without data (comments, for one) give none. What is left at the stream's end was never
+        sent, as WHATWG rules.
 
         Raises:
             ProtocolError: an event is larger than the limit.
@@ -67,14 +68,6 @@ class SSEParser:
         if len(held) > self._limit:
             raise ProtocolError(f"an event exceeds {self._limit} bytes")
         return self._payloads(complete) if end >= 0 else []
-
-    def close(self) -> bool:
-        """The stream has ended. An unfinished event counts as never sent (as WHATWG rules).
-
-        Returns:
-            whether there was one.
-        """
-        return bool(self._held.strip(b"\n"))
 
     def _with_single_line_ends(self, data: bytes) -> bytes:
         if self._after_cr and data:

@@ -70,10 +70,6 @@ class ServedModels:
                 f"There is no such model here. Models: {known}.", param="model"
             ) from None
 
-    @property
-    def in_flight(self) -> int:
-        return sum(model.pool.in_flight for model in self.all)
-
     async def start(self) -> None:
         """Start every backend; none is waited for.
 

@@ -30,7 +30,7 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str:
-        """For logs and metrics."""
+        """Which one it is, in a word."""
 
     def status(self, error: ReverieError) -> int:
         """The HTTP status of an error that is known before the answer began."""
