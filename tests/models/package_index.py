@@ -88,12 +88,12 @@ main()
 """
 
 
-def start_pull(entry: CatalogueEntry) -> subprocess.Popen[str]:
+def start_pull(entry: CatalogueEntry, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start ``reverie pull`` with this catalogue, in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM.format(entry=entry), "pull", entry.name],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 

