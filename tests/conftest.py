@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,16 +14,36 @@ import pytest
 
 from reverie.app import Application
 from reverie.server import Server, listen
-from reverie.settings import Settings
+from reverie.settings import Settings, StoreSettings
+from reverie.store.engine import Store
+from reverie.store.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
 pytest_plugins = ["tests.postgres"]
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store that has been brought to this version's schema, to be copied."""
+    file = tmp_path_factory.mktemp("store") / "empty.db"
+    store = Store(StoreSettings(url=f"sqlite:///{file}"))
+    migrate(store)
+    store.close()
+    return file
+
+
 @pytest.fixture
-async def start_gateway() -> AsyncIterator[StartGateway]:
-    """Start servers: ``await start_gateway(engine, …, server={…}, environ={…}, models=[…])``."""
+async def start_gateway(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartGateway]:
+    """Start servers: ``await start_gateway(engine, …, server={…}, environ={…}, models=[…])``.
+
+    They share one store, in this test's folder, unless another is given.
+    """
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    file = tmp_path / "reverie.db"
+    shutil.copy(empty_store, file)
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -30,12 +52,16 @@ async def start_gateway() -> AsyncIterator[StartGateway]:
             environ: Mapping[str, str] | None = None,
             models: list[dict[str, Any]] | None = None,
             backend: Mapping[str, Any] | None = None,
+            store: Mapping[str, Any] | None = None,
+            model: Mapping[str, Any] | None = None,
         ) -> Gateway:
             backends = [{"url": engine.url, **(backend or {})} for engine in engines]
             settings = Settings.model_validate(
                 {
                     "server": {"port": 0, **(server or {})},
-                    "models": models or [{"name": "m", "aliases": ["alias"], "backends": backends}],
+                    "store": {"url": f"sqlite:///{file}", **(store or {})},
+                    "models": models
+                    or [{"name": "m", "aliases": ["alias"], "backends": backends, **(model or {})}],
                 }
             )
             app = Application(settings, environ=environ or {})

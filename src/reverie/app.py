@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from reverie.backends.base import Backend
 from reverie.backends.build import build_backends
 from reverie.errors import ConfigurationError, ReverieError
-from reverie.gateway.auth import Authenticator, load_keys
+from reverie.gateway.admission import Admission
+from reverie.gateway.auth import Authenticator, admin_key, static_keys
+from reverie.gateway.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
 from reverie.http import operations
@@ -18,7 +21,9 @@ from reverie.http.dialects.base import Dialect
 from reverie.http.edge import Edge, is_loopback
 from reverie.http.exchange import Message, Receive, Scope, Send
 from reverie.http.generate import Generate, InFlight
-from reverie.settings import ModelSettings, Settings
+from reverie.settings import NO_STORE, ModelSettings, Settings
+from reverie.store.engine import Store, StoreFailure
+from reverie.store.migrate import migrate
 
 logger = logging.getLogger("reverie")
 
@@ -31,21 +36,42 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
 }
 
 
-def authenticator(settings: Settings, environ: Mapping[str, str] = os.environ) -> Authenticator:
-    """The keys that are configured.
+def open_store(settings: Settings) -> Store | None:
+    """The store that is configured; nothing is connected yet.
 
     Raises:
-        ConfigurationError: the keys can't be read, or there are none and the address is open.
+        ConfigurationError: its URL can't be used.
     """
-    keys = load_keys(environ, settings.server.api_keys_file)
+    return None if settings.store.url == NO_STORE else Store(settings.store)
+
+
+def authenticator(
+    settings: Settings, store: Store | None, environ: Mapping[str, str] = os.environ
+) -> Authenticator:
+    """The keys that are configured, and the store's.
+
+    Raises:
+        ConfigurationError: the keys can't be read.
+    """
+    return Authenticator(
+        static_keys(environ, settings.server.api_keys_file), store, admin_key(environ)
+    )
+
+
+def require_keys(settings: Settings, keys: Authenticator) -> None:
+    """Refuse an address that strangers can reach if they would need no key.
+
+    Raises:
+        ConfigurationError
+    """
     if keys.open and not is_loopback(settings.server.host) and not settings.server.no_auth:
         raise ConfigurationError(
             [
                 f"server.host: {settings.server.host} can be reached from other machines, and no "
-                "API key is set: set REVERIE_API_KEYS, or pass --no-auth to serve everyone"
+                "API key is set: set REVERIE_API_KEYS, create a key (reverie keys create), or pass "
+                "--no-auth to serve everyone"
             ]
         )
-    return keys
 
 
 class Application:
@@ -66,9 +92,11 @@ class Application:
             settings, backends if backends is not None else build_backends(settings)
         )
         self.in_flight = InFlight()
-        keys = authenticator(settings, environ)
-        self.keyless = keys.open
-        edge = Edge(keys, open_to_all=settings.server.no_auth)
+        self._store = open_store(settings)
+        self._keys = authenticator(settings, self._store, environ)
+        self.ledger = None if self._store is None else Ledger(self._store)
+        edge = Edge(self._keys, open_to_all=settings.server.no_auth)
+        admission = Admission(settings, self.ledger)
         metrics = Metrics(self.models)
         self._edge = edge
         self._generate = {
@@ -76,6 +104,7 @@ class Application:
                 dialect,
                 models=self.models,
                 edge=edge,
+                admission=admission,
                 settings=settings.server,
                 in_flight=self.in_flight,
                 metrics=metrics,
@@ -84,16 +113,40 @@ class Application:
         }
         self._operations = operations.build(self.models, edge, metrics, self.in_flight)
 
+    @property
+    def keyless(self) -> bool:
+        """Whether callers need no key."""
+        return self._keys.open
+
     async def start(self) -> None:
-        """Start the backends; returns before they are ready.
+        """Open the accounts and start the backends; returns before those are ready.
 
         Raises:
-            ModelError: one can never become ready.
+            ConfigurationError: the store can't be used, or strangers would need no key.
+            ModelError: a backend can never become ready.
         """
+        await self._open_accounts()
+        require_keys(self.settings, self._keys)
         await self.models.start()
 
+    async def _open_accounts(self) -> None:
+        if self._store is None or self.ledger is None:
+            return
+        try:
+            await asyncio.to_thread(migrate, self._store)
+            await self._keys.start()
+            await self.ledger.start()
+        except StoreFailure as failure:
+            raise ConfigurationError([f"store.url: the store can't be used: {failure}"]) from None
+
     async def stop(self) -> None:
+        """Stop everything. Idempotent."""
         await self.models.stop()
+        await self._keys.stop()
+        if self.ledger is not None:
+            await self.ledger.stop()
+        if self._store is not None:
+            self._store.close()
 
     def end_requests(self, error: ReverieError) -> None:
         """Cut short what still runs."""

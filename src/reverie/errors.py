@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from msgspec import Struct
+
 
 class ReverieError(Exception):
     """A failure with a status and a wire code.
@@ -194,6 +196,99 @@ class Forbidden(ReverieError):
     type = "permission_error"
 
 
+class ModelNotAllowed(ReverieError):
+    """The key may not use this model."""
+
+    status = 403
+    code = "model_not_allowed"
+    type = "permission_error"
+
+
+class RateStatus(Struct, frozen=True):
+    """What is left of a caller's limits per minute; None where there is no such limit.
+
+    Resets are the seconds until the whole limit is there again.
+    """
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests: float = 0.0
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens: float = 0.0
+
+    def tighter(self, other: RateStatus) -> RateStatus:
+        """Of both, the less that remains: of requests, and of tokens."""
+        requests = min(self, other, key=lambda s: _or_infinite(s.remaining_requests))
+        tokens = min(self, other, key=lambda s: _or_infinite(s.remaining_tokens))
+        return RateStatus(
+            requests.limit_requests,
+            requests.remaining_requests,
+            requests.reset_requests,
+            tokens.limit_tokens,
+            tokens.remaining_tokens,
+            tokens.reset_tokens,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """OpenAI's ``x-ratelimit-*`` headers; a reset is written like ``1.5s``."""
+        headers = {}
+        for what, limit, remaining, reset in (
+            ("requests", self.limit_requests, self.remaining_requests, self.reset_requests),
+            ("tokens", self.limit_tokens, self.remaining_tokens, self.reset_tokens),
+        ):
+            if limit is not None:
+                headers[f"x-ratelimit-limit-{what}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{what}"] = str(remaining)
+                headers[f"x-ratelimit-reset-{what}"] = f"{reset:.3g}s"
+        return headers
+
+
+def _or_infinite(value: int | None) -> float:
+    return float("inf") if value is None else value
+
+
+class RateLimitExceeded(ReverieError):
+    """A limit per minute or at once. Without ``retry_after`` no wait will help."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rate: RateStatus,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.rate = rate
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return _waitable(super().headers) | self.rate.headers
+
+
+class InsufficientQuota(ReverieError):
+    """The key's money for this period is spent, or set aside for what it runs."""
+
+    status = 429
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return _waitable(super().headers)
+
+
+def _waitable(headers: dict[str, str]) -> dict[str, str]:
+    """Tell OpenAI's SDKs not to try again where that can't help: they would, on any 429."""
+    return headers if headers else {"x-should-retry": "false"}
+
+
 # The server's fault -----------------------------------------------------------------------
 
 
@@ -212,6 +307,15 @@ class ModelLoading(Overloaded):
     """The model isn't ready to answer yet."""
 
     code = "model_loading"
+
+
+class AccountsUnavailable(Overloaded):
+    """The store of accounts doesn't answer; nothing is served that couldn't be accounted for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The accounts can't be written at the moment. Try again shortly.", retry_after=2
+        )
 
 
 # A backend's fault ------------------------------------------------------------------------

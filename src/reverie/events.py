@@ -45,6 +45,16 @@ class Delta(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class Prompt(Struct, frozen=True):
+    """The size of the prompt, from an engine that tells it before the answer's end.
+
+    It comes with the answer's first delta, and is what a cut answer's account goes by.
+    """
+
+    tokens: int
+    cached_tokens: int = 0
+
+
 class Finish(Struct, frozen=True):
     """The end of the answer: ``stop``, ``length``, ``tool_calls`` or ``content_filter``."""
 
@@ -64,4 +74,4 @@ class Usage(Struct, frozen=True):
     estimated: bool = False
 
 
-Event: TypeAlias = Delta | Finish | Usage
+Event: TypeAlias = Delta | Prompt | Finish | Usage

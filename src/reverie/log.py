@@ -21,8 +21,8 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What uvicorn says at "info" is about itself; Reverie says what an operator wants to know.
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+    # What these say at "info" is about themselves; Reverie says what an operator wants to know.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -20,9 +20,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reverie.errors import ConfigurationError
+from reverie.money import parse_price
 
 DEFAULT_MODEL = "smollm2-135m"
 CONFIG_FILE = "reverie.toml"
+NO_STORE = "none"
 
 BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai"]
 
@@ -81,6 +83,39 @@ class StoreSettings(_Section):
     """Seconds to wait for a slow database; then requests are refused with 503."""
 
 
+class PriceSettings(_Section):
+    """``[models.price]``: money per million tokens, as in `"0.18USD"`."""
+
+    input: str = "0USD"
+    """For a million tokens of prompts."""
+    output: str = "0USD"
+    """For a million tokens of answers."""
+    cached: str | None = None
+    """For a million tokens of prompts that the engine had in its cache; absent: as `input`."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        currencies = {parse_price(text).currency for text in self._written}
+        if len(currencies) > 1:
+            raise ValueError("all prices of a model are in one currency")
+        return self
+
+    @property
+    def _written(self) -> list[str]:
+        return [self.input, self.output, self.cached or self.input]
+
+
+class LimitSettings(_Section):
+    """``[models.limits]``: what all callers of a model may use together."""
+
+    rpm: int | None = Field(default=None, ge=1)
+    """Requests in any 60 seconds."""
+    tpm: int | None = Field(default=None, ge=1)
+    """Tokens in any 60 seconds, prompts and answers together."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Requests at once, waiting ones included."""
+
+
 class BackendSettings(_Section):
     """``[[models.backends]]``: a server that serves the model."""
 
@@ -121,6 +156,10 @@ class ModelSettings(_Section):
     """A model to run here: a catalogue name, `hf:OWNER/REPO[/FILE.gguf]`, or a path."""
     backends: tuple[BackendSettings, ...] = ()
     """Servers that serve this model."""
+    price: PriceSettings = PriceSettings()
+    """What its tokens cost."""
+    limits: LimitSettings = LimitSettings()
+    """What all its callers may use together."""
     engine: str = "xllamacpp"
     """What runs it: `xllamacpp` (llama.cpp inside a wheel) or the path of a `llama-server`."""
     slots: int = Field(default=8, ge=1, le=256)

@@ -33,11 +33,11 @@ def test_hosts_that_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_without_keys_this_machine_may_call() -> None:
+async def test_without_keys_this_machine_may_call() -> None:
     edge = Edge(Authenticator(), open_to_all=False)
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000", "localhost"):
-        assert edge.admit(scope(host=host)).name == "anonymous"
-    assert edge.admit(scope(host="localhost:8000", origin="http://localhost:3000"))
+        assert (await edge.admit(scope(host=host))).name == "anonymous"
+    assert await edge.admit(scope(host="localhost:8000", origin="http://localhost:3000"))
 
 
 @pytest.mark.parametrize(
@@ -50,33 +50,33 @@ def test_without_keys_this_machine_may_call() -> None:
         scope(host="[::1"),
     ],
 )
-def test_without_keys_others_and_their_pages_may_not(refused: Scope) -> None:
+async def test_without_keys_others_and_their_pages_may_not(refused: Scope) -> None:
     with pytest.raises(Forbidden):
-        Edge(Authenticator(), open_to_all=False).admit(refused)
+        await Edge(Authenticator(), open_to_all=False).admit(refused)
 
 
-def test_no_auth_admits_everyone() -> None:
+async def test_no_auth_admits_everyone() -> None:
     edge = Edge(Authenticator(), open_to_all=True)
-    assert edge.admit(scope("10.0.0.7", host="anything")).name == "anonymous"
+    assert (await edge.admit(scope("10.0.0.7", host="anything"))).name == "anonymous"
 
 
-def test_with_keys_a_key_is_needed_from_everywhere() -> None:
+async def test_with_keys_a_key_is_needed_from_everywhere() -> None:
     edge = Edge(KEYED, open_to_all=False)
-    assert edge.admit(scope("10.0.0.7", authorization="Bearer k")).name == "team"
+    assert (await edge.admit(scope("10.0.0.7", authorization="Bearer k"))).name == "team"
     with pytest.raises(InvalidApiKey):
-        edge.admit(scope())
+        await edge.admit(scope())
 
 
-def test_operation_is_seen_from_this_machine_or_with_a_key() -> None:
+async def test_operation_is_seen_from_this_machine_or_with_a_key() -> None:
     edge = Edge(KEYED, open_to_all=False)
-    edge.admit_operator(scope())
-    edge.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
+    await edge.admit_operator(scope())
+    await edge.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
     with pytest.raises(InvalidApiKey):
-        edge.admit_operator(scope("10.0.0.7"))
+        await edge.admit_operator(scope("10.0.0.7"))
 
 
 @pytest.mark.parametrize("keys", [KEYED, Authenticator()], ids=["keys", "no keys"])
-def test_operation_is_not_shown_to_a_page_that_calls_this_machine_by_another_name(
+async def test_operation_is_not_shown_to_a_page_that_calls_this_machine_by_another_name(
     keys: Authenticator,
 ) -> None:
     edge = Edge(keys, open_to_all=False)
@@ -85,7 +85,7 @@ def test_operation_is_not_shown_to_a_page_that_calls_this_machine_by_another_nam
         scope(host="localhost:8000", origin="https://evil.example"),
     ):
         with pytest.raises((InvalidApiKey, Forbidden)):
-            edge.admit_operator(page)
+            await edge.admit_operator(page)
 
 
 def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:

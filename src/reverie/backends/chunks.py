@@ -22,7 +22,16 @@ from msgspec import Struct
 
 from reverie.backends.utf8 import Mender, loads_damaged, replace_damaged
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
+from reverie.events import (
+    Delta,
+    Event,
+    Finish,
+    Prompt,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 
 DONE = b"[DONE]"
 
@@ -89,9 +98,17 @@ class _Usage(Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
 
+class _Progress(Struct):
+    """llama.cpp's word on its work on the prompt (``return_progress``)."""
+
+    total: int = 0
+    cache: int = 0
+
+
 class _Chunk(Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
+    prompt_progress: _Progress | None = None
     error: Any = None
     object: str | None = None
 
@@ -102,15 +119,26 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class Answer:
     """The state of one answer.
 
-    ``pieces``: deltas so far. ``finished``: a finish reason has arrived. ``complete``: usage has,
-    too, or ``[DONE]``; nothing that matters comes after it.
+    ``pieces``: deltas so far. ``prompt``: its size, once the engine has told it. ``finished``: a
+    finish reason has arrived. ``complete``: usage has, too, or ``[DONE]``; nothing that matters
+    comes after it.
     """
 
-    __slots__ = ("_calls", "_damaged", "_menders", "_reason", "_usage", "complete", "pieces")
+    __slots__ = (
+        "_calls",
+        "_damaged",
+        "_menders",
+        "_reason",
+        "_usage",
+        "complete",
+        "pieces",
+        "prompt",
+    )
 
     def __init__(self) -> None:
         self.complete = False
         self.pieces = 0
+        self.prompt: Prompt | None = None
         self._reason: str | None = None
         self._usage: Usage | None = None
         self._calls = 0  # tool calls so far
@@ -145,6 +173,8 @@ class Answer:
             delta = self._delta(choice, damaged or self._damaged)
             if choice.finish_reason:
                 self._reason = choice.finish_reason
+        if chunk.prompt_progress is not None:
+            self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
             self.complete = self._reason is not None

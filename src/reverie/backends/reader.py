@@ -22,7 +22,7 @@ class AnswerReader:
         forced: the answer is constrained to a tool call (see ``forced_tools``).
     """
 
-    __slots__ = ("_answer", "_call", "_parser", "_request", "_whole")
+    __slots__ = ("_answer", "_begun", "_call", "_parser", "_request", "_whole")
 
     def __init__(self, request: GenerateRequest, *, streamed: bool, forced: bool) -> None:
         self._request = request
@@ -30,6 +30,7 @@ class AnswerReader:
         self._parser = SSEParser() if streamed else None
         self._call = ForcedCall() if forced else None
         self._whole = bytearray()
+        self._begun = False
 
     @property
     def pieces(self) -> int:
@@ -88,8 +89,12 @@ class AnswerReader:
             ) from None
         if delta is not None and self._call is not None:
             delta = self._call.rewrite(delta)
-        if delta is not None:
-            events.append(delta)
+        if delta is None:
+            return
+        if self._answer.prompt is not None and not self._begun:
+            events.append(self._answer.prompt)
+        self._begun = True
+        events.append(delta)
 
 
 def _unreadable(reason: str) -> BackendError:

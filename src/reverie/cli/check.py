@@ -22,16 +22,23 @@ def check(
     ] = None,
 ) -> None:
     """Read the configuration, say what would run, and exit 1 with each mistake in it."""
-    from reverie.app import authenticator
+    from reverie.app import authenticator, open_store, require_keys
+    from reverie.store.engine import StoreFailure
 
     settings = load(config)
     problems: list[str] = []
     try:
-        callers = _callers(authenticator(settings).open)
+        store = open_store(settings)
+        keys = authenticator(settings, store)
+        keys.look()
+        require_keys(settings, keys)
+        callers = _callers(keys.open)
         address = f"{settings.server.host} port {settings.server.port}"
         typer.echo(f"Would listen on {address}, for {callers}.")
     except ConfigurationError as error:
         problems += error.problems
+    except StoreFailure as failure:
+        problems.append(f"store.url: the store can't be used: {failure}")
     for index, model in enumerate(settings.models):
         found = _problems_of(model, settings)
         problems += [f"{config or CONFIG_FILE}: models[{index}].{problem}" for problem in found]

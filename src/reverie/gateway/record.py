@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from reverie.errors import BackendError, ClientGone, ReverieError
-from reverie.events import Delta, Event, Finish, Usage
+from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.request")
@@ -20,11 +20,14 @@ class Record:
     """One request, from its first byte to its last. Times are ``time.monotonic()`` seconds."""
 
     __slots__ = (
+        "at_end",
         "backend",
         "began",
+        "cached_tokens",
         "completion_tokens",
         "ended",
         "error",
+        "estimated",
         "first_token",
         "granted",
         "id",
@@ -32,6 +35,7 @@ class Record:
         "model",
         "outcome",
         "pieces",
+        "position",
         "prompt_tokens",
         "reason",
         "route",
@@ -54,7 +58,11 @@ class Record:
         self.outcome: Outcome = "failed"
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
+        self.cached_tokens = 0
+        self.estimated = False
         self.pieces = 0
+        self.position = 0
+        self.at_end: Callable[[], None] | None = None
         self.error: str | None = None
         self.reason: str | None = None
 
@@ -65,11 +73,16 @@ class Record:
         for event in batch:
             if isinstance(event, Delta):
                 self.pieces += 1
+            elif isinstance(event, Prompt):
+                self.prompt_tokens = event.tokens
+                self.cached_tokens = event.cached_tokens
             elif isinstance(event, Finish):
                 self.outcome = "length" if event.reason == "length" else "ok"
             elif isinstance(event, Usage):
                 self.prompt_tokens = event.prompt_tokens
+                self.cached_tokens = event.cached_tokens
                 self.completion_tokens = event.completion_tokens
+                self.estimated = event.estimated
 
     def failed(self, error: ReverieError) -> None:
         """Note what ended the request early."""
@@ -93,8 +106,10 @@ class Record:
         return (self.ended or time.monotonic()) - self.began
 
     def close(self) -> None:
-        """Write the request's one log line."""
+        """End what hangs on the request, and write its one log line."""
         self.ended = time.monotonic()
+        if self.at_end is not None:
+            self.at_end()
         ttft = self.time_to_first_token
         logger.log(
             logging.WARNING if self.status >= 500 or self.outcome == "failed" else logging.INFO,
@@ -113,6 +128,7 @@ class Record:
                 prompt_tokens=self.prompt_tokens,
                 completion_tokens=self.completion_tokens,
                 pieces=self.pieces if self.completion_tokens is None and self.pieces else None,
+                queued_at=self.position or None,
                 queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
                 ttft_ms=None if ttft is None else ttft * 1e3,
                 duration_ms=self.duration * 1e3,

@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from reverie.errors import BackendError, Overloaded
 from reverie.events import Event, Usage
+from reverie.gateway.auth import ANONYMOUS, Caller
 from reverie.gateway.pool import Lease, Pool
 from reverie.gateway.record import Record
 from reverie.log import fields
@@ -24,11 +25,14 @@ MAX_ATTEMPTS = 3
 
 
 async def relay(
-    pool: Pool, request: GenerateRequest, record: Record
+    pool: Pool, request: GenerateRequest, record: Record, caller: Caller = ANONYMOUS
 ) -> AsyncGenerator[list[Event], None]:
     """Yield the batches of one generation, from whichever backend can give it.
 
     The last batch ends with ``Finish`` and ``Usage``. Closing the iterator stops the engine.
+
+    Args:
+        caller: takes its turn among the keys that wait.
 
     Raises:
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
@@ -36,8 +40,9 @@ async def relay(
     tried: set[str] = set()
     tokens = request.most_tokens()
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        lease = await pool.acquire(tokens, excluded=tried)
+        lease = await pool.acquire(tokens, tried, key=caller.key_id, weight=caller.weight)
         with lease:
+            record.position = max(record.position, lease.position)
             record.granted = record.granted or time.monotonic()
             record.backend = lease.backend.name
             started = False

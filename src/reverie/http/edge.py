@@ -34,7 +34,7 @@ class Edge:
 
     def __init__(self, authenticator: Authenticator, *, open_to_all: bool) -> None:
         self._authenticator = authenticator
-        self._loopback_only = authenticator.open and not open_to_all
+        self._open_to_all = open_to_all
 
     def request_id(self, scope: Scope) -> str:
         """The caller's ``X-Request-Id`` where it is harmless, else a new one."""
@@ -43,23 +43,31 @@ class Edge:
             return given.decode()
         return f"req_{uuid.uuid4().hex}"
 
-    def admit(self, scope: Scope) -> Caller:
+    async def admit(self, scope: Scope) -> Caller:
         """Say who calls.
 
         Raises:
-            InvalidApiKey, Forbidden
+            InvalidApiKey, Forbidden, AccountsUnavailable
         """
-        if self._loopback_only and not _comes_from_here(scope):
+        if self._authenticator.open and not self._open_to_all and not _comes_from_here(scope):
             raise Forbidden(
                 "Without API keys this server answers callers on its own machine only. "
                 "The operator can set REVERIE_API_KEYS."
             )
-        return self._authenticator.authenticate(header(scope, b"authorization"))
+        return await self._authenticator.authenticate(header(scope, b"authorization"))
 
-    def admit_operator(self, scope: Scope) -> None:
+    async def admit_admin(self, scope: Scope) -> None:
+        """Let in the holder of the admin key.
+
+        Raises:
+            InvalidApiKey, Forbidden
+        """
+        await self._authenticator.authenticate_admin(header(scope, b"authorization"))
+
+    async def admit_operator(self, scope: Scope) -> None:
         """Let in whoever may see the figures of operation: this machine, and callers with a key."""
         if not _comes_from_here(scope):
-            self.admit(scope)
+            await self.admit(scope)
 
 
 def _comes_from_here(scope: Scope) -> bool:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from typing import NamedTuple
 
 from reverie.errors import (
     BackendTimeout,
@@ -23,6 +24,9 @@ from reverie.errors import (
     ServerError,
 )
 from reverie.events import Delta, Event, Finish, Usage
+from reverie.gateway.admission import Admission
+from reverie.gateway.auth import Caller
+from reverie.gateway.ledger import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModel, ServedModels
 from reverie.gateway.record import Record
@@ -37,6 +41,7 @@ from reverie.http.exchange import (
     Scope,
     Send,
     StreamWriter,
+    header,
     read_body,
     respond,
     watch_disconnect,
@@ -86,6 +91,20 @@ class InFlight:
             interruption.end(error)
 
 
+class _Job(NamedTuple):
+    """One generation that has been understood."""
+
+    caller: Caller
+    model: ServedModel
+    request: GenerateRequest
+    encoder: Encoder
+    record: Record
+    idempotency_key: bytes | None
+
+    def batches(self) -> AsyncGenerator[list[Event], None]:
+        return relay(self.model.pool, self.request, self.record, self.caller)
+
+
 class Generate:
     """An ASGI application that answers one route in one dialect."""
 
@@ -95,6 +114,7 @@ class Generate:
         *,
         models: ServedModels,
         edge: Edge,
+        admission: Admission,
         settings: ServerSettings,
         in_flight: InFlight,
         metrics: Metrics,
@@ -102,6 +122,7 @@ class Generate:
         self._dialect = dialect
         self._models = models
         self._edge = edge
+        self._admission = admission
         self._settings = settings
         self._in_flight = in_flight
         self._metrics = metrics
@@ -120,7 +141,8 @@ class Generate:
             self._metrics.observe(record)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        record.key = self._edge.admit(scope).name
+        caller = await self._edge.admit(scope)
+        record.key = caller.name
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
         if self._in_flight.draining:
@@ -140,10 +162,11 @@ class Generate:
             created=int(time.time()),
             include_usage=request.include_usage,
         )
+        job = _Job(caller, model, request, encoder, record, header(scope, b"idempotency-key"))
         if request.stream:
-            await self._stream(scope, receive, send, model, request, encoder, record)
+            await self._stream(scope, receive, send, job)
         else:
-            await self._collect(receive, send, model, request, encoder, record)
+            await self._collect(receive, send, job)
 
     def _choose(self, request: GenerateRequest, record: Record) -> ServedModel:
         """Find the model, and refuse what one of its backends can't honour."""
@@ -174,62 +197,49 @@ class Generate:
                 watcher.cancel()
                 self._in_flight.leave(interruption)
 
-    async def _collect(
-        self,
-        receive: Receive,
-        send: Send,
-        model: ServedModel,
-        request: GenerateRequest,
-        encoder: Encoder,
-        record: Record,
-    ) -> None:
+    async def _collect(self, receive: Receive, send: Send, job: _Job) -> None:
         """Answer with one JSON body."""
         deltas: list[Delta] = []
         finish, usage = None, None
-        async with (
-            self._interruptible(receive),
-            aclosing(relay(model.pool, request, record)) as batches,
-        ):
-            async for batch in batches:
-                finish, usage = _sort(batch, deltas)
-        if finish is None or usage is None:
-            raise AssertionError("a generation ended without its end")
-        record.status = 200
-        body = encoder.answer(deltas, finish, usage)
-        await respond(send, 200, body, self._headers(record, _JSON))
+        async with self._interruptible(receive):
+            reservation = await self._reserve(job)
+            async with aclosing(job.batches()) as batches:
+                async for batch in batches:
+                    finish, usage = _sort(batch, deltas)
+            if finish is None or usage is None:
+                raise AssertionError("a generation ended without its end")
+            await reservation.settle()
+        job.record.status = 200
+        headers = self._headers(job.record, _JSON, *_rate_headers(reservation))
+        await respond(send, 200, job.encoder.answer(deltas, finish, usage), headers)
 
-    async def _stream(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        model: ServedModel,
-        request: GenerateRequest,
-        encoder: Encoder,
-        record: Record,
-    ) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, job: _Job) -> None:
         """Answer with Server-Sent Events, a write for each batch."""
+        record = job.record
+        headers = self._headers(record, *_STREAM)
         writer = StreamWriter(
             send,
-            self._headers(record, *_STREAM),
+            headers,
             commit_delay=self._settings.commit_delay,
             ping_interval=self._settings.ping_interval,
             write_timeout=self._settings.write_timeout,
         )
         try:
-            async with (
-                self._interruptible(receive) as interruption,
-                aclosing(relay(model.pool, request, record)) as batches,
-            ):
+            async with self._interruptible(receive) as interruption:
+                reservation = await self._reserve(job)
+                headers += _rate_headers(reservation)
                 writer.start(interruption)
-                async for batch in batches:
-                    deltas: list[Delta] = []
-                    finish, usage = _sort(batch, deltas)
-                    data = encoder.batch(deltas)
-                    if finish is not None and usage is not None:
-                        await writer.write(data + encoder.end(finish, usage), last=True)
-                    elif data:
-                        await writer.write(data)
+                async with aclosing(job.batches()) as batches:
+                    async for batch in batches:
+                        deltas: list[Delta] = []
+                        finish, usage = _sort(batch, deltas)
+                        data = job.encoder.batch(deltas)
+                        if finish is not None and usage is not None:
+                            await reservation.settle()
+                            end = job.encoder.end(finish, usage)
+                            await writer.write(data + end, last=True)
+                        elif data:
+                            await writer.write(data)
             record.status = 200
         except Exception as failure:
             error = _understood(failure, record)
@@ -240,11 +250,17 @@ class Generate:
             close_after(scope)
             try:
                 async with asyncio.timeout(self._settings.write_timeout):
-                    await writer.write(encoder.error(error), last=True)
+                    await writer.write(job.encoder.error(error), last=True)
             except TimeoutError:  # nobody reads it
                 await drop(scope)
         finally:
             await writer.stop()
+
+    async def _reserve(self, job: _Job) -> Reservation:
+        """Open the request's row in the ledger, within its key's limits."""
+        return await self._admission.admit(
+            job.caller, job.model, job.request, job.record, job.idempotency_key
+        )
 
     async def _refuse(self, scope: Scope, send: Send, record: Record, error: ReverieError) -> None:
         """Answer with an error; nothing of an answer has been sent yet."""
@@ -268,6 +284,12 @@ class Generate:
         return [(b"x-request-id", record.id.encode()), *headers]
 
 
+def _rate_headers(reservation: Reservation) -> Headers:
+    if reservation.rate is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in reservation.rate.headers.items()]
+
+
 def _understood(failure: Exception, record: Record) -> ReverieError:
     """A failure as an error of ours; one that isn't is a bug, and is logged as such, once."""
     if isinstance(failure, ReverieError):
@@ -284,6 +306,6 @@ def _sort(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage
             deltas.append(event)
         elif isinstance(event, Finish):
             finish = event
-        else:
+        elif isinstance(event, Usage):
             usage = event
     return finish, usage

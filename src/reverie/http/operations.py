@@ -122,7 +122,7 @@ def _add_description_of_self(
 
     @app.get("/hardware/info", tags=["operations"], summary="The machine's GPUs, CPU and memory")
     async def hardware_info(request: Request) -> dict[str, Any]:
-        edge.admit_operator(request.scope)
+        await edge.admit_operator(request.scope)
         return {
             **about,
             "gpu_info": await hardware.info(),
@@ -132,7 +132,7 @@ def _add_description_of_self(
 
     @app.get("/hardware/stats", tags=["operations"], summary="What the machine's GPUs do now")
     async def hardware_stats(request: Request) -> dict[str, Any]:
-        edge.admit_operator(request.scope)
+        await edge.admit_operator(request.scope)
         return {
             **about,
             "gpu_stats": await hardware.stats(),
@@ -142,7 +142,7 @@ def _add_description_of_self(
 
     @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
     async def prometheus(request: Request) -> Response:
-        edge.admit_operator(request.scope)
+        await edge.admit_operator(request.scope)
         return Response(
             metrics.render(), headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST}
         )
@@ -153,7 +153,7 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
 
     @app.get(path, tags=["models"], summary="The models served here", include_in_schema=in_schema)
     async def list_models(request: Request) -> dict[str, Any]:
-        edge.admit(request.scope)
+        await edge.admit(request.scope)
         data = [
             _entry(model, name)
             for model in models.all
@@ -165,7 +165,7 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
         path + "/{name:path}", tags=["models"], summary="One model", include_in_schema=in_schema
     )
     async def show_model(request: Request, name: str) -> dict[str, Any]:
-        edge.admit(request.scope)
+        await edge.admit(request.scope)
         if not name:  # elsewhere an empty name is the default model
             raise NotFound(_NO_ROUTE)
         return _entry(models.find(name), name)

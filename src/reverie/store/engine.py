@@ -16,15 +16,27 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
     SQLAlchemyError,
 )
 
 from reverie.errors import ConfigurationError
 from reverie.settings import StoreSettings
 
+_TRANSIENT = (OperationalError, InterfaceError, InternalError)
+
 
 class StoreFailure(Exception):
-    """The database could not do it now; the message says why, without its address."""
+    """The database could not do it; the message says why, without its address.
+
+    ``transient``: it may well do it at another time; otherwise it refuses what it was asked.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = True) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 class Store:
@@ -102,7 +114,8 @@ def translated() -> Generator[None, None, None]:
     try:
         yield
     except DBAPIError as error:
-        raise StoreFailure(_reason(error.orig)) from error
+        transient = error.connection_invalidated or isinstance(error, _TRANSIENT)
+        raise StoreFailure(_reason(error.orig), transient=transient) from error
     except SQLAlchemyError as error:
         raise StoreFailure(type(error).__name__) from error
 

@@ -33,6 +33,17 @@ def migrate(store: Store) -> None:
         _upgrade(connection)
 
 
+def is_current(store: Store) -> bool:
+    """Whether the store is there and needs no migration. Makes nothing.
+
+    Raises:
+        StoreFailure: the database can't be reached or used.
+    """
+    if store.is_sqlite and not Path(str(store.url.database)).exists():
+        return False
+    return _version(store) == HEAD
+
+
 def _version(store: Store) -> str | None:
     with store.read() as connection:
         if not inspect(connection).has_table(_VERSION_TABLE):

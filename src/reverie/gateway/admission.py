@@ -1,0 +1,79 @@
+"""May this key do this now? Asked of the ledger, with what a request may come to at most."""
+
+from __future__ import annotations
+
+from reverie.gateway.auth import Caller
+from reverie.gateway.ledger import UNRECORDED, Ledger, Reservation
+from reverie.gateway.models import ServedModel
+from reverie.gateway.record import Record
+from reverie.money import parse_price
+from reverie.request import GenerateRequest
+from reverie.settings import ModelSettings, PriceSettings, Settings
+from reverie.store.keys import RateLimits
+from reverie.store.reserve import Order, Price
+
+
+class Admission:
+    """Opens a row of the ledger for each request; without a ledger, everything is allowed."""
+
+    def __init__(self, settings: Settings, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+        self._terms = {model.name: _Terms(model) for model in settings.models}
+
+    async def admit(
+        self,
+        caller: Caller,
+        model: ServedModel,
+        request: GenerateRequest,
+        record: Record,
+        idempotency_key: bytes | None = None,
+    ) -> Reservation:
+        """Reserve what a request may come to.
+
+        Raises:
+            RateLimitExceeded, InsufficientQuota, ModelNotAllowed, InvalidApiKey: as the key is.
+            AccountsUnavailable: the ledger can't be written now.
+        """
+        if self._ledger is None:
+            return UNRECORDED
+        terms = self._terms.get(model.name) or _Terms(model.settings)
+        tokens = request.most_tokens()
+        prompt_tokens = tokens - request.max_tokens
+        order = Order(
+            id=self._ledger.next_row(),
+            request_id=record.id,
+            key_id=caller.key_id,
+            stored=caller.stored,
+            model=model.name,
+            names=terms.names,
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+            cost=terms.price.of(prompt_tokens, 0, request.max_tokens),
+            price=terms.price,
+            model_limits=terms.limits,
+            idempotency_key=_printable(idempotency_key),
+        )
+        return await self._ledger.reserve(order, record)
+
+
+class _Terms:
+    """What a model's use costs, and its limits."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.names = (settings.name, *settings.aliases)
+        self.price = _price(settings.price)
+        limits = settings.limits
+        self.limits = RateLimits(limits.rpm, limits.tpm, limits.concurrency)
+
+
+def _price(settings: PriceSettings) -> Price:
+    read = parse_price(settings.input)
+    cached = parse_price(settings.cached or settings.input)
+    return Price(read.nano, cached.nano, parse_price(settings.output).nano, read.currency)
+
+
+def _printable(value: bytes | None) -> str | None:
+    """A header's value as the store keeps it: at most 200 characters, none of them strange."""
+    if value is None:
+        return None
+    return "".join(c for c in value.decode("latin-1")[:200] if c.isprintable())

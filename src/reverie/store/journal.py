@@ -1,0 +1,102 @@
+"""Settlements that the store could not take: kept in a file here, and brought to it later.
+
+Each gateway appends to a file of its own and holds a lock on it. A file without its holder was left
+by one that died, and is taken over by whoever starts next. An entry may be brought to the store
+twice without harm (``settle``, rule 1), so that a file is only ever appended to or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+
+from reverie.store.settle import Settlement
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Settlement).decode
+
+
+def directory(url: str) -> Path:
+    """Where the journals of a store's gateways are: ``$XDG_STATE_HOME/reverie/journal/…``."""
+    state = os.environ.get("XDG_STATE_HOME")
+    root = Path(state) if state else Path.home() / ".local" / "state"
+    return root / "reverie" / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class Journal:
+    """This gateway's journal. The file exists while something is in it.
+
+    Args:
+        durable: force each entry to the disk.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        self._path = folder / f"{uuid.uuid4().hex}.jsonl"
+        self._durable = durable
+        self._file: int | None = None
+        self.pending: list[Settlement] = []
+        """What is in the file, and not known to be in the store."""
+
+    def append(self, settlement: Settlement) -> None:
+        """Keep a settlement.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._file = os.open(self._path, flags, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        line = _encode(settlement) + b"\n"
+        if os.write(self._file, line) != len(line):
+            raise OSError("a part of the entry was written")  # a torn line is skipped when read
+        if self._durable:
+            os.fsync(self._file)
+        self.pending.append(settlement)
+
+    def done(self, count: int) -> None:
+        """Forget the oldest entries, which are in the store by now."""
+        del self.pending[:count]
+        if not self.pending and self._file is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+
+@contextlib.contextmanager
+def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
+    """Entries of gateways that died. They are removed at the end of the block, unless it raised."""
+    taken: list[tuple[Path, int]] = []
+    entries: list[Settlement] = []
+    try:
+        for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)  # its gateway lives
+                continue
+            taken.append((path, file))
+            entries += _read(path)
+        yield entries
+        for path, _ in taken:
+            path.unlink(missing_ok=True)
+    finally:
+        for _, file in taken:
+            os.close(file)
+
+
+def _read(path: Path) -> list[Settlement]:
+    entries = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(msgspec.DecodeError):  # torn by a full disk or a death
+            entries.append(_decode(line))
+    return entries

@@ -1,0 +1,184 @@
+"""Limits per minute, at once, and of money: what a subject has used, and what it may still do.
+
+Pure: the numbers come from the store's transaction, and the decision is made between its reads and
+its writes, so that gateways which share a store can't decide on the same room twice.
+
+A *minute* is any 60 seconds, not one of the clock's: what was used is summed up by the second over
+the last 61 of them, the oldest counted whole. No limit can be exceeded across a boundary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+
+from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
+from reverie.money import Period, format_amount
+from reverie.store.keys import RateLimits
+
+SPAN = 61
+"""Seconds of which the use is summed up, the running one included."""
+DAY_MS = 86_400_000
+
+
+class Standing:
+    """What one subject has used of its limits, as of one transaction.
+
+    Args:
+        label: the subject in an error message, as in "This key".
+        buckets: (second, requests, tokens) of the last ``SPAN`` seconds.
+        running: requests that it has open.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        limits: RateLimits,
+        buckets: Iterable[tuple[int, int, int]] = (),
+        running: int = 0,
+    ) -> None:
+        self.label = label
+        self.limits = limits
+        self.running = running
+        self._buckets = {second: (requests, tokens) for second, requests, tokens in buckets}
+
+    def admit(self, tokens: int, now: float) -> None:
+        """Refuse one more request of so many tokens if a limit doesn't allow it.
+
+        Args:
+            now: seconds since 1970.
+
+        Raises:
+            RateLimitExceeded
+        """
+        limits = self.limits
+        requests_used, tokens_used = self._used()
+        if limits.tpm is not None and tokens > limits.tpm:
+            raise RateLimitExceeded(
+                f"{self.label} may use {limits.tpm} tokens per minute, and this request alone may "
+                f"come to {tokens} (its prompt and max_tokens). Lower max_tokens or shorten it.",
+                param="max_tokens",
+                rate=self.status(now),
+            )
+        if limits.rpm is not None and requests_used + 1 > limits.rpm:
+            raise self._refusal(
+                f"{limits.rpm} requests per minute", self._wait(0, limits.rpm - 1, now), now
+            )
+        if limits.tpm is not None and tokens_used + tokens > limits.tpm:
+            raise self._refusal(
+                f"{limits.tpm} tokens per minute, of which {tokens_used} are used and this request "
+                f"needs {tokens}",
+                self._wait(1, limits.tpm - tokens, now),
+                now,
+            )
+        if limits.concurrency is not None and self.running + 1 > limits.concurrency:
+            raise self._refusal(f"{limits.concurrency} requests at once", 1.0, now)
+
+    def add(self, tokens: int, now: float) -> None:
+        """Count one admitted request."""
+        second = int(now)
+        requests, used = self._buckets.get(second, (0, 0))
+        self._buckets[second] = (requests + 1, used + tokens)
+        self.running += 1
+
+    def status(self, now: float) -> RateStatus:
+        """What is left, for the ``x-ratelimit-*`` headers."""
+        requests, tokens = self._used()
+        limits = self.limits
+        return RateStatus(
+            limit_requests=limits.rpm,
+            remaining_requests=None if limits.rpm is None else max(0, limits.rpm - requests),
+            reset_requests=self._reset(0, now),
+            limit_tokens=limits.tpm,
+            remaining_tokens=None if limits.tpm is None else max(0, limits.tpm - tokens),
+            reset_tokens=self._reset(1, now),
+        )
+
+    def _used(self) -> tuple[int, int]:
+        requests = sum(bucket[0] for bucket in self._buckets.values())
+        return requests, sum(bucket[1] for bucket in self._buckets.values())
+
+    def _wait(self, kind: int, room: int, now: float) -> float:
+        """Seconds until at most ``room`` of what is used still counts."""
+        left = self._used()[kind]
+        for second in sorted(self._buckets):
+            left -= self._buckets[second][kind]
+            if left <= room:
+                return max(0.0, second + SPAN - now)
+        return float(SPAN)
+
+    def _reset(self, kind: int, now: float) -> float:
+        """Seconds until nothing of what is used counts any more."""
+        newest = max((s for s, bucket in self._buckets.items() if bucket[kind]), default=None)
+        return 0.0 if newest is None else max(0.0, newest + SPAN - now)
+
+    def _refusal(self, limit: str, wait: float, now: float) -> RateLimitExceeded:
+        wait = max(1.0, math.ceil(wait))
+        return RateLimitExceeded(
+            f"{self.label} may use {limit}. Try again in {wait:.0f} s.",
+            retry_after=wait,
+            rate=self.status(now),
+        )
+
+
+class Purse(Struct):
+    """The money that a key may spend in the running period, and what it has."""
+
+    budget: int
+    currency: str
+    period: Period
+    spent: int
+    """Nano-units of closed rows, and what is set aside for open ones."""
+
+    def admit(self, cost: int, now: float) -> None:
+        """Refuse one more request that may cost so much, if the budget doesn't allow it.
+
+        Raises:
+            InsufficientQuota
+        """
+        if self.spent + cost <= self.budget and (cost or self.spent < self.budget):
+            return
+        budget = format_amount(self.budget, self.currency)
+        if cost > self.budget:
+            raise InsufficientQuota(
+                f"This key may spend {budget} per {self.period}, and this request alone may cost "
+                f"{format_amount(cost, self.currency)}. Lower max_tokens or shorten it."
+            )
+        left = max(0, self.budget - self.spent)
+        raise InsufficientQuota(
+            f"This key may spend {budget} per {self.period}, of which "
+            f"{format_amount(left, self.currency)} is left or not set aside for running requests.",
+            retry_after=math.ceil(period_end(self.period, now) - now),
+        )
+
+
+def period_begin(period: Period, now: float) -> int:
+    """The first day, as days since 1970, of the period (UTC) that ``now`` lies in."""
+    today = datetime.fromtimestamp(now, UTC).date()
+    first = today.replace(day=1) if period == "month" else today
+    return day_of(int(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp() * 1000))
+
+
+def period_end(period: Period, now: float) -> float:
+    """The end of the period (UTC) that ``now`` lies in, in seconds since 1970."""
+    moment = datetime.fromtimestamp(now, UTC)
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return (midnight + timedelta(days=1)).timestamp()
+    return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
+
+
+def day_of(milliseconds: int) -> int:
+    """Days since 1970 (UTC)."""
+    return milliseconds // DAY_MS
+
+
+def tightest(statuses: Iterable[RateStatus]) -> RateStatus | None:
+    """Of several subjects' statuses, what a client must heed: the least that remains of each."""
+    best: RateStatus | None = None
+    for status in statuses:
+        best = status if best is None else best.tighter(status)
+    return best

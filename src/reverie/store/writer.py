@@ -1,0 +1,184 @@
+"""The one writer of a gateway: a thread that takes whatever has gathered and commits it together.
+
+Rule 1: an operation's future is resolved only after its commit.
+
+Rule 2: an operation has a deadline. Until then a store that is locked, slow or gone is tried again;
+then the operation fails, and whoever waits on it decides what that means.
+
+Rule 3: operations are repeatable. A commit whose answer got lost is tried again as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from sqlalchemy import Connection
+
+from reverie.log import fields
+from reverie.store.engine import Store, StoreFailure
+
+logger = logging.getLogger("reverie.store")
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[Connection, Sequence[Any], bool], Sequence[Any]]
+"""Does all the operations of one kind in a transaction: (connection, what, again) → results."""
+
+_MAX_BATCH = 512
+_RETRY_DELAY = 0.05
+
+
+class Operation(Generic[T]):
+    """One thing to write.
+
+    Args:
+        work: does it, together with others of the same ``work``.
+        subject: what it is done with.
+        seconds: how long it may take.
+    """
+
+    __slots__ = ("deadline", "future", "subject", "tried", "work")
+
+    def __init__(
+        self, work: Work, subject: object, seconds: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.work = work
+        self.subject = subject
+        self.deadline = time.monotonic() + seconds
+        self.future: asyncio.Future[T] = loop.create_future()
+        self.tried = False
+
+
+class Writer:
+    """Commits operations in the order of their arrival, those of one kind together.
+
+    Args:
+        kinds: every ``work`` there is, in the order in which a batch does them.
+        on_orphan: called, in the event loop, with an operation that was committed after whoever
+            waited for it had gone.
+    """
+
+    def __init__(
+        self, store: Store, kinds: Sequence[Work], on_orphan: Callable[[Operation[Any]], None]
+    ) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._on_orphan = on_orphan
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
+        self.failing = False
+        """Whether the last thing that the store was asked to do failed."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
+        """Have something written; its future tells when it is."""
+        operation: Operation[Any] = Operation(work, subject, seconds, self._loop)
+        self._queue.put(operation)
+        return operation
+
+    @property
+    def waiting(self) -> int:
+        """Operations that no transaction has begun with."""
+        return self._queue.qsize()
+
+    async def stop(self) -> None:
+        """Write what was submitted, and end."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            batch, ended = self._take()
+            for work in self._kinds:
+                of_kind = [operation for operation in batch if operation.work == work]
+                if of_kind:
+                    self._commit(work, of_kind)
+
+    def _take(self) -> tuple[list[Operation[Any]], bool]:
+        """Wait for an operation, and take those that have gathered with it."""
+        batch: list[Operation[Any]] = []
+        operation = self._queue.get()
+        while operation is not None:
+            batch.append(operation)
+            if len(batch) == _MAX_BATCH:
+                return batch, False
+            try:
+                operation = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, work: Work, batch: list[Operation[Any]]) -> None:
+        while batch := self._still_wanted(batch):
+            again = any(operation.tried for operation in batch)
+            for operation in batch:
+                operation.tried = True
+            try:
+                with self._store.write() as connection:
+                    results = work(connection, [operation.subject for operation in batch], again)
+            except StoreFailure as failure:
+                self._note(failure)
+                if not failure.transient and len(batch) > 1:
+                    for operation in batch:  # one of them is at fault: let it fail alone
+                        self._commit(work, [operation])
+                    return
+                batch = self._give_up(batch, failure)
+            except Exception as bug:
+                logger.exception("writing to the store failed in Reverie itself")
+                self._resolve([(operation, None) for operation in batch], bug)
+                return
+            else:
+                self._note(None)
+                self._resolve(list(zip(batch, results, strict=True)))
+                return
+
+    def _still_wanted(self, batch: list[Operation[Any]]) -> list[Operation[Any]]:
+        """Leave out what nobody waits for any more; a try of it may have been committed."""
+        gone = [operation for operation in batch if operation.future.cancelled()]
+        self._resolve([(operation, None) for operation in gone if operation.tried])
+        return [operation for operation in batch if operation not in gone] if gone else batch
+
+    def _give_up(self, batch: list[Operation[Any]], failure: StoreFailure) -> list[Operation[Any]]:
+        """Fail the operations whose time is over; give the others, after a pause."""
+        now = time.monotonic()
+        late = [op for op in batch if not failure.transient or op.deadline <= now]
+        self._resolve([(operation, None) for operation in late], failure)
+        rest = [operation for operation in batch if operation not in late]
+        if rest:
+            time.sleep(_RETRY_DELAY)
+        return rest
+
+    def _note(self, failure: StoreFailure | None) -> None:
+        """One log line when the store fails, and one when it is back."""
+        if failure is None and self.failing:
+            logger.info("the store is back")
+        elif failure is not None and not self.failing:
+            logger.error("the store fails", extra=fields(reason=str(failure)))
+        self.failing = failure is not None
+
+    def _resolve(
+        self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None = None
+    ) -> None:
+        if results:
+            self._loop.call_soon_threadsafe(self._resolve_here, results, failure)
+
+    def _resolve_here(
+        self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
+    ) -> None:
+        for operation, result in results:
+            if operation.future.done():  # nobody waits any more
+                if failure is None:
+                    self._on_orphan(operation)
+            elif failure is not None:
+                operation.future.set_exception(failure)
+            else:
+                operation.future.set_result(result)
