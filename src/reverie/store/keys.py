@@ -11,11 +11,11 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, text, update
 
 from reverie.money import Period
 from reverie.store import schema
@@ -41,6 +41,8 @@ class RateLimits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 
 _UNLIMITED = RateLimits()
 
+Status: TypeAlias = Literal["active", "expired", "revoked"]
+
 
 class Key(Struct, frozen=True, kw_only=True):
     """A stored key. Times are milliseconds since 1970."""
@@ -62,7 +64,14 @@ class Key(Struct, frozen=True, kw_only=True):
 
     def usable(self, now: int) -> bool:
         """Whether it is neither revoked nor expired."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        return self.status(now) == "active"
+
+    def status(self, now: int) -> Status:
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and now >= self.expires_at:
+            return "expired"
+        return "active"
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
@@ -80,6 +89,18 @@ def new_secret() -> str:
     """A new secret, to be shown once."""
     raw = secrets.token_bytes(_SECRET_BYTES)
     return _SECRET_PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def lock_names(connection: Connection) -> None:
+    """Let nobody else make or change a key until this transaction ends; reading goes on.
+
+    SQLite's one write lock is held already.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_KEYS)
+
+
+_LOCK_KEYS = text("LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE")
 
 
 def create(connection: Connection, key: Key, secret: str) -> None:
@@ -132,7 +153,7 @@ def revoke(connection: Connection, id: str, now: int) -> bool:
 
 
 def rotate(connection: Connection, id: str, secret: str) -> bool:
-    """Give a key a new secret; the old one ends at once. Says whether there is such a key."""
+    """Give a key a new secret; the old one ends at once. Says whether it could have one."""
     done = connection.execute(
         update(_KEYS)
         .where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))

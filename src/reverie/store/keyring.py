@@ -1,0 +1,259 @@
+"""What an operator does with keys, alike for the command line and for the admin API.
+
+Each function runs in the caller's transaction, so that what it has checked still holds when it
+writes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from reverie.money import Budget, format_amount, format_budget, parse_budget
+from reverie.store import keys
+from reverie.store.keys import Key, RateLimits
+from reverie.store.usage import first_day, spent
+from reverie.times import format_day, format_moment, parse_moment
+
+MAX_NAME = 200
+MAX_COUNT = 2**31 - 1
+"""No limit is larger: what PostgreSQL's ``integer`` holds."""
+MAX_WEIGHT = 1000
+_MAX_MODELS = 1000
+_RESERVED = re.compile(r"anonymous|(?:static|file)-[0-9]+|key_.*", re.IGNORECASE)
+"""What callers without a stored key are called in the ledger, and what ids look like."""
+
+
+class KeyProblem(Exception):
+    """What was asked can't be done with keys: a sentence, and the field that it is about."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+class NoSuchKey(KeyProblem):
+    """There is no key of that name or id."""
+
+
+class KeyOrder(Struct, frozen=True, kw_only=True):
+    """A key as an operator asks for it, in the operator's own notation."""
+
+    name: str
+    models: tuple[str, ...] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    budget: str | None = None
+    """As in ``10USD/month``."""
+    expires_at: str | None = None
+    """As in ``30d``, ``2027-01-31``, or RFC 3339."""
+    weight: int = 1
+    model_limits: Mapping[str, RateLimits] = {}
+
+
+# What is asked for ------------------------------------------------------------------------
+
+
+def key_of(order: KeyOrder, now: int) -> Key:
+    """Check an order and give the key that it describes, with a new id.
+
+    Args:
+        now: milliseconds since 1970.
+
+    Raises:
+        KeyProblem: its field is that of the order.
+    """
+    name = checked_name(order.name, "name")
+    if _RESERVED.fullmatch(name):
+        raise KeyProblem("name", f"the name {name} is reserved; choose another")
+    budget = _budget(order.budget)
+    return Key(
+        id=keys.new_id(),
+        name=name,
+        created_at=now,
+        expires_at=_expiry(order.expires_at, now),
+        weight=_within("weight", order.weight, MAX_WEIGHT) or 1,
+        models=_models(order.models),
+        limits=_limits("", RateLimits(order.rpm, order.tpm, order.concurrency)),
+        model_limits={
+            checked_name(model, "model_limits"): _limits("model_limits", limits)
+            for model, limits in order.model_limits.items()
+        },
+        budget=budget.nano if budget else None,
+        budget_period=budget.period if budget else None,
+        currency=budget.currency if budget else None,
+    )
+
+
+def checked_name(name: str, field: str) -> str:
+    """A name of a key or a model, in Unicode's normal form, so that it is found as it is written.
+
+    Raises:
+        KeyProblem: it is empty, too long, or can't be printed.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if not name.strip() or name != name.strip():
+        raise KeyProblem(field, "a name can't be empty, or begin or end with a space")
+    if len(name) > MAX_NAME:
+        raise KeyProblem(field, f"a name has at most {MAX_NAME} characters")
+    if not name.isprintable():
+        raise KeyProblem(field, "a name holds printable characters only, and no line breaks")
+    return name
+
+
+def _budget(written: str | None) -> Budget | None:
+    if written is None:
+        return None
+    try:
+        return parse_budget(written)
+    except ValueError as error:
+        raise KeyProblem("budget", str(error)) from None
+
+
+def _expiry(written: str | None, now: int) -> int | None:
+    if written is None:
+        return None
+    try:
+        moment = parse_moment(written, now)
+    except ValueError as error:
+        raise KeyProblem("expires_at", str(error)) from None
+    if moment <= now:
+        raise KeyProblem("expires_at", f"{format_moment(moment)} has passed already")
+    return moment
+
+
+def _models(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not 0 < len(names) <= _MAX_MODELS:
+        raise KeyProblem(
+            "models", f"name 1 to {_MAX_MODELS} models, or leave this out to allow all of them"
+        )
+    return tuple(dict.fromkeys(checked_name(name, "models") for name in names))
+
+
+def _limits(field: str, limits: RateLimits) -> RateLimits:
+    for kind in RateLimits.__struct_fields__:
+        _within(field or kind, getattr(limits, kind), MAX_COUNT)
+    return limits
+
+
+def _within(field: str, count: int | None, highest: int) -> int | None:
+    if count is not None and not 1 <= count <= highest:
+        raise KeyProblem(field, f"write a whole number from 1 to {highest}")
+    return count
+
+
+# What is done -----------------------------------------------------------------------------
+
+
+def create(connection: Connection, order: KeyOrder, now: int) -> tuple[Key, str]:
+    """Make a key; give it and its secret, which nobody can learn again.
+
+    Raises:
+        KeyProblem: the order is wrong, or a usable key has this name.
+    """
+    key = key_of(order, now)
+    keys.lock_names(connection)
+    if any(other.usable(now) for other in keys.find(connection, key.name)):
+        raise KeyProblem("name", f"a key in use is called {key.name}; revoke it, or choose another")
+    secret = keys.new_secret()
+    keys.create(connection, key, secret)
+    return key, secret
+
+
+def find(connection: Connection, name_or_id: str, now: int) -> Key:
+    """The key of that id or name; of several of one name, the one that is in use.
+
+    Raises:
+        NoSuchKey
+        KeyProblem: several keys have this name, and not exactly one is in use.
+    """
+    name = checked_name(name_or_id, "key")
+    found = keys.find(connection, name)
+    if not found:
+        raise NoSuchKey("key", f"there is no key {name}")
+    if len(found) == 1:
+        return found[0]
+    usable = [key for key in found if key.usable(now)]
+    if len(usable) != 1:
+        ids = ", ".join(key.id for key in found)
+        raise KeyProblem("key", f"several keys are called {name}; name one by its id: {ids}")
+    return usable[0]
+
+
+def revoke(connection: Connection, name_or_id: str, now: int) -> Key:
+    """End a key for ever; one that was revoked before stays as it is.
+
+    Raises:
+        KeyProblem: see ``find``.
+    """
+    key = find(connection, name_or_id, now)
+    keys.revoke(connection, key.id, now)
+    return keys.by_ids(connection, [key.id])[key.id]
+
+
+def rotate(connection: Connection, name_or_id: str, now: int) -> tuple[Key, str]:
+    """Give a key a new secret. The old one ends at once.
+
+    Raises:
+        KeyProblem: see ``find``; or the key has ended.
+    """
+    key = find(connection, name_or_id, now)
+    secret = keys.new_secret()
+    if not key.usable(now) or not keys.rotate(connection, key.id, secret):
+        raise KeyProblem("key", f"the key {key.name} is {key.status(now)}; create another")
+    return key, secret
+
+
+# What is told of it -----------------------------------------------------------------------
+
+
+def describe(connection: Connection, found: Sequence[Key], now: int) -> list[dict[str, Any]]:
+    """All that may be told of keys, fit for JSON; neither secrets nor hashes are among it.
+
+    Money is in nano-units beside its written form, and what was spent is that of requests which
+    have ended in the running period.
+    """
+    money = spent(connection, [key for key in found if key.budget is not None], now)
+    return [_described(key, money.get(key.id, 0), now) for key in found]
+
+
+def _described(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": key.id,
+        "name": key.name,
+        "status": key.status(now),
+        "created_at": format_moment(key.created_at),
+        "expires_at": None if key.expires_at is None else format_moment(key.expires_at),
+        "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
+        "weight": key.weight,
+        "models": None if key.models is None else list(key.models),
+        **_counts(key.limits),
+        "model_limits": {model: _counts(limits) for model, limits in key.model_limits.items()},
+        "budget": None,
+        "budget_nano": None,
+        "spent": None,
+        "spent_nano": None,
+        "spent_since": None,
+    }
+    if key.budget is not None and key.currency is not None and key.budget_period is not None:
+        told |= {
+            "budget": format_budget(Budget(key.budget, key.currency, key.budget_period)),
+            "budget_nano": key.budget,
+            "spent": format_amount(spent_nano, key.currency),
+            "spent_nano": spent_nano,
+            "spent_since": format_day(first_day(key.budget_period, now)),
+        }
+    return told
+
+
+def _counts(limits: RateLimits) -> dict[str, int | None]:
+    return {"rpm": limits.rpm, "tpm": limits.tpm, "concurrency": limits.concurrency}
