@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverie.gateway.fair import FairQueue
@@ -14,11 +14,12 @@ KEYS = ("a", "b", "c", "d")
 
 costs = st.integers(1, 50)
 weights = st.integers(1, 4)
-quanta = st.integers(1, 60)
-pushes = st.tuples(st.just("push"), st.sampled_from(KEYS), weights, costs)
-removals = st.tuples(st.just("remove"), st.integers(0, 30))
-pops = st.tuples(st.just("pop"))
-operations = st.lists(pushes | removals | pops, max_size=80)
+quanta = st.sampled_from([1, 7, 60])
+names = st.sampled_from(["push"] * 4 + ["pop"] * 3 + ["remove"])
+operations = st.lists(
+    st.tuples(names, st.sampled_from(KEYS), weights, costs), min_size=20, max_size=100
+)
+often = settings(max_examples=300)
 
 
 class Ring:
@@ -75,20 +76,21 @@ def drain(queue: FairQueue[int]) -> list[int]:
     return [queue.pop() for _ in range(len(queue))]
 
 
+@often
 @given(quanta, operations)
 def test_items_are_served_in_the_order_of_the_paper_whoever_comes_and_goes(
-    quantum: int, operations: list[tuple[str, int]]
+    quantum: int, operations: list[tuple[str, str, int, int]]
 ) -> None:
     queue: FairQueue[int] = FairQueue(quantum)
     ring = Ring(quantum)
     waiting: list[int] = []
-    for item, (name, *arguments) in enumerate(operations):
+    for item, (name, key, weight, number) in enumerate(operations):
         if name == "push":
-            queue.push(item, *arguments)
-            ring.push(item, *arguments)
+            queue.push(item, key, weight, cost=number)
+            ring.push(item, key, weight, cost=number)
             waiting.append(item)
         elif waiting and name == "remove":
-            leaver = waiting.pop(arguments[0] % len(waiting))
+            leaver = waiting.pop(number % len(waiting))
             queue.remove(leaver)
             ring.remove(leaver)
         elif waiting:
@@ -102,16 +104,17 @@ def test_items_are_served_in_the_order_of_the_paper_whoever_comes_and_goes(
     assert queue.peek() is None
 
 
+@often
 @given(quanta, operations)
 def test_a_position_says_how_many_are_served_until_then(
-    quantum: int, operations: list[tuple[str, int]]
+    quantum: int, operations: list[tuple[str, str, int, int]]
 ) -> None:
     queue: FairQueue[int] = FairQueue(quantum)
-    for item, (name, *arguments) in enumerate(operations):
+    for item, (name, key, weight, number) in enumerate(operations):
         if name == "push":
-            queue.push(item, *arguments)
+            queue.push(item, key, weight, cost=number)
         elif queue and name == "remove":
-            queue.remove(sorted(queue)[arguments[0] % len(queue)])
+            queue.remove(sorted(queue)[number % len(queue)])
         elif queue:
             queue.pop()
     positions = {item: queue.position(item) for item in queue}
