@@ -277,18 +277,7 @@ def test_a_key_that_isn_t_there_can_t_be_found_changed_or_ended(store: Store) ->
 
 
 def _use(store: Store, key_id: str, day: int, cost: int, currency: str = "USD") -> None:
-    figures = dict.fromkeys(
-        [
-            "requests",
-            "cancelled",
-            "failed",
-            "lost",
-            "prompt_tokens",
-            "cached_tokens",
-            "completion_tokens",
-        ],
-        1,
-    )
+    figures = dict.fromkeys(FIGURES, 1)
     with store.write() as connection:
         connection.execute(
             insert(schema.usage_daily).values(

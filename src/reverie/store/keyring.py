@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 from reverie.money import Budget, format_amount, format_budget, parse_budget
 from reverie.store import keys
 from reverie.store.keys import Key, RateLimits
-from reverie.store.usage import first_day, spent
+from reverie.store.limits import period_begin
+from reverie.store.usage import spent
 from reverie.times import format_day, format_moment, parse_moment
 
 MAX_NAME = 200
@@ -250,7 +251,7 @@ def _described(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
             "budget_nano": key.budget,
             "spent": format_amount(spent_nano, key.currency),
             "spent_nano": spent_nano,
-            "spent_since": format_day(first_day(key.budget_period, now)),
+            "spent_since": format_day(period_begin(key.budget_period, now / 1000)),
         }
     return told
 

@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from reverie.money import Period
 from reverie.store import keys, schema
 from reverie.store.keys import Key
-from reverie.times import DAY_MS, first_of_month
+from reverie.store.limits import period_begin
 
 Dimension: TypeAlias = Literal["key", "model", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -125,14 +125,15 @@ def key_ids(connection: Connection, name_or_id: str) -> tuple[str, ...]:
 # Budgets ----------------------------------------------------------------------------------
 
 
-def first_day(period: Period, now: int) -> int:
-    """The first day of the running period; ``now`` is milliseconds since 1970."""
-    today = now // DAY_MS
-    return first_of_month(today) if period == "month" else today
-
-
 def spent(connection: Connection, budgeted: Sequence[Key], now: int) -> dict[str, int]:
-    """Key's id → nano-units of its budget's currency that it has spent in the running period."""
+    """What keys have spent of their budgets in the running period.
+
+    Args:
+        now: milliseconds since 1970.
+
+    Returns:
+        Key's id → nano-units of its budget's currency; a key that has spent nothing isn't in it.
+    """
     money: dict[str, int] = {}
     for period in get_args(Period):
         those = {key.id: key.currency for key in budgeted if key.budget_period == period}
@@ -140,7 +141,9 @@ def spent(connection: Connection, budgeted: Sequence[Key], now: int) -> dict[str
             continue
         rows = connection.execute(
             select(_USAGE.c.key_id, _USAGE.c.currency, func.sum(_USAGE.c.cost))
-            .where(_USAGE.c.key_id.in_(list(those)), _USAGE.c.day >= first_day(period, now))
+            .where(
+                _USAGE.c.key_id.in_(list(those)), _USAGE.c.day >= period_begin(period, now / 1000)
+            )
             .group_by(_USAGE.c.key_id, _USAGE.c.currency)
         )
         money |= {id: int(cost) for id, currency, cost in rows if currency == those[id]}
