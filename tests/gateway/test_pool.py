@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
 from reverie.errors import BackendError, ModelLoading, Overloaded
 from reverie.events import Event
-from reverie.gateway.pool import FAILURE_COOLDOWN, Pool
+from reverie.gateway.pool import FAILURE_COOLDOWN, Lease, Pool
 from reverie.request import GenerateRequest
 
 
@@ -40,13 +42,37 @@ def pool(*backends: FakeBackend, queue_size: int = 10, queue_timeout: float = 5)
     return Pool("m", backends, queue_size=queue_size, queue_timeout=queue_timeout)
 
 
-async def queued(pool: Pool, count: int = 1) -> list[asyncio.Task[object]]:
-    tasks: list[asyncio.Task[object]] = [
-        asyncio.create_task(pool.acquire())  # type: ignore[arg-type]
+async def queued(
+    pool: Pool, count: int = 1, *, tokens: int = 0, key: str = "", weight: int = 1
+) -> list[asyncio.Task[Lease]]:
+    tasks = [
+        asyncio.create_task(pool.acquire(tokens, key=key, weight=weight), name=key)
         for _ in range(count)
     ]
     await asyncio.sleep(0)
     return tasks
+
+
+async def turns(slot: Lease, tasks: list[asyncio.Task[Lease]], count: int) -> list[str]:
+    """Pass one slot on so many times; the keys of those who got it, in their order."""
+    keys = []
+    waiting = set(tasks)
+    for _ in range(count):
+        slot.release()
+        done, waiting = await asyncio.wait(waiting, return_when="FIRST_COMPLETED", timeout=1)
+        (task,) = done
+        keys.append(task.get_name())
+        slot = task.result()
+    slot.release()
+    return keys
+
+
+async def end(tasks: list[asyncio.Task[Lease]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for lease in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(lease, Lease):
+            lease.release()
 
 
 async def test_the_least_busy_backend_is_chosen() -> None:
@@ -187,3 +213,239 @@ async def test_a_request_that_is_larger_than_everything_runs_alone() -> None:
     assert not other.done()
     huge.release()
     await other
+
+
+async def test_a_light_key_waits_for_one_turn_of_each_slot_however_many_flood() -> None:
+    shared = pool(FakeBackend("a", slots=2), queue_size=500)
+    slots = [await shared.acquire(100, key="flood") for _ in range(2)]
+    flood = await queued(shared, 200, tokens=100, key="flood")
+    (light,) = await queued(shared, tokens=100, key="light")
+    for slot in slots:
+        slot.release()
+    lease = await asyncio.wait_for(light, 1)
+    assert 1 <= lease.position <= 2
+    await end([light, *flood])
+    assert (shared.in_flight, shared.waiting) == (0, 0)
+
+
+async def test_keys_that_flood_together_share_by_weight() -> None:
+    shared = pool(FakeBackend("a"), queue_size=500)
+    slot = await shared.acquire()
+    one = await queued(shared, 100, tokens=50, key="one", weight=1)
+    three = await queued(shared, 100, tokens=50, key="three", weight=3)
+    served = Counter(await turns(slot, one + three, 100))
+    assert abs(served["three"] - 75) <= 1
+    await end(one + three)
+
+
+async def test_keys_share_tokens_not_requests() -> None:
+    shared = pool(FakeBackend("a"), queue_size=500)
+    slot = await shared.acquire()
+    long = await queued(shared, 100, tokens=1000, key="long")
+    short = await queued(shared, 100, tokens=100, key="short")
+    served = Counter(await turns(slot, long + short, 55))
+    assert abs(served["short"] - 50) <= 1
+    await end(long + short)
+
+
+async def test_a_key_that_comes_to_free_slots_brings_no_credit_with_it() -> None:
+    shared = pool(FakeBackend("a"), queue_size=500)
+    for _ in range(20):
+        (await shared.acquire(100, key="early")).release()
+    slot = await shared.acquire(100, key="early")
+    early = await queued(shared, 10, tokens=100, key="early")
+    late = await queued(shared, 10, tokens=100, key="late")
+    assert Counter((await turns(slot, early + late, 20))[:10]) == {"early": 5, "late": 5}
+
+
+async def test_a_lease_says_where_its_request_entered_the_queue() -> None:
+    shared = pool(FakeBackend("a"))
+    slot = await shared.acquire(10, key="flood")
+    assert slot.position == 0
+    flood = await queued(shared, 3, tokens=10, key="flood")
+    (light,) = await queued(shared, tokens=10, key="light")
+    await turns(slot, [*flood, light], 4)
+    assert [task.result().position for task in flood] == [1, 2, 3]
+    assert light.result().position == 2
+
+
+async def test_in_a_full_queue_the_newest_of_the_greediest_key_makes_room() -> None:
+    shared = pool(FakeBackend("a"), queue_size=10, queue_timeout=60)
+    slot = await shared.acquire()
+    flood = await queued(shared, 8, key="flood")
+    other = await queued(shared, 2, key="other")
+    light = await queued(shared, key="light")
+    with pytest.raises(Overloaded, match="Your key has 8 requests waiting, each for up to 60 s"):
+        await asyncio.wait_for(flood[-1], 1)
+    assert shared.waiting == 10
+    served = await turns(slot, [*flood[:-1], *other, *light], 10)
+    assert Counter(served) == {"flood": 7, "other": 2, "light": 1}
+
+
+async def test_in_a_full_queue_the_greediest_key_itself_is_refused() -> None:
+    shared = pool(FakeBackend("a"), queue_size=4, queue_timeout=60)
+    await shared.acquire()
+    flood = await queued(shared, 3, key="flood")
+    light = await queued(shared, key="light")
+    with pytest.raises(Overloaded, match="4 requests waiting, each for up to 60 s"):
+        await shared.acquire(key="flood")
+    even = await queued(shared, key="light")  # displaces: it has two then, and the other three
+    with pytest.raises(Overloaded, match="Your key has 3"):
+        await asyncio.wait_for(flood.pop(), 1)
+    for key in ("light", "flood"):  # with two each, nobody is greedier than the newcomer
+        with pytest.raises(Overloaded, match="the queue is full"):
+            await shared.acquire(key=key)
+    assert shared.waiting == 4
+    await end(flood + light + even)
+
+
+async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
+    shared = pool(FakeBackend("a"), queue_size=8)
+    await shared.acquire()
+    light = await queued(shared, 8, key="one", weight=1)
+    heavy = await queued(shared, 8, key="three", weight=3)
+    await asyncio.wait([task for task in light + heavy if not task.done()], timeout=0.01)
+    assert sum(not task.done() for task in light) == 2
+    assert sum(not task.done() for task in heavy) == 6
+    await end(light + heavy)
+
+
+async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
+    shared = pool(FakeBackend("a", slots=8, capacity=100), queue_size=1)
+    await shared.acquire(60)
+    (large,) = await queued(shared, tokens=50, key="one")
+    small = await asyncio.wait_for(shared.acquire(10, key="heavy", weight=2), 1)
+    assert small.position == 0
+    with pytest.raises(Overloaded, match="Your key has 1 request waiting"):
+        await large
+
+
+async def test_a_request_that_leaves_no_longer_holds_up_others() -> None:
+    shared = pool(FakeBackend("a", slots=8, capacity=100))
+    await shared.acquire(60)
+    (large,) = await queued(shared, tokens=50)
+    (small,) = await queued(shared, tokens=10)
+    large.cancel()
+    assert (await asyncio.wait_for(small, 1)).position == 2
+
+
+async def test_requests_of_a_flood_that_are_cancelled_are_not_paid_for() -> None:
+    shared = pool(FakeBackend("a"), queue_size=500)
+    slot = await shared.acquire()
+    fickle = await queued(shared, 100, tokens=10, key="fickle")
+    steady = await queued(shared, 20, tokens=10, key="steady")
+    await end(fickle[:90])
+    assert shared.waiting == 30
+    served = await turns(slot, fickle[90:] + steady, 30)
+    assert Counter(served[:20]) == {"fickle": 10, "steady": 10}
+    assert (shared.in_flight, shared.waiting) == (0, 0)
+
+
+async def test_room_is_made_by_a_request_that_was_cancelled_in_the_same_turn() -> None:
+    shared = pool(FakeBackend("a"), queue_size=2)
+    slot = await shared.acquire()
+    flood = await queued(shared, 2, key="flood")
+    flood[-1].cancel()
+    light = asyncio.create_task(shared.acquire(key="light"), name="light")
+    assert await asyncio.wait({flood[-1]}, timeout=1)
+    assert flood[-1].cancelled()
+    assert await turns(slot, [flood[0], light], 2) == ["flood", "light"]
+    assert (shared.in_flight, shared.waiting) == (0, 0)
+
+
+async def test_a_request_that_a_backend_let_down_goes_before_those_who_had_no_turn_yet() -> None:
+    first, second = FakeBackend("first"), FakeBackend("second")
+    shared = pool(first, second)
+    await shared.acquire()
+    slot = await shared.acquire()
+    assert slot.backend is second
+    (fresh,) = await queued(shared)
+    again = asyncio.create_task(shared.acquire(excluded={"first"}))
+    await asyncio.sleep(0)
+    slot.release()
+    lease = await asyncio.wait_for(again, 1)
+    assert (lease.position, fresh.done()) == (1, False)
+    lease.release()
+    assert (await asyncio.wait_for(fresh, 1)).backend is second
+
+
+async def test_a_large_request_with_an_exclusion_is_not_overtaken_on_what_is_left_to_it() -> None:
+    first, second = FakeBackend("first", 1), FakeBackend("second", 8, capacity=100)
+    shared = pool(first, second)
+    running = await shared.acquire(60, excluded={"first"})
+    again = asyncio.create_task(shared.acquire(50, excluded={"first"}))
+    await asyncio.sleep(0)
+    assert (await shared.acquire(10)).backend is first
+    (small,) = await queued(shared, tokens=10)
+    assert not small.done()  # it would fit beside the one that runs, but not beside the next
+    running.release()
+    assert (await asyncio.wait_for(again, 1)).backend is second
+    assert (await asyncio.wait_for(small, 1)).backend is second
+
+
+async def test_a_queue_full_of_those_who_exclude_a_backend_keeps_nobody_from_it() -> None:
+    first, second = FakeBackend("first"), FakeBackend("second")
+    shared = pool(first, second, queue_size=1)
+    await shared.acquire(excluded={"first"})
+    again = asyncio.create_task(shared.acquire(excluded={"first"}))
+    await asyncio.sleep(0)
+    lease = await shared.acquire()
+    assert (lease.backend, lease.position) == (first, 0)
+    again.cancel()
+
+
+async def test_a_weight_that_is_none_does_no_harm_to_others() -> None:
+    shared = pool(FakeBackend("a"))
+    slot = await shared.acquire()
+    with pytest.raises(ValueError, match="weight"):
+        await shared.acquire(weight=0)
+    (waiting,) = await queued(shared)
+    slot.release()
+    assert (await asyncio.wait_for(waiting, 1)).backend.name == "a"
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(seed: int) -> None:
+    chance = random.Random(seed)
+    backends = [
+        FakeBackend("first", 2),
+        FakeBackend("second", 3, capacity=100),
+        FakeBackend("third", 1, capacity=60),
+    ]
+    shared = pool(*backends, queue_size=12)
+
+    async def request() -> str:
+        key = chance.choice(["a", "a", "a", "b", "c"])
+        excluded = chance.choice([set(), set(), {"first"}, {"second"}, {"first", "third"}])
+        tokens, weight = chance.randrange(80), chance.randint(1, 3)
+        try:
+            with await shared.acquire(tokens, excluded, key=key, weight=weight) as lease:
+                assert lease.backend.name not in excluded
+                for backend in backends:
+                    assert shared.in_flight_on(backend) <= backend.slots
+                for _ in range(chance.randrange(5)):
+                    await asyncio.sleep(0)
+        except Overloaded:
+            return "refused"
+        return "served"
+
+    tasks = []
+    for _ in range(150):
+        tasks.append(asyncio.create_task(request()))
+        if chance.random() < 0.2:
+            chance.choice(tasks).cancel()
+        if chance.random() < 0.1:
+            backend = chance.choice(backends)
+            backend.ready = not backend.ready
+            shared.wake()
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(0)
+    for backend in backends:
+        backend.ready = True
+    shared.wake()
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 4)
+    kinds = Counter(end if isinstance(end, str) else type(end).__name__ for end in ends)
+    assert set(kinds) <= {"served", "refused", "CancelledError"}
+    assert kinds["served"] > 30
+    assert (shared.in_flight, shared.waiting) == (0, 0)
+    assert len({(await shared.acquire(1)).backend.name for _ in range(6)}) == 3
