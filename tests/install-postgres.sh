@@ -19,4 +19,4 @@ echo "create_main_cluster = false" >"$no_server"
 trap 'rm -f "$no_server"' EXIT
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends postgresql
+apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends postgresql
