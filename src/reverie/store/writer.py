@@ -75,6 +75,10 @@ class Writer:
         self.failing = False
         """Whether the last thing that the store was asked to do failed."""
 
+    @property
+    def started(self) -> bool:
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

@@ -1,0 +1,69 @@
+"""What tests of the ledger ask of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from reverie.errors import ReverieError
+from reverie.store import keys, schema
+from reverie.store.engine import Store
+from reverie.store.keys import Key, RateLimits, now_ms
+from reverie.store.reserve import Granted, Order, Price, reserve
+from reverie.store.settle import Outcome, Settlement, settle
+
+PRICE = Price(input=10, cached=1, output=100, currency="USD")
+GATEWAY = 7
+
+
+def make_key(store: Store, id: str = "key_a", **fields: Any) -> Key:
+    """Put a key into the store; its secret is its id."""
+    key = Key(id=id, name=f"{id}'s", created_at=now_ms(), **fields)
+    with store.write() as connection:
+        keys.create(connection, key, id)
+    return key
+
+
+def order(id: int, key: str = "key_a", **fields: Any) -> Order:
+    given: dict[str, Any] = {
+        "request_id": f"req_{id}",
+        "key_id": key,
+        "stored": True,
+        "model": "m",
+        "names": ("m",),
+        "tokens": 100,
+        "prompt_tokens": 40,
+        "cost": 0,
+        "price": PRICE,
+    }
+    return Order(id=id, **{**given, **fields})
+
+
+def ask(store: Store, *orders: Order, again: bool = False) -> list[Granted | ReverieError]:
+    """Reserve, in one transaction."""
+    with store.write() as connection:
+        return reserve(connection, orders, GATEWAY, again=again)
+
+
+def settled(id: int, outcome: Outcome = "ok", prompt: int = 40, completion: int = 10) -> Settlement:
+    return Settlement(
+        id=id,
+        outcome=outcome,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        ended_at=now_ms(),
+    )
+
+
+def close(store: Store, *settlements: Settlement) -> None:
+    with store.write() as connection:
+        settle(connection, settlements)
+
+
+def rows(store: Store, table: str = "ledger") -> list[Any]:
+    with store.read() as connection:
+        return list(connection.execute(select(schema.metadata.tables[table])))
+
+
+LIMITED = RateLimits(rpm=3, tpm=1000, concurrency=2)

@@ -1,0 +1,103 @@
+"""Settlements in the journal are there for whoever starts next, torn lines and all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reverie.store.journal import Journal, directory, left_behind
+from reverie.store.settle import Settlement
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from reverie.store.journal import Journal
+from reverie.store.settle import Settlement
+journal = Journal(Path(sys.argv[1]), durable=False)
+for id in range(1, 4):
+    journal.append(Settlement(id=id, outcome="ok", ended_at=id))
+os.kill(os.getpid(), 9)
+"""
+
+
+def settlement(id: int) -> Settlement:
+    return Settlement(
+        id=id, outcome="cancelled", prompt_tokens=5, completion_tokens=id, backend="b", ended_at=9
+    )
+
+
+def entries(folder: Path) -> list[int]:
+    with left_behind(folder) as found:
+        return [entry.id for entry in found]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_appended_is_pending_until_it_is_done(tmp_path: Path, durable: bool) -> None:
+    journal = Journal(tmp_path, durable=durable)
+    for id in (1, 2, 3):
+        journal.append(settlement(id))
+    assert [entry.id for entry in journal.pending] == [1, 2, 3]
+    journal.done(2)
+    assert journal.pending == [settlement(3)]
+    journal.done(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_journal_of_a_gateway_that_lives_is_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, durable=False)
+    journal.append(settlement(1))
+    assert entries(tmp_path) == []
+    assert journal.pending == [settlement(1)]
+    journal.done(1)
+
+
+def test_what_a_killed_gateway_wrote_is_left_behind_once(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
+    assert entries(tmp_path) == [1, 2, 3]
+    assert entries(tmp_path) == []
+
+
+def test_entries_stay_if_they_could_not_be_brought_to_the_store(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
+
+    def fail() -> None:
+        with left_behind(tmp_path):
+            raise RuntimeError("the store is gone")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert entries(tmp_path) == [1, 2, 3]
+
+
+def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+    assert entries(tmp_path) == [1, 2]
+
+
+def test_nothing_was_left_behind_where_no_gateway_ever_ran(tmp_path: Path) -> None:
+    assert entries(tmp_path / "none") == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        Journal(tmp_path / "file" / "journal", durable=False).append(settlement(1))
+
+
+def test_each_store_has_a_folder_of_its_own_that_tells_nothing_of_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    one, other = (
+        directory("postgresql://u:secret@host/a"),
+        directory("postgresql://u:secret@host/b"),
+    )
+    assert one != other
+    assert one.is_relative_to(tmp_path)
+    assert "secret" not in os.fspath(one)

@@ -1,0 +1,161 @@
+"""A reservation opens a row within every limit, or none."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from reverie.errors import (
+    InsufficientQuota,
+    InvalidApiKey,
+    ModelNotAllowed,
+    RateLimitExceeded,
+    ReverieError,
+)
+from reverie.store import keys
+from reverie.store.engine import Store
+from reverie.store.keys import RateLimits, now_ms
+from reverie.store.reserve import Granted, Order
+from tests.store.accounts import GATEWAY, PRICE, ask, close, make_key, order, rows, settled
+
+
+def granted(results: list[Granted | ReverieError]) -> list[bool]:
+    return [isinstance(result, Granted) for result in results]
+
+
+def test_a_row_is_open_and_holds_what_was_asked(store: Store) -> None:
+    make_key(store)
+    assert granted(ask(store, order(1, cost=700, idempotency_key="once"))) == [True]
+    (row,) = rows(store)
+    assert (row.id, row.request_id, row.gateway_id, row.key_id) == (1, "req_1", GATEWAY, "key_a")
+    assert (row.outcome, row.reserved_tokens, row.reserved_cost) == (None, 100, 700)
+    assert (row.price_input, row.price_cached, row.price_output) == (10, 1, 100)
+    assert row.idempotency_key == "once"
+    assert abs(row.created_at - now_ms()) < 60_000
+
+
+def test_a_key_without_limits_is_told_of_none(store: Store) -> None:
+    make_key(store)
+    (result,) = ask(store, order(1))
+    assert result == Granted(limited=False, rate=None)
+    assert rows(store, "limit_windows") == []
+
+
+@pytest.mark.parametrize("ended", ["revoked", "expired", "never made"])
+def test_a_key_that_has_ended_opens_no_row(store: Store, ended: str) -> None:
+    if ended != "never made":
+        make_key(store, expires_at=now_ms() - 1 if ended == "expired" else None)
+    if ended == "revoked":
+        with store.write() as connection:
+            assert keys.revoke(connection, "key_a", now_ms())
+    (result,) = ask(store, order(1))
+    assert isinstance(result, InvalidApiKey)
+    assert rows(store) == []
+
+
+def test_a_key_may_use_its_models_by_any_of_their_names(store: Store) -> None:
+    make_key(store, models=("small", "other"))
+    allowed, refused = ask(store, order(1, names=("m", "small")), order(2, names=("m", "big")))
+    assert isinstance(allowed, Granted)
+    assert isinstance(refused, ModelNotAllowed)
+    assert "small, other" in refused.message
+
+
+def test_the_orders_of_one_transaction_count_against_each_other(store: Store) -> None:
+    make_key(store, limits=RateLimits(rpm=3))
+    results = ask(store, *(order(number) for number in range(1, 6)))
+    assert granted(results) == [True, True, True, False, False]
+    assert [row.id for row in rows(store)] == [1, 2, 3]
+    refusal = results[-1]
+    assert isinstance(refusal, RateLimitExceeded)
+    assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(refusal.headers["Retry-After"]) <= 61
+
+
+def test_orders_of_later_transactions_count_too(store: Store) -> None:
+    make_key(store, limits=RateLimits(tpm=250))
+    assert granted(ask(store, order(1))) == [True]
+    assert granted(ask(store, order(2))) == [True]
+    assert granted(ask(store, order(3), order(4, tokens=50))) == [False, True]
+
+
+def test_what_a_request_did_not_use_is_given_back(store: Store) -> None:
+    make_key(store, limits=RateLimits(tpm=120))
+    assert granted(ask(store, order(1), order(2))) == [True, False]
+    close(store, settled(1, prompt=10, completion=5))
+    (result,) = ask(store, order(3))
+    assert isinstance(result, Granted)
+    assert result.rate is not None
+    assert result.rate.remaining_tokens == 120 - 15 - 100
+
+
+def test_requests_at_once_are_those_whose_rows_are_open(store: Store) -> None:
+    make_key(store, limits=RateLimits(concurrency=2))
+    assert granted(ask(store, *(order(number) for number in (1, 2, 3)))) == [True, True, False]
+    close(store, settled(1))
+    assert granted(ask(store, order(4), order(5))) == [True, False]
+
+
+def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:
+    make_key(store, limits=RateLimits(rpm=10), model_limits={"big": RateLimits(rpm=1)})
+
+    def of(model: str, id: int) -> Order:
+        return order(id, model=model, names=(model,))
+
+    results = ask(store, of("big", 1), of("big", 2), of("m", 3), of("m", 4))
+    assert granted(results) == [True, False, True, True]
+
+
+def test_a_models_limits_hold_over_all_its_callers(store: Store) -> None:
+    make_key(store, "key_a")
+    make_key(store, "key_b")
+    limits = RateLimits(concurrency=2)
+    orders = [order(n, key, model_limits=limits) for n, key in enumerate(("key_a", "key_b") * 2)]
+    assert granted(ask(store, *orders)) == [True, True, False, False]
+    anonymous = order(9, "anonymous", stored=False, model_limits=limits)
+    (refusal,) = ask(store, anonymous)
+    assert isinstance(refusal, RateLimitExceeded)
+    assert "All callers of m together" in refusal.message
+
+
+def test_a_budget_counts_what_was_spent_and_what_is_set_aside(store: Store) -> None:
+    make_key(store, budget=10_000, budget_period="month", currency="USD")
+    assert granted(ask(store, order(1, cost=6000), order(2, cost=6000))) == [True, False]
+    close(store, settled(1, prompt=100, completion=40))  # 5000
+    assert granted(ask(store, order(3, cost=5001))) == [False]
+    assert granted(ask(store, order(4, cost=5000))) == [True]
+    (refusal,) = ask(store, order(5, cost=1))
+    assert isinstance(refusal, InsufficientQuota)
+
+
+def test_another_currency_is_not_the_budgets(store: Store) -> None:
+    make_key(store, budget=1, budget_period="day", currency="EUR")
+    assert granted(ask(store, order(1, cost=50, price=PRICE))) == [True]
+
+
+def test_a_try_that_was_committed_unbeknown_to_us_is_not_counted_twice(store: Store) -> None:
+    make_key(store, limits=RateLimits(rpm=3))
+    ask(store, order(1), order(2))
+    assert granted(ask(store, order(1), order(2), order(3), again=True)) == [True] * 3
+    assert [row.id for row in rows(store)] == [1, 2, 3]
+    assert granted(ask(store, order(4))) == [False]
+
+
+def test_gateways_that_decide_at_the_same_time_admit_no_more_than_one_alone(store: Store) -> None:
+    make_key(store, limits=RateLimits(rpm=25))
+    results: list[bool] = []
+
+    def gateway(number: int) -> None:
+        for turn in range(10):
+            first = number * 1000 + turn * 10
+            results.extend(granted(ask(store, *(order(first + n) for n in range(3)))))
+
+    threads = [threading.Thread(target=gateway, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 120
+    assert sum(results) == 25
+    assert len(rows(store)) == 25

@@ -1,0 +1,154 @@
+"""A row is closed once, with what happened, and the day's sums agree with the rows."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, get_args
+
+import pytest
+
+from reverie.store.engine import Store
+from reverie.store.keys import RateLimits
+from reverie.store.reserve import Price
+from reverie.store.settle import Checkpoint, Outcome, Settlement, checkpoint, close_lost
+from tests.store.accounts import GATEWAY, ask, close, make_key, order, rows, settled
+
+SUMMED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost")
+
+
+@pytest.fixture(autouse=True)
+def key(store: Store) -> None:
+    make_key(store)
+
+
+def totals(store: Store) -> dict[str, int]:
+    """The day's sums, summed up."""
+    summed = [row._mapping for row in rows(store, "usage_daily")]
+    return {name: sum(row[name] for row in summed) for name in SUMMED}
+
+
+def from_ledger(store: Store) -> dict[str, int]:
+    closed: list[Any] = [row for row in rows(store) if row.outcome is not None]
+    sums = {name: sum(getattr(row, name) for row in closed) for name in SUMMED[1:]}
+    return {"requests": len(closed), **sums}
+
+
+def test_a_complete_answer_costs_what_it_used_at_the_prices_of_its_request(store: Store) -> None:
+    ask(store, order(1, price=Price(10, 1, 100, "USD")))
+    close(
+        store,
+        Settlement(
+            id=1,
+            outcome="length",
+            prompt_tokens=50,
+            cached_tokens=30,
+            completion_tokens=7,
+            backend="b",
+            first_token_at=5,
+            ended_at=9,
+        ),
+    )
+    (row,) = rows(store)
+    assert row.cost == 20 * 10 + 30 * 1 + 7 * 100
+    assert (row.outcome, row.backend, row.first_token_at, row.ended_at) == ("length", "b", 5, 9)
+    assert totals(store) == from_ledger(store)
+
+
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+def test_what_was_delivered_is_billed_and_what_failed_is_not(
+    store: Store, outcome: Outcome
+) -> None:
+    ask(store, order(1))
+    close(store, settled(1, outcome))
+    (row,) = rows(store)
+    assert (row.cost > 0) == (outcome in ("ok", "length", "cancelled"))
+    assert row.completion_tokens == 10
+    assert totals(store) == from_ledger(store)
+
+
+def test_a_settlement_that_comes_twice_counts_once(store: Store) -> None:
+    ask(store, order(1))
+    close(store, settled(1), settled(1))
+    close(store, settled(1, completion=99), settled(1, "failed"))
+    (row,) = rows(store)
+    assert (row.outcome, row.completion_tokens) == ("ok", 10)
+    assert totals(store)["requests"] == 1
+    assert totals(store) == from_ledger(store)
+
+
+def test_a_settlement_without_a_row_changes_nothing(store: Store) -> None:
+    close(store, settled(404))
+    assert rows(store) == []
+    assert rows(store, "usage_daily") == []
+
+
+def test_a_row_that_was_given_up_still_learns_the_truth_and_the_sums_follow(store: Store) -> None:
+    ask(store, order(1), order(2))
+    with store.write() as connection:
+        assert close_lost(connection, GATEWAY, 1) == 2
+    assert {row.outcome for row in rows(store)} == {"lost"}
+    close(store, settled(1))
+    close(store, settled(1, "failed"))
+    assert sorted(row.outcome for row in rows(store)) == ["lost", "ok"]
+    (day,) = rows(store, "usage_daily")
+    assert (day.requests, day.lost, day.failed) == (2, 1, 0)
+    assert totals(store) == from_ledger(store)
+
+
+def test_a_lost_row_keeps_its_last_checkpoint_and_costs_nothing(store: Store) -> None:
+    ask(store, order(1))
+    with store.write() as connection:
+        checkpoint(connection, [Checkpoint(1, 40, 3, 111)])
+        checkpoint(connection, [Checkpoint(1, 40, 8, 111)])
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, 222)
+    (row,) = rows(store)
+    assert (row.prompt_tokens, row.completion_tokens, row.first_token_at) == (40, 8, 111)
+    assert (row.outcome, row.cost, row.ended_at, row.estimated) == ("lost", 0, 222, True)
+
+
+def test_a_checkpoint_that_comes_late_changes_no_closed_row(store: Store) -> None:
+    ask(store, order(1))
+    close(store, settled(1))
+    with store.write() as connection:
+        checkpoint(connection, [Checkpoint(1, 1, 1, 1)])
+    (row,) = rows(store)
+    assert row.completion_tokens == 10
+
+
+def test_only_the_dead_gateways_rows_are_closed(store: Store) -> None:
+    ask(store, order(1))
+    with store.write() as connection:
+        assert close_lost(connection, GATEWAY + 1, 1) == 0
+    assert rows(store)[0].outcome is None
+
+
+def test_the_sums_agree_with_the_rows_whatever_happens(store: Store) -> None:
+    make_key(store, "key_b", limits=RateLimits(rpm=1000, tpm=10**6))
+    chance = random.Random(7)
+    outcomes = get_args(Outcome)
+    for batch in range(20):
+        ids = [batch * 10 + n for n in range(10)]
+        ask(store, *(order(id, chance.choice(("key_a", "key_b"))) for id in ids))
+        told = chance.sample(range((batch + 1) * 10), 9 + min(batch, 3))  # some twice, some never
+        close(
+            store,
+            *(
+                settled(id, chance.choice(outcomes), chance.randrange(99), chance.randrange(99))
+                for id in told
+            ),
+        )
+        assert totals(store) == from_ledger(store)
+    assert {row.key_id for row in rows(store, "usage_daily")} == {"key_a", "key_b"}
+
+
+def test_only_seconds_that_still_count_are_given_tokens_back(store: Store) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=1000))
+    ask(store, order(1, "key_b"), order(2, "key_b"))
+    (window,) = rows(store, "limit_windows")
+    assert (window.subject, window.requests, window.tokens) == ("key:key_b", 2, 200)
+    close(store, settled(1, prompt=30, completion=0))
+    assert rows(store, "limit_windows")[0].tokens == 130
+    (second, *_) = (row for row in rows(store) if row.id == 2)
+    close(store, Settlement(id=2, outcome="ok", ended_at=second.created_at + 61_000))
+    assert rows(store, "limit_windows")[0].tokens == 130

@@ -1,0 +1,181 @@
+"""The writer commits together what gathered, tries again, and gives up in time."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from reverie.settings import StoreSettings
+from reverie.store.engine import Store, StoreFailure
+from reverie.store.writer import Operation, Writer
+
+WriteTo = Callable[..., Operation[Any]]
+
+
+class Numbers:
+    """A table of numbers, and the work of adding some; a negative one can't be added."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def add(self, connection: Connection, numbers: Sequence[int], again: bool) -> list[int]:
+        self.batches.append(list(numbers))
+        for number in numbers:
+            connection.execute(text("INSERT INTO numbers VALUES (:n)"), {"n": number})
+        return [2 * number for number in numbers]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = Store(StoreSettings(url=f"sqlite:///{tmp_path}/numbers.db", timeout=0.2))
+    with opened.write() as connection:
+        connection.execute(text("CREATE TABLE numbers (n INTEGER PRIMARY KEY, CHECK (n >= 0))"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def numbers() -> Numbers:
+    return Numbers()
+
+
+@pytest.fixture
+async def orphans() -> list[int]:
+    return []
+
+
+@pytest.fixture
+async def writer(store: Store, numbers: Numbers, orphans: list[int]) -> AsyncIterator[Writer]:
+    running = Writer(store, [numbers.add], lambda operation: orphans.append(operation.subject))
+    yield running
+    if running.started:
+        await running.stop()
+
+
+def held(store: Store) -> list[int]:
+    with store.read() as connection:
+        return list(connection.scalars(text("SELECT n FROM numbers ORDER BY n")))
+
+
+async def test_each_caller_gets_its_own_result_once_it_is_committed(
+    store: Store, writer: Writer, numbers: Numbers
+) -> None:
+    operations = [writer.submit(numbers.add, number, 5) for number in range(50)]
+    writer.start()
+    results = await asyncio.gather(*(operation.future for operation in operations))
+    assert results == [2 * number for number in range(50)]
+    assert held(store) == list(range(50))
+    assert len(numbers.batches) == 1  # they had gathered before it began
+
+
+async def test_one_that_cannot_be_written_fails_alone(
+    store: Store, writer: Writer, numbers: Numbers
+) -> None:
+    operations = [writer.submit(numbers.add, number, 5) for number in (1, -2, 3)]
+    writer.start()
+    results = await asyncio.gather(
+        *(operation.future for operation in operations), return_exceptions=True
+    )
+    assert (results[0], results[2]) == (2, 6)
+    assert isinstance(results[1], StoreFailure)
+    assert not results[1].transient
+    assert held(store) == [1, 3]
+
+
+async def test_a_store_that_is_locked_for_a_while_is_tried_again(
+    store: Store, writer: Writer, numbers: Numbers
+) -> None:
+    other = sqlite3.connect(str(store.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer.start()
+    operation = writer.submit(numbers.add, 1, 30)
+    while not writer.failing:
+        await asyncio.sleep(0.01)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await operation.future == 2
+    assert not writer.failing
+    assert held(store) == [1]
+
+
+async def test_an_operation_whose_time_is_over_fails_and_leaves_nothing(
+    store: Store, writer: Writer, numbers: Numbers
+) -> None:
+    other = sqlite3.connect(str(store.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer.start()
+    operation = writer.submit(numbers.add, 1, 0.01)
+    with pytest.raises(StoreFailure):
+        await operation.future
+    other.execute("ROLLBACK")
+    other.close()
+    assert held(store) == []
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun(
+    store: Store, writer: Writer, numbers: Numbers, orphans: list[int]
+) -> None:
+    gone, wanted = (writer.submit(numbers.add, number, 5) for number in (1, 2))
+    gone.future.cancel()
+    writer.start()
+    await wanted.future
+    assert held(store) == [2]
+    assert orphans == []
+
+
+async def test_what_was_committed_after_its_caller_had_gone_is_reported(
+    store: Store, writer: Writer, numbers: Numbers, orphans: list[int]
+) -> None:
+    operation = writer.submit(numbers.add, 1, 5)
+
+    def add_and_lose_the_caller(connection: Connection, given: Sequence[int], again: bool) -> Any:
+        operation.future.get_loop().call_soon_threadsafe(operation.future.cancel)
+        return Numbers.add(numbers, connection, given, again)
+
+    operation.work = add_and_lose_the_caller
+    writer._kinds = [add_and_lose_the_caller]
+    writer.start()
+    async with asyncio.timeout(10):
+        while not orphans:
+            await asyncio.sleep(0.01)
+    assert orphans == [1]
+    assert held(store) == [1]
+
+
+async def test_what_no_database_takes_fails_its_callers_and_not_the_writer(
+    writer: Writer, numbers: Numbers
+) -> None:
+    writer.start()
+    with pytest.raises(StoreFailure):
+        await writer.submit(numbers.add, object(), 5).future
+    assert await writer.submit(numbers.add, 5, 5).future == 10
+
+
+async def test_a_bug_in_the_work_fails_its_callers_and_not_the_writer(
+    store: Store, numbers: Numbers
+) -> None:
+    def broken(connection: Connection, given: Sequence[int], again: bool) -> list[int]:
+        raise ZeroDivisionError
+
+    writer = Writer(store, [broken, numbers.add], lambda _: None)
+    writer.start()
+    with pytest.raises(ZeroDivisionError):
+        await writer.submit(broken, 1, 5).future
+    assert await writer.submit(numbers.add, 5, 5).future == 10
+    await writer.stop()
+
+
+async def test_stopping_writes_what_was_submitted(
+    store: Store, writer: Writer, numbers: Numbers
+) -> None:
+    writer.start()
+    for number in range(600):
+        writer.submit(numbers.add, number, 5)
+    await writer.stop()
+    assert len(held(store)) == 600
