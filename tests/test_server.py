@@ -39,6 +39,29 @@ async def test_a_drain_turns_readiness_off_refuses_new_work_and_lets_running_wor
     assert answer["choices"][0]["message"]["content"] == "slow " * 10
 
 
+async def test_a_request_whose_body_comes_during_a_drain_is_refused(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    running = asyncio.create_task(gateway.post(chat()))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    reader, writer = await asyncio.open_connection(*gateway.url.removeprefix("http://").split(":"))
+    body = json.dumps(chat()).encode()
+    head = f"POST /llm HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    writer.write(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+    await reader.readuntil(b"100 Continue\r\n\r\n")  # the body is being waited for
+    gateway.server.stop()
+    await gateway.until(lambda: gateway.app.in_flight.draining)
+    writer.write(body)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"overloaded"' in answer
+    assert engine.generations == 1
+    engine.resume()
+    assert (await running)[0] == 200
+
+
 @pytest.mark.parametrize("second_signal", [True, False])
 async def test_what_runs_too_long_is_cut_with_an_error_chunk(
     engine: ScriptedEngine, start_gateway: StartGateway, second_signal: bool

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from reverie.errors import Overloaded
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -80,13 +81,17 @@ async def test_a_client_that_stops_reading_is_treated_as_gone(
 async def test_a_stream_that_breaks_while_its_client_does_not_read_is_dropped(
     engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = await start_gateway(engine, server={"request_timeout": 1, "write_timeout": 0.2})
+    gateway = await start_gateway(engine, server={"commit_delay": 60, "write_timeout": 0.2})
     engine.script = Script(tokens=("x" * 8000,) * 20_000, batch=8)
     writer = await post_and_wait(gateway, stream=True, max_tokens=20_000)
-    await engine.wait_for(lambda e: e.cancelled == 1, timeout=30)
+    await engine.wait_for(lambda e: e.requests and e.requests[0].sent > 0)
+    before = 0
+    while before != (before := engine.requests[0].sent):  # until every buffer is full
+        await asyncio.sleep(0.5)
+    gateway.app.end_requests(Overloaded("Enough.", retry_after=1))
     await gateway.until(lambda: not gateway.server.server_state.connections)
     (line,) = [record for record in caplog.records if record.name == "reverie.request"]
-    assert line.fields["error"] == "backend_timeout"
+    assert line.fields["error"] == "overloaded"
     assert [line for line in caplog.records if line.levelname == "ERROR"] == []
     writer.transport.abort()
 

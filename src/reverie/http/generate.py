@@ -145,8 +145,7 @@ class Generate:
         record.key = caller.name
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
-        if self._in_flight.draining:
-            raise Overloaded("This server is shutting down. Try again shortly.", retry_after=1)
+        self._refuse_when_draining()
         body = await read_body(
             scope, receive, limit=self._settings.max_body_bytes, timeout=self._settings.body_timeout
         )
@@ -168,6 +167,10 @@ class Generate:
         else:
             await self._collect(receive, send, job)
 
+    def _refuse_when_draining(self) -> None:
+        if self._in_flight.draining:
+            raise Overloaded("This server is shutting down. Try again shortly.", retry_after=1)
+
     def _choose(self, request: GenerateRequest, record: Record) -> ServedModel:
         """Find the model, and refuse what one of its backends can't honour."""
         model = self._models.find(request.model)
@@ -181,6 +184,7 @@ class Generate:
     async def _interruptible(self, receive: Receive) -> AsyncGenerator[Interruption, None]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         loop = asyncio.get_running_loop()
+        self._refuse_when_draining()  # it may have begun while the body came
         async with Interruption() as interruption:
             self._in_flight.enter(interruption)
             limit = self._settings.request_timeout
