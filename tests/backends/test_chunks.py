@@ -200,6 +200,19 @@ def test_usage_that_never_comes_is_estimated() -> None:
     assert read(delta(content="x"), delta(content="y"), STOP)[-1] == Usage(0, 2, estimated=True)
 
 
+@pytest.mark.parametrize("count", [-1, 2**31, 10**30])
+def test_usage_that_can_not_be_is_estimated(count: int) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": count}
+    answer = read(delta(content="x"), STOP, {"choices": [], "usage": usage})
+    assert answer[-1] == Usage(0, 1, estimated=True)
+
+
+@pytest.mark.parametrize("field", [b"choices", b"error", b"unknown"])
+def test_a_chunk_that_is_nested_too_deeply_is_the_backends_failure(field: bytes) -> None:
+    with pytest.raises(BackendError):
+        read(b'{"%s":' % field + b'{"a":' * 100_000)
+
+
 def test_a_whole_completion_gives_the_same_events() -> None:
     message = {
         "role": "assistant",

@@ -66,3 +66,13 @@ def test_a_body_that_never_ends_is_refused(ask: Ask, monkeypatch: pytest.MonkeyP
     with pytest.raises(BackendError):
         for _ in range(20):
             reader.feed(b" " * 100)
+
+
+def test_a_stream_that_does_not_stop_at_max_tokens_is_refused(ask: Ask) -> None:
+    reader = AnswerReader(ask(max_tokens=10), streamed=True, forced=False)
+    token = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    for _ in range(20):  # a token may come in pieces
+        reader.feed(token)
+    with pytest.raises(BackendError):
+        for _ in range(200):
+            reader.feed(token)

@@ -120,6 +120,12 @@ def test_an_overflow_without_numbers(ask: Ask, error: dict[str, Any]) -> None:
     assert isinstance(refuse(ask(), 400, error), ContextLengthExceeded)
 
 
+@pytest.mark.parametrize("said", ["maximum context length is {}", "context length exceeded: ({}"])
+def test_a_number_that_can_not_be_is_no_failure_of_ours(ask: Ask, said: str) -> None:
+    error = {"message": said.format("9" * 5000) + " tokens from the input"}
+    assert isinstance(refuse(ask(), 400, error), ContextLengthExceeded)
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("error", [SECRET, {"message": SECRET}, b"<html>", b"", b"[1]", b"7"])
 def test_a_refused_request_is_the_clients_to_change(ask: Ask, status: int, error: Any) -> None:

@@ -49,6 +49,8 @@ _FINISH_REASONS = {
 _FAILED = frozenset({"abort", "aborted", "cancelled", "error"})
 """Finish reasons of an answer that the engine gave up."""
 
+_MOST_TOKENS = 2**31 - 1
+
 
 class EngineError(Exception):
     """The engine reported an error within its answer; ``error`` is what it sent, as parsed."""
@@ -162,7 +164,7 @@ class Answer:
         damaged = False
         try:
             chunk = _decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             chunk = _decode_damaged(payload)
             damaged = True
         if chunk.error is not None or chunk.object == "error":
@@ -267,13 +269,15 @@ def _first(choices: list[_Choice]) -> _Choice | None:
     return None
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(usage: _Usage) -> Usage | None:
+    """What the engine counted; None if that can't be, which is as good as nothing."""
     details = usage.prompt_tokens_details
-    return Usage(
+    counts = (
         usage.prompt_tokens or 0,
         usage.completion_tokens or 0,
         (details.cached_tokens or 0) if details is not None else 0,
     )
+    return Usage(*counts) if all(0 <= count <= _MOST_TOKENS for count in counts) else None
 
 
 def _decode_damaged(payload: bytes) -> _Chunk:

@@ -13,6 +13,11 @@ from reverie.request import GenerateRequest
 MAX_WHOLE_BYTES = 16 * 1024 * 1024
 """The most bytes of an answer that isn't streamed."""
 
+_PIECES_PER_TOKEN = 4
+_SPARE_PIECES = 64
+"""An engine may send a token in pieces (half characters, a tool call's name and arguments); one
+that goes far beyond ``max_tokens`` has lost its bound, and would never end."""
+
 
 class AnswerReader:
     """Reads one answer.
@@ -22,11 +27,12 @@ class AnswerReader:
         forced: the answer is constrained to a tool call (see ``forced_tools``).
     """
 
-    __slots__ = ("_answer", "_begun", "_call", "_parser", "_request", "_whole")
+    __slots__ = ("_answer", "_begun", "_call", "_most_pieces", "_parser", "_request", "_whole")
 
     def __init__(self, request: GenerateRequest, *, streamed: bool, forced: bool) -> None:
         self._request = request
         self._answer = Answer()
+        self._most_pieces = _PIECES_PER_TOKEN * request.max_tokens + _SPARE_PIECES
         self._parser = SSEParser() if streamed else None
         self._call = ForcedCall() if forced else None
         self._whole = bytearray()
@@ -66,6 +72,10 @@ class AnswerReader:
         events: list[Event] = []
         for payload in payloads:
             self._read(payload, events)
+        if self._answer.pieces > self._most_pieces:
+            raise BackendError(
+                "The model's backend did not stop at max_tokens.", reason="far beyond max_tokens"
+            )
         return events
 
     def end(self) -> list[Event]:

@@ -145,7 +145,7 @@ _OVERFLOW_TYPES = frozenset({"exceed_context_size_error", "context_length_exceed
 
 _CONTEXT = re.compile(
     r"(?:context length|context size|context window|max(?:imum)? model len(?:gth)?)"
-    r"[^\d]{0,40}(\d+)",
+    r"[^\d]{0,40}(\d{1,12})",
     re.IGNORECASE,
 )
 _OVERFLOW = re.compile(
@@ -154,13 +154,13 @@ _OVERFLOW = re.compile(
     re.IGNORECASE,
 )
 _PROMPT = re.compile(
-    r"(\d+) (?:in the messages|tokens from the input)"
-    r"|prompt contains (?:at least )?(\d+)"
-    r"|resulted in (\d+) tokens"
-    r"|(?:prompt|input)[^\d]{0,20}\((?:length )?(\d+)",
+    r"(\d{1,12}) (?:in the messages|tokens from the input)"
+    r"|prompt contains (?:at least )?(\d{1,12})"
+    r"|resulted in (\d{1,12}) tokens"
+    r"|(?:prompt|input)[^\d]{0,20}\((?:length )?(\d{1,12})",
     re.IGNORECASE,
 )
-_TOTAL = re.compile(r"requested (?:a total of )?(\d+) tokens", re.IGNORECASE)
+_TOTAL = re.compile(r"requested (?:a total of )?(\d{1,12}) tokens", re.IGNORECASE)
 
 
 def _overflow(error: Any, request: GenerateRequest) -> ContextLengthExceeded | None:

@@ -1,0 +1,199 @@
+"""Hostile or unlucky peers: what they get, and that nobody else pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from reverie.http import protocol
+from reverie.testing import Script, ScriptedEngine
+from tests.harness import Gateway, StartGateway, chat
+
+KEYED = {"REVERIE_API_KEYS": "right"}
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def post(body: object, *headers: str) -> bytes:
+    """The bytes of a request."""
+    data = json.dumps(body).encode()
+    lines = ["POST /llm HTTP/1.1", "Host: localhost", *headers, f"Content-Length: {len(data)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + data
+
+
+class Peer:
+    """One connection, and whatever is sent over it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The next answer's status and body; the body must have a length."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.partition(b":")[2])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length")
+        )
+        return int(head.split(b" ", 2)[1]), await self.reader.readexactly(length)
+
+    async def rest(self) -> bytes:
+        """Everything until the connection is closed, in whichever way."""
+        received = bytearray()
+        try:
+            async with asyncio.timeout(10):
+                while data := await self.reader.read(65536):
+                    received += data
+        except ConnectionError:
+            pass
+        self.writer.transport.abort()
+        return bytes(received)
+
+
+async def connect(gateway: Gateway) -> Peer:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    return Peer(*await asyncio.open_connection(host, int(port)))
+
+
+def has_complaints(caplog: pytest.LogCaptureFixture) -> bool:
+    return any(line.levelname == "ERROR" or line.exc_info for line in caplog.records)
+
+
+async def test_requests_sent_ahead_are_answered_in_their_order(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.scripts = [Script(tokens=(text,), first_delay=0.01) for text in "abc"]
+    peer = await connect(gateway)
+    await peer.send(post(chat()) * 3)
+    for text in "abc":
+        status, body = await peer.answer()
+        assert status == 200
+        assert json.loads(body)["choices"][0]["message"]["content"] == text
+    peer.writer.close()
+
+
+@pytest.mark.parametrize("ahead", [post(chat()), HEALTH[:20], b"not HTTP"])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_client_that_leaves_after_sending_ahead_frees_its_slot(
+    engine: ScriptedEngine,
+    gateway: Gateway,
+    caplog: pytest.LogCaptureFixture,
+    ahead: bytes,
+    at_once: bool,
+) -> None:
+    engine.script = Script(tokens=("never",), first_delay=60)
+    peer = await connect(gateway)
+    await peer.send(post(chat()) + (ahead if at_once else b""))
+    await engine.wait_for(lambda e: e.in_flight == 1)
+    if not at_once:
+        await peer.send(ahead)
+    peer.writer.transport.abort()
+    await engine.wait_for(lambda e: e.cancelled == 1)
+    await gateway.until(lambda: gateway.pool().in_flight == 0)
+    assert len(engine.requests) == 1
+    assert not has_complaints(caplog)
+
+
+async def test_what_is_sent_ahead_is_bounded(engine: ScriptedEngine, gateway: Gateway) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    peer = await connect(gateway)
+    await peer.send(post(chat()))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await peer.send(HEALTH * 1000)
+    engine.resume()
+    received = await peer.rest()
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert received.count(b"HTTP/1.1 200 OK") == 1 + protocol.MAX_WAITING
+    assert received.count(b"HTTP/1.1") == 1 + protocol.MAX_WAITING
+
+
+async def test_what_is_not_http_does_not_spoil_the_answer_before_it(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    peer = await connect(gateway)
+    await peer.send(post(chat(stream=True)))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await peer.send(b"not HTTP\r\n\r\n")
+    engine.resume()
+    received = await peer.rest()
+    assert received.count(b"HTTP/1.1") == 1
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("wish", ["h2c", "websocket"])
+async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, wish: str) -> None:
+    """Java's HTTP client sends one with every first request."""
+    peer = await connect(gateway)
+    asked = post(
+        chat(), "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {wish}", "HTTP2-Settings: AAM"
+    )
+    await peer.send(asked[:-5])
+    await asyncio.sleep(0.01)
+    await peer.send(asked[-5:] + HEALTH)
+    status, body = await peer.answer()
+    assert status == 200
+    assert json.loads(body)["choices"][0]["message"]["content"] == "Hello world"
+    assert (await peer.answer())[0] == 200
+    peer.writer.close()
+
+
+async def test_a_body_that_nobody_reads_can_not_hold_its_connection(
+    engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "DISCARD_TIMEOUT", 0.05)
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    await peer.send(b"POST /llm HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+    assert (await peer.answer())[0] == 401
+    await peer.send(b"x")
+    assert await peer.rest() == b""
+
+
+async def test_a_body_that_nobody_reads_leaves_its_connection_usable(
+    engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "DISCARD_TIMEOUT", 0.05)
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    request = post(chat())
+    await peer.send(request[:-5])
+    assert (await peer.answer())[0] == 401
+    await peer.send(request[-5:])
+    await asyncio.sleep(0.1)
+    await peer.send(post(chat(), "Authorization: Bearer right"))
+    assert (await peer.answer())[0] == 200
+    peer.writer.close()
+
+
+async def test_an_answer_that_nobody_takes_does_not_hold_its_connection(
+    engine: ScriptedEngine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STALL_TIMEOUT", 0.1)
+    engine.script = Script(tokens=("x" * 100_000,) * 200)
+    peer = await connect(gateway)
+    await peer.send(post(chat(), "Connection: close"))
+    await engine.wait_for(lambda e: e.completed == 1)
+    await gateway.until(lambda: not gateway.server.server_state.connections)
+    peer.writer.transport.abort()
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": -5}, {"prompt_tokens": 10**30}])
+async def test_an_engine_that_can_not_count_spoils_nothing(
+    engine: ScriptedEngine,
+    gateway: Gateway,
+    caplog: pytest.LogCaptureFixture,
+    usage: dict[str, int],
+) -> None:
+    choices = [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}]
+    body = json.dumps({"choices": choices, "usage": usage}).encode()
+    engine.script = Script(body=body, headers={"Content-Type": "application/json"})
+    status, answer, _ = await gateway.post(chat())
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 1)
+    assert not has_complaints(caplog)
