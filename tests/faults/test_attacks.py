@@ -175,7 +175,7 @@ async def test_a_body_that_nobody_reads_leaves_its_connection_usable(
 async def test_an_answer_that_nobody_takes_does_not_hold_its_connection(
     engine: ScriptedEngine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(protocol.Protocol, "_patience", 0.1)
     engine.script = Script(tokens=("x" * 100_000,) * 200)
     peer = await connect(gateway)
     await peer.send(post(chat(), "Connection: close"))

@@ -251,7 +251,7 @@ class Generate:
                 raise error from None
             record.failed(error)
             record.status = 200
-            close_after(scope)
+            close_after(scope, self._settings.write_timeout)
             try:
                 async with asyncio.timeout(self._settings.write_timeout):
                     await writer.write(job.encoder.error(error), last=True)

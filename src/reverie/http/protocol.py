@@ -47,14 +47,15 @@ class _HeadTooLarge(ReverieError):
     type = "invalid_request_error"
 
 
-def close_after(scope: Scope) -> None:
-    """Close the connection once the answer that is under way is complete.
+def close_after(scope: Scope, patience: float) -> None:
+    """Close the connection once the answer that is under way is complete, and taken by the client
+    or ``patience`` seconds old.
 
     A header can't say so any more, since it has been sent. Without effect on other servers.
     """
     close = scope.get("extensions", {}).get(_CLOSE)
     if close is not None:
-        close()
+        close(patience)
 
 
 async def drop(scope: Scope) -> None:
@@ -91,6 +92,7 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    _patience = STALL_TIMEOUT
     _deaf = False
     """Whether what still comes isn't read as requests: it can't be, or is too much."""
 
@@ -175,6 +177,7 @@ class Protocol(HttpToolsProtocol):
             self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self._close)
         super().on_response_complete()
         if self.transport.is_closing():
+            self._client_reads()
             self._watch_client()
 
     def go_on_with_http(self, rest: bytes) -> None:
@@ -194,8 +197,9 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
 
-    def _close_after_answer(self) -> None:
+    def _close_after_answer(self, patience: float) -> None:
         self._unanswered[0].keep_alive = False
+        self._patience = patience
 
     def _close(self) -> None:
         if not self.transport.is_closing():
@@ -204,7 +208,7 @@ class Protocol(HttpToolsProtocol):
 
     def _watch_client(self) -> None:
         if self._stall_timer is None and self.transport.get_write_buffer_size():
-            self._stall_timer = self.loop.call_later(STALL_TIMEOUT, self.transport.abort)
+            self._stall_timer = self.loop.call_later(self._patience, self.transport.abort)
 
     def _client_reads(self) -> None:
         if self._stall_timer is not None:
