@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 
 from reverie.store import keyring, keys, schema
 from reverie.store.engine import Store
-from reverie.store.keyring import KeyOrder, KeyProblem, NoSuchKey
+from reverie.store.keyring import KeyOrder, OperatorError, NoSuchKey
 from reverie.store.keys import Key, RateLimits
 from reverie.store.usage import FIGURES
 
@@ -43,8 +43,8 @@ def make(store: Store, name: str = "alice", now: int = NOW, **order: Any) -> tup
         return keyring.create(connection, KeyOrder(name=name, **order), now)
 
 
-def refused(**order: Any) -> KeyProblem:
-    with pytest.raises(KeyProblem) as caught:
+def refused(**order: Any) -> OperatorError:
+    with pytest.raises(OperatorError) as caught:
         keyring.key_of(KeyOrder(**{"name": "alice", **order}), NOW)
     return caught.value
 
@@ -163,7 +163,7 @@ def test_a_name_that_can_t_be_printed_is_refused(name: str) -> None:
 def test_a_name_that_can_t_be_printed_isn_t_even_looked_for(store: Store) -> None:
     with store.read() as connection:
         for name in UNPRINTABLE:
-            with pytest.raises(KeyProblem):
+            with pytest.raises(OperatorError):
                 keyring.find(connection, name, NOW)
 
 
@@ -199,7 +199,7 @@ def test_a_mistake_names_its_field_and_what_to_write(field: str, value: Any, adv
 
 def test_usable_keys_have_names_of_their_own(store: Store) -> None:
     make(store)
-    with pytest.raises(KeyProblem, match="in use is called alice"):
+    with pytest.raises(OperatorError, match="in use is called alice"):
         make(store)
 
 
@@ -223,7 +223,7 @@ def test_of_several_that_have_ended_one_is_named_by_its_id(store: Store) -> None
         with store.write() as connection:
             keyring.revoke(connection, "alice", NOW)
     with store.read() as connection:
-        with pytest.raises(KeyProblem) as caught:
+        with pytest.raises(OperatorError) as caught:
             keyring.find(connection, "alice", NOW)
     assert all(id in caught.value.message for id in ids)
 
@@ -237,7 +237,7 @@ def test_of_operators_who_make_the_same_name_at_once_one_wins(store: Store) -> N
         try:
             make(store)
             outcomes.append("made")
-        except KeyProblem as problem:
+        except OperatorError as problem:
             outcomes.append(problem.field)
 
     threads = [threading.Thread(target=create) for _ in range(6)]
@@ -260,9 +260,9 @@ def test_a_key_that_has_ended_gets_no_new_secret(store: Store) -> None:
     make(store, "bob", expires_at="1d")
     with store.write() as connection:
         keyring.revoke(connection, "alice", NOW)
-        with pytest.raises(KeyProblem, match="alice is revoked"):
+        with pytest.raises(OperatorError, match="alice is revoked"):
             keyring.rotate(connection, "alice", NOW)
-        with pytest.raises(KeyProblem, match="bob is expired"):
+        with pytest.raises(OperatorError, match="bob is expired"):
             keyring.rotate(connection, "bob", NOW + DAY)
 
 

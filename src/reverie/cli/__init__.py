@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 import reverie
+from reverie.cli import keys
 from reverie.cli.check import check
 from reverie.cli.models import models
 from reverie.cli.pull import pull
 from reverie.cli.serve import serve
+from reverie.cli.usage import usage
 from reverie.errors import ConfigurationError, ModelError
 
 app = typer.Typer(
@@ -27,6 +29,8 @@ app.command()(serve)
 app.command()(pull)
 app.command()(models)
 app.command()(check)
+app.add_typer(keys.app)
+app.command()(usage)
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,3 +61,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        # Imported here: it takes half a second, and most commands need no database.
+        from reverie.store.engine import StoreFailure
+
+        if not isinstance(error, StoreFailure):
+            raise
+        typer.echo(f"error: store.url: the store can't be used: {error}", err=True)
+        sys.exit(1)

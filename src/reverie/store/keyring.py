@@ -30,8 +30,8 @@ _RESERVED = re.compile(r"anonymous|(?:static|file)-[0-9]+|key_.*", re.IGNORECASE
 """What callers without a stored key are called in the ledger, and what ids look like."""
 
 
-class KeyProblem(Exception):
-    """What was asked can't be done with keys: a sentence, and the field that it is about."""
+class OperatorError(Exception):
+    """What an operator asked for can't be done: a sentence, and the field that it is about."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class KeyProblem(Exception):
         self.message = message
 
 
-class NoSuchKey(KeyProblem):
+class NoSuchKey(OperatorError):
     """There is no key of that name or id."""
 
 
@@ -69,11 +69,11 @@ def key_of(order: KeyOrder, now: int) -> Key:
         now: milliseconds since 1970.
 
     Raises:
-        KeyProblem: its field is that of the order.
+        OperatorError: its field is that of the order.
     """
     name = checked_name(order.name, "name")
     if _RESERVED.fullmatch(name):
-        raise KeyProblem("name", f"the name {name} is reserved; choose another")
+        raise OperatorError("name", f"the name {name} is reserved; choose another")
     budget = _budget(order.budget)
     return Key(
         id=keys.new_id(),
@@ -97,15 +97,15 @@ def checked_name(name: str, field: str) -> str:
     """A name of a key or a model, in Unicode's normal form, so that it is found as it is written.
 
     Raises:
-        KeyProblem: it is empty, too long, or can't be printed.
+        OperatorError: it is empty, too long, or can't be printed.
     """
     name = unicodedata.normalize("NFC", name)
     if not name.strip() or name != name.strip():
-        raise KeyProblem(field, "a name can't be empty, or begin or end with a space")
+        raise OperatorError(field, "a name can't be empty, or begin or end with a space")
     if len(name) > MAX_NAME:
-        raise KeyProblem(field, f"a name has at most {MAX_NAME} characters")
+        raise OperatorError(field, f"a name has at most {MAX_NAME} characters")
     if not name.isprintable():
-        raise KeyProblem(field, "a name holds printable characters only, and no line breaks")
+        raise OperatorError(field, "a name holds printable characters only, and no line breaks")
     return name
 
 
@@ -115,7 +115,7 @@ def _budget(written: str | None) -> Budget | None:
     try:
         return parse_budget(written)
     except ValueError as error:
-        raise KeyProblem("budget", str(error)) from None
+        raise OperatorError("budget", str(error)) from None
 
 
 def _expiry(written: str | None, now: int) -> int | None:
@@ -124,9 +124,9 @@ def _expiry(written: str | None, now: int) -> int | None:
     try:
         moment = parse_moment(written, now)
     except ValueError as error:
-        raise KeyProblem("expires_at", str(error)) from None
+        raise OperatorError("expires_at", str(error)) from None
     if moment <= now:
-        raise KeyProblem("expires_at", f"{format_moment(moment)} has passed already")
+        raise OperatorError("expires_at", f"{format_moment(moment)} has passed already")
     return moment
 
 
@@ -134,7 +134,7 @@ def _models(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not 0 < len(names) <= _MAX_MODELS:
-        raise KeyProblem(
+        raise OperatorError(
             "models", f"name 1 to {_MAX_MODELS} models, or leave this out to allow all of them"
         )
     return tuple(dict.fromkeys(checked_name(name, "models") for name in names))
@@ -148,7 +148,7 @@ def _limits(field: str, limits: RateLimits) -> RateLimits:
 
 def _within(field: str, count: int | None, highest: int) -> int | None:
     if count is not None and not 1 <= count <= highest:
-        raise KeyProblem(field, f"write a whole number from 1 to {highest}")
+        raise OperatorError(field, f"write a whole number from 1 to {highest}")
     return count
 
 
@@ -159,12 +159,14 @@ def create(connection: Connection, order: KeyOrder, now: int) -> tuple[Key, str]
     """Make a key; give it and its secret, which nobody can learn again.
 
     Raises:
-        KeyProblem: the order is wrong, or a usable key has this name.
+        OperatorError: the order is wrong, or a usable key has this name.
     """
     key = key_of(order, now)
     keys.lock_names(connection)
     if any(other.usable(now) for other in keys.find(connection, key.name)):
-        raise KeyProblem("name", f"a key in use is called {key.name}; revoke it, or choose another")
+        raise OperatorError(
+            "name", f"a key in use is called {key.name}; revoke it, or choose another"
+        )
     secret = keys.new_secret()
     keys.create(connection, key, secret)
     return key, secret
@@ -175,7 +177,7 @@ def find(connection: Connection, name_or_id: str, now: int) -> Key:
 
     Raises:
         NoSuchKey
-        KeyProblem: several keys have this name, and not exactly one is in use.
+        OperatorError: several keys have this name, and not exactly one is in use.
     """
     name = checked_name(name_or_id, "key")
     found = keys.find(connection, name)
@@ -186,7 +188,7 @@ def find(connection: Connection, name_or_id: str, now: int) -> Key:
     usable = [key for key in found if key.usable(now)]
     if len(usable) != 1:
         ids = ", ".join(key.id for key in found)
-        raise KeyProblem("key", f"several keys are called {name}; name one by its id: {ids}")
+        raise OperatorError("key", f"several keys are called {name}; name one by its id: {ids}")
     return usable[0]
 
 
@@ -194,7 +196,7 @@ def revoke(connection: Connection, name_or_id: str, now: int) -> Key:
     """End a key for ever; one that was revoked before stays as it is.
 
     Raises:
-        KeyProblem: see ``find``.
+        OperatorError: see ``find``.
     """
     key = find(connection, name_or_id, now)
     keys.revoke(connection, key.id, now)
@@ -205,12 +207,12 @@ def rotate(connection: Connection, name_or_id: str, now: int) -> tuple[Key, str]
     """Give a key a new secret. The old one ends at once.
 
     Raises:
-        KeyProblem: see ``find``; or the key has ended.
+        OperatorError: see ``find``; or the key has ended.
     """
     key = find(connection, name_or_id, now)
     secret = keys.new_secret()
     if not key.usable(now) or not keys.rotate(connection, key.id, secret):
-        raise KeyProblem("key", f"the key {key.name} is {key.status(now)}; create another")
+        raise OperatorError("key", f"the key {key.name} is {key.status(now)}; create another")
     return key, secret
 
 
