@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.gateway.fair import FairQueue
+from reverie.gateway.fair import FairQueue, T
 
 KEYS = ("a", "b", "c", "d")
 
@@ -72,7 +72,7 @@ class Ring:
                 self.visited = None
 
 
-def drain(queue: FairQueue[int]) -> list[int]:
+def drain(queue: FairQueue[T]) -> list[T]:
     return [queue.pop() for _ in range(len(queue))]
 
 
@@ -238,6 +238,17 @@ def test_the_newest_of_a_key_and_each_keys_load_are_known() -> None:
     assert queue.newest_of("a") == "first"
     assert queue.newest_of("c") is None
     assert "second" not in queue
+
+
+def test_an_item_is_known_by_what_it_equals() -> None:
+    queue: FairQueue[tuple[int, ...]] = FairQueue()
+    queue.push((1, 0), "a", 1, 100)
+    queue.push((2, 0), "a", 1, 10)
+    queue.push((3, 0), "b", 1, 50)
+    equal = tuple(int(digit) for digit in "10")  # not the same object
+    assert queue.position(equal) == 2
+    queue.remove(equal)
+    assert drain(queue) == [(2, 0), (3, 0)]
 
 
 def test_nobody_waiting_leaves_nothing_behind() -> None:

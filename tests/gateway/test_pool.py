@@ -299,6 +299,30 @@ async def test_in_a_full_queue_the_greediest_key_itself_is_refused() -> None:
     await end(flood + light + even)
 
 
+async def test_who_would_hold_as_much_of_a_full_queue_as_the_greediest_is_refused() -> None:
+    shared = pool(FakeBackend("a"), queue_size=3)
+    await shared.acquire()
+    flood = await queued(shared, 2, key="flood")
+    light = await queued(shared, key="light")
+    with pytest.raises(Overloaded, match="the queue is full"):
+        await shared.acquire(key="light")
+    await end(flood + light)
+
+
+async def test_the_newest_makes_room_whatever_it_excludes() -> None:
+    shared = pool(FakeBackend("first"), FakeBackend("second"), queue_size=2)
+    for _ in range(2):
+        await shared.acquire()
+    older = asyncio.create_task(shared.acquire(excluded={"first"}, key="flood"))
+    await asyncio.sleep(0)
+    (newer,) = await queued(shared, key="flood")
+    light = await queued(shared, key="light")
+    with pytest.raises(Overloaded, match="Your key has 2"):
+        await asyncio.wait_for(newer, 1)
+    assert not older.done()
+    await end([older, *light])
+
+
 async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
     shared = pool(FakeBackend("a"), queue_size=8)
     await shared.acquire()
@@ -341,6 +365,15 @@ async def test_requests_of_a_flood_that_are_cancelled_are_not_paid_for() -> None
     assert (shared.in_flight, shared.waiting) == (0, 0)
 
 
+async def test_a_turn_is_not_paid_for_by_a_request_cancelled_as_it_came() -> None:
+    shared = pool(FakeBackend("a"))
+    slot = await shared.acquire()
+    fickle = await queued(shared, 2, tokens=10, key="fickle")
+    steady = await queued(shared, 2, tokens=10, key="steady")
+    fickle[0].cancel()
+    assert await turns(slot, [*fickle[1:], *steady], 3) == ["fickle", "steady", "steady"]
+
+
 async def test_room_is_made_by_a_request_that_was_cancelled_in_the_same_turn() -> None:
     shared = pool(FakeBackend("a"), queue_size=2)
     slot = await shared.acquire()
@@ -362,11 +395,13 @@ async def test_a_request_that_a_backend_let_down_goes_before_those_who_had_no_tu
     (fresh,) = await queued(shared)
     again = asyncio.create_task(shared.acquire(excluded={"first"}))
     await asyncio.sleep(0)
+    (late,) = await queued(shared)
     slot.release()
     lease = await asyncio.wait_for(again, 1)
     assert (lease.position, fresh.done()) == (1, False)
-    lease.release()
-    assert (await asyncio.wait_for(fresh, 1)).backend is second
+    assert await turns(lease, [fresh, late], 2) == ["", ""]
+    assert (fresh.result().backend, fresh.result().position) == (second, 1)
+    assert (late.result().backend, late.result().position) == (second, 3)
 
 
 async def test_a_large_request_with_an_exclusion_is_not_overtaken_on_what_is_left_to_it() -> None:

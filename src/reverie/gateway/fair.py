@@ -141,7 +141,7 @@ class FairQueue(Generic[T]):
             KeyError: it doesn't wait.
         """
         lane = self._lane_of[item]
-        was_first = lane.first is item
+        was_first = lane.first == item
         self._take(lane, item)
         if was_first and lane.items:
             # What was saved for a dear item isn't spent on a burst of cheap ones: the next visit
@@ -163,30 +163,18 @@ class FairQueue(Generic[T]):
         lane = self._lane_of[item]
         position, cost = len(lane.items), lane.total
         for later in reversed(lane.items):
-            if later is item:
+            if later == item:
                 break
             position -= 1
             cost -= lane.items[later]
         due = self._covered(lane, cost)
         for other in self._lanes.values():
-            if other is not lane:
-                position += self._served_by(other, due if other.place < lane.place else due - 1)
+            visits = due - other.round - (other.place > lane.place)
+            if other is lane or visits < 0:
+                continue
+            budget = other.deficit + self._quantum * visits * other.weight
+            position += len(other.items) if other.total <= budget else _afforded(other, budget)
         return position
-
-    def _served_by(self, lane: _Lane[T], round: int) -> int:
-        """How many of a key's items are served up to its visit in a round."""
-        if round < lane.round:
-            return 0
-        budget = lane.deficit + self._worth(lane, round - lane.round)
-        if lane.total <= budget:
-            return len(lane.items)
-        served = 0
-        for cost in lane.items.values():
-            budget -= cost
-            if budget < 0:
-                break
-            served += 1
-        return served
 
     def _covered(self, lane: _Lane[T], cost: int) -> int:
         """The round in which a key's deficit covers so much."""
@@ -226,3 +214,14 @@ class FairQueue(Generic[T]):
         if not lane.items:
             lane.due = _GONE
             del self._lanes[lane.key]
+
+
+def _afforded(lane: _Lane[T], budget: int) -> int:
+    """How many of a key's items, oldest first, cost no more than so much together."""
+    afforded = 0
+    for cost in lane.items.values():
+        budget -= cost
+        if budget < 0:
+            break
+        afforded += 1
+    return afforded
