@@ -97,7 +97,7 @@ class Application:
         self.ledger = None if self._store is None else Ledger(self._store)
         edge = Edge(self._keys, open_to_all=settings.server.no_auth)
         admission = Admission(settings, self.ledger)
-        metrics = Metrics(self.models)
+        metrics = Metrics(self.models, self.ledger)
         self._edge = edge
         self._generate = {
             path: Generate(

@@ -162,6 +162,7 @@ class Ledger:
 
     async def _write(self, settlement: Settlement) -> None:
         assert self._writer is not None
+        operation = None
         if not self._writer.failing:
             operation = self._writer.submit(_write_settlements, settlement, self._timeout)
             operation.future.add_done_callback(_seen)
@@ -177,6 +178,8 @@ class Ledger:
             self._journal.append(settlement)
         except OSError as error:
             logger.error("a settlement can't be kept", extra=fields(reason=error.strerror))
+            if operation is not None:
+                operation.future.cancel()  # its client will be told that it failed
             self._unkept.append(msgspec.structs.replace(settlement, outcome="failed"))
             raise AccountsUnavailable from None
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reverie.gateway.ledger import Ledger
 from reverie.gateway.models import ServedModels
 from reverie.gateway.record import Record
 
@@ -24,7 +25,7 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """All of one server's metrics, in a registry of their own."""
 
-    def __init__(self, models: ServedModels) -> None:
+    def __init__(self, models: ServedModels, ledger: Ledger | None = None) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "reverie_requests",
@@ -53,6 +54,8 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_State(models))
+        if ledger is not None:
+            self._registry.register(_Accounts(ledger))
 
     def observe(self, record: Record) -> None:
         """Count one request that has ended."""
@@ -100,3 +103,29 @@ class _State(Collector):
                 slots.add_metric(labels, backend.slots)
                 ready.add_metric(labels, int(backend.ready))
         return (waiting, running, slots, ready)
+
+
+class _Accounts(Collector):
+    """How the store of accounts fares."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[Metric]:
+        return (
+            GaugeMetricFamily(
+                "reverie_store_up",
+                "1 if the store took what it was last given.",
+                value=int(self._ledger.healthy),
+            ),
+            GaugeMetricFamily(
+                "reverie_journal_entries",
+                "Settlements kept here until the store takes them.",
+                value=self._ledger.journalled,
+            ),
+            GaugeMetricFamily(
+                "reverie_ledger_open_rows",
+                "Requests of this gateway that are reserved and not settled.",
+                value=self._ledger.open,
+            ),
+        )
