@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reverie.runner.directory import SOCKET_NAME, PrivateDirectory
+from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 
 
 @pytest.fixture
@@ -31,15 +31,24 @@ def test_an_abandoned_directory_is_cleared_and_a_used_one_is_not(temporary: Path
     foreign = temporary / "reverie-of-someone-else"
     foreign.mkdir()
     os.utime(foreign, (0, 0))
+    killed_early = temporary / "reverie-killed-early"
+    killed_early.mkdir()
+    (killed_early / TEMPLATE_NAME).touch()
+    os.utime(killed_early, (0, 0))
+    shared = temporary / "reverie-shared"
+    shared.mkdir()
+    for name in (TEMPLATE_NAME, "notes.txt"):
+        (shared / name).touch()
+    os.utime(shared, (0, 0))
     for directory in (used.path, abandoned):
         _age(directory)
 
     fresh = PrivateDirectory()
-    assert sorted(temporary.iterdir()) == sorted([used.path, foreign, fresh.path])
+    assert sorted(temporary.iterdir()) == sorted([used.path, foreign, shared, fresh.path])
     for directory in (used, fresh):
         directory.remove()
         directory.remove()
-    assert list(temporary.iterdir()) == [foreign]
+    assert sorted(temporary.iterdir()) == sorted([foreign, shared])
 
 
 def test_a_long_temporary_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,21 @@ async def test_stop_while_loading_leaves_nothing(
     assert not runner.socket.parent.exists()
     with pytest.raises(ModelError, match="isn't running"):
         await runner.wait_ready(1)
+
+
+async def test_a_cancelled_start_leaves_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        runner = Runner("m", model, ModelSettings(name="m", source="file"))
+        starting = asyncio.create_task(runner.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await runner.stop()
+        assert os.listdir(temporary) == []
 
 
 async def test_a_cancelled_stop_still_ends_the_engine(

@@ -1,4 +1,4 @@
-"""The private directory that holds an engine's socket.
+"""The private directory that holds an engine's socket and its chat template.
 
 Its owner holds a lock on it for as long as it is used. A directory that nobody holds was left
 behind by a gateway that was killed; the next one clears it away. The lock also keeps cleaners of
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 SOCKET_NAME = "engine.sock"
+TEMPLATE_NAME = "template.jinja"
 _PREFIX = "reverie-"
 _LONGEST_PARENT = 70
 """A Unix socket's whole path must stay below 104 bytes (macOS; 108 on Linux)."""
@@ -51,9 +52,17 @@ def _clear_abandoned(parent: Path) -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_uid == os.geteuid() and (path / SOCKET_NAME).is_socket():
+            if os.fstat(descriptor).st_uid == os.geteuid() and _holds_only_ours(path):
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:  # in use
             pass
         finally:
             os.close(descriptor)
+
+
+def _holds_only_ours(path: Path) -> bool:
+    """Whether something of an engine is in there, and nothing else. One that was killed while it
+    loaded has no socket yet.
+    """
+    names = set(os.listdir(path))
+    return bool(names) and names <= {SOCKET_NAME, TEMPLATE_NAME}

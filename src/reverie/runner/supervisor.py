@@ -23,7 +23,7 @@ from reverie.log import fields
 from reverie.models.gguf import read_header
 from reverie.runner import probe
 from reverie.runner.cores import usable_cores
-from reverie.runner.directory import SOCKET_NAME, PrivateDirectory
+from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 from reverie.runner.logfile import LogFile
 from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
 from reverie.runner.process import EngineProcess
@@ -82,6 +82,7 @@ class Runner:
         self._directory: PrivateDirectory | None = None
         self._options: EngineOptions
         self._expected_context: int
+        self._preparing: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._change = asyncio.Event()
@@ -126,7 +127,8 @@ class Runner:
         self._served = False
         self.failure = None
         try:
-            await asyncio.to_thread(self._prepare)
+            self._preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare))
+            await asyncio.shield(self._preparing)
         except OSError as error:
             raise ModelError(
                 f"The engine of {self.name} can't be prepared: {error.strerror}: {error.filename}."
@@ -161,9 +163,13 @@ class Runner:
         """End the engine and remove its directory. Idempotent."""
         self._stopping.set()
         self._set("stopped", self.pid)
+        if self._preparing is not None:  # in its thread it goes on, even if ``start`` is cancelled
+            await asyncio.gather(self._preparing, return_exceptions=True)
         if self._task is not None:
             await asyncio.shield(self._task)
             self._task = None
+        elif self._directory is not None:  # ``start`` didn't get as far as an engine
+            self._directory.remove()
         self._set("stopped")
 
     def _set(self, state: State, pid: int | None = None) -> None:
@@ -183,7 +189,7 @@ class Runner:
         self._expected_context = settings.context or min(trained_for, DEFAULT_CONTEXT)
         self._log.rotate()
         self._directory = PrivateDirectory()
-        template = self._directory.path / "template.jinja"
+        template = self._directory.path / TEMPLATE_NAME
         template.write_text(teach_tools(header.chat_template or CHATML), encoding="utf-8")
         self._options = EngineOptions(
             engine=engine,
