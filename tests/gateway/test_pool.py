@@ -334,14 +334,29 @@ async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
     await end(light + heavy)
 
 
-async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
+async def test_a_full_queue_refuses_nobody_whose_turn_it_is_and_who_fits() -> None:
     shared = pool(FakeBackend("a", slots=8, capacity=100), queue_size=1)
     await shared.acquire(60)
     (large,) = await queued(shared, tokens=50, key="one")
-    small = await asyncio.wait_for(shared.acquire(10, key="heavy", weight=2), 1)
+    small = await asyncio.wait_for(shared.acquire(10, key="other"), 1)
     assert small.position == 0
-    with pytest.raises(Overloaded, match="Your key has 1 request waiting"):
-        await large
+    assert not large.done()
+    await end([large])
+
+
+async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
+    first, second = FakeBackend("first"), FakeBackend("second", slots=8, capacity=100)
+    shared = pool(first, second, queue_size=2)
+    await shared.acquire(60, excluded={"first"})
+    await shared.acquire()
+    (fresh,) = await queued(shared, tokens=50, key="flood")
+    again = asyncio.create_task(shared.acquire(50, excluded={"first"}, key="flood"))
+    await asyncio.sleep(0)
+    lease = await asyncio.wait_for(shared.acquire(10, key="light"), 1)
+    assert (lease.backend, lease.position) == (second, 0)
+    with pytest.raises(Overloaded, match="Your key has 2 requests waiting"):
+        await again
+    await end([fresh])
 
 
 async def test_a_request_that_leaves_no_longer_holds_up_others() -> None:

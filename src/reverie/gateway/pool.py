@@ -139,12 +139,9 @@ class Pool:
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        excluded = frozenset(excluded)
-        if (backend := self._choose(tokens, excluded | self._awaited_before(excluded))) is not None:
+        if not self._queues and (backend := self._choose(tokens, excluded)) is not None:
             return self._grant(backend, tokens)
-        if self.waiting >= self._queue_size:
-            self._make_room(key, weight)
-        waiter = self._enqueue(tokens, excluded, key, weight)
+        waiter = self._enqueue(tokens, frozenset(excluded), key, weight)
         try:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
@@ -179,14 +176,6 @@ class Pool:
         """
         return sorted(self._queues, key=len, reverse=True)
 
-    def _awaited_before(self, excluded: frozenset[str]) -> Set[str]:
-        """The backends that are waited for by requests which a new one may not overtake."""
-        awaited: Set[str] = frozenset()
-        for other in self._queues:
-            if len(other) >= len(excluded):
-                awaited |= self._in_flight.keys() - other
-        return awaited
-
     def _serve(self, excluded: frozenset[str], awaited: Set[str]) -> None:
         """Grant what can be granted to one queue, in its order, on backends not ``awaited``.
 
@@ -210,26 +199,28 @@ class Pool:
         queue = self._queues.get(excluded, FairQueue())
         queue.push(waiter, key, weight, cost=max(1, tokens))
         self._queues[excluded] = queue
-        self.wake()  # whoever made room for this one may have held up others, or this one
+        self.wake()  # its turn may come before that of those who are held up, and it may fit
+        if self.waiting > self._queue_size:
+            self._make_room(waiter)
         if not granted.done():
             before = (other for other in self._queues if len(other) > len(excluded))
             ahead = sum(len(self._queues[other]) for other in before)
             waiter.position = ahead + queue.position(waiter)
         return waiter
 
-    def _make_room(self, key: str, weight: int) -> None:
-        """End the newest request of the key that holds the most of a full queue, by its weight.
+    def _make_room(self, newcomer: _Waiter) -> None:
+        """End the newest request of the key that holds the most of the queue, by its weight.
 
         Raises:
-            Overloaded: that key is the newcomer's own.
+            Overloaded: nobody holds more than the newcomer's own key.
         """
         loads: dict[str, float] = {}
         for queue in self._queues.values():
-            for name, load in queue.loads():
-                loads[name] = loads.get(name, 0) + load
-        greediest = max(loads, key=loads.__getitem__, default=key)
-        own = (self._waiting_of(key) + 1) / weight
-        if greediest == key or loads[greediest] <= own:
+            for key, load in queue.loads():
+                loads[key] = loads.get(key, 0) + load
+        greediest = max(loads, key=loads.__getitem__)
+        if loads[greediest] <= loads[newcomer.key]:
+            self._remove(newcomer)
             raise Overloaded(
                 f"No slot is free, and the queue is full: {_requests(self.waiting)} waiting, each "
                 f"for up to {self._queue_timeout:g} s. Try again shortly.",
@@ -245,6 +236,7 @@ class Pool:
                 retry_after=self._patience(),
             ),
         )
+        self.wake()  # it may have held up others
 
     def _waiting_of(self, key: str) -> int:
         return sum(queue.length_of(key) for queue in self._queues.values())
