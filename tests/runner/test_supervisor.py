@@ -72,6 +72,33 @@ async def test_a_killed_engine_is_replaced(
     await wait_gone(first)
 
 
+async def test_an_engine_that_hangs_is_replaced(
+    start_runner: StartRunner,
+    ask: Ask,
+    wait_gone: WaitGone,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("reverie.runner.supervisor._LIFE_CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr("reverie.runner.process._GRACE", 0.1)
+    runner = await start_runner()
+    await runner.wait_ready(READY)
+    first = runner.pid
+    assert first is not None
+    monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
+    os.kill(first, signal.SIGSTOP)
+    await runner.changed()
+    assert runner.state == "restarting"
+
+    monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 5.0)
+    await runner.wait_ready(READY)
+    assert runner.pid not in (None, first)
+    assert (await ask(runner, "/health"))[0] == 200
+    await wait_gone(first)
+    (died,) = [record for record in caplog.records if record.message == "engine died"]
+    assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
+
+
 async def test_an_engine_that_was_ready_once_is_always_tried_again(
     start_runner: StartRunner, make_binary: MakeBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

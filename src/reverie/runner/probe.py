@@ -1,4 +1,4 @@
-"""The two questions that the supervisor asks its engine, over the Unix socket."""
+"""The questions that the supervisor asks its engine, over the Unix socket."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ async def wait_healthy(socket: Path) -> None:
         if status == 200:
             return
         await asyncio.sleep(_INTERVAL)
+
+
+async def wait_silent(socket: Path, *, interval: float, misses: int) -> None:
+    """Ask every ``interval`` seconds; returns once ``misses`` questions in a row got no answer.
+
+    An engine answers this beside its work, however much of that it has.
+    """
+    missed = 0
+    while missed < misses:
+        await asyncio.sleep(interval)
+        status, _ = await _get(socket, "/health")
+        missed = 0 if status else missed + 1
 
 
 async def slot_context(socket: Path) -> int | None:

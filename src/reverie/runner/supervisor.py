@@ -47,6 +47,13 @@ _TRIES = 5
 """An engine that has died this often without ever being ready has failed for good."""
 _LOG_CHECK_INTERVAL = 60.0
 
+_LIFE_CHECK_INTERVAL = 10.0
+_LIFE_CHECKS = 3
+"""An engine that leaves so many questions in a row unanswered hangs, and is replaced. It has 5 s
+for each: it takes 45 s at the most to notice."""
+_SILENT = 1 << 16
+"""Stands for the exit status of an engine that hung; no process has it."""
+
 logger = logging.getLogger("reverie.runner")
 
 
@@ -241,8 +248,8 @@ class Runner:
     async def _run(self) -> int | None:
         """Run one engine from its start to its end.
 
-        Returns its exit status (negative: the signal that killed it), or None if it was ended
-        because it was asked to stop, or wasn't ready in time.
+        Returns its exit status (negative: the signal that killed it), ``_SILENT`` if it was ended
+        because it hung, or None if it was asked to stop, or wasn't ready in time.
         """
         self.socket.unlink(missing_ok=True)
         began = time.monotonic()
@@ -250,6 +257,7 @@ class Runner:
             engine = await EngineProcess.spawn(self._options, output)
         stopping = asyncio.ensure_future(self._stopping.wait())
         ready = asyncio.ensure_future(self._probe())
+        silent: asyncio.Future[None] | None = None
         ends: set[asyncio.Future[Any]] = {engine.exited, stopping}
         try:
             self._set(self.state, engine.pid)
@@ -261,6 +269,12 @@ class Runner:
             )
             if ready.done() and not any(end.done() for end in ends):
                 self._announce(engine.pid, ready.result(), time.monotonic() - began)
+                silent = asyncio.ensure_future(
+                    probe.wait_silent(
+                        self.socket, interval=_LIFE_CHECK_INTERVAL, misses=_LIFE_CHECKS
+                    )
+                )
+                ends.add(silent)
                 while not any(end.done() for end in ends):
                     await asyncio.wait(
                         ends,
@@ -268,10 +282,17 @@ class Runner:
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                     self._log.trim()
-            return engine.exited.result() if engine.exited.done() else None
+            if engine.exited.done():
+                return engine.exited.result()
+            if silent is not None and silent.done() and not stopping.done():
+                self._set("restarting", engine.pid)  # no request goes there while it is ended
+                return _SILENT
+            return None
         finally:
             stopping.cancel()
             ready.cancel()
+            if silent is not None:
+                silent.cancel()
             await engine.end()
             self._set("restarting" if self.state == "ready" else self.state)
 
@@ -302,6 +323,8 @@ class Runner:
         """One sentence, without paths, on an engine that ended by itself."""
         if status is None:
             return f"The engine of {self.name} did not become ready in {self._load_timeout:g} s."
+        if status == _SILENT:
+            return f"The engine of {self.name} hung: it answered nothing any more."
         if status == MODEL_REFUSED:
             causes = _ENGINE_SAYS.findall("\n".join(self.log_tail))
             cause = causes[-1] if causes else "its log says why"
