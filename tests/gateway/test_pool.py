@@ -108,7 +108,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_return() -> None:
 async def test_a_wait_ends_at_its_deadline_and_leaves_nothing_behind() -> None:
     shared = pool(FakeBackend("a"), queue_timeout=0.01)
     lease = await shared.acquire()
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match=r"No slot became free within 0\.01 s, with 0 requests"):
         await shared.acquire()
     assert shared.waiting == 0
     lease.release()
@@ -117,7 +117,7 @@ async def test_a_wait_ends_at_its_deadline_and_leaves_nothing_behind() -> None:
 
 async def test_a_wait_for_a_loading_model_ends_as_model_loading() -> None:
     shared = pool(FakeBackend("a", ready=False), queue_timeout=0.01)
-    with pytest.raises(ModelLoading):
+    with pytest.raises(ModelLoading, match=r"still loading after 0\.01 s, with 0 requests"):
         await shared.acquire()
 
 

@@ -298,7 +298,9 @@ class Pool:
     def _too_late(self) -> Overloaded:
         if not self.ready:
             return ModelLoading(
-                "The model is still loading. Try again shortly.", retry_after=self._patience()
+                f"The model is still loading after {self._queue_timeout:g} s, with "
+                f"{_requests(self.waiting)} waiting. Try again shortly.",
+                retry_after=self._patience(),
             )
         return Overloaded(
             f"No slot became free within {self._queue_timeout:g} s, with "
