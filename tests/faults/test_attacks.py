@@ -144,6 +144,23 @@ async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, wish: str) -> 
     peer.writer.close()
 
 
+async def test_a_stream_to_an_old_client_ends_with_its_connection(gateway: Gateway) -> None:
+    peer = await connect(gateway)
+    await peer.send(post(chat(stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = (await peer.rest()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_old_client_gets_whole_answers_and_errors_too(gateway: Gateway) -> None:
+    for body, expected in ((chat(), 200), ({}, 422)):
+        peer = await connect(gateway)
+        await peer.send(post(body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await peer.answer())[0] == expected
+        assert await peer.rest() == b""
+
+
 async def test_a_body_that_nobody_reads_can_not_hold_its_connection(
     engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@
   midst of another request's answer.
 - A wish for another protocol (``Upgrade: h2c``) is passed over, as RFC 9110 §7.8 allows. The
   parser would drop the request's body with it.
+- HTTP/1.0 knows no chunks: a stream ends with its connection there.
 - A client that takes nothing for ``STALL_TIMEOUT`` seconds is cut off, even if all that is left is
   to close.
 - ``close_after(scope)`` closes a connection whose answer has already begun; ``drop(scope)`` doesn't
@@ -68,6 +69,23 @@ async def drop(scope: Scope) -> None:
     if abort is not None:
         abort()
         await asyncio.sleep(0)  # for uvicorn to learn of it: an unfinished answer is no bug now
+
+
+def _without_chunks(cycle: RequestResponseCycle) -> Any:
+    """A ``send`` for ``cycle`` that lets an answer without a length end with the connection."""
+    has_length = True
+
+    async def send(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name == b"content-length" for name, _ in message["headers"])
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await RequestResponseCycle.send(cycle, message)
+
+    return send
 
 
 class _Parser(httptools.HttpRequestParser):
@@ -156,6 +174,8 @@ class Protocol(HttpToolsProtocol):
         self.scope["extensions"] = extensions
         self._discarded = 0
         self._unanswered.append(self.cycle)
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
         self.flow.resume_reading()  # or a client that leaves would not be noticed
 
     def on_body(self, body: bytes) -> None:
