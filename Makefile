@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres test lint format bench docs lock clean
+.PHONY: help setup serve postgres test lint format bench bench-accounts docs lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/serve.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once)"
@@ -45,6 +45,9 @@ test: lint postgres ## lint, then every test
 
 bench: setup ## measure, and print the tables
 	$(BIN)/python bench/run.py
+
+bench-accounts: setup ## measure what keys and the ledger cost
+	$(BIN)/python bench/accounts.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
