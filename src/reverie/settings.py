@@ -53,7 +53,7 @@ class ServerSettings(_Section):
     queue_timeout: float = Field(default=30.0, gt=0)
     """A request that has waited this long for a slot is refused with 503."""
     first_token_timeout: float = Field(default=120.0, gt=0)
-    """A backend that sends no token for this long has failed (504)."""
+    """Without a token, or news of work on the prompt, for this long a backend has failed (504)."""
     stall_timeout: float = Field(default=30.0, gt=0)
     """A backend that falls silent between two tokens for this long has failed."""
     request_timeout: float = Field(default=900.0, gt=0)

@@ -332,6 +332,31 @@ async def test_no_first_token_in_time(
     await engine.wait_for(lambda e: e.connections == 0)
 
 
+def at_work(part: int) -> bytes:
+    """What llama.cpp sends after each batch of a prompt."""
+    return (
+        b'data: {"choices":[],"prompt_progress":{"total":99,"cache":0,"processed":%d}}\n\n' % part
+    )
+
+
+async def test_a_long_prompt_has_time_while_the_engine_tells_of_its_work(
+    engine: ScriptedEngine, start_backend: Start, collect: Collect
+) -> None:
+    reports = [at_work(part) for part in range(10, 22)]
+    engine.script = Script(body=b"".join([*reports, FINISHED]), split=len(reports[0]), gap=0.1)
+    backend = await start_backend(engine.url, first_token_timeout=0.9)
+    assert text(await collect(backend)) == "x"
+
+
+async def test_an_engine_that_falls_silent_in_the_midst_of_a_prompt(
+    engine: ScriptedEngine, start_backend: Start, collect: Collect
+) -> None:
+    engine.script = Script(body=at_work(9) + FINISHED, cuts=(len(at_work(9)),), gap=60)
+    backend = await start_backend(engine.url, first_token_timeout=0.1)
+    with pytest.raises(BackendTimeout):
+        await collect(backend)
+
+
 @pytest.mark.parametrize("pings", [None, 0.01])
 async def test_silence_in_the_midst_of_an_answer(
     engine: ScriptedEngine, start_backend: Start, ask: Ask, pings: float | None

@@ -121,9 +121,9 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class Answer:
     """The state of one answer.
 
-    ``pieces``: deltas so far. ``prompt``: its size, once the engine has told it. ``finished``: a
-    finish reason has arrived. ``complete``: usage has, too, or ``[DONE]``; nothing that matters
-    comes after it.
+    ``pieces``: deltas so far. ``reports``: how often the engine has told of its work on the prompt.
+    ``prompt``: its size, once the engine has told it. ``finished``: a finish reason has arrived.
+    ``complete``: usage has, too, or ``[DONE]``; nothing that matters comes after it.
     """
 
     __slots__ = (
@@ -135,12 +135,14 @@ class Answer:
         "complete",
         "pieces",
         "prompt",
+        "reports",
     )
 
     def __init__(self) -> None:
         self.complete = False
         self.pieces = 0
         self.prompt: Prompt | None = None
+        self.reports = 0
         self._reason: str | None = None
         self._usage: Usage | None = None
         self._calls = 0  # tool calls so far
@@ -176,6 +178,7 @@ class Answer:
             if choice.finish_reason:
                 self._reason = choice.finish_reason
         if chunk.prompt_progress is not None:
+            self.reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)

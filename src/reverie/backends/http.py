@@ -38,7 +38,8 @@ class HttpBackend:
     Args:
         name: unique within the model, without secrets.
         model: the model's name on that server.
-        first_token_timeout: seconds from the request to the first piece of the answer.
+        first_token_timeout: seconds without a sign of work, from the request to the first piece of
+            the answer. An engine's report of its work on the prompt is one; its pings are none.
         stall_timeout: seconds between two pieces. A server's comments (pings) are none.
         socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
     """
@@ -107,7 +108,7 @@ class HttpBackend:
                 raise refusal(body.status, body.headers, wrong, request)
             reader = self._reader(body, request)
             while True:
-                pieces = reader.pieces
+                pieces, reports = reader.pieces, reader.reports
                 data = await _read(body, deadline, reader)
                 events = reader.feed(data)
                 if not data or (
@@ -124,6 +125,8 @@ class HttpBackend:
                 elif reader.pieces > pieces:
                     deadline = clock() + self._stall_timeout
 
+                elif reader.reports > reports and not pieces:
+                    deadline = clock() + self._first_token_timeout
     def _reader(self, body: Body, request: GenerateRequest) -> AnswerReader:
         streamed = body.content_type == "text/event-stream"
         if not streamed and body.content_type != "application/json":

@@ -44,6 +44,11 @@ class AnswerReader:
         return self._answer.pieces
 
     @property
+    def reports(self) -> int:
+        """The engine's reports of its work on the prompt, before the first piece."""
+        return self._answer.reports
+
+    @property
     def finished(self) -> bool:
         """Whether the finish reason has arrived."""
         return self._answer.finished
