@@ -124,9 +124,9 @@ class HttpBackend:
                     deadline = min(deadline, clock() + _USAGE_TIMEOUT)
                 elif reader.pieces > pieces:
                     deadline = clock() + self._stall_timeout
-
                 elif reader.reports > reports and not pieces:
                     deadline = clock() + self._first_token_timeout
+
     def _reader(self, body: Body, request: GenerateRequest) -> AnswerReader:
         streamed = body.content_type == "text/event-stream"
         if not streamed and body.content_type != "application/json":
