@@ -233,7 +233,7 @@ class Client:
         Args:
             leave_after: seconds after which to break off.
         """
-        answer = Answer(f"{self._prefix}-{next(self._numbers)}")
+        answer = Answer(f"{self._prefix}-{next(self._numbers):05}")
         self.answers.append(answer)
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
             async with asyncio.timeout(leave_after):
@@ -302,7 +302,7 @@ async def store_at(url: str) -> AsyncIterator[Store]:
 def add_key(store: Store, name: str, **settings: Any) -> str:
     """Make a key; give its secret."""
     secret = keys.new_secret()
-    key = Key(id=keys.new_id(), name=name, created_at=now_ms(), **settings)
+    key = Key(**{"id": keys.new_id(), "name": name, "created_at": now_ms(), **settings})
     with store.write() as connection:
         keys.create(connection, key, secret)
     return secret
