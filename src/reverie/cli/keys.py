@@ -188,7 +188,9 @@ def revoke(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
 
 @app.command()
 def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
-    """Give a key a new secret, and show it, once. The old one ends at once; all else stays.
+    """Give a key a new secret, and show it, once. All else of the key stays.
+
+    The old secret ends within a second.
 
     Example: reverie keys rotate alice
     """
@@ -199,7 +201,7 @@ def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
     with plain_errors(_OPTIONS), store_at(config) as store, store.write() as connection:
         key, secret = keyring.rotate(connection, which, now)
         [told] = keyring.describe(connection, [key], now)
-    _show_secret(told, secret, "rotated: its old secret has ended", as_json)
+    _show_secret(told, secret, "rotated: its old secret ends within a second", as_json)
 
 
 # What was written -------------------------------------------------------------------------

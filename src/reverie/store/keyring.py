@@ -204,7 +204,7 @@ def revoke(connection: Connection, name_or_id: str, now: int) -> Key:
 
 
 def rotate(connection: Connection, name_or_id: str, now: int) -> tuple[Key, str]:
-    """Give a key a new secret. The old one ends at once.
+    """Give a key a new secret. Nothing finds it by the old one any more.
 
     Raises:
         OperatorError: see ``find``; or the key has ended.

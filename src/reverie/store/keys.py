@@ -153,7 +153,7 @@ def revoke(connection: Connection, id: str, now: int) -> bool:
 
 
 def rotate(connection: Connection, id: str, secret: str) -> bool:
-    """Give a key a new secret; the old one ends at once. Says whether it could have one."""
+    """Give a key a new secret in place of its old one. Says whether it could have one."""
     done = connection.execute(
         update(_KEYS)
         .where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
