@@ -40,6 +40,18 @@ async def test_a_model_that_is_not_here_is_404(gateway: Gateway, name: str, code
     assert (status, answer["error"]["code"]) == (404, code)
 
 
+@pytest.mark.parametrize("draining", [False, True])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz"])
+async def test_head_is_answered_as_get_is_without_the_body(
+    gateway: Gateway, path: str, draining: bool
+) -> None:
+    gateway.app.in_flight.draining = draining
+    status, _, headers = await gateway.get(path)
+    async with gateway.http.head(gateway.url + path) as head:
+        assert (head.status, await head.read()) == (status, b"")
+        assert head.headers["content-length"] == headers["content-length"]
+
+
 async def test_a_server_says_what_it_is(gateway: Gateway) -> None:
     about = {"pipeline": "llm", "model_id": "m"}
     assert (await gateway.get("/version"))[1] == {**about, "version": reverie.__version__}

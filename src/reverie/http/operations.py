@@ -102,6 +102,9 @@ def _add_health(app: FastAPI, models: ServedModels, in_flight: InFlight) -> None
             return JSONResponse({"status": models.default.state.upper()}, status_code=503)
         return JSONResponse({"status": "OK"})
 
+    for path, answer in (("/health", health), ("/healthz", healthz), ("/readyz", readyz)):
+        app.head(path, include_in_schema=False)(answer)  # as load balancers ask
+
 
 def _status(models: ServedModels) -> str:
     """OK while any model can answer; else LOADING while one may yet; else ERROR."""
