@@ -105,6 +105,19 @@ async def test_the_documentation_page_needs_no_other_host(gateway: Gateway) -> N
     assert (status, document["paths"]["/llm"]["post"]["operationId"]) == (200, "genLLM")
 
 
+async def test_the_documentation_says_what_takes_a_key(gateway: Gateway) -> None:
+    _, document, _ = await gateway.get("/openapi.json")
+    security = {
+        path: route.get("get", {}).get("security") for path, route in document["paths"].items()
+    }
+    for path in ("/v1/models", "/v1/models/{name}"):
+        assert security[path] == [{"HTTPBearer": []}]
+    for path in ("/metrics", "/hardware/info", "/hardware/stats"):
+        assert security[path] == [{"HTTPBearer": []}, {}]
+    for path in ("/health", "/healthz", "/readyz", "/version"):
+        assert security[path] is None
+
+
 async def test_with_keys_models_need_one_and_health_does_not(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:

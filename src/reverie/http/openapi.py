@@ -15,6 +15,11 @@ from reverie.http.schema import LLMRequest
 
 Schema = dict[str, Any]
 
+WITH_KEY: dict[str, Any] = {"security": [{"HTTPBearer": []}]}
+"""What an operation says that takes a caller's key."""
+WITH_KEY_ELSEWHERE: dict[str, Any] = {"security": [{"HTTPBearer": []}, {}]}
+"""The same, of one that callers on the server's own machine need no key for."""
+
 
 def extend(document: dict[str, Any]) -> dict[str, Any]:
     """Give FastAPI's document with the generation routes added; the argument stays as it is."""
@@ -105,7 +110,7 @@ def _operation(id: str, summary: str, description: str, *, errors: list[int]) ->
             },
             **{str(status): _error(status) for status in errors},
         },
-        "security": [{"HTTPBearer": []}],
+        **WITH_KEY,
     }
 
 

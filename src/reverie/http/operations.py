@@ -123,7 +123,12 @@ def _add_description_of_self(
     async def version() -> dict[str, str]:
         return {**about, "version": reverie.__version__}
 
-    @app.get("/hardware/info", tags=["operations"], summary="The machine's GPUs, CPU and memory")
+    @app.get(
+        "/hardware/info",
+        tags=["operations"],
+        summary="The machine's GPUs, CPU and memory",
+        openapi_extra=openapi.WITH_KEY_ELSEWHERE,
+    )
     async def hardware_info(request: Request) -> dict[str, Any]:
         await edge.admit_operator(request.scope)
         return {
@@ -133,7 +138,12 @@ def _add_description_of_self(
             "memory": hardware.memory(),
         }
 
-    @app.get("/hardware/stats", tags=["operations"], summary="What the machine's GPUs do now")
+    @app.get(
+        "/hardware/stats",
+        tags=["operations"],
+        summary="What the machine's GPUs do now",
+        openapi_extra=openapi.WITH_KEY_ELSEWHERE,
+    )
     async def hardware_stats(request: Request) -> dict[str, Any]:
         await edge.admit_operator(request.scope)
         return {
@@ -143,7 +153,12 @@ def _add_description_of_self(
             "memory": hardware.memory(),
         }
 
-    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        summary="Prometheus metrics",
+        openapi_extra=openapi.WITH_KEY_ELSEWHERE,
+    )
     async def prometheus(request: Request) -> Response:
         await edge.admit_operator(request.scope)
         return Response(
@@ -154,7 +169,13 @@ def _add_description_of_self(
 def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> None:
     in_schema = path == _MODELS_ROUTES[0]
 
-    @app.get(path, tags=["models"], summary="The models served here", include_in_schema=in_schema)
+    @app.get(
+        path,
+        tags=["models"],
+        summary="The models served here",
+        include_in_schema=in_schema,
+        openapi_extra=openapi.WITH_KEY,
+    )
     async def list_models(request: Request) -> dict[str, Any]:
         await edge.admit(request.scope)
         data = [
@@ -165,7 +186,11 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
         return {"object": "list", "data": data}
 
     @app.get(
-        path + "/{name:path}", tags=["models"], summary="One model", include_in_schema=in_schema
+        path + "/{name:path}",
+        tags=["models"],
+        summary="One model",
+        include_in_schema=in_schema,
+        openapi_extra=openapi.WITH_KEY,
     )
     async def show_model(request: Request, name: str) -> dict[str, Any]:
         await edge.admit(request.scope)
