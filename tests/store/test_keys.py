@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 
 from reverie.store import keyring, keys, schema
 from reverie.store.engine import Store
-from reverie.store.keyring import KeyOrder, OperatorError, NoSuchKey
+from reverie.store.keyring import KeyOrder, NoSuchKey, OperatorError
 from reverie.store.keys import Key, RateLimits
 from reverie.store.usage import FIGURES
 
