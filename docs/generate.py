@@ -43,7 +43,7 @@ set goes into `reverie.toml` in the working directory (or `--config FILE`).
   `REVERIE_MODEL`, `REVERIE_NO_AUTH`.
 - Keys of callers are given in `REVERIE_API_KEYS`, comma-separated, never in the file.
 - A mistake is reported with its key path and the accepted values, and nothing starts. Unknown keys
-  are mistakes. `reverie check` reads the file and says what would run.
+  are mistakes. `reverie check` takes the flags of `reverie serve`, and says what that would run.
 - Durations are in seconds, sizes in bytes unless their name says otherwise.
 
 ```toml

@@ -147,3 +147,35 @@ def test_a_file_that_can_not_be_read_is_one_mistake(
 def test_a_mistake_in_the_environment_is_named_by_its_variable() -> None:
     (mistake,) = errors(reverie("check", REVERIE_SERVER_PORT="many"))
     assert mistake.startswith("environment REVERIE_SERVER_PORT: server.port: ")
+
+
+FLAGS = ("--host", "127.0.0.2", "--port", "9000", "--model", "page.gguf", "--no-auth")
+VARIABLES = {
+    "REVERIE_HOST": "127.0.0.2",
+    "REVERIE_PORT": "9000",
+    "REVERIE_MODEL": "page.gguf",
+    "REVERIE_NO_AUTH": "1",
+}
+
+
+@pytest.mark.parametrize(("flags", "variables"), [(FLAGS, {}), ((), VARIABLES)])
+def test_it_takes_what_serve_takes(
+    folder: Path, flags: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    (folder / "page.gguf").write_text("<html>")
+    write(folder, '[server]\nport = 1\n[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
+    done = reverie("check", *flags, **variables)
+    assert done.stdout == "Would listen on 127.0.0.2 port 9000, for callers without a key.\n"
+    (mistake,) = errors(done)
+    assert mistake.startswith("command line: model.source: ")
+
+
+def test_no_auth_opens_an_address_that_needs_keys_otherwise() -> None:
+    (mistake,) = errors(reverie("check", "--host", "0.0.0.0"))
+    assert mistake.startswith("server.host: ")
+    assert reverie("check", "--host", "0.0.0.0", REVERIE_NO_AUTH="1").returncode == 0
+
+
+def test_a_model_that_is_no_reference_is_a_mistake() -> None:
+    (mistake,) = errors(reverie("check", "--model", "none"))
+    assert "no such model in the catalogue" in mistake

@@ -1,31 +1,30 @@
-"""``reverie check``: read the configuration and say what would run."""
+"""``reverie check``: say what ``reverie serve`` would run, given the same options."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from reverie.cli.options import Config, Host, Model, NoAuth, Port, settings_of
 from reverie.errors import ConfigurationError, ModelError
-from reverie.settings import CONFIG_FILE, ModelSettings, Settings, load
+from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
 
 def check(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."
-        ),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    config: Config = None,
+    model: Model = None,
+    no_auth: NoAuth = None,
 ) -> None:
-    """Read the configuration, say what would run, and exit 1 with each mistake in it."""
+    """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
     from reverie.app import authenticator, open_store, require_keys
     from reverie.store.engine import StoreFailure
 
-    settings = load(config)
+    settings = settings_of(host, port, config, model, no_auth)
     problems: list[str] = []
     try:
         store = open_store(settings)
@@ -39,11 +38,12 @@ def check(
         problems += error.problems
     except StoreFailure as failure:
         problems.append(f"store.url: the store can't be used: {failure}")
-    for index, model in enumerate(settings.models):
-        found = _problems_of(model, settings)
-        problems += [f"{config or CONFIG_FILE}: models[{index}].{problem}" for problem in found]
+    for index, served in enumerate(settings.models):
+        found = _problems_of(served, settings)
+        where = "command line: model" if model else f"{config or CONFIG_FILE}: models[{index}]"
+        problems += [f"{where}.{problem}" for problem in found]
         if not found:
-            typer.echo(f"Model {model.name}: {_describe(model)}")
+            typer.echo(f"Model {served.name}: {_describe(served)}")
     if problems:
         raise ConfigurationError(problems)
 

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 import reverie
 from reverie import log
+from reverie.cli.options import Config, Host, Model, NoAuth, Port, settings_of
 from reverie.errors import ModelError
-from reverie.settings import ModelSettings, Settings, load
+from reverie.settings import Settings
 
 if TYPE_CHECKING:
     from reverie.app import Application
@@ -24,32 +24,11 @@ logger = logging.getLogger("reverie")
 
 
 def serve(
-    host: Annotated[
-        str | None, typer.Option(envvar="REVERIE_HOST", help="Address to listen on [127.0.0.1].")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(envvar="REVERIE_PORT", help="Port to listen on [8000]; 0: any.")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            envvar="REVERIE_MODEL",
-            help="Serve this one model instead of the file's: a catalogue name, "
-            "hf:OWNER/REPO[/FILE.gguf], or a path.",
-        ),
-    ] = None,
-    no_auth: Annotated[
-        bool | None,
-        typer.Option(
-            "--no-auth", envvar="REVERIE_NO_AUTH", help="Serve everyone who reaches the port."
-        ),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    config: Config = None,
+    model: Model = None,
+    no_auth: NoAuth = None,
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
@@ -57,9 +36,7 @@ def serve(
     the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
-    given = {"host": host, "port": port, "no_auth": no_auth}
-    flags = {"server": {key: value for key, value in given.items() if value is not None}}
-    settings = load(config, flags, only_model=_only_model(model))
+    settings = settings_of(host, port, config, model, no_auth)
     log.configure(settings.server.log_level, settings.server.log_format)
     _fetch_missing(settings)
     with (
@@ -67,14 +44,6 @@ def serve(
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(_serve(settings, began))
-
-
-def _only_model(reference: str | None) -> ModelSettings | None:
-    if reference is None:
-        return None
-    from reverie.models.reference import name_of
-
-    return ModelSettings(name=name_of(reference), source=reference, default=True)
 
 
 def _fetch_missing(settings: Settings) -> None:

@@ -1,0 +1,22 @@
+"""The options of the server, wherever they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reverie.cli.options import settings_of
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_option_that_is_not_given_leaves_the_file_alone(folder: Path) -> None:
+    (folder / "reverie.toml").write_text('[server]\nhost = "127.0.0.2"\nport = 1\n')
+    server = settings_of(None, 2, None, None, None).server
+    assert (server.host, server.port, server.no_auth) == ("127.0.0.2", 2, False)
