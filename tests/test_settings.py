@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from reverie.errors import ConfigurationError
+from reverie.models.catalogue import CATALOGUE
 from reverie.settings import ModelSettings, Settings, load, variable_of
 
 
@@ -26,6 +27,7 @@ def test_without_anything_the_default_model_is_served_to_this_machine(
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
     assert [model.name for model in settings.models] == ["smollm2-135m"]
     assert settings.default_model.source == "smollm2-135m"
+    assert settings.default_model.aliases == CATALOGUE[0].aliases
 
 
 def test_flags_override_variables_which_override_the_file(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from reverie.errors import ConfigurationError
 from reverie.money import parse_price
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
+"""As the catalogue has them, which these settings lie under."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
 
@@ -190,7 +192,9 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     models: tuple[ModelSettings, ...] = (
-        ModelSettings(name=DEFAULT_MODEL, source=DEFAULT_MODEL, default=True),
+        ModelSettings(
+            name=DEFAULT_MODEL, aliases=DEFAULT_MODEL_ALIASES, source=DEFAULT_MODEL, default=True
+        ),
     )
 
     @model_validator(mode="after")

@@ -43,6 +43,15 @@ def test_every_base_url_that_clients_set_answers(served, base: str) -> None:
         assert client.models.retrieve(MODEL).owned_by == "reverie"
 
 
+def test_the_default_model_answers_to_its_name_on_the_hub(client) -> None:
+    alias = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    answer = client.chat.completions.create(
+        model=alias, messages=CAPITAL, temperature=0, max_tokens=20
+    )
+    assert "Paris" in answer.choices[0].message.content
+    assert alias in [model.id for model in client.models.list()]
+
+
 def test_a_stream_has_openais_shape(client) -> None:
     chunks = list(
         client.chat.completions.create(

@@ -56,6 +56,8 @@ def settings_of(
 def _only_model(reference: str | None) -> ModelSettings | None:
     if reference is None:
         return None
-    from reverie.models.reference import name_of
+    from reverie.models.reference import aliases_of, name_of
 
-    return ModelSettings(name=name_of(reference), source=reference, default=True)
+    return ModelSettings(
+        name=name_of(reference), aliases=aliases_of(reference), source=reference, default=True
+    )

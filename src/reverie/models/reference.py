@@ -58,6 +58,16 @@ def parse(ref: str) -> Reference:
     return entry
 
 
+def aliases_of(ref: str) -> tuple[str, ...]:
+    """The other names that a reference is served by: those that the catalogue gives it.
+
+    Raises:
+        ModelError: as ``parse``.
+    """
+    reference = parse(ref)
+    return reference.aliases if isinstance(reference, CatalogueEntry) else ()
+
+
 def name_of(ref: str) -> str:
     """The name under which a reference is served when nothing else names it.
 
