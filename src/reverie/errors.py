@@ -6,8 +6,9 @@ translated where the library is called, once, and never leaks past that place.
 Rule 2: a message is written for the person who reads it. It says what to do, and carries no
 path, no secret and none of an engine's raw text.
 
-The class decides the status and the code (CONTRACT §6); the *dialect* decides the shape. Two
-codes have one status on ``/llm`` and another on ``/v1``: those carry ``openai_status`` too.
+The class decides the status and the code (CONTRACT §6); the *dialect* decides the shape. Three
+codes have one status on ``/llm`` and another on ``/v1``, and so an ``openai_status``:
+``invalid_request``, ``unsupported_parameter`` and ``model_not_found``.
 """
 
 from __future__ import annotations
