@@ -89,7 +89,7 @@ class Application:
     ) -> None:
         self.settings = settings
         self.models = ServedModels(
-            settings, backends if backends is not None else build_backends(settings)
+            settings, backends if backends is not None else build_backends(settings, environ)
         )
         self.in_flight = InFlight()
         self._store = open_store(settings)

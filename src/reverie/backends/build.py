@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from reverie.backends.base import Backend
@@ -13,16 +14,23 @@ from reverie.models.store import find
 from reverie.settings import ModelSettings, ServerSettings, Settings
 
 
-def build_backends(settings: Settings) -> list[tuple[ModelSettings, Sequence[Backend]]]:
+def build_backends(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> list[tuple[ModelSettings, Sequence[Backend]]]:
     """Every model with its backends; nothing is started.
+
+    Args:
+        environ: holds the backends' keys, under the names that are configured.
 
     Raises:
         ModelError: a model that is to run here isn't on disk.
     """
-    return [(model, _backends_of(model, settings.server)) for model in settings.models]
+    return [(model, _backends_of(model, settings.server, environ)) for model in settings.models]
 
 
-def _backends_of(model: ModelSettings, server: ServerSettings) -> Sequence[Backend]:
+def _backends_of(
+    model: ModelSettings, server: ServerSettings, environ: Mapping[str, str]
+) -> Sequence[Backend]:
     if model.source is not None:
         path = find(model.source)
         if path is None:
@@ -44,6 +52,7 @@ def _backends_of(model: ModelSettings, server: ServerSettings) -> Sequence[Backe
             model=backend.model or model.name,
             first_token_timeout=server.first_token_timeout,
             stall_timeout=server.stall_timeout,
+            environ=environ,
         )
         for index, backend in enumerate(model.backends)
     ]

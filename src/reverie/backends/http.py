@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 import reverie
@@ -42,6 +42,7 @@ class HttpBackend:
             the answer. An engine's report of its work on the prompt is one; its pings are none.
         stall_timeout: seconds between two pieces. A server's comments (pings) are none.
         socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
+        environ: holds the server's key, under the name that is configured.
     """
 
     recovers = False
@@ -56,6 +57,7 @@ class HttpBackend:
         first_token_timeout: float,
         stall_timeout: float,
         socket: Callable[[], Path] | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.name = name
         self.slots = settings.slots
@@ -64,6 +66,7 @@ class HttpBackend:
         self._first_token_timeout = first_token_timeout
         self._stall_timeout = stall_timeout
         self._socket = socket
+        self._environ = environ
         self._transport: Transport | None = None
 
     @property
@@ -78,7 +81,7 @@ class HttpBackend:
         kinds.check(request, self._settings.kind)
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        headers = _headers(self._settings.api_key_env)
+        headers = _headers(self._settings.api_key_env, self._environ)
         try:
             self._transport = Transport(
                 self._settings.url,
@@ -148,7 +151,7 @@ async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:
         raise
 
 
-def _headers(api_key_env: str | None) -> dict[str, str]:
+def _headers(api_key_env: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream, application/json",
@@ -156,12 +159,12 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
         "User-Agent": f"reverie/{reverie.__version__}",
     }
     if api_key_env is not None:
-        headers["Authorization"] = f"Bearer {_api_key(api_key_env)}"
+        headers["Authorization"] = f"Bearer {_api_key(api_key_env, environ)}"
     return headers
 
 
-def _api_key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
+def _api_key(variable: str, environ: Mapping[str, str]) -> str:
+    key = environ.get(variable, "").strip()
     if not key:
         raise ModelError(
             f"The environment variable {variable}, named in api_key_env, is not set. "
