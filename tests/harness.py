@@ -43,7 +43,7 @@ class Gateway:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition inside the server."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.005)
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,18 +18,20 @@ from tests.harness import Gateway, StartGateway, chat
 STORY = "Tell me a very long story about the sea."
 
 
-@pytest.fixture
-async def real(
-    start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Gateway:
+async def start(start_gateway: StartGateway, **model: Any) -> Gateway:
     """The default model with two slots, ready."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     await asyncio.to_thread(fetch, DEFAULT_MODEL)
     gateway = await start_gateway(
-        models=[{"name": "m", "source": DEFAULT_MODEL, "slots": 2, "batch": 32, "kv_tokens": 8192}]
+        models=[{"name": "m", "source": DEFAULT_MODEL, "slots": 2, "batch": 32, **model}],
+        server={"queue_timeout": 100},
     )
     await gateway.until(lambda: gateway.pool().ready)
     return gateway
+
+
+@pytest.fixture
+async def real(start_gateway: StartGateway) -> Gateway:
+    return await start(start_gateway)
 
 
 def runner(gateway: Gateway) -> Any:
@@ -63,7 +64,7 @@ async def generated(gateway: Gateway) -> dict[str, float]:
 
 
 async def until_slots(gateway: Gateway, busy: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await busy_slots(gateway) != busy:
             await asyncio.sleep(0.01)
 
@@ -140,11 +141,21 @@ async def test_an_engine_killed_while_busy_breaks_its_answers_and_serves_the_nex
 
 
 async def test_more_requests_than_the_context_holds_take_turns_and_all_complete(
-    real: Gateway,
+    start_gateway: StartGateway,
 ) -> None:
-    """Together they need 4 × (prompt + 1500) tokens of 8192; llama.cpp would break them all off."""
+    """Together they come to more than 2048 tokens, at which llama.cpp would break all off."""
+    small = await start(start_gateway, slots=4, context=2048, kv_tokens=2048)
     results = await asyncio.gather(
-        *(real.post(chat("sea " * 2500, max_tokens=2)) for _ in range(4))
+        *(small.post(chat("sea " * 520, max_tokens=2)) for _ in range(4))
     )
     assert [status for status, _, _ in results] == [200] * 4
-    assert {answer["usage"]["completion_tokens"] for _, answer, _ in results} == {2}
+    assert sum(answer["usage"]["prompt_tokens"] for _, answer, _ in results) > 2048
+
+
+async def test_a_large_max_tokens_shuts_nobody_out(real: Gateway) -> None:
+    """One request can't come to more than its context, and there is room for that and another."""
+    long = asyncio.create_task(real.post(chat(STORY, max_tokens=100_000)))
+    await until_slots(real, 1)
+    assert (await real.post(chat("Hi", max_tokens=3)))[0] == 200
+    assert not long.done()
+    await leave(long)

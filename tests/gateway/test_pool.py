@@ -22,6 +22,7 @@ class FakeBackend:
         self, name: str, slots: int = 1, *, ready: bool = True, capacity: int | None = None
     ) -> None:
         self.capacity = capacity
+        self.context: int | None = None
         self.name = name
         self.slots = slots
         self.ready = ready
@@ -499,3 +500,12 @@ async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(see
     assert kinds["served"] > 30
     assert (shared.in_flight, shared.waiting) == (0, 0)
     assert len({(await shared.acquire(1)).backend.name for _ in range(6)}) == 3
+
+
+def test_a_request_is_counted_for_no_more_than_a_backends_context() -> None:
+    small, large = FakeBackend("small"), FakeBackend("large")
+    small.context, large.context = 100, 300
+    assert pool(small).within_context(5000) == 100
+    assert pool(small, large).within_context(5000) == 300
+    assert pool(small, FakeBackend("unknown")).within_context(5000) == 5000
+    assert pool(small).within_context(50) == 50

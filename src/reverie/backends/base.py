@@ -28,6 +28,10 @@ class Backend(Protocol):
         """Tokens, prompts and answers, that all running requests may come to; None: any."""
 
     @property
+    def context(self) -> int | None:
+        """Tokens that one request may come to, prompt and answer; None: unknown."""
+
+    @property
     def failure(self) -> str | None:
         """Why it can never become ready without help, for the operator; None otherwise."""
 

@@ -59,6 +59,10 @@ class EmbeddedBackend:
         return self.runner.kv_tokens
 
     @property
+    def context(self) -> int:
+        return self.runner.context or self.runner.expected_context
+
+    @property
     def failure(self) -> str | None:
         return self.runner.failure
 

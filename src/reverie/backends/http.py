@@ -47,6 +47,7 @@ class HttpBackend:
 
     recovers = False
     capacity: int | None = None
+    context: int | None = None
 
     def __init__(
         self,

@@ -37,8 +37,9 @@ class Admission:
         if self._ledger is None:
             return UNRECORDED
         terms = self._terms.get(model.name) or _Terms(model.settings)
-        tokens = request.most_tokens()
-        prompt_tokens = tokens - request.max_tokens
+        most = request.most_tokens()
+        tokens = model.pool.within_context(most)
+        prompt_tokens = min(tokens, most - request.max_tokens)
         order = Order(
             id=self._ledger.next_row(),
             request_id=record.id,
@@ -48,7 +49,7 @@ class Admission:
             names=terms.names,
             tokens=tokens,
             prompt_tokens=prompt_tokens,
-            cost=terms.price.of(prompt_tokens, 0, request.max_tokens),
+            cost=terms.price.of(prompt_tokens, 0, min(tokens, request.max_tokens)),
             price=terms.price,
             model_limits=terms.limits,
             idempotency_key=_printable(idempotency_key),

@@ -152,6 +152,11 @@ class Pool:
             self._forget(waiter)
             raise
 
+    def within_context(self, tokens: int) -> int:
+        """What of so many tokens a request can really come to, on the backend that allows most."""
+        contexts = [backend.context for backend in self.backends]
+        return min(tokens, max((c or tokens for c in contexts), default=tokens))
+
     def failed(self, backend: Backend) -> None:
         """Note that a backend failed just now, so that others are preferred for a while."""
         self._failed_at[backend.name] = self._clock()

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from reverie.errors import BackendError, Overloaded
+from reverie.errors import BackendError, BackendTimeout, Overloaded, ReverieError
 from reverie.events import Event, Usage
 from reverie.gateway.auth import ANONYMOUS, Caller
 from reverie.gateway.pool import Lease, Pool
@@ -38,7 +38,7 @@ async def relay(
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
     tried: set[str] = set()
-    tokens = request.most_tokens()
+    tokens = pool.within_context(request.most_tokens())
     for attempt in range(1, MAX_ATTEMPTS + 1):
         lease = await pool.acquire(tokens, tried, key=caller.key_id, weight=caller.weight)
         with lease:
@@ -59,15 +59,15 @@ async def relay(
             except (BackendError, Overloaded) as error:
                 if isinstance(error, BackendError):
                     pool.failed(lease.backend)
-                tried = _next_exclusions(pool, lease, tried)
+                tried = _next_exclusions(lease, tried, error)
                 if started or attempt == MAX_ATTEMPTS or not _can_retry(pool, tried):
                     raise
                 logger.warning(
-                    "retrying on another backend",
+                    "trying again",
                     extra=fields(
                         id=record.id,
                         model=pool.model,
-                        backend=lease.backend.name,
+                        failed=lease.backend.name,
                         error=error.code,
                         reason=getattr(error, "reason", None),
                     ),
@@ -77,9 +77,12 @@ async def relay(
         return
 
 
-def _next_exclusions(pool: Pool, lease: Lease, tried: set[str]) -> set[str]:
-    """Exclude the backend that failed, unless it is known to be coming back."""
-    if lease.backend.recovers:
+def _next_exclusions(lease: Lease, tried: set[str], error: ReverieError) -> set[str]:
+    """Exclude the backend that failed, unless it is known to be coming back.
+
+    One that was silent for too long is excluded in any case: a second wait would be as long.
+    """
+    if lease.backend.recovers and not isinstance(error, BackendTimeout):
         return tried
     return tried | {lease.backend.name}
 

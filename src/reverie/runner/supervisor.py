@@ -88,7 +88,7 @@ class Runner:
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
         self._options: EngineOptions
-        self._expected_context: int
+        self.expected_context: int
         self._preparing: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -193,7 +193,7 @@ class Runner:
         header = read_header(self.model)
         engine = _find_engine(settings.engine)
         trained_for = header.context_length
-        self._expected_context = settings.context or min(trained_for, DEFAULT_CONTEXT)
+        self.expected_context = settings.context or min(trained_for, DEFAULT_CONTEXT)
         self._log.rotate()
         self._directory = PrivateDirectory()
         template = self._directory.path / TEMPLATE_NAME
@@ -205,8 +205,8 @@ class Runner:
             socket=str(self._directory.path / SOCKET_NAME),
             template=str(template),
             slots=settings.slots,
-            context=0 if self._expected_context == trained_for else self._expected_context,
-            kv_tokens=settings.kv_tokens or _room_for(self._expected_context),
+            context=0 if self.expected_context == trained_for else self.expected_context,
+            kv_tokens=settings.kv_tokens or _room_for(self.expected_context),
             batch=settings.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
@@ -302,7 +302,7 @@ class Runner:
         return await probe.slot_context(self.socket)
 
     def _announce(self, pid: int, context: int | None, seconds: float) -> None:
-        self.context = context or self._expected_context
+        self.context = context or self.expected_context
         self._served = True
         self._set("ready", pid)
         logger.info(

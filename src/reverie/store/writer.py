@@ -123,12 +123,14 @@ class Writer:
 
     def _commit(self, work: Work, batch: list[Operation[Any]]) -> None:
         while batch := self._still_wanted(batch):
-            again = any(operation.tried for operation in batch)
-            for operation in batch:
-                operation.tried = True
             try:
                 with self._store.write() as connection:
-                    results = work(connection, [operation.subject for operation in batch], again)
+                    batch = self._still_wanted(batch)  # the lock may have taken long to get
+                    again = any(operation.tried for operation in batch)
+                    for operation in batch:
+                        operation.tried = True
+                    subjects = [operation.subject for operation in batch]
+                    results = work(connection, subjects, again) if batch else ()
             except StoreFailure as failure:
                 self._note(failure)
                 if not failure.transient and len(batch) > 1:
