@@ -15,7 +15,7 @@ from reverie.gateway.auth import Authenticator, admin_key, static_keys
 from reverie.gateway.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
-from reverie.http import operations
+from reverie.http import admin, operations
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.edge import Edge, is_loopback
@@ -112,6 +112,8 @@ class Application:
             for path, dialect in _GENERATION_ROUTES.items()
         }
         self._operations = operations.build(self.models, edge, metrics, self.in_flight)
+        if self._store is not None:
+            admin.add_routes(self._operations, self._store, edge)
 
     @property
     def keyless(self) -> bool:
