@@ -20,7 +20,9 @@ from reverie.store import keys, schema
 from reverie.store.engine import Store
 from reverie.store.migrate import migrate
 from reverie.store.usage import FIGURES
+from reverie.testing import ScriptedEngine
 from reverie.times import parse_day
+from tests.harness import StartGateway, chat
 
 KEYS = "/admin/v1/keys"
 USAGE = "/admin/v1/usage"
@@ -426,3 +428,23 @@ async def test_the_api_s_description_shows_the_routes_and_their_fields(app: Fast
         "model",
     }
     assert f"{KEYS}/{{id}}" in document["paths"]
+
+
+# The whole house ----------------------------------------------------------------------------
+
+
+async def test_a_key_from_here_serves_is_counted_and_ends(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, environ={"REVERIE_ADMIN_KEY": ADMIN})
+    status, made, _ = await gateway.post({"name": "alice"}, KEYS, AS_ADMIN)
+    assert status == 201
+    await gateway.until(lambda: not gateway.app.keyless)
+    as_alice = {"Authorization": f"Bearer {made['secret']}"}
+    assert (await gateway.post(chat(), "/llm", as_alice))[0] == 200
+    _, told, headers = await gateway.get(USAGE, AS_ADMIN)
+    assert [(row["name"], row["requests"]) for row in told["rows"]] == [("alice", 1)]
+    assert "X-Request-Id" in headers
+    assert (await gateway.post({}, f"{KEYS}/{made['id']}/revoke", AS_ADMIN))[0] == 200
+    status, answer, _ = await gateway.post(chat(), "/llm", as_alice)
+    assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
