@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,7 @@ def test_the_previous_log_is_kept() -> None:
         log = LogFile("org/model: 1")
         log.rotate()
         _write(log, text)
+        log.release()
     assert log.path.name == "org-model-1.log"
     assert log.path.read_text() == "second\n"
     assert log.path.with_name("org-model-1.log.1").read_text() == "first\n"
@@ -34,6 +37,7 @@ def test_the_tail_is_of_the_latest_engine() -> None:
     _write(log, "now\n")
     assert log.tail() == ["now"]
     assert log.path.read_text().startswith("before\n")
+    log.release()
 
 
 def test_a_log_that_grows_is_cut_under_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +56,41 @@ def test_a_log_that_grows_is_cut_under_its_writer(monkeypatch: pytest.MonkeyPatc
     previous = log.path.with_name("m.log.1")
     assert previous.read_text() == "x" * 99 + "\ny\n"
     assert stat.S_IMODE(previous.stat().st_mode) == 0o600
+    log.release()
+
+
+def test_a_log_that_another_server_holds_is_left_alone() -> None:
+    logs = [LogFile("m") for _ in range(3)]
+    for number, log in enumerate(logs):
+        log.rotate()
+        _write(log, f"engine {number}\n")
+    logs[1].rotate()  # its own one it may rotate
+    assert [log.path.name for log in logs] == ["m.log", "m-2.log", "m-3.log"]
+    assert logs[0].tail() == ["engine 0"]
+    assert logs[2].tail() == ["engine 2"]
+    assert logs[1].path.with_name("m-2.log.1").read_text() == "engine 1\n"
+
+    for log in logs:
+        log.release()
+        log.release()
+    later = LogFile("m")
+    later.rotate()
+    assert later.path.name == "m.log"
+    assert later.path.with_name("m.log.1").read_text() == "engine 0\n"
+    later.release()
+
+
+def test_a_log_is_free_again_when_its_server_was_killed() -> None:
+    code = "import sys, time; from reverie.runner.logfile import LogFile; log = LogFile('m')"
+    code += "; log.rotate(); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"held\n"
+        second = LogFile("m")
+        second.rotate()
+        server.kill()
+    third = LogFile("m")
+    third.rotate()
+    assert (second.path.name, third.path.name) == ("m-2.log", "m.log")
+    second.release()
+    third.release()

@@ -350,3 +350,14 @@ async def test_a_llama_server_gets_the_same_configuration(
     ):
         assert flags in argv
     assert f"--chat-template-file {runner.socket.parent}" in argv
+
+
+async def test_two_engines_of_one_name_have_a_log_each_which_is_free_after_the_stop(
+    start_runner: StartRunner, make_binary: MakeBinary
+) -> None:
+    engine = str(make_binary())
+    first = await start_runner(engine=engine)
+    second = await start_runner(engine=engine)
+    assert [first.log_path.name, second.log_path.name] == ["m.log", "m-2.log"]
+    await first.stop()
+    assert (await start_runner(engine=engine)).log_path.name == "m.log"

@@ -177,6 +177,7 @@ class Runner:
             self._task = None
         elif self._directory is not None:  # ``start`` didn't get as far as an engine
             self._directory.remove()
+        self._log.release()
         self._set("stopped")
 
     def _set(self, state: State, pid: int | None = None) -> None:
