@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
+from reverie.http.wording import in_words
 from reverie.store.keyring import KeyOrder
 from reverie.store.keys import RateLimits
 
@@ -91,9 +93,9 @@ def body_schema() -> dict[str, Any]:
     return schema
 
 
-def _error(mistake: Any) -> InvalidRequest:
+def _error(mistake: ErrorDetails) -> InvalidRequest:
     """The first mistake, in a sentence that doesn't repeat what was sent."""
     param = ".".join(str(part)[:_MAX_NAME] for part in mistake["loc"])
-    if mistake["type"] == "extra_forbidden":
-        return UnsupportedParameter(f"{param}: This field is not known.", param=param)
-    return InvalidRequest(f"{param}: {mistake['msg']}.", param=param)
+    unknown = mistake["type"] == "extra_forbidden"
+    kind = UnsupportedParameter if unknown else InvalidRequest
+    return kind(f"{param}: {in_words(mistake)}.", param=param)

@@ -24,19 +24,12 @@ from reverie.http.schema import (
     LLMResponseFormat,
     LLMTool,
 )
+from reverie.http.wording import in_words
 from reverie.request import GenerateRequest
 
 _MAX_DETAILS = 20
 _MAX_NAME = 100
 _UNSUPPORTED_TYPES = frozenset({UNSUPPORTED, "extra_forbidden"})
-
-# Where pydantic's own words speak of Python, or say too little.
-_MESSAGES = {
-    "extra_forbidden": "This field is not known",
-    "model_type": "Input should be an object",
-    "dict_type": "Input should be an object",
-    "list_type": "Input should be a list",
-}
 
 _decode = msgspec.json.Decoder().decode
 
@@ -91,8 +84,7 @@ def _mistakes_of(error: ValidationError) -> list[Mistake]:
         at = one.get("ctx", {}).get("at")
         if at is not None:
             loc.append(at)
-        message = _MESSAGES.get(one["type"], one["msg"])
-        mistakes.append(Mistake(tuple(loc), message, one["type"]))
+        mistakes.append(Mistake(tuple(loc), in_words(one), one["type"]))
     return mistakes
 
 

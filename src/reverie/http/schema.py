@@ -62,7 +62,15 @@ TAGS = frozenset({"<string>", "<array>", "<object>"})
 
 _LAX = BeforeValidator(_number)
 """Comes after the bounds: what stands before it describes a plain number, in OpenAPI too."""
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+_NAME = "^[a-zA-Z0-9_-]{1,64}$"
+_TOKEN_ID = "^(0|[1-9][0-9]{0,9})$"
+PATTERNS = {
+    _NAME: "Input should be 1 to 64 characters out of a-z, A-Z, 0-9, '_' and '-'",
+    _TOKEN_ID: "This name should be a token's id: up to ten digits, with no 0 in front",
+}
+"""What each pattern accepts, in words."""
+Name = Annotated[str, Field(pattern=_NAME)]
 
 
 def _union(members: Any, expected: str) -> Any:
@@ -85,7 +93,9 @@ class Wire(BaseModel):
     @classmethod
     def _bounded(cls, value: Any) -> Any:
         if isinstance(value, dict) and len(value) > _MAX_FIELDS:
-            raise PydanticCustomError("too_many_fields", "Object has too many fields")
+            raise PydanticCustomError(
+                "too_many_fields", f"Object should have {_MAX_FIELDS} or fewer fields"
+            )
         return value
 
 
@@ -208,7 +218,7 @@ class LLMStreamOptions(Wire):
 
 def _at_most_1024(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > 1024:
-        raise PydanticCustomError("too_long", "Object should have at most 1024 entries")
+        raise PydanticCustomError("too_many_fields", "Object should have 1024 or fewer fields")
     return value
 
 
@@ -220,7 +230,7 @@ def _only_one(value: int) -> int:
 
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 _Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
-_TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+_TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
 _MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
 
 Stop: TypeAlias = _union(  # type: ignore[valid-type]
