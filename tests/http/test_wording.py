@@ -33,6 +33,8 @@ NAME = "Input should be 1 to 64 characters out of a-z, A-Z, 0-9, '_' and '-'"
         ({"max_tokens": 0}, "max_tokens: Input should be 1 or more."),
         ({"max_tokens": 1.5}, "max_tokens: Input should be a whole number."),
         ({"max_tokens": [1]}, "max_tokens: Input should be a whole number."),
+        ({"max_tokens": "1e999"}, "max_tokens: Input should be a number, and not an infinite one."),
+        ({"seed": 1e300}, "seed: Input should be a whole number of at most 64 bits."),
         ({"max_tokens": 2**31}, "max_tokens: Input should be 2147483647 or less."),
         ({"stream": "true"}, "stream: Input should be true or false."),
         ({"logit_bias": {"01": 1}}, None),

@@ -17,6 +17,7 @@ _WORDS = {
     "bool_type": "Input should be true or false",
     "int_type": "Input should be a whole number",
     "int_from_float": "Input should be a whole number",
+    "int_parsing_size": "Input should be a whole number of at most 64 bits",
     "float_type": "Input should be a number",
     "finite_number": "Input should be a number, and not an infinite one",
     "greater_than": "Input should be more than {gt}",
