@@ -11,9 +11,10 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One generation. Every value is within the bounds of CONTRACT §4.
 
     ``messages`` are plain dictionaries in OpenAI's shape: ``role``, ``content`` (a string, or None
-    beside ``tool_calls``), and ``tool_calls`` or ``tool_call_id`` where the role has them. Optional
-    fields are None (or empty) where the client didn't set them; ``top_k`` 0 and ``min_p`` 0.0 mean
-    *off*. ``response_format``, ``tools`` and ``tool_choice`` are in OpenAI's shape.
+    beside ``tool_calls``), ``tool_calls``, ``reasoning_content`` or ``tool_call_id`` where the role
+    has them, and ``name``. Optional fields are None (or empty) where the client didn't set them;
+    ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
+    in OpenAI's shape.
     """
 
     model: str
@@ -42,7 +43,11 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
 
         A token is rarely shorter than three bytes of text; each message costs a few more.
         """
-        size = sum(_size(message.get("content") or "") for message in self.messages)
+        size = sum(
+            _size(message.get(field) or "")
+            for message in self.messages
+            for field in ("content", "reasoning_content", "name")
+        )
         size += sum(
             _size(str(message["tool_calls"]))
             for message in self.messages

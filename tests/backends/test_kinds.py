@@ -132,3 +132,24 @@ def test_llamacpp_is_made_to_call_a_required_tool(ask: Ask) -> None:
     assert sent["response_format"]["type"] == "json_schema"
     free = body(ask(tools=TOOLS, tool_choice="auto"), "llamacpp")
     assert "response_format" not in free
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("generic", {"reasoning_content"}),
+        ("llamacpp", {"reasoning_content"}),
+        ("sglang", {"reasoning_content"}),
+        ("vllm", {"reasoning", "reasoning_content"}),
+        ("ollama", {"reasoning"}),
+        ("openai", set()),
+    ],
+)
+def test_reasoning_goes_by_the_names_that_the_kind_knows(
+    ask: Ask, kind: BackendKind, names: set[str]
+) -> None:
+    answer = {"role": "assistant", "content": "Hi", "name": "bot"}
+    user = {"role": "user", "content": "And now?"}
+    request = ask(messages=[{**answer, "reasoning_content": "hm"}, user])
+    check(request, kind)
+    assert body(request, kind)["messages"] == [{**answer, **dict.fromkeys(names, "hm")}, user]

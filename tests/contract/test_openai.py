@@ -52,6 +52,18 @@ def test_the_default_model_answers_to_its_name_on_the_hub(client) -> None:
     assert alias in [model.id for model in client.models.list()]
 
 
+def test_an_answer_with_its_reasoning_can_be_sent_back(client) -> None:
+    first = client.chat.completions.create(
+        model=MODEL, messages=CAPITAL, temperature=0, max_tokens=20
+    )
+    said = first.choices[0].message.model_copy(update={"reasoning_content": "Easy."})
+    again = [*CAPITAL, {**said.model_dump(), "name": "bot"}, {"role": "user", "content": "Thanks."}]
+    second = client.chat.completions.create(
+        model=MODEL, messages=again, temperature=0, max_tokens=20
+    )
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
 def test_a_stream_has_openais_shape(client) -> None:
     chunks = list(
         client.chat.completions.create(

@@ -164,11 +164,51 @@ def test_content_may_be_absent_beside_tool_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["name", "refusal", "annotations", "audio", "function_call", "reasoning_content"]
+    "field",
+    [
+        "name",
+        "refusal",
+        "annotations",
+        "audio",
+        "function_call",
+        "reasoning_content",
+        "reasoning",
+    ],
 )
 def test_a_null_that_sdks_send_back_is_dropped(field: str) -> None:
     message = {"role": "assistant", "content": "Hi", field: None}
     assert request(messages=[message]).messages == [{"role": "assistant", "content": "Hi"}]
+
+
+THOUGHT = {"role": "assistant", "content": "Hi", "reasoning_content": "A greeting."}
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        {"reasoning_content": "A greeting."},
+        {"reasoning": "A greeting."},
+        {"reasoning_content": "A greeting.", "reasoning": "A greeting."},
+        {"reasoning_content": None, "reasoning": "A greeting."},
+    ],
+)
+def test_reasoning_that_sdks_send_back_reaches_the_engine_by_one_name(
+    reasoning: dict[str, Any],
+) -> None:
+    message = {"role": "assistant", "content": "Hi", **reasoning}
+    assert request(messages=[USER, message]).messages == [USER, THOUGHT]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_speaker_has_a_name(role: str) -> None:
+    message = {"role": role, "content": "Hi", "name": "Ann B."}
+    assert request(messages=[message]).messages == [message]
+
+
+def test_reasoning_counts_as_part_of_the_prompt() -> None:
+    long = {**THOUGHT, "reasoning_content": "x" * 3000}
+    more = request(messages=[long]).most_tokens() - request(messages=[THOUGHT]).most_tokens()
+    assert more > 900
 
 
 # What is refused --------------------------------------------------------------------------
@@ -197,6 +237,27 @@ def test_a_null_that_sdks_send_back_is_dropped(field: str) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
         ({"messages": [{**USER, "tool_call_id": "1"}]}, "messages.0.tool_call_id"),
         ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages.0.tool_calls"),
+        ({"messages": [{**USER, "name": "n" * 65}]}, "messages.0.name"),
+        ({"messages": [{**USER, "name": 5}]}, "messages.0.name"),
+        ({"messages": [{**USER, "reasoning_content": "hm"}]}, "messages.0.reasoning_content"),
+        ({"messages": [{**USER, "reasoning": "hm"}]}, "messages.0.reasoning"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "reasoning": ["hm"]}]},
+            "messages.0.reasoning",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": "x",
+                        "reasoning": "a",
+                        "reasoning_content": "b",
+                    }
+                ]
+            },
+            "messages.0.reasoning",
+        ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "id": 1}]}]},
             "messages.0.tool_calls.0.id",
@@ -288,7 +349,7 @@ def test_a_mistake_is_named_by_its_path(given: dict[str, Any], param: str) -> No
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"n": 2}, "n"),
         ({"messages": [{**USER, "mood": "good"}]}, "messages.0.mood"),
-        ({"messages": [{**USER, "name": "Ann"}]}, "messages.0.name"),
+        ({"messages": [{**USER, "audio": {"id": "a1"}}]}, "messages.0.audio"),
         (
             {
                 "messages": [

@@ -22,6 +22,17 @@ from reverie.settings import BackendKind
 _SEEDS = 2**32 - 1
 """llama.cpp's seeds are 32 bits wide, of which the highest number means "random"."""
 
+_REASONING: dict[BackendKind, tuple[str, ...]] = {
+    "vllm": ("reasoning", "reasoning_content"),  # the newer name and the older one
+    "ollama": ("reasoning",),
+    "openai": (),
+}
+"""What an assistant's ``reasoning_content`` is called by kinds that call it otherwise.
+
+OpenAI's chat completions take no reasoning at all, and would refuse the field: nothing that its
+models could see is lost by leaving it out, which docs/clients.md says.
+"""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,7 +63,7 @@ def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
     """
     body: dict[str, Any] = {
         "model": model,
-        "messages": request.messages,
+        "messages": _messages(request.messages, kind),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": request.temperature,
@@ -75,6 +86,20 @@ def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none
     return _encode(body)
+
+
+def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[str, Any]]:
+    """The conversation, its reasoning under the names that the kind knows."""
+    names = _REASONING.get(kind)
+    if names is None or not any("reasoning_content" in message for message in messages):
+        return messages
+    renamed = []
+    for message in messages:
+        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if "reasoning_content" in message:
+            rest |= dict.fromkeys(names, message["reasoning_content"])
+        renamed.append(rest)
+    return renamed
 
 
 def _sampling(request: GenerateRequest) -> dict[str, Any]:

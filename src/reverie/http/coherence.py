@@ -61,6 +61,15 @@ def _of_message(message: LLMMessage) -> Iterator[tuple[str, str, str]]:
             )
     if message.tool_calls and message.role != "assistant":
         yield "tool_calls", "Only an assistant message carries tool_calls", "value_error"
+    for field in ("reasoning_content", "reasoning"):
+        if getattr(message, field) and message.role != "assistant":
+            yield field, f"Only an assistant message carries {field}", "value_error"
+    if message.reasoning and message.reasoning_content not in (None, "", message.reasoning):
+        yield (
+            "reasoning",
+            "This is another name of reasoning_content: give one of them, or the same in both",
+            "value_error",
+        )
     if message.role == "tool":
         if message.tool_call_id is None:
             yield "tool_call_id", "Field required in a tool message", "missing"

@@ -158,12 +158,16 @@ class LLMMessage(Wire):
     """The tools that the assistant called."""
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
     """The call that a `tool` message answers."""
-    name: _RoundTripped = None
+    name: Annotated[str, Field(max_length=64)] | None = None
+    """Who speaks, to tell apart several of one role."""
+    reasoning_content: str | None = None
+    """What the assistant thought before this answer, as answers carry it."""
+    reasoning: str | None = None
+    """Another name of `reasoning_content`."""
     refusal: _RoundTripped = None
     annotations: _RoundTripped = None
     audio: _RoundTripped = None
     function_call: _RoundTripped = None
-    reasoning_content: _RoundTripped = None
 
 
 # Tools and formats ------------------------------------------------------------------------
