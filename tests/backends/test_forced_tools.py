@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.backends.forced_tools import ForcedCall, constrain, is_forced
+from reverie.backends.forced_tools import ForcedCall, is_forced, schema
 from reverie.events import Delta, Event, Finish, ToolCallDelta, Usage
 from reverie.request import GenerateRequest
 
@@ -121,8 +121,8 @@ def test_which_choices_force_a_call(ask: Ask, choice: Any, forced: bool) -> None
 
 
 def accepts(request: GenerateRequest, answer: Any) -> bool:
-    schema = constrain(request)["response_format"]["json_schema"]["schema"]
-    return bool(jsonschema.Draft202012Validator(schema).is_valid(answer))
+    answer_schema = schema(request)
+    return bool(jsonschema.Draft202012Validator(answer_schema).is_valid(answer))
 
 
 def test_the_constraint_allows_each_tool_with_its_own_arguments(ask: Ask) -> None:

@@ -8,15 +8,25 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from reverie.backends import kinds
+from reverie.backends.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
-from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.errors import BackendError, UnsupportedParameter
+from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
+from reverie.runner.options import XLLAMACPP
 from reverie.runner.supervisor import Runner
 from reverie.settings import BackendSettings, ModelSettings
 
 _NOTICE_TIMEOUT = 0.5
 """Seconds in which the supervisor notices the death of an engine whose socket just failed."""
+
+_KNOWN_GRAMMARS = 1024
+"""Grammars of which it is remembered whether the engine can compile them."""
+_NEVER = "z"
+"""No JSON begins with it, so that an answer which does isn't constrained."""
 
 
 class EmbeddedBackend:
@@ -40,6 +50,8 @@ class EmbeddedBackend:
         self.name = "embedded"
         self.slots = settings.slots
         self.runner = Runner(settings.name, model, settings)
+        self._guided = settings.engine == XLLAMACPP
+        self._compiles: dict[str, bool] = {}
         self._http = HttpBackend(
             self.name,
             BackendSettings(url="http://engine/v1", kind="llamacpp"),
@@ -47,6 +59,8 @@ class EmbeddedBackend:
             first_token_timeout=first_token_timeout,
             stall_timeout=stall_timeout,
             socket=lambda: self.runner.socket,
+            # A binary may be compiled without it, and dies of a grammar that asks for it.
+            converter="llguidance" if self._guided else "gbnf",
         )
 
     @property
@@ -71,6 +85,8 @@ class EmbeddedBackend:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:
+            if self._guided:
+                await self._prove(request)
             async with aclosing(self._http.generate(request)) as batches:
                 async for batch in batches:
                     yield batch
@@ -82,6 +98,45 @@ class EmbeddedBackend:
                     while self.ready:
                         await self.runner.changed()
             raise
+
+    async def _prove(self, request: GenerateRequest) -> None:
+        """Make sure that the engine can compile what constrains the answer.
+
+        LLGuidance answers what it can't compile without a constraint, in silence. So a grammar
+        that is new is tried once, with the same prompt, which is in the engine's cache then: its
+        first token is one that the grammar forbids, unless there is none.
+
+        Raises:
+            UnsupportedParameter: it can't.
+        """
+        grammar = kinds.grammar(request)
+        if grammar is None:
+            return
+        if grammar not in self._compiles:
+            trial = replace(
+                request,
+                max_tokens=1,
+                temperature=0.0,
+                stop=(),
+                logprobs=False,
+                logit_bias={_NEVER: 100.0},
+                response_format=response_format(request),
+                tool_choice="none" if request.tools else None,
+            )
+            text = ""
+            async with aclosing(self._http.generate(trial)) as batches:
+                async for batch in batches:
+                    text += "".join(event.text for event in batch if isinstance(event, Delta))
+            if len(self._compiles) >= _KNOWN_GRAMMARS:
+                self._compiles.clear()
+            self._compiles[grammar] = not text.lstrip().startswith(_NEVER)
+        if not self._compiles[grammar]:
+            param = "tools" if is_forced(request) else "response_format"
+            raise UnsupportedParameter(
+                "This model's engine can't constrain an answer to this JSON Schema: no answer "
+                "fulfils it, or it is too large.",
+                param=param,
+            )
 
     async def start(self, on_change: Callable[[], None]) -> None:
         await self.runner.start(on_change)

@@ -28,31 +28,43 @@ def is_forced(request: GenerateRequest) -> bool:
     return bool(request.tools) and request.tool_choice not in (None, "auto", "none")
 
 
-def constrain(request: GenerateRequest) -> dict[str, Any]:
-    """The fields that make the engine's text a call of the required (or any) function."""
-    schema = _schema(_eligible(request))
-    return {
-        "tool_choice": "auto",
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "tool_call", "strict": True, "schema": schema},
-        },
-    }
+def parameters(request: GenerateRequest) -> list[tuple[dict[str, Any], str]]:
+    """The JSON Schemas of the functions that may be called, each with its path in the request."""
+    return [
+        (_parameters(function), f"tools.{index}.function.parameters")
+        for index, function in _eligible(request)
+    ]
 
 
-def _eligible(request: GenerateRequest) -> list[dict[str, Any]]:
-    functions = [tool["function"] for tool in request.tools or ()]
+def schema(request: GenerateRequest) -> dict[str, Any]:
+    """What makes the engine's text a call of the required (or any) function."""
+    return _schema([function for _, function in _eligible(request)])
+
+
+def response_format(request: GenerateRequest) -> dict[str, Any] | None:
+    """What the answer's text must be: the call, or what was asked for."""
+    if not is_forced(request):
+        return request.response_format
+    return {"type": "json_schema", "json_schema": {"name": "call", "schema": schema(request)}}
+
+
+def _eligible(request: GenerateRequest) -> list[tuple[int, dict[str, Any]]]:
+    functions = [(index, tool["function"]) for index, tool in enumerate(request.tools or ())]
     if isinstance(request.tool_choice, dict):
         name = request.tool_choice["function"]["name"]
-        functions = [function for function in functions if function["name"] == name]
+        functions = [(index, one) for index, one in functions if one["name"] == name]
     return functions
+
+
+def _parameters(function: dict[str, Any]) -> dict[str, Any]:
+    return function.get("parameters") or {"type": "object"}
 
 
 def _schema(functions: list[dict[str, Any]]) -> dict[str, Any]:
     """Any of the calls. Parameters lie under ``$defs`` so that their own ``$ref``s keep a path."""
     return {
         "$defs": {
-            str(index): _rebased(function.get("parameters") or {"type": "object"}, index)
+            str(index): _rebased(_without_id(_parameters(function)), index)
             for index, function in enumerate(functions)
         },
         "anyOf": [
@@ -68,6 +80,11 @@ def _schema(functions: list[dict[str, Any]]) -> dict[str, Any]:
             for index, function in enumerate(functions)
         ],
     }
+
+
+def _without_id(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that is to be a part of another one, to whose root its references lead then."""
+    return {key: value for key, value in schema.items() if key not in ("$id", "id")}
 
 
 def _rebased(schema: Any, index: int) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import reverie
 from reverie.backends import forced_tools, kinds
+from reverie.backends.json_schema import Converter
 from reverie.backends.reader import AnswerReader
 from reverie.backends.refusals import refusal
 from reverie.backends.transport import Body, Transport
@@ -42,6 +43,7 @@ class HttpBackend:
             the answer. An engine's report of its work on the prompt is one; its pings are none.
         stall_timeout: seconds between two pieces. A server's comments (pings) are none.
         socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
+        converter: what makes a constraint of a JSON Schema there, if it is llama.cpp.
         environ: holds the server's key, under the name that is configured.
     """
 
@@ -58,6 +60,7 @@ class HttpBackend:
         first_token_timeout: float,
         stall_timeout: float,
         socket: Callable[[], Path] | None = None,
+        converter: Converter = "gbnf",
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.name = name
@@ -67,6 +70,7 @@ class HttpBackend:
         self._first_token_timeout = first_token_timeout
         self._stall_timeout = stall_timeout
         self._socket = socket
+        self._converter: Converter = converter
         self._environ = environ
         self._transport: Transport | None = None
 
@@ -79,7 +83,7 @@ class HttpBackend:
         return None
 
     def check(self, request: GenerateRequest) -> None:
-        kinds.check(request, self._settings.kind)
+        kinds.check(request, self._settings.kind, self._converter)
 
     async def start(self, on_change: Callable[[], None]) -> None:
         headers = _headers(self._settings.api_key_env, self._environ)
@@ -105,7 +109,7 @@ class HttpBackend:
         transport = self._transport
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
-        question = kinds.encode(request, self._model, self._settings.kind)
+        question = kinds.encode(request, self._model, self._settings.kind, self._converter)
         async with transport.post("chat/completions", question, deadline) as body:
             if body.status != 200:
                 wrong = await body.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)

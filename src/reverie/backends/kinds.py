@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from reverie.backends import forced_tools
+from reverie.backends.json_schema import Converter, translate
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
 from reverie.settings import BackendKind
@@ -33,11 +34,18 @@ OpenAI's chat completions take no reasoning at all, and would refuse the field: 
 models could see is lost by leaving it out, which docs/clients.md says.
 """
 
+_SCHEMA = "response_format.json_schema.schema"
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Where whitespace is free, a small model goes on with it for ever."""
+
 _encode = msgspec.json.Encoder().encode
 
 
-def check(request: GenerateRequest, kind: BackendKind) -> None:
+def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "gbnf") -> None:
     """Refuse what this kind of engine can't honour.
+
+    Args:
+        converter: what makes a constraint of a JSON Schema, on llama.cpp.
 
     Raises:
         UnsupportedParameter: naming the field.
@@ -48,18 +56,24 @@ def check(request: GenerateRequest, kind: BackendKind) -> None:
     if kind == "ollama":
         _refuse(bool(request.logit_bias), "logit_bias", kind)
         _refuse(forced_tools.is_forced(request), "tool_choice", kind)
-    if kind == "llamacpp" and request.tools:
-        _refuse(request.logprobs, "logprobs", kind, beside="tools")
-        constrained = (request.response_format or {}).get("type", "text") != "text"
-        callable_ = request.tool_choice != "none"
-        _refuse(constrained and callable_, "response_format", kind, beside="tools")
+    if kind == "llamacpp":
+        if request.tools:
+            constrained = (request.response_format or {}).get("type", "text") != "text"
+            callable_ = request.tool_choice != "none"
+            _refuse(request.logprobs, "logprobs", kind, beside="tools")
+            _refuse(constrained and callable_, "response_format", kind, beside="tools")
+        for schema, param in _schemas(request):
+            translate(schema, param, converter)
 
 
-def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
-    """The JSON body of a chat completion.
+def encode(
+    request: GenerateRequest, model: str, kind: BackendKind, converter: Converter = "gbnf"
+) -> bytes:
+    """The JSON body of a chat completion. The request has passed ``check``.
 
     Args:
         model: the model's name on that engine.
+        converter: as in ``check``.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -81,8 +95,7 @@ def encode(request: GenerateRequest, model: str, kind: BackendKind) -> bytes:
         body["return_progress"] = True
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
-        if forced_tools.is_forced(request):
-            body |= forced_tools.constrain(request)
+        body |= _constraint(request, converter)
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none
     return _encode(body)
@@ -100,6 +113,57 @@ def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[st
             rest |= dict.fromkeys(names, message["reasoning_content"])
         renamed.append(rest)
     return renamed
+
+
+def grammar(request: GenerateRequest) -> str | None:
+    """What LLGuidance constrains the answer with; None for an answer that is free."""
+    schema = _wanted(request, "llguidance")
+    if schema is None:
+        return None
+    return f"%llguidance {{}}\nstart: %json {_encode({**schema, 'x-guidance': _LAYOUT}).decode()}"
+
+
+def _constraint(request: GenerateRequest, converter: Converter) -> dict[str, Any]:
+    """llama.cpp's fields that constrain an answer to JSON, instead of those that were asked for."""
+    if converter == "gbnf":
+        schema = _wanted(request, "gbnf")
+        if schema is None:
+            return {}
+        asked = {"name": "answer", "strict": True, "schema": schema}
+        fields: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": asked}}
+        if forced_tools.is_forced(request):
+            fields["tool_choice"] = "auto"
+        return fields
+    constraint = grammar(request)
+    if constraint is None:
+        return {}
+    fields = {
+        "grammar": constraint,
+        "response_format": {"type": "text"},
+        # The grammar holds from the first token on: nothing of the answer is reasoning.
+        "reasoning_format": "none",
+    }
+    if request.tools:  # it takes no grammar beside tools that may be called, yet renders these
+        fields["tool_choice"] = "none"
+    return fields
+
+
+def _wanted(request: GenerateRequest, converter: Converter) -> dict[str, Any] | None:
+    """The JSON Schema of the answer's text, in the converter's words."""
+    form = forced_tools.response_format(request) or {"type": "text"}
+    if form["type"] == "text":
+        return None
+    if form["type"] == "json_object":
+        return {"type": "object"}
+    return translate(form["json_schema"]["schema"], _SCHEMA, converter)
+
+
+def _schemas(request: GenerateRequest) -> list[tuple[Any, str]]:
+    """The JSON Schemas that the answer is constrained to, each with its path in the request."""
+    if forced_tools.is_forced(request):
+        return forced_tools.parameters(request)
+    form = request.response_format or {}
+    return [(form["json_schema"]["schema"], _SCHEMA)] if form.get("type") == "json_schema" else []
 
 
 def _sampling(request: GenerateRequest) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""Regular expressions within a JSON Schema: which of them an engine understands as they are meant.
+
+They are ECMAScript's. Rule: what another grammar reads differently (a nested class, ``&&``, an
+inline flag) is refused like what it can't do at all (lookaround, backreferences), for an engine
+that reads a pattern wrongly constrains to something else.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = (
+    r"\\(?:[dDwWsSfnrtv]|x[0-9a-fA-F]{2}|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}"
+    r"|[-!\"#$%&'()*+,./:;=?@\[\\\]^`{|}~])"
+)
+_TOKEN = re.compile(
+    rf"(?P<atom>{_ESCAPE}|\[\^?(?:{_ESCAPE}|(?!&&|--|~~|\|\|)[^\\\[\]])+\]|[^\\\[\](){{}}*+?|^$])"
+    r"|(?P<open>\((?:\?:)?(?!\?))|(?P<close>\))|(?P<either>\|)"
+    r"|(?P<repeat>(?:[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??)"
+    r"|(?P<start>\^)|(?P<end>\$)",
+    re.DOTALL,
+)
+_DOT = r"[^\n\r\u2028\u2029]"
+"""What ``.`` means in ECMAScript; elsewhere it is less strict."""
+
+_LONGEST = 2_000
+
+_PLAIN = re.compile(
+    r"\^(?:(?:[A-Za-z0-9 _@:,/]"
+    r"|\[(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|[A-Za-z0-9 _.@:,/])+-?\])"
+    r"(?:[*+?]|\{[0-9]{1,2}(?:,[0-9]{0,2})?\})?)*\$"
+)
+
+
+def portable(pattern: str) -> str | None:
+    """The pattern in words that mean the same in ECMAScript, Python and Rust, or None.
+
+    An anchor may stand at an end of a branch only.
+    """
+    if len(pattern) > _LONGEST:
+        return None
+    depth = 0
+    before = "open"
+    tokens: list[str] = []
+    at = 0
+    while at < len(pattern):
+        token = _TOKEN.match(pattern, at)
+        if token is None:
+            return None
+        kind = token.lastgroup or ""
+        if before == "end" and kind not in ("close", "either"):
+            return None
+        if kind == "start" and before not in ("open", "either"):
+            return None
+        if kind == "repeat" and before not in ("atom", "close"):
+            return None
+        depth += (kind == "open") - (kind == "close")
+        if depth < 0:
+            return None
+        tokens.append(_DOT if token[0] == "." else token[0])
+        before, at = kind, token.end()
+    return "".join(tokens) if depth == 0 and _compiles(pattern) else None
+
+
+def plain(pattern: str) -> str | None:
+    """The pattern if it is anchored and made of ASCII letters, digits and classes alone, or None.
+
+    llama.cpp's own converter takes more, but reads some of it wrongly, in silence: its ``.`` and
+    its negated classes match the quote that ends the string.
+    """
+    return pattern if _PLAIN.fullmatch(pattern) and _compiles(pattern) else None
+
+
+def _compiles(pattern: str) -> bool:
+    """Finds ranges and counts in the wrong order."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
