@@ -30,6 +30,11 @@ Work: TypeAlias = Callable[[Connection, Sequence[Any], bool], Sequence[Any]]
 """Does all the operations of one kind in a transaction: (connection, what, again) → results."""
 
 _MAX_BATCH = 512
+_QUIET_TURNS = 3
+"""Turns of the event loop without a further operation, after which those that gathered are handed
+over. An idle loop makes them in some ten microseconds each."""
+_MAX_GATHERING = 0.003
+"""Seconds after which they are handed over in any case."""
 _RETRY_DELAY = 0.05
 
 
@@ -70,6 +75,7 @@ class Writer:
         self._kinds = kinds
         self._on_orphan = on_orphan
         self._loop = asyncio.get_running_loop()
+        self._gathered: list[Operation[Any]] = []
         self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
         self.failing = False
@@ -85,18 +91,39 @@ class Writer:
     def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
         """Have something written; its future tells when it is."""
         operation: Operation[Any] = Operation(work, subject, seconds, self._loop)
-        self._queue.put(operation)
+        self._gathered.append(operation)
+        if len(self._gathered) == 1:
+            until = time.monotonic() + _MAX_GATHERING
+            self._loop.call_soon(self._gather, 1, _QUIET_TURNS, until)
         return operation
 
     @property
     def waiting(self) -> int:
         """Operations that no transaction has begun with."""
-        return self._queue.qsize()
+        return len(self._gathered) + self._queue.qsize()
 
     async def stop(self) -> None:
         """Write what was submitted, and end."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _gather(self, known: int, turns: int, until: float) -> None:
+        """Wait for company as long as it keeps coming: a transaction costs much, and each of its
+        operations little. The thread would otherwise begin with the first of them.
+        """
+        if len(self._gathered) > known:
+            turns = _QUIET_TURNS
+        if turns > 1 and time.monotonic() < until:
+            self._loop.call_soon(self._gather, len(self._gathered), turns - 1, until)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the thread what has gathered."""
+        for operation in self._gathered:
+            self._queue.put(operation)
+        self._gathered.clear()
 
     def _run(self) -> None:
         ended = False
