@@ -117,6 +117,8 @@ class Ledger:
         await asyncio.gather(beating, *self._settling, return_exceptions=True)
         await self._replay()
         await self._writer.stop()
+        if self._journal is not None:
+            self._journal.done(0)  # an entry that had no room left the file there
         with contextlib.suppress(StoreFailure):
             await asyncio.to_thread(self._leave)
 
@@ -134,9 +136,11 @@ class Ledger:
         try:
             async with asyncio.timeout(self._timeout):
                 result = await operation.future
-        except (TimeoutError, StoreFailure):
-            operation.future.cancel()
-            raise AccountsUnavailable from None
+        except BaseException as end:
+            self._abandon(operation)
+            if isinstance(end, TimeoutError | StoreFailure):
+                raise AccountsUnavailable from None
+            raise
         if isinstance(result, ReverieError):
             raise result
         reservation = StoredReservation(self, order, result, record)
@@ -187,12 +191,18 @@ class Ledger:
         """A row is closed, or on its way to be."""
         self._open.pop(row, None)
 
+    def _abandon(self, operation: Operation[Any]) -> None:
+        """Wait no longer for an order. It may have been done in this turn of the event loop."""
+        future = operation.future
+        if future.cancel() or future.cancelled() or future.exception() is not None:
+            return
+        if isinstance(future.result(), Granted):
+            self._undo(operation)
+
     def _undo(self, operation: Operation[Any]) -> None:
         """Close a row that was opened after whoever ordered it had gone."""
         if isinstance(operation.subject, Order):
-            assert self._writer is not None
-            settlement = Settlement(id=operation.subject.id, outcome="failed", ended_at=now_ms())
-            self._writer.submit(_write_settlements, settlement, 60.0)
+            self.write(Settlement(id=operation.subject.id, outcome="failed", ended_at=now_ms()))
 
     async def _beat(self) -> None:
         """Each second: a sign of life, checkpoints, the journal; now and then: burials."""
@@ -213,8 +223,7 @@ class Ledger:
         assert self._journal is not None
         assert self._writer is not None
         unkept, self._unkept = self._unkept, []
-        for settlement in unkept:
-            self.write(settlement)
+        await asyncio.gather(*map(self.write, unkept), return_exceptions=True)
         while self._journal.pending:
             some = self._journal.pending[:_BATCH]
             operations = [

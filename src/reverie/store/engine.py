@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
 
 from reverie.errors import ConfigurationError
 from reverie.settings import StoreSettings
+from reverie.store.patient import connection_class
 
 _TRANSIENT = (OperationalError, InterfaceError, InternalError)
 
@@ -171,7 +172,7 @@ def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
     given = url.query.get("options")
     if isinstance(given, str):
         options.append(given)
-    return create_engine(
+    engine = create_engine(
         url.difference_update_query(["options"]),
         pool_size=8,
         max_overflow=8,
@@ -183,3 +184,7 @@ def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
             "options": " ".join(options),
         },
     )
+    # Longer than the server's own bounds, which say more of what took so long.
+    patient = connection_class(settings.timeout + 1)
+    event.listen(engine, "do_connect", lambda _, __, args, named: patient.connect(*args, **named))
+    return engine

@@ -20,6 +20,7 @@ _WINDOWS_KEPT = 300
 """Seconds after which a limit's windows are swept out."""
 
 _GATEWAYS = schema.gateways
+_LEDGER = schema.ledger
 _WINDOWS = schema.limit_windows
 
 
@@ -54,9 +55,14 @@ def bury_dead(connection: Connection, gateway_id: int, now: int) -> int:
         How many rows were closed as lost.
     """
     closed = 0
+    with_open_rows = select(_LEDGER.c.gateway_id).where(_LEDGER.c.outcome.is_(None)).distinct()
     others = connection.execute(
         select(_GATEWAYS)
-        .where(_GATEWAYS.c.ended_at.is_(None), _GATEWAYS.c.id != gateway_id)
+        .where(
+            _GATEWAYS.c.id != gateway_id,
+            # One that ended may have left rows all the same, if the store was away at its end.
+            _GATEWAYS.c.ended_at.is_(None) | _GATEWAYS.c.id.in_(with_open_rows),
+        )
         .order_by(_GATEWAYS.c.id)
         .with_for_update(skip_locked=True)
     ).all()

@@ -8,6 +8,7 @@ twice without harm (``settle``, rule 1), so that a file is only ever appended to
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -41,6 +42,7 @@ class Journal:
         self._path = folder / f"{uuid.uuid4().hex}.jsonl"
         self._durable = durable
         self._file: int | None = None
+        self._torn = False
         self.pending: list[Settlement] = []
         """What is in the file, and not known to be in the store."""
 
@@ -51,16 +53,32 @@ class Journal:
             OSError: it can't be written.
         """
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self._path, flags, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file = self._open()
         line = _encode(settlement) + b"\n"
+        if self._torn:
+            line = b"\n" + line
+        self._torn = True
         if os.write(self._file, line) != len(line):
-            raise OSError("a part of the entry was written")  # a torn line is skipped when read
+            # A torn line is skipped when it is read.
+            raise OSError(errno.ENOSPC, "a part of the entry was written")
+        self._torn = False
         if self._durable:
             os.fsync(self._file)
         self.pending.append(settlement)
+
+    def _open(self) -> int:
+        """Make the file. It has its name only once it is locked: till then nobody may take it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unnamed = self._path.with_suffix(".new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(unnamed, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            unnamed.rename(self._path)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
 
     def done(self, count: int) -> None:
         """Forget the oldest entries, which are in the store by now."""
@@ -78,7 +96,10 @@ def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
     entries: list[Settlement] = []
     try:
         for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # another that starts has taken it, or its gateway is done with it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

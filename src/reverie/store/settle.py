@@ -110,7 +110,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         connection.execute(_CLOSE, updates)
         _add_to_days(connection, sums)
     if given_back:
-        connection.execute(_GIVE_BACK, sorted(given_back, key=lambda window: window["of"]))
+        connection.execute(_GIVE_BACK, sorted(given_back, key=_place))
 
 
 def checkpoint(connection: Connection, checkpoints: Sequence[Checkpoint]) -> None:
@@ -138,6 +138,7 @@ def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
     rows = connection.execute(
         select(_LEDGER)
         .where(_LEDGER.c.gateway_id == gateway_id, _LEDGER.c.outcome.is_(None))
+        .order_by(_LEDGER.c.id)
         .with_for_update()
     ).all()
     settle(
@@ -196,6 +197,11 @@ def _difference(row: Row[Any], tokens: int) -> Iterable[dict[str, Any]]:
         {"of": subject, "at": second, "difference": tokens}
         for subject in subjects_of(row.key_id, row.model)
     )
+
+
+def _place(window: dict[str, Any]) -> tuple[str, int]:
+    """Windows are changed in one order everywhere, so that no two gateways wait on each other."""
+    return window["of"], window["at"]
 
 
 _CLOSE = (
