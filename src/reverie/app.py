@@ -20,7 +20,9 @@ from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.edge import Edge, is_loopback
 from reverie.http.exchange import Message, Receive, Scope, Send
-from reverie.http.generate import Generate, InFlight
+from reverie.http.generate import Generate
+from reverie.http.in_flight import InFlight
+from reverie.http.replays import Replays
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.migrate import migrate
@@ -98,6 +100,12 @@ class Application:
         edge = Edge(self._keys, open_to_all=settings.server.no_auth)
         admission = Admission(settings, self.ledger)
         metrics = Metrics(self.models, self.ledger)
+        replays = Replays(
+            admission=admission,
+            in_flight=self.in_flight,
+            settings=settings.server,
+            metrics=metrics,
+        )
         self._edge = edge
         self._generate = {
             path: Generate(
@@ -108,6 +116,7 @@ class Application:
                 settings=settings.server,
                 in_flight=self.in_flight,
                 metrics=metrics,
+                replays=replays,
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }

@@ -136,6 +136,57 @@ class ContextLengthExceeded(ClientError):
         super().__init__(message, param=param)
 
 
+class IdempotencyKeyReused(ClientError):
+    """The same ``Idempotency-Key``, with another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used with another request. Use a new key for a new request."
+        )
+
+
+class RequestInProgress(ClientError):
+    """The same request runs on another gateway, and did not end while we waited."""
+
+    status = 409
+    code = "request_in_progress"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A request with this Idempotency-Key is still running. Try again shortly.",
+            retry_after=2,
+        )
+
+
+class AnswerNotKept(ClientError):
+    """The same request was completed, and its answer can't be given again."""
+
+    status = 409
+    code = "answer_not_kept"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request with this Idempotency-Key was completed, and its answer was too large to "
+            "be kept. Use a new key to generate it anew."
+        )
+
+
+class StreamNotResumable(ClientError):
+    """``Last-Event-ID`` names an event of a stream that is no more."""
+
+    status = 410
+    code = "stream_not_resumable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no such stream to go on with: it was given up, or has no such event. Send "
+            "the request without Last-Event-ID to generate it anew."
+        )
+
+
 class RequestTooLarge(ClientError):
     status = 413
     code = "request_too_large"

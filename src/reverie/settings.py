@@ -66,6 +66,10 @@ class ServerSettings(_Section):
     """A silent stream carries an SSE comment this often."""
     commit_delay: float = Field(default=10.0, gt=0)
     """A stream's HTTP status stays open until its first token, or for this long."""
+    resume_grace: float = Field(default=30.0, ge=0)
+    """A generation with an `Idempotency-Key` goes on for this long after its client has left."""
+    max_kept_answer: int = Field(default=4 * 1024 * 1024, ge=0)
+    """A larger answer is not kept for its `Idempotency-Key`."""
     drain_timeout: float = Field(default=30.0, ge=0)
     """After SIGTERM, running requests have this long to finish."""
     log_format: Literal["text", "json"] = "text"
@@ -129,6 +133,9 @@ class BackendSettings(_Section):
     """What it is, which decides the fields it is known to honour; `generic` is trusted with all."""
     api_key_env: str | None = None
     """The environment variable that holds its key. The key itself is never written here."""
+    continues: bool | None = None
+    """Whether it can go on from an answer that another broke off (`continue_final_message`);
+    absent: if it is `llamacpp`, `vllm` or `sglang`."""
     slots: int = Field(default=64, ge=1)
     """Requests that may run there at once; more wait in this gateway's queue."""
     connect_timeout: float = Field(default=5.0, gt=0)

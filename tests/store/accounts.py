@@ -6,11 +6,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from reverie.errors import ReverieError
 from reverie.store import keys, schema
 from reverie.store.engine import Store
 from reverie.store.keys import Key, RateLimits, now_ms
-from reverie.store.reserve import Granted, Order, Price, reserve
+from reverie.store.reserve import Order, Price, Result, reserve
 from reverie.store.settle import Outcome, Settlement, settle
 
 PRICE = Price(input=10, cached=1, output=100, currency="USD")
@@ -40,7 +39,7 @@ def order(id: int, key: str = "key_a", **fields: Any) -> Order:
     return Order(id=id, **{**given, **fields})
 
 
-def ask(store: Store, *orders: Order, again: bool = False) -> list[Granted | ReverieError]:
+def ask(store: Store, *orders: Order, again: bool = False) -> list[Result]:
     """Reserve, in one transaction."""
     with store.write() as connection:
         return reserve(connection, orders, GATEWAY, again=again)

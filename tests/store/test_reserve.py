@@ -11,22 +11,22 @@ from reverie.errors import (
     InvalidApiKey,
     ModelNotAllowed,
     RateLimitExceeded,
-    ReverieError,
 )
 from reverie.store import keys
+from reverie.store.answers import Claim
 from reverie.store.engine import Store
 from reverie.store.keys import RateLimits, now_ms
-from reverie.store.reserve import Granted, Order
+from reverie.store.reserve import Granted, Order, Result
 from tests.store.accounts import GATEWAY, PRICE, ask, close, make_key, order, rows, settled
 
 
-def granted(results: list[Granted | ReverieError]) -> list[bool]:
+def granted(results: list[Result]) -> list[bool]:
     return [isinstance(result, Granted) for result in results]
 
 
 def test_a_row_is_open_and_holds_what_was_asked(store: Store) -> None:
     make_key(store)
-    assert granted(ask(store, order(1, cost=700, idempotency_key="once"))) == [True]
+    assert granted(ask(store, order(1, cost=700, claim=Claim("once", b"f")))) == [True]
     (row,) = rows(store)
     assert (row.id, row.request_id, row.gateway_id, row.key_id) == (1, "req_1", GATEWAY, "key_a")
     assert (row.outcome, row.reserved_tokens, row.reserved_cost) == (None, 100, 700)
@@ -129,9 +129,12 @@ def test_a_budget_counts_what_was_spent_and_what_is_set_aside(store: Store) -> N
     assert isinstance(refusal, InsufficientQuota)
 
 
-def test_another_currency_is_not_the_budgets(store: Store) -> None:
-    make_key(store, budget=1, budget_period="day", currency="EUR")
-    assert granted(ask(store, order(1, cost=50, price=PRICE))) == [True]
+def test_a_budget_in_another_currency_buys_nothing(store: Store) -> None:
+    make_key(store, budget=10**12, budget_period="day", currency="EUR")
+    free, priced = ask(store, order(1, cost=0), order(2, cost=50, price=PRICE))
+    assert isinstance(free, Granted)
+    assert isinstance(priced, InsufficientQuota)
+    assert "budget is in EUR" in priced.message
 
 
 def test_a_try_that_was_committed_unbeknown_to_us_is_not_counted_twice(store: Store) -> None:

@@ -9,6 +9,7 @@ from reverie.gateway.record import Record
 from reverie.money import parse_price
 from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings, PriceSettings, Settings
+from reverie.store.answers import Claim, KeptAnswer
 from reverie.store.keys import RateLimits
 from reverie.store.reserve import Order, Price
 
@@ -26,12 +27,16 @@ class Admission:
         model: ServedModel,
         request: GenerateRequest,
         record: Record,
-        idempotency_key: bytes | None = None,
-    ) -> Reservation:
+        claim: Claim | None = None,
+    ) -> Reservation | KeptAnswer:
         """Reserve what a request may come to.
+
+        Args:
+            claim: where it carries an ``Idempotency-Key``.
 
         Raises:
             RateLimitExceeded, InsufficientQuota, ModelNotAllowed, InvalidApiKey: as the key is.
+            IdempotencyKeyReused, RequestInProgress, AnswerNotKept: of the claim.
             AccountsUnavailable: the ledger can't be written now.
         """
         if self._ledger is None:
@@ -52,7 +57,7 @@ class Admission:
             cost=terms.price.of(prompt_tokens, 0, min(tokens, request.max_tokens)),
             price=terms.price,
             model_limits=terms.limits,
-            idempotency_key=_printable(idempotency_key),
+            claim=claim,
         )
         return await self._ledger.reserve(order, record)
 
@@ -71,10 +76,3 @@ def _price(settings: PriceSettings) -> Price:
     read = parse_price(settings.input)
     cached = parse_price(settings.cached or settings.input)
     return Price(read.nano, cached.nano, parse_price(settings.output).nano, read.currency)
-
-
-def _printable(value: bytes | None) -> str | None:
-    """A header's value as the store keeps it: at most 200 characters, none of them strange."""
-    if value is None:
-        return None
-    return "".join(c for c in value.decode("latin-1")[:200] if c.isprintable())

@@ -102,7 +102,7 @@ class Authenticator:
             AccountsUnavailable: the store, which may know it, doesn't answer.
         """
         if self.open:
-            return ANONYMOUS
+            return await self._known_by_now(authorization) or ANONYMOUS
         digest = _bearer(authorization)
         found: Caller | None = None
         for known, caller in self._static:  # no early exit: each key costs the same time
@@ -113,6 +113,15 @@ class Authenticator:
         if found is None:
             raise InvalidApiKey("This API key is not valid. Check it, or ask for a new one.")
         return found
+
+    async def _known_by_now(self, authorization: bytes | None) -> Caller | None:
+        """The caller, where the store's first key was made a moment ago and is used already."""
+        if self._stored is None or authorization is None:
+            return None
+        try:
+            return await self._stored.find(_bearer(authorization))
+        except InvalidApiKey:
+            return None
 
     async def authenticate_admin(self, authorization: bytes | None) -> None:
         """Let in the holder of the admin key.

@@ -23,10 +23,11 @@ from reverie.errors import AccountsUnavailable, RateStatus, ReverieError
 from reverie.gateway.record import Record
 from reverie.log import fields
 from reverie.store import gateways
+from reverie.store.answers import KeptAnswer
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.journal import Journal, directory, left_behind
 from reverie.store.keys import now_ms
-from reverie.store.reserve import Granted, Order, reserve
+from reverie.store.reserve import Granted, Order, Result, reserve
 from reverie.store.settle import Checkpoint, Outcome, Settlement, checkpoint, settle
 from reverie.store.writer import Operation, Writer
 
@@ -48,8 +49,11 @@ class Reservation(Protocol):
     rate: RateStatus | None
     """What is left of the caller's limits."""
 
-    async def settle(self) -> None:
+    async def settle(self, answer: bytes | None = None) -> None:
         """Close it with what its record says; returns when that is durable. Idempotent.
+
+        Args:
+            answer: the whole answer, to be given again to the same ``Idempotency-Key``.
 
         Raises:
             AccountsUnavailable: it could be kept nowhere.
@@ -122,11 +126,15 @@ class Ledger:
         with contextlib.suppress(StoreFailure):
             await asyncio.to_thread(self._leave)
 
-    async def reserve(self, order: Order, record: Record) -> StoredReservation:
+    async def reserve(self, order: Order, record: Record) -> StoredReservation | KeptAnswer:
         """Open a row within the limits; wait for it to be durable.
+
+        Returns:
+            The row, or the answer that was given to the same claim before.
 
         Raises:
             RateLimitExceeded, InsufficientQuota, ModelNotAllowed, InvalidApiKey: as the store says.
+            IdempotencyKeyReused, RequestInProgress, AnswerNotKept: of the order's claim.
             AccountsUnavailable: it doesn't answer in time.
         """
         assert self._writer is not None
@@ -143,6 +151,8 @@ class Ledger:
             raise
         if isinstance(result, ReverieError):
             raise result
+        if isinstance(result, KeptAnswer):
+            return result
         reservation = StoredReservation(self, order, result, record)
         self._open[order.id] = reservation
         record.at_end = reservation.end
@@ -261,7 +271,7 @@ class Ledger:
 
     def _write_orders(
         self, connection: Connection, orders: Sequence[Order], again: bool
-    ) -> Sequence[Granted | ReverieError]:
+    ) -> Sequence[Result]:
         return reserve(connection, orders, self._gateway, again=again)
 
     def _write_beat(
@@ -287,14 +297,14 @@ class StoredReservation:
         self._settled = False
         self._sent = 0
 
-    async def settle(self) -> None:
+    async def settle(self, answer: bytes | None = None) -> None:
         """As ``Reservation.settle``."""
         if self._settled:
             return
         self._settled = True
         self._ledger.forget(self._order.id)
         outcome: Outcome = "length" if self._record.outcome == "length" else "ok"
-        await asyncio.shield(self._ledger.write(self._settlement(outcome)))
+        await asyncio.shield(self._ledger.write(self._settlement(outcome, answer)))
 
     def end(self) -> None:
         """Close it as its record ended, without waiting. Idempotent."""
@@ -314,7 +324,7 @@ class StoredReservation:
         prompt, completion = self._counted()
         return Checkpoint(self._order.id, prompt, completion, self._first_token_at())
 
-    def _settlement(self, outcome: Outcome) -> Settlement:
+    def _settlement(self, outcome: Outcome, answer: bytes | None = None) -> Settlement:
         record = self._record
         told = record.completion_tokens is not None and record.prompt_tokens is not None
         prompt, completion = self._counted()
@@ -329,6 +339,7 @@ class StoredReservation:
             first_token_at=self._first_token_at(),
             ended_at=now_ms(),
             limited=self._limited,
+            answer=answer,
         )
 
     def _counted(self) -> tuple[int, int]:
@@ -355,7 +366,7 @@ class _Unrecorded:
 
     rate: RateStatus | None = None
 
-    async def settle(self) -> None:
+    async def settle(self, answer: bytes | None = None) -> None:
         pass
 
 

@@ -39,6 +39,12 @@ class Metrics:
             ["model", "direction"],
             registry=self._registry,
         )
+        self._failovers = Counter(
+            "reverie_failovers",
+            "Answers that a backend broke off: continued on another, or impossible to continue.",
+            ["model", "outcome"],
+            registry=self._registry,
+        )
         self._ttft = Histogram(
             "reverie_time_to_first_token_seconds",
             "From a request's arrival to its first token.",
@@ -61,14 +67,23 @@ class Metrics:
         """Count one request that has ended."""
         model = record.model or _NO_MODEL
         self._requests.labels(model, str(record.status), record.outcome).inc()
+        if record.model is not None:
+            self._duration.labels(model).observe(record.duration)
+        self.observe_generation(record)
+
+    def observe_generation(self, record: Record) -> None:
+        """Count what one generation used, whoever asked for it."""
+        model = record.model or _NO_MODEL
         if record.prompt_tokens is not None:
             self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
         if record.completion_tokens is not None:
             self._tokens.labels(model, "completion").inc(record.completion_tokens)
+        if record.failovers:
+            self._failovers.labels(model, "continued").inc(record.failovers)
+        if record.cut_for_good:
+            self._failovers.labels(model, "impossible").inc()
         if (ttft := record.time_to_first_token) is not None:
             self._ttft.labels(model).observe(ttft)
-        if record.model is not None:
-            self._duration.labels(model).observe(record.duration)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -25,26 +25,31 @@ class Record:
         "began",
         "cached_tokens",
         "completion_tokens",
+        "cut_for_good",
         "ended",
         "error",
         "estimated",
+        "failovers",
         "first_token",
         "granted",
         "id",
         "key",
         "model",
+        "name",
         "outcome",
         "pieces",
         "position",
         "prompt_tokens",
         "reason",
+        "replayed",
         "route",
         "status",
         "stream",
     )
 
-    def __init__(self, id: str, route: str) -> None:
+    def __init__(self, id: str, route: str, name: str = "request") -> None:
         self.id = id
+        self.name = name
         self.route = route
         self.began = time.monotonic()
         self.granted: float | None = None
@@ -60,7 +65,10 @@ class Record:
         self.completion_tokens: int | None = None
         self.cached_tokens = 0
         self.estimated = False
+        self.failovers = 0
+        self.cut_for_good = False
         self.pieces = 0
+        self.replayed: bool | None = None
         self.position = 0
         self.at_end: Callable[[], None] | None = None
         self.error: str | None = None
@@ -113,7 +121,7 @@ class Record:
         ttft = self.time_to_first_token
         logger.log(
             logging.WARNING if self.status >= 500 or self.outcome == "failed" else logging.INFO,
-            "request",
+            self.name,
             extra=fields(
                 id=self.id,
                 route=self.route,
@@ -128,6 +136,8 @@ class Record:
                 prompt_tokens=self.prompt_tokens,
                 completion_tokens=self.completion_tokens,
                 pieces=self.pieces if self.completion_tokens is None and self.pieces else None,
+                replayed=self.replayed,
+                failovers=self.failovers or None,
                 queued_at=self.position or None,
                 queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
                 ttft_ms=None if ttft is None else ttft * 1e3,

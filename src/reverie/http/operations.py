@@ -17,7 +17,7 @@ from reverie.gateway.models import ServedModel, ServedModels
 from reverie.http import hardware, openapi
 from reverie.http.dialects.openai import OPENAI
 from reverie.http.edge import Edge
-from reverie.http.generate import InFlight
+from reverie.http.in_flight import InFlight
 
 PIPELINE = "llm"
 _MODELS_ROUTES = ("/v1/models", "/models", "/llm/models")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from reverie.store import schema
+from reverie.store import answers, schema
+from reverie.store.reserve import ANSWERS_KEPT_MS
 from reverie.store.settle import close_lost
 
 BEAT_INTERVAL = 1.0
@@ -72,6 +73,7 @@ def bury_dead(connection: Connection, gateway_id: int, now: int) -> int:
             connection.execute(
                 update(_GATEWAYS).where(_GATEWAYS.c.id == other.id).values(ended_at=now)
             )
+    answers.sweep(connection, now - ANSWERS_KEPT_MS)
     connection.execute(delete(_WINDOWS).where(_WINDOWS.c.second < now // 1000 - _WINDOWS_KEPT))
     return closed
 

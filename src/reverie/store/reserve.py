@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -26,10 +26,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from reverie.errors import InvalidApiKey, ModelNotAllowed, RateStatus, ReverieError
-from reverie.store import keys, schema
+from reverie.errors import (
+    InsufficientQuota,
+    InvalidApiKey,
+    ModelNotAllowed,
+    RateStatus,
+    RequestInProgress,
+    ReverieError,
+    StreamNotResumable,
+)
+from reverie.store import answers, keys, schema
+from reverie.store.answers import Claim, KeptAnswer
 from reverie.store.keys import Key, RateLimits
 from reverie.store.limits import SPAN, Purse, Standing, period_begin, tightest
+
+ANSWERS_KEPT_MS = 24 * 3600 * 1000
+"""For how long an answer is given again."""
 
 _LEDGER = schema.ledger
 _WINDOWS = schema.limit_windows
@@ -73,7 +85,8 @@ class Order(Struct, frozen=True, kw_only=True):
     price: Price = FREE
     model_limits: RateLimits = RateLimits()
     """Of the model, over all keys."""
-    idempotency_key: str | None = None
+    claim: Claim | None = None
+    """Where it carries an ``Idempotency-Key``."""
 
 
 class Granted(Struct, frozen=True):
@@ -95,10 +108,13 @@ class _State:
         self.increments: dict[str, tuple[int, int]] = {}
 
 
+Result: TypeAlias = Granted | KeptAnswer | ReverieError
+
+
 def reserve(
     connection: Connection, orders: Sequence[Order], gateway_id: int, *, again: bool = False
-) -> list[Granted | ReverieError]:
-    """Open a row for each order that its limits allow.
+) -> list[Result]:
+    """Open a row for each order that its limits allow, and that wasn't answered before.
 
     Args:
         again: an earlier try may have been committed unbeknown to us; what it opened stays.
@@ -108,23 +124,55 @@ def reserve(
     """
     opened = _already_open(connection, orders) if again else frozenset()
     state = _read_state(connection, [order for order in orders if order.id not in opened])
-    results: list[Granted | ReverieError] = []
+    taken = _taken_claims(connection, orders, opened, int(state.now * 1000))
+    results: list[Result] = []
+    claims: list[tuple[str, Claim, int]] = []
     rows: list[dict[str, Any]] = []
     for order in orders:
         if order.id in opened:
             results.append(Granted(limited=True))
+            continue
+        place = _place(order)
+        if place is not None and (before := taken.get(place)) is not None:
+            results.append(before)
+            continue
+        if order.claim is not None and order.claim.after:
+            results.append(StreamNotResumable())
             continue
         try:
             results.append(_admit(order, state))
         except ReverieError as refusal:
             results.append(refusal)
         else:
+            if place is not None and order.claim is not None:
+                taken[place] = RequestInProgress()
+                claims.append((order.key_id, order.claim, order.id))
             rows.append(_row(order, gateway_id, int(state.now * 1000)))
     if rows:
         connection.execute(insert(_LEDGER), rows)
+    if claims:
+        answers.claim(connection, claims, int(state.now * 1000))
     if state.increments:
         _add_to_windows(connection, state)
     return results
+
+
+def _place(order: Order) -> tuple[str, str] | None:
+    return None if order.claim is None else (order.key_id, order.claim.key)
+
+
+def _taken_claims(
+    connection: Connection, orders: Iterable[Order], opened: frozenset[int], now: int
+) -> dict[tuple[str, str], KeptAnswer | ReverieError]:
+    """Claims that can't be made anew, because they were made before."""
+    wanted = {
+        (order.key_id, order.claim.key): order.claim
+        for order in orders
+        if order.claim is not None and order.id not in opened
+    }
+    if wanted:
+        _lock(connection, [f"claim:{key_id}:{key}" for key_id, key in wanted])
+    return answers.find(connection, wanted, now - ANSWERS_KEPT_MS)
 
 
 def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
@@ -150,7 +198,12 @@ def _admit(order: Order, state: _State) -> Granted:
     for standing in standings:
         standing.admit(order.tokens, state.now)
     purse = state.purses.get(order.key_id)
-    if purse is not None and purse.currency == order.price.currency:
+    if purse is not None:
+        if order.cost and purse.currency != order.price.currency:
+            raise InsufficientQuota(
+                f"This key's budget is in {purse.currency}, and {order.model} costs "
+                f"{order.price.currency}. Ask its operator for a budget in that currency."
+            )
         purse.admit(order.cost, state.now)
         purse.spent += order.cost
     for standing in standings:
@@ -320,7 +373,7 @@ def _row(order: Order, gateway_id: int, now: int) -> dict[str, Any]:
         "gateway_id": gateway_id,
         "key_id": order.key_id,
         "model": order.model,
-        "idempotency_key": order.idempotency_key,
+        "idempotency_key": None if order.claim is None else order.claim.key,
         "reserved_tokens": order.tokens,
         "reserved_cost": order.cost,
         "price_input": order.price.input,

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration: what a store must have been brought to."""
 
 metadata = MetaData(
@@ -154,4 +154,22 @@ limit_windows = Table(
     Column("requests", Integer, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    # Requests that carried an Idempotency-Key, which is a key's own affair.
+    Column("key_id", Text, primary_key=True),
+    Column("idempotency_key", Text, primary_key=True),
+    # SHA-256 of the request.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("ledger_id", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # Null while it runs, or if it ended without an answer: its row of the ledger tells.
+    Column("finished_at", BigInteger),
+    # The answer as it was sent; null if it was too large to be kept.
+    Column("body", LargeBinary),
+    Index("answers_ledger_id", "ledger_id"),
+    Index("answers_created_at", "created_at"),
 )

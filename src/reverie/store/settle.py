@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from reverie.store import schema
+from reverie.store import answers, schema
 from reverie.store.limits import SPAN, day_of
 from reverie.store.reserve import Price, subjects_of
 
@@ -24,6 +24,7 @@ _USAGE = schema.usage_daily
 _WINDOWS = schema.limit_windows
 
 Outcome: TypeAlias = Literal["ok", "length", "cancelled", "failed", "lost"]
+_COMPLETE: frozenset[str] = frozenset({"ok", "length"})
 _BILLED: frozenset[str] = frozenset({"ok", "length", "cancelled"})
 """Outcomes that cost something: what was delivered. Failures of ours are free."""
 
@@ -42,6 +43,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     ended_at: int
     limited: bool = True
     """Whether a limit is to get back what wasn't used."""
+    answer: bytes | None = None
+    """The whole answer as it was sent, where it is to be given again."""
 
 
 class Checkpoint(Struct, frozen=True):
@@ -89,6 +92,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     sums: dict[_SumsKey, _Sums] = {}
     updates: list[dict[str, Any]] = []
     given_back: list[dict[str, Any]] = []
+    kept: list[tuple[int, bytes | None]] = []
+    unanswered: list[int] = []
     for settlement in settlements:
         row = rows.pop(settlement.id, None)  # popped: a second one of the same row finds nothing
         if row is None or row.outcome not in (None, "lost"):
@@ -103,12 +108,21 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             day_sums.add(row.outcome, _figures(row), -1)
         day_sums.add(settlement.outcome, (*tokens, cost), 1)
         updates.append(_closed(settlement, cost))
+        if row.idempotency_key is not None:
+            if settlement.outcome in _COMPLETE:
+                kept.append((row.id, settlement.answer))
+            else:
+                unanswered.append(row.id)
         used = settlement.prompt_tokens + settlement.completion_tokens
         if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
             given_back += _difference(row, used - row.reserved_tokens)
     if updates:
         connection.execute(_CLOSE, updates)
         _add_to_days(connection, sums)
+    if kept:
+        answers.keep(connection, kept, max(s.ended_at for s in settlements))
+    if unanswered:
+        answers.drop(connection, unanswered)
     if given_back:
         connection.execute(_GIVE_BACK, sorted(given_back, key=_place))
 

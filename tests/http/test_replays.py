@@ -1,0 +1,271 @@
+"""The same ``Idempotency-Key`` is one generation, however often and from where it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from reverie.testing import Script, ScriptedEngine
+from tests.harness import Gateway, StartGateway, chat
+
+ONCE: dict[str, str] = {"Idempotency-Key": "once"}
+WORDS = ("one ", "two ", "three ", "four ", "five ")
+
+
+def ledger(tmp_path: Path) -> list[tuple[str, int]]:
+    with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
+        return database.execute("SELECT outcome, completion_tokens FROM ledger").fetchall()
+
+
+async def stream(
+    gateway: Gateway, *, after: int | None = None, path: str = "/llm", **more: Any
+) -> tuple[int, str]:
+    headers = ONCE if after is None else {**ONCE, "Last-Event-ID": str(after)}
+    body = chat(stream=True, **more)
+    async with gateway.http.post(gateway.url + path, json=body, headers=headers) as response:
+        return response.status, await response.text()
+
+
+def events(text: str) -> list[str]:
+    return [event for event in text.split("\n\n") if event]
+
+
+@pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
+async def test_a_finished_stream_is_replayed_byte_for_byte(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path, path: str
+) -> None:
+    engine.script = Script(tokens=WORDS)
+    _, first = await stream(gateway, path=path)
+    assert "[DONE]" in first
+    for _ in range(3):
+        assert await stream(gateway, path=path) == (200, first)
+    assert len(engine.requests) == 1
+    assert ledger(tmp_path) == [("ok", 5)]
+
+
+async def test_a_finished_json_answer_is_replayed_byte_for_byte_and_says_so(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    answers = []
+    for replayed in (None, "true"):
+        async with gateway.http.post(gateway.url + "/llm", json=chat(), headers=ONCE) as response:
+            answers.append(await response.read())
+            assert response.headers.get("idempotent-replayed") == replayed
+            assert response.content_type == "application/json"
+    assert answers[0] == answers[1]
+    assert len(engine.requests) == 1
+
+
+async def test_every_event_has_its_number(engine: ScriptedEngine, gateway: Gateway) -> None:
+    engine.script = Script(tokens=WORDS)
+    _, text = await stream(gateway)
+    assert [event.split("\n")[0] for event in events(text)] == [f"id: {n}" for n in range(1, 8)]
+    assert all(event.split("\n")[1].startswith("data: ") for event in events(text))
+
+
+async def test_duplicates_attach_to_the_running_generation(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
+) -> None:
+    engine.script = Script(tokens=WORDS, delay=0.05)
+    answers = await asyncio.gather(*(stream(gateway) for _ in range(10)))
+    assert len(set(answers)) == 1
+    assert len(engine.requests) == 1
+    assert ledger(tmp_path) == [("ok", 5)]
+
+
+async def test_a_thousand_keys_with_ten_copies_each_are_a_thousand_generations(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
+) -> None:
+    engine.script = Script(tokens=("a", "b"))
+    at_once = asyncio.Semaphore(100)
+
+    async def ask(number: int) -> tuple[int, bytes]:
+        headers = {"Idempotency-Key": f"key-{number}"}
+        body = chat(f"Number {number}")
+        async with (
+            at_once,
+            gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as response,
+        ):
+            assert response.status == 200
+            return number, await response.read()
+
+    answers = await asyncio.gather(*(ask(number) for number in range(1000) for _ in range(10)))
+    assert Counter(answers).most_common(1)[0][1] == 10
+    assert len(set(answers)) == 1000
+    assert len(engine.requests) == 1000
+    assert ledger(tmp_path) == [("ok", 2)] * 1000
+
+
+async def test_another_body_or_dialect_is_422(engine: ScriptedEngine, gateway: Gateway) -> None:
+    await stream(gateway)
+    for path, body in (("/llm", chat("Other")), ("/v1/chat/completions", chat(stream=True))):
+        status, answer, _ = await gateway.post(body, path, headers=ONCE)
+        assert (status, answer["error"]["code"]) == (422, "idempotency_key_reused")
+    assert len(engine.requests) == 1
+
+
+async def test_another_body_is_422_while_the_first_runs(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(tokens=WORDS, delay=0.1)
+    first = asyncio.create_task(stream(gateway))
+    await engine.wait_for(lambda e: e.in_flight == 1)
+    status, answer, _ = await gateway.post(chat("Other"), headers=ONCE)
+    assert (status, answer["error"]["code"]) == (422, "idempotency_key_reused")
+    assert "[DONE]" in (await first)[1]
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_dropped_stream_is_resumed_after_any_event(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path, running: bool
+) -> None:
+    """Drop after each event, then go on: the two parts are the whole, and nothing is repeated."""
+    engine.script = Script(tokens=WORDS, delay=0.02 if running else 0)
+    whole = events((await stream(gateway))[1])
+
+    async def dropped(after: int, headers: dict[str, str]) -> list[str]:
+        seen: list[str] = []
+        async with gateway.http.post(
+            gateway.url + "/llm", json=chat(stream=True), headers=headers
+        ) as response:
+            while len(seen) < after:
+                seen.append((await response.content.readuntil(b"\n\n")).decode().strip())
+            response.close()
+        return seen
+
+    for after in range(len(whole)):
+        headers = {"Idempotency-Key": f"drop-{after}"}
+        first = await dropped(after, headers)
+        resumed = {**headers, "Last-Event-ID": str(after)}
+        async with gateway.http.post(
+            gateway.url + "/llm", json=chat(stream=True), headers=resumed
+        ) as response:
+            rest = events(await response.text())
+        together = first + rest
+        assert [event.split("\n")[0] for event in together] == [
+            f"id: {number}" for number in range(1, len(whole) + 1)
+        ]
+        said = [json.loads(event.split("data: ")[1]) for event in together[:-1]]
+        assert "".join(c["choices"][0]["delta"]["content"] for c in said) == "".join(WORDS)
+    assert len(engine.requests) == 1 + len(whole)
+    assert {outcome for outcome, _ in ledger(tmp_path)} == {"ok"}
+
+
+async def test_generation_goes_on_while_nobody_reads(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
+) -> None:
+    engine.script = Script(tokens=WORDS, delay=0.05)
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        await response.content.readline()
+        response.close()
+    await gateway.until(lambda: ledger(tmp_path) == [("ok", 5)])
+    assert "five" in (await stream(gateway))[1]
+    assert len(engine.requests) == 1
+
+
+async def test_after_its_grace_an_abandoned_generation_is_cancelled(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, server={"resume_grace": 0.1})
+    engine.script = Script(tokens=WORDS, stall_after=2)
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        for _ in range(6):
+            await response.content.readline()
+        response.close()
+    await engine.wait_for(lambda e: e.cancelled == 1)
+    await gateway.until(lambda: ledger(tmp_path) == [("cancelled", 2)])
+    status, _ = await stream(gateway, after=2)
+    assert status == 410
+    engine.script = Script(tokens=("anew",))
+    assert "anew" in (await stream(gateway))[1]
+
+
+async def test_a_failed_request_may_be_sent_again(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
+) -> None:
+    engine.scripts = [Script(tokens=WORDS, die_after=1)]
+    headers = {**ONCE, "Connection": "close"}
+    body = chat(stream=True)
+    async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as response:
+        text = await response.text()
+    assert '"finish_reason":"error"' in text
+    assert "[DONE]" not in text
+    engine.script = Script(tokens=("anew",))
+    assert "anew" in (await stream(gateway))[1]
+    assert [outcome for outcome, _ in ledger(tmp_path)] == ["failed", "ok"]
+
+
+async def test_a_refusal_reaches_every_copy(engine: ScriptedEngine, gateway: Gateway) -> None:
+    engine.script = Script(status=500, first_delay=0.1)
+    results = await asyncio.gather(
+        *(gateway.post(chat(), headers=ONCE) for _ in range(3)),
+    )
+    assert {(status, answer["error"]["code"]) for status, answer, _ in results} == {
+        (502, "backend_error")
+    }
+
+
+async def test_two_gateways_generate_once(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    engine.script = Script(tokens=WORDS, delay=0.05)
+    gateways = [await start_gateway(engine, server={"port": 0}) for _ in range(2)]
+    first, second = await asyncio.gather(*(stream(gateway) for gateway in gateways))
+    assert first == second
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Idempotency-Key": "k" * 256},
+        {"Idempotency-Key": "a b"},
+        {"Idempotency-Key": "k", "Last-Event-ID": "x"},
+        {"Idempotency-Key": "k", "Last-Event-ID": "-1"},
+    ],
+)
+async def test_malformed_headers_are_named(gateway: Gateway, headers: dict[str, str]) -> None:
+    status, answer, _ = await gateway.post(chat(), headers=headers)
+    assert (status, answer["error"]["code"]) == (422, "invalid_request")
+    assert answer["error"]["param"] in ("Idempotency-Key", "Last-Event-ID")
+
+
+async def test_an_event_that_never_was_can_not_be_gone_on_from(gateway: Gateway) -> None:
+    await stream(gateway)
+    assert (await stream(gateway, after=99))[0] == 410
+
+
+async def test_a_large_answer_is_not_kept_and_not_generated_again(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, server={"max_kept_answer": 100})
+    assert (await stream(gateway))[0] == 200
+    status, answer, _ = await gateway.post(chat(stream=True), headers=ONCE)
+    assert (status, answer["error"]["code"]) == (409, "answer_not_kept")
+    assert len(engine.requests) == 1
+
+
+async def test_a_drain_waits_for_a_generation_that_nobody_reads(
+    engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
+) -> None:
+    engine.script = Script(tokens=WORDS, delay=0.05)
+    with contextlib.suppress(aiohttp.ClientError):
+        async with gateway.http.post(
+            gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+        ) as response:
+            await response.content.readline()
+            response.close()
+    gateway.server.stop()
+    await gateway.until(lambda: ledger(tmp_path) == [("ok", 5)])

@@ -1,0 +1,114 @@
+"""An answer is kept exactly if its request was completed, and given again to the same request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from reverie.errors import (
+    AnswerNotKept,
+    IdempotencyKeyReused,
+    RequestInProgress,
+    StreamNotResumable,
+)
+from reverie.store import schema
+from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.engine import Store
+from reverie.store.gateways import bury_dead, register
+from reverie.store.keys import now_ms
+from reverie.store.reserve import ANSWERS_KEPT_MS, Granted, Order
+from reverie.store.settle import Outcome, Settlement, close_lost
+from tests.store.accounts import GATEWAY, ask, close, make_key, order, rows
+
+
+@pytest.fixture(autouse=True)
+def key(store: Store) -> None:
+    make_key(store)
+    make_key(store, "key_b")
+
+
+def claiming(id: int, *, fingerprint: bytes = b"f", after: int = 0, key: str = "key_a") -> Order:
+    return order(id, key, claim=Claim("once", fingerprint, after))
+
+
+def ended(id: int, outcome: Outcome = "ok", answer: bytes | None = b"said") -> Settlement:
+    return Settlement(id=id, outcome=outcome, ended_at=now_ms(), answer=answer)
+
+
+def asked(store: Store, order: Order) -> Any:
+    (result,) = ask(store, order)
+    return result
+
+
+def test_a_completed_answer_is_given_again_and_opens_no_row(store: Store) -> None:
+    asked(store, claiming(1))
+    close(store, ended(1))
+    assert asked(store, claiming(2)) == KeptAnswer(b"said")
+    assert [row.id for row in rows(store)] == [1]
+
+
+def test_while_it_runs_the_same_request_waits(store: Store) -> None:
+    first, second = ask(store, claiming(1), claiming(2))
+    assert isinstance(first, Granted)
+    assert isinstance(second, RequestInProgress)
+    assert isinstance(asked(store, claiming(3)), RequestInProgress)
+
+
+def test_another_request_may_not_use_the_key_running_or_done(store: Store) -> None:
+    asked(store, claiming(1))
+    assert isinstance(asked(store, claiming(2, fingerprint=b"g")), IdempotencyKeyReused)
+    close(store, ended(1))
+    assert isinstance(asked(store, claiming(3, fingerprint=b"g")), IdempotencyKeyReused)
+
+
+def test_the_idempotency_key_is_an_api_keys_own_affair(store: Store) -> None:
+    asked(store, claiming(1))
+    assert isinstance(asked(store, claiming(2, key="key_b", fingerprint=b"g")), Granted)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+def test_a_request_that_was_not_completed_may_be_sent_again(store: Store, outcome: Outcome) -> None:
+    asked(store, claiming(1))
+    close(store, ended(1, outcome))
+    assert rows(store, "answers") == []
+    assert isinstance(asked(store, claiming(2, fingerprint=b"g")), Granted)
+
+
+def test_a_claim_of_a_gateway_that_died_is_free_again(store: Store) -> None:
+    asked(store, claiming(1))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    assert isinstance(asked(store, claiming(2)), Granted)
+    close(store, ended(1, answer=b"late"))  # the dead one's journal turns up
+    close(store, ended(2, answer=b"new"))
+    assert asked(store, claiming(3)) == KeptAnswer(b"new")
+
+
+def test_an_answer_too_large_to_be_kept_is_not_generated_again(store: Store) -> None:
+    asked(store, claiming(1))
+    close(store, ended(1, answer=None))
+    assert isinstance(asked(store, claiming(2)), AnswerNotKept)
+
+
+def test_a_stream_that_is_no_more_is_not_begun_anew_in_its_middle(store: Store) -> None:
+    assert isinstance(asked(store, claiming(1, after=3)), StreamNotResumable)
+    assert rows(store) == []
+
+
+def test_answers_are_kept_for_a_day(store: Store) -> None:
+    asked(store, claiming(1))
+    close(store, ended(1))
+    with store.write() as connection:
+        connection.execute(
+            update(schema.answers).values(created_at=now_ms() - ANSWERS_KEPT_MS - 1000)
+        )
+    assert isinstance(asked(store, claiming(2, fingerprint=b"g")), Granted)
+    close(store, ended(2))
+    with store.write() as connection:
+        connection.execute(
+            update(schema.answers).values(created_at=now_ms() - ANSWERS_KEPT_MS - 1000)
+        )
+        bury_dead(connection, register(connection, now_ms()), now_ms())
+    assert rows(store, "answers") == []
