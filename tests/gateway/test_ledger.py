@@ -242,7 +242,9 @@ async def test_static_keys_work_beside_the_stores(
     assert [row["key_id"] for row in rows(database)] == ["static-1", "key_secret"]
 
 
-async def test_the_first_key_that_is_made_closes_the_door(gateway: Gateway, store: Store) -> None:
+async def test_the_first_key_that_is_made_closes_the_door(
+    gateway: Gateway, store: Store, database: sqlite3.Connection
+) -> None:
     assert (await gateway.post(chat()))[0] == 200
     make_key(store)
     assert (await gateway.post(chat(), headers=BEARER))[0] == 200
