@@ -8,7 +8,7 @@ Rule 2: the daily sums change in the transaction that closes the row, and by exa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -213,7 +213,7 @@ def _difference(row: Row[Any], tokens: int) -> Iterable[dict[str, Any]]:
     )
 
 
-def _place(window: dict[str, Any]) -> tuple[str, int]:
+def _place(window: Mapping[str, Any]) -> tuple[str, int]:
     """Windows are changed in one order everywhere, so that no two gateways wait on each other."""
     return window["of"], window["at"]
 
