@@ -153,3 +153,52 @@ def test_reasoning_goes_by_the_names_that_the_kind_knows(
     request = ask(messages=[{**answer, "reasoning_content": "hm"}, user])
     check(request, kind)
     assert body(request, kind)["messages"] == [{**answer, **dict.fromkeys(names, "hm")}, user]
+
+
+def test_llguidance_is_given_the_schema_in_a_grammar_without_free_whitespace(ask: Ask) -> None:
+    sent = json.loads(encode(ask(response_format=SCHEMA), "up", "llamacpp", "llguidance"))
+    assert sent["response_format"] == {"type": "text"}
+    schema = json.loads(sent["grammar"].partition("%json ")[2])
+    assert schema.pop("x-guidance")["whitespace_flexible"] is False
+    assert schema == {"type": "object"}
+
+
+def test_a_grammar_stands_beside_tools_that_are_shown_but_not_called(ask: Ask) -> None:
+    forced = ask(tools=TOOLS, tool_choice="required")
+    sent = json.loads(encode(forced, "up", "llamacpp", "llguidance"))
+    assert sent["tools"] == TOOLS
+    assert sent["tool_choice"] == "none"
+    assert "grammar" in sent
+    free = json.loads(encode(ask(tools=TOOLS), "up", "llamacpp", "llguidance"))
+    assert "grammar" not in free
+    assert "tool_choice" not in free
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "response_format.json_schema.schema.not",
+        ),
+        (
+            {
+                "tools": [*TOOLS, {"function": {"name": "g", "parameters": {"not": {}}}}],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tools.1.function.parameters.not",
+        ),
+    ],
+)
+def test_llamacpp_refuses_a_part_of_a_schema_by_its_path(
+    ask: Ask, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(ask(**fields), "llamacpp")
+    assert caught.value.param == param
+    check(ask(**fields), "vllm")
+
+
+def test_a_function_that_need_not_be_called_may_have_any_schema(ask: Ask) -> None:
+    tools = [{"function": {"name": "g", "parameters": {"not": {}}}}]
+    check(ask(tools=tools, tool_choice="auto"), "llamacpp")
