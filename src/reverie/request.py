@@ -15,6 +15,9 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     has them, and ``name``. Optional fields are None (or empty) where the client didn't set them;
     ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
     in OpenAI's shape.
+
+    ``answer_so_far`` is never the client's: it is the beginning of an answer that a backend broke
+    off, for another one to go on from. ``max_tokens`` then counts what comes after it.
     """
 
     model: str
@@ -37,6 +40,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    answer_so_far: str = ""
 
     def most_tokens(self) -> int:
         """Tokens that prompt and answer may come to: a guess, rather too high than too low.

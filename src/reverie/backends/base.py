@@ -18,6 +18,8 @@ class Backend(Protocol):
     """Requests that it runs at once."""
     recovers: bool
     """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
+    can_continue: bool
+    """Whether it goes on from a request's ``answer_so_far``. One that can't would begin anew."""
 
     @property
     def ready(self) -> bool:

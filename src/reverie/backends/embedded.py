@@ -38,6 +38,7 @@ class EmbeddedBackend:
     """
 
     recovers = True
+    can_continue = True
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class HttpBackend:
     ) -> None:
         self.name = name
         self.slots = settings.slots
+        self.can_continue = kinds.can_continue(settings)
         self._settings = settings
         self._model = model
         self._first_token_timeout = first_token_timeout

@@ -18,7 +18,7 @@ from reverie.backends import forced_tools
 from reverie.backends.json_schema import Converter, translate
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
-from reverie.settings import BackendKind
+from reverie.settings import BackendKind, BackendSettings
 
 _SEEDS = 2**32 - 1
 """llama.cpp's seeds are 32 bits wide, of which the highest number means "random"."""
@@ -33,6 +33,9 @@ _REASONING: dict[BackendKind, tuple[str, ...]] = {
 OpenAI's chat completions take no reasoning at all, and would refuse the field: nothing that its
 models could see is lost by leaving it out, which docs/clients.md says.
 """
+
+_CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
+"""The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
 
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -66,6 +69,13 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
             translate(schema, param, converter)
 
 
+def can_continue(settings: BackendSettings) -> bool:
+    """Whether this engine goes on from an answer's beginning."""
+    if settings.continues is not None:
+        return settings.continues
+    return settings.kind in _CONTINUING
+
+
 def encode(
     request: GenerateRequest, model: str, kind: BackendKind, converter: Converter = "gbnf"
 ) -> bytes:
@@ -77,7 +87,7 @@ def encode(
     """
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages(request.messages, kind),
+        "messages": _messages(_conversation(request, kind), kind),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": request.temperature,
@@ -86,6 +96,9 @@ def encode(
         **_sampling(request),
         **_output(request),
     }
+    if request.answer_so_far:
+        body["add_generation_prompt"] = False
+        body["continue_final_message"] = True
     if kind == "llamacpp":
         # Its own defaults are top_k 40 and min_p 0.05.
         body["top_k"] = request.top_k
@@ -99,6 +112,18 @@ def encode(
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none
     return _encode(body)
+
+
+def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str, Any]]:
+    """The messages, with what there is of the answer at their end."""
+    if not request.answer_so_far:
+        return request.messages
+    *before, last = request.messages
+    answer = {"role": "assistant", "content": request.answer_so_far}
+    if kind == "llamacpp" and last["role"] == "assistant" and isinstance(last["content"], str):
+        # It takes an assistant's message at the end for the answer's beginning in any case.
+        return [*before, {**last, "content": last["content"] + request.answer_so_far}]
+    return [*request.messages, answer]
 
 
 def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[str, Any]]:
