@@ -1,7 +1,12 @@
-"""Runs one generation: slot, backend, retry before the first token, release.
+"""Runs one generation: slot, backend, another backend if that one fails, release.
 
-Rule: a backend's failure before its first event may be tried again elsewhere, never one that is
-the client's own fault, and never after something was handed on.
+Rule 1: a backend's failure before its first event may be tried again elsewhere, never one that is
+the client's own fault.
+
+Rule 2: a failure after something was handed on is made good by going on from there elsewhere, if
+``continuation`` finds no obstacle. Nothing is ever handed on twice.
+
+Rule 3: a slot on a backend that failed is given back before another one is waited for.
 """
 
 from __future__ import annotations
@@ -10,11 +15,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
-from reverie.errors import BackendError, BackendTimeout, Overloaded, ReverieError
+from reverie.backends.base import Backend
+from reverie.errors import BackendError, BackendTimeout, ClientError, Overloaded, ReverieError
 from reverie.events import Event, Usage
 from reverie.gateway.auth import ANONYMOUS, Caller
-from reverie.gateway.pool import Lease, Pool
+from reverie.gateway.continuation import Continuation
+from reverie.gateway.pool import Pool
 from reverie.gateway.record import Record
 from reverie.log import fields
 from reverie.request import GenerateRequest
@@ -22,12 +30,15 @@ from reverie.request import GenerateRequest
 logger = logging.getLogger("reverie.relay")
 
 MAX_ATTEMPTS = 3
+"""Backends that may fail in a row without having brought the answer further."""
+MAX_FAILURES = 16
+"""Backends that may fail over one answer: each costs the others a prompt."""
 
 
 async def relay(
     pool: Pool, request: GenerateRequest, record: Record, caller: Caller = ANONYMOUS
 ) -> AsyncGenerator[list[Event], None]:
-    """Yield the batches of one generation, from whichever backend can give it.
+    """Yield the batches of one generation, from whichever backends can give it.
 
     The last batch ends with ``Finish`` and ``Usage``. Closing the iterator stops the engine.
 
@@ -37,55 +48,129 @@ async def relay(
     Raises:
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
-    tried: set[str] = set()
     tokens = pool.within_context(request.most_tokens())
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        lease = await pool.acquire(tokens, tried, key=caller.key_id, weight=caller.weight)
+    answer = Continuation(request)
+    attempts = _Attempts(pool, answer, record)
+    while True:
+        lease = await pool.acquire(
+            tokens, attempts.excluded, key=caller.key_id, weight=caller.weight
+        )
         with lease:
             record.position = max(record.position, lease.position)
             record.granted = record.granted or time.monotonic()
             record.backend = lease.backend.name
-            started = False
+            attempts.begin(lease.backend)
             last: list[Event] = []
             try:
-                async with aclosing(lease.backend.generate(request)) as batches:
+                async with aclosing(lease.backend.generate(answer.request)) as batches:
                     async for batch in batches:
-                        started = True
-                        record.saw(batch)
-                        if isinstance(batch[-1], Usage):
-                            last = batch
+                        events = answer.take(batch)
+                        if not events:
+                            continue
+                        record.saw(events)
+                        if isinstance(events[-1], Usage):
+                            last = events
                             break
-                        yield batch
-            except (BackendError, Overloaded) as error:
-                if isinstance(error, BackendError):
-                    pool.failed(lease.backend)
-                tried = _next_exclusions(lease, tried, error)
-                if started or attempt == MAX_ATTEMPTS or not _can_retry(pool, tried):
-                    raise
-                logger.warning(
-                    "trying again",
-                    extra=fields(
-                        id=record.id,
-                        model=pool.model,
-                        failed=lease.backend.name,
-                        error=error.code,
-                        reason=getattr(error, "reason", None),
-                    ),
-                )
-                continue
+                        yield events
+            except (BackendError, ClientError, Overloaded) as error:
+                attempts.failed(lease.backend, error)
+                if not answer.exhausted:
+                    continue
+                last = answer.end()
+                record.saw(last)
         yield last  # the slot is free by now, however slowly the client reads
         return
 
 
-def _next_exclusions(lease: Lease, tried: set[str], error: ReverieError) -> set[str]:
-    """Exclude the backend that failed, unless it is known to be coming back.
+class _Attempts:
+    """Which backends failed one request, and whether another may be asked.
 
-    One that was silent for too long is excluded in any case: a second wait would be as long.
+    ``excluded``: the names of those that may not be.
     """
-    if lease.backend.recovers and not isinstance(error, BackendTimeout):
-        return tried
-    return tried | {lease.backend.name}
 
+    def __init__(self, pool: Pool, answer: Continuation, record: Record) -> None:
+        self.excluded: frozenset[str] = frozenset()
+        self._pool = pool
+        self._answer = answer
+        self._record = record
+        self._failures = 0
+        self._in_vain = 0
+        self._cut: ReverieError | None = None
+        self._cut_by = ""
 
-def _can_retry(pool: Pool, tried: set[str]) -> bool:
-    return any(backend.name not in tried for backend in pool.backends)
+    def begin(self, backend: Backend) -> None:
+        """Note that a backend is asked now."""
+        if self._cut is None:
+            return
+        self._log(
+            "continuing on another backend", self._cut, **{"from": self._cut_by, "to": backend.name}
+        )
+
+    def failed(self, backend: Backend, error: ReverieError) -> None:
+        """Make ready for the next attempt, if there can be one.
+
+        Raises:
+            ReverieError: ``error``, or what cut the answer, if there can't.
+        """
+        if isinstance(error, BackendError):
+            self._pool.failed(backend)
+        answer = self._answer
+        if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
+            raise error
+        self._count(backend, error)
+        if not answer.begun:
+            if not self._may_try():
+                raise error
+            self._log("trying again", error, failed=backend.name)
+            return
+        if answer.progressed or self._cut is None:
+            self._cut, self._cut_by = error, backend.name
+        if answer.exhausted:
+            return
+        obstacle = answer.obstacle() or self._lack_of_backends()
+        if obstacle is not None:
+            self._record.cut_for_good = True
+            self._log("can't continue", self._cut, failed=backend.name, obstacle=obstacle)
+            raise self._cut
+        answer.resume()
+        self._record.failovers += 1
+
+    def _count(self, backend: Backend, error: ReverieError) -> None:
+        """Exclude the backend that failed, unless it is known to be coming back.
+
+        One that was silent for too long is excluded in any case: a second wait would be as long.
+        So is one that refuses to go on.
+        """
+        self._failures += 1
+        self._in_vain += 1
+        if self._answer.progressed:
+            self._in_vain = 0
+            self.excluded = frozenset()
+        if not backend.recovers or isinstance(error, (BackendTimeout, ClientError)):
+            self.excluded |= {backend.name}
+
+    def _lack_of_backends(self) -> str | None:
+        """Exclude the backends that can't continue; say why none is left, if none is."""
+        able = {backend.name for backend in self._pool.backends if backend.can_continue}
+        self.excluded |= {backend.name for backend in self._pool.backends} - able
+        if not able:
+            return "no backend of the model can continue an answer"
+        return None if self._may_try() else "no other backend is left to try"
+
+    def _may_try(self) -> bool:
+        if self._in_vain >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
+            return False
+        return any(backend.name not in self.excluded for backend in self._pool.backends)
+
+    def _log(self, message: str, error: ReverieError, **more: Any) -> None:
+        logger.warning(
+            message,
+            extra=fields(
+                id=self._record.id,
+                model=self._pool.model,
+                **more,
+                after_tokens=self._answer.tokens if self._answer.begun else None,
+                error=error.code,
+                reason=getattr(error, "reason", None),
+            ),
+        )

@@ -1,0 +1,218 @@
+"""One answer, over as many calls of backends as it takes. Sans-IO.
+
+Rule 1: it goes on from text that was handed on, at the end of a piece: inside a token an engine
+would go another way.
+
+Rule 2: it adds up as if one backend had given all of it: one role, one usage, ``max_tokens`` and
+stop strings across every seam.
+
+Rule 3: what an engine can't be asked to go on with isn't gone on with. ``obstacle`` alone decides.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from reverie.backends import forced_tools
+from reverie.events import Delta, Event, Finish, Prompt, Usage
+from reverie.gateway.stops import SeamStops
+from reverie.request import GenerateRequest
+
+
+class Continuation:
+    """What was handed on of one answer, and what is still to be asked for.
+
+    ``request`` is what to ask a backend now. ``tokens``: how many were handed on. ``begun``:
+    something was; ``progressed``: since the last ``resume``, too. ``resumed``: a backend has been
+    asked to go on.
+    """
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self.request = request
+        self.tokens = 0
+        self.begun = False
+        self.progressed = False
+        self._asked = request
+        self._greedy = request.temperature == 0
+        self._text: list[str] = []
+        self._firm = (0, 0)  # pieces and tokens up to the last that isn't space
+        self._prompt: Prompt | None = None
+        self._seam: _Seam | None = None
+        self._unrepeatable: str | None = None
+
+    @property
+    def resumed(self) -> bool:
+        return self._seam is not None
+
+    def take(self, batch: list[Event]) -> list[Event]:
+        """What is to be handed on of a backend's batch: all of it, before the first seam.
+
+        The answer is whole if this ends with ``Usage``, whatever the backend still says.
+        """
+        if self._seam is not None:
+            batch = self._seam.join(batch)
+        for event in batch:
+            if isinstance(event, Delta):
+                self._note(event)
+            elif isinstance(event, Prompt):
+                self._prompt = event
+        if batch:
+            self.begun = self.progressed = True
+        return batch
+
+    def obstacle(self) -> str | None:
+        """Why no backend can go on with this answer; None if one could."""
+        asked = self._asked
+        if self._unrepeatable is not None:
+            return self._unrepeatable
+        if forced_tools.is_forced(asked):
+            return "a tool call is required"
+        if (asked.response_format or {}).get("type", "text") != "text":
+            return "the output is constrained"
+        if asked.logprobs:
+            return "log-probabilities were asked for"
+        if asked.seed is not None and not self._greedy:
+            return "the seed is pinned"
+        if self.tokens > asked.max_tokens:
+            return "it is longer than max_tokens"
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all of ``max_tokens`` was handed on, so that only the end is missing."""
+        return self._unrepeatable is None and self.tokens == self._asked.max_tokens
+
+    def end(self) -> list[Event]:
+        """The end of an answer that is ``exhausted``."""
+        prompt = self._prompt or Prompt(0)
+        usage = Usage(
+            prompt.tokens, self.tokens, prompt.cached_tokens, estimated=self._prompt is None
+        )
+        return [Finish("length"), usage]
+
+    def resume(self) -> None:
+        """Make ``request`` one for what is still missing."""
+        pieces, tokens = self._firm if self._greedy else (len(self._text), self.tokens)
+        so_far, repeated = "".join(self._text[:pieces]), "".join(self._text[pieces:])
+        self._text = [so_far, repeated]
+        self._firm = (1, tokens)
+        self.progressed = False
+        if self._prompt is None and self._seam is not None:
+            self._prompt = self._seam.prompt
+        self._seam = _Seam(tokens, self._prompt, self._asked.stop, so_far, repeated)
+        self.request = msgspec.structs.replace(
+            self._asked, max_tokens=self._asked.max_tokens - tokens, answer_so_far=so_far
+        )
+
+    def _note(self, delta: Delta) -> None:
+        self.tokens += 1
+        if delta.text:
+            self._text.append(delta.text)
+            if not delta.text[-1].isspace():
+                self._firm = (len(self._text), self.tokens)
+        if delta.tool_calls:
+            self._unrepeatable = "a tool call was sent"
+        elif delta.reasoning:
+            self._unrepeatable = "reasoning was sent"
+
+
+class _Seam:
+    """Joins one backend's events to what others gave before.
+
+    Args:
+        tokens: how many of the answer's tokens the backend was given.
+        prompt: the size of the client's own prompt, if it is known.
+        before: the text that the backend was given.
+        repeated: what was handed on after that, and will come once more.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        prompt: Prompt | None,
+        stop: tuple[str, ...],
+        before: str,
+        repeated: str,
+    ) -> None:
+        self.prompt = prompt
+        self._tokens = tokens
+        self._generated = 0
+        self._repeated = repeated
+        self._held: list[Event] = []
+        stops = SeamStops(stop, before + repeated)
+        self._stops = stops if stops.possible else None
+
+    def join(self, batch: list[Event]) -> list[Event]:
+        """The events as they are for an answer that was never cut."""
+        joined: list[Event] = []
+        for event in batch:
+            if isinstance(event, Delta):
+                self._generated += 1
+                delta = self._without_repetition(event) if self._repeated else event
+                if delta is None:
+                    continue
+                if self._stops is not None and self._meets_stop(delta):
+                    return [*joined, Finish("stop"), self._usage_so_far()]
+                if self._stops is None:
+                    joined += [*self._held, delta]
+                    self._held = []
+            elif isinstance(event, Prompt):
+                self._note(event)
+            elif isinstance(event, Finish):
+                joined += [*self._held, event]
+            else:
+                joined.append(self._usage(event))
+        return joined
+
+    def _without_repetition(self, delta: Delta) -> Delta | None:
+        """The delta without what was handed on before; None if nothing is left.
+
+        Should the backend go another way, what it says instead is handed on.
+        """
+        common = _common(delta.text, self._repeated)
+        text = delta.text[common:]
+        self._repeated = "" if text else self._repeated[common:]
+        if not (text or delta.reasoning or delta.tool_calls):
+            return None
+        return msgspec.structs.replace(delta, text=text)
+
+    def _meets_stop(self, delta: Delta) -> bool:
+        """Whether the delta ends a stop string; it is held while it may be a part of one."""
+        assert self._stops is not None
+        verdict = self._stops.feed(delta.text)
+        if verdict == "hold":
+            self._held.append(delta)
+        elif verdict == "pass":
+            self._stops = None
+        return verdict == "stop"
+
+    def _note(self, prompt: Prompt) -> None:
+        if self.prompt is None:
+            own = max(0, prompt.tokens - self._tokens)
+            self.prompt = Prompt(own, min(own, prompt.cached_tokens))
+
+    def _usage(self, usage: Usage) -> Usage:
+        """The whole answer's usage: the backend took what it was given of it for prompt."""
+        if usage.estimated:
+            return self._usage_so_far()
+        prompt = self.prompt
+        if prompt is None:
+            own = max(0, usage.prompt_tokens - self._tokens)
+            prompt = Prompt(own, min(own, usage.cached_tokens))
+        completion = usage.prompt_tokens + usage.completion_tokens - prompt.tokens
+        return Usage(prompt.tokens, max(self._tokens, completion), prompt.cached_tokens)
+
+    def _usage_so_far(self) -> Usage:
+        prompt = self.prompt or Prompt(0)
+        return Usage(
+            prompt.tokens,
+            self._tokens + self._generated,
+            prompt.cached_tokens,
+            estimated=self.prompt is None,
+        )
+
+
+def _common(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
