@@ -118,6 +118,7 @@ def _type(field: FieldInfo) -> str:
         ("<class 'int'>", "integer"),
         ("<class 'float'>", "number"),
         ("<class 'bool'>", "true or false"),
+        ("bool | None", "true or false"),
         ("str | None", "text"),
         ("pathlib._local.Path | None", "path"),
         ("pathlib.Path | None", "path"),
