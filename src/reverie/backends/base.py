@@ -56,6 +56,9 @@ class Backend(Protocol):
             ModelLoading, Overloaded: it can't take the request now.
         """
 
+    def set_timeouts(self, *, first_token: float, stall: float) -> None:
+        """Wait so many seconds for the first token of an answer, and for each next piece."""
+
     async def start(self, on_change: Callable[[], None]) -> None:
         """Begin; returns without waiting for readiness.
 

@@ -139,6 +139,9 @@ class EmbeddedBackend:
                 param=param,
             )
 
+    def set_timeouts(self, *, first_token: float, stall: float) -> None:
+        self._http.set_timeouts(first_token=first_token, stall=stall)
+
     async def start(self, on_change: Callable[[], None]) -> None:
         await self.runner.start(on_change)
         await self._http.start(on_change)

@@ -86,6 +86,10 @@ class HttpBackend:
     def check(self, request: GenerateRequest) -> None:
         kinds.check(request, self._settings.kind, self._converter)
 
+    def set_timeouts(self, *, first_token: float, stall: float) -> None:
+        self._first_token_timeout = first_token
+        self._stall_timeout = stall
+
     async def start(self, on_change: Callable[[], None]) -> None:
         headers = _headers(self._settings.api_key_env, self._environ)
         try:

@@ -98,6 +98,11 @@ class Pool:
         self._tokens = dict.fromkeys(self._in_flight, 0)
         self._failed_at: dict[str, float] = {}
 
+    def bound(self, *, queue_size: int, queue_timeout: float) -> None:
+        """Change the bounds of the queue, for those who come from now on."""
+        self._queue_size = queue_size
+        self._queue_timeout = queue_timeout
+
     @property
     def in_flight(self) -> int:
         return sum(self._in_flight.values())
