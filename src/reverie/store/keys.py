@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row, insert, select, text, update
 
 from reverie.money import Period
 from reverie.store import schema
+from reverie.store.prepared import Prepared
 
 _SECRET_PREFIX = "rv_"
 _SECRET_BYTES = 32
@@ -119,8 +120,12 @@ def by_hash(connection: Connection, digest: bytes) -> Key | None:
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
-    rows = connection.execute(select(_KEYS).where(_KEYS.c.id.in_(list(ids))))
+    listed = list(ids)
+    rows = _BY_IDS.execute(connection, listed=listed) if listed else ()
     return {row.id: _key(row) for row in rows}
+
+
+_BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
 
 
 def find(connection: Connection, name_or_id: str) -> list[Key]:

@@ -24,7 +24,6 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from reverie.errors import (
     InsufficientQuota,
@@ -39,6 +38,7 @@ from reverie.store import answers, keys, schema
 from reverie.store.answers import Claim, KeptAnswer
 from reverie.store.keys import Key, RateLimits
 from reverie.store.limits import SPAN, Purse, Standing, period_begin, tightest
+from reverie.store.prepared import Prepared, upsert_into
 
 ANSWERS_KEPT_MS = 24 * 3600 * 1000
 """For how long an answer is given again."""
@@ -149,7 +149,7 @@ def reserve(
                 claims.append((order.key_id, order.claim, order.id))
             rows.append(_row(order, gateway_id, int(state.now * 1000)))
     if rows:
-        connection.execute(insert(_LEDGER), rows)
+        _OPEN_ROW.execute_many(connection, rows)
     if claims:
         answers.claim(connection, claims, int(state.now * 1000))
     if state.increments:
@@ -287,8 +287,8 @@ def _buckets(
     connection: Connection, subjects: Iterable[str], second: int
 ) -> dict[str, list[tuple[int, int, int]]]:
     """The windows' rows. Those from a future that a clock has come back from don't count."""
-    rows = connection.execute(
-        _BUCKETS, {"subjects": list(subjects), "after": second - SPAN, "before": second + SPAN}
+    rows = _BUCKETS.execute(
+        connection, {"after": second - SPAN, "before": second + SPAN}, list(subjects)
     )
     buckets: dict[str, list[tuple[int, int, int]]] = {}
     for subject, at, requests, tokens in rows:
@@ -296,10 +296,12 @@ def _buckets(
     return buckets
 
 
-_BUCKETS = select(_WINDOWS).where(
-    _WINDOWS.c.subject.in_(bindparam("subjects", expanding=True)),
-    _WINDOWS.c.second > bindparam("after"),
-    _WINDOWS.c.second < bindparam("before"),
+_BUCKETS = Prepared(
+    lambda _, subjects: select(_WINDOWS).where(
+        _WINDOWS.c.subject.in_(subjects),
+        _WINDOWS.c.second > bindparam("after"),
+        _WINDOWS.c.second < bindparam("before"),
+    )
 )
 
 
@@ -389,10 +391,39 @@ def _row(order: Order, gateway_id: int, now: int) -> dict[str, Any]:
     }
 
 
+_OPEN_ROW = Prepared(
+    lambda *_: insert(_LEDGER).values(
+        {
+            name: bindparam(name)
+            for name in (
+                "id",
+                "request_id",
+                "gateway_id",
+                "key_id",
+                "model",
+                "idempotency_key",
+                "reserved_tokens",
+                "reserved_cost",
+                "price_input",
+                "price_cached",
+                "price_output",
+                "currency",
+                "prompt_tokens",
+                "cached_tokens",
+                "completion_tokens",
+                "cost",
+                "estimated",
+                "created_at",
+            )
+        }
+    )
+)
+
+
 def _add_to_windows(connection: Connection, state: _State) -> None:
     second = int(state.now)
-    connection.execute(
-        _UPSERT_WINDOW[connection.dialect.name],
+    _UPSERT_WINDOW.execute_many(
+        connection,
         [
             {"subject": subject, "second": second, "requests": requests, "tokens": tokens}
             for subject, (requests, tokens) in sorted(state.increments.items())
@@ -400,8 +431,8 @@ def _add_to_windows(connection: Connection, state: _State) -> None:
     )
 
 
-def _upsert_window(dialect_insert: Any) -> Any:
-    statement = dialect_insert(_WINDOWS)
+def _upsert_window(dialect: str, _: object) -> Any:
+    statement = upsert_into(dialect, _WINDOWS)
     return statement.on_conflict_do_update(
         index_elements=["subject", "second"],
         set_={
@@ -411,7 +442,4 @@ def _upsert_window(dialect_insert: Any) -> Any:
     )
 
 
-_UPSERT_WINDOW = {
-    "sqlite": _upsert_window(sqlite.insert),
-    "postgresql": _upsert_window(postgresql.insert),
-}
+_UPSERT_WINDOW = Prepared(_upsert_window)

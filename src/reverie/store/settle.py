@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from reverie.store import answers, schema
 from reverie.store.limits import SPAN, day_of
+from reverie.store.prepared import Prepared, upsert_into
 from reverie.store.reserve import Price, subjects_of
 
 _LEDGER = schema.ledger
@@ -117,14 +117,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
             given_back += _difference(row, used - row.reserved_tokens)
     if updates:
-        connection.execute(_CLOSE, updates)
+        _CLOSE.execute_many(connection, updates)
         _add_to_days(connection, sums)
     if kept:
         answers.keep(connection, kept, max(s.ended_at for s in settlements))
     if unanswered:
         answers.drop(connection, unanswered)
     if given_back:
-        connection.execute(_GIVE_BACK, sorted(given_back, key=_place))
+        _GIVE_BACK.execute_many(connection, sorted(given_back, key=_place))
 
 
 def checkpoint(connection: Connection, checkpoints: Sequence[Checkpoint]) -> None:
@@ -175,14 +175,13 @@ def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
 
 
 def _locked(connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
-    return {row.id: row for row in connection.execute(_ROWS, {"ids": ids})}
+    return {row.id: row for row in _ROWS.execute(connection, listed=ids)} if ids else {}
 
 
-_ROWS = (
-    select(_LEDGER)
-    .where(_LEDGER.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(_LEDGER.c.id)
-    .with_for_update()
+_ROWS = Prepared(
+    lambda _, ids: (
+        select(_LEDGER).where(_LEDGER.c.id.in_(ids)).order_by(_LEDGER.c.id).with_for_update()
+    )
 )
 
 
@@ -218,24 +217,26 @@ def _place(window: Mapping[str, Any]) -> tuple[str, int]:
     return window["of"], window["at"]
 
 
-_CLOSE = (
-    update(_LEDGER)
-    .where(_LEDGER.c.id == bindparam("row"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "outcome",
-                "prompt_tokens",
-                "cached_tokens",
-                "completion_tokens",
-                "cost",
-                "estimated",
-                "backend",
-                "first_token_at",
-                "ended_at",
-            )
-        }
+_CLOSE = Prepared(
+    lambda *_: (
+        update(_LEDGER)
+        .where(_LEDGER.c.id == bindparam("row"))
+        .values(
+            {
+                name: bindparam(name)
+                for name in (
+                    "outcome",
+                    "prompt_tokens",
+                    "cached_tokens",
+                    "completion_tokens",
+                    "cost",
+                    "estimated",
+                    "backend",
+                    "first_token_at",
+                    "ended_at",
+                )
+            }
+        )
     )
 )
 _CHECKPOINT = (
@@ -247,17 +248,19 @@ _CHECKPOINT = (
         first_token_at=bindparam("first_token_at"),
     )
 )
-_GIVE_BACK = (
-    update(_WINDOWS)
-    .where(_WINDOWS.c.subject == bindparam("of"), _WINDOWS.c.second == bindparam("at"))
-    .values(tokens=_WINDOWS.c.tokens + bindparam("difference"))
+_GIVE_BACK = Prepared(
+    lambda *_: (
+        update(_WINDOWS)
+        .where(_WINDOWS.c.subject == bindparam("of"), _WINDOWS.c.second == bindparam("at"))
+        .values(tokens=_WINDOWS.c.tokens + bindparam("difference"))
+    )
 )
 
 
 def _add_to_days(connection: Connection, sums: dict[_SumsKey, _Sums]) -> None:
     # In one order everywhere, so that no two gateways wait on each other's rows.
-    connection.execute(
-        _UPSERT_DAY[connection.dialect.name],
+    _UPSERT_DAY.execute_many(
+        connection,
         [
             {
                 "key_id": key_id,
@@ -271,15 +274,12 @@ def _add_to_days(connection: Connection, sums: dict[_SumsKey, _Sums]) -> None:
     )
 
 
-def _upsert_day(dialect_insert: Any) -> Any:
-    statement = dialect_insert(_USAGE)
+def _upsert_day(dialect: str, _: object) -> Any:
+    statement = upsert_into(dialect, _USAGE)
     return statement.on_conflict_do_update(
         index_elements=["key_id", "day", "model", "currency"],
         set_={name: _USAGE.c[name] + statement.excluded[name] for name in _Sums.__struct_fields__},
     )
 
 
-_UPSERT_DAY = {
-    "sqlite": _upsert_day(sqlite.insert),
-    "postgresql": _upsert_day(postgresql.insert),
-}
+_UPSERT_DAY = Prepared(_upsert_day)
