@@ -1,0 +1,203 @@
+"""One answer over several calls, told in events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reverie.events import Delta, Event, Finish, Prompt, ToolCallDelta, Usage
+from reverie.gateway.continuation import Continuation
+from reverie.request import GenerateRequest
+
+
+def answer(**fields: Any) -> Continuation:
+    given = {"temperature": 0, "max_tokens": 20, **fields}
+    return Continuation(GenerateRequest(model="m", messages=[], **given))
+
+
+def deltas(*texts: str) -> list[Event]:
+    return [Delta(text) for text in texts]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def end(prompt: int, completion: int, cached: int = 0, **more: Any) -> list[Event]:
+    return [Finish("stop"), Usage(prompt, completion, cached, **more)]
+
+
+def test_an_answer_that_is_never_cut_is_handed_on_as_it_is() -> None:
+    whole = answer()
+    batch = [Prompt(7), *deltas("a", " b"), *end(7, 3)]
+    assert whole.take(batch) is batch
+
+
+def test_the_next_backend_is_given_the_text_and_asked_for_what_is_missing() -> None:
+    cut = answer(stop=("x",))
+    cut.take(deltas("Hello", " there"))
+    cut.resume()
+    assert cut.request.answer_so_far == "Hello there"
+    assert cut.request.max_tokens == 18
+    assert cut.request.stop == ("x",)
+
+
+def test_spaces_at_the_cut_are_asked_for_again_and_handed_on_once() -> None:
+    """A token of spaces is another one, depending on what follows it."""
+    cut = answer()
+    cut.take(deltas("Hello", "\n", "\n"))
+    cut.resume()
+    assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello", 19)
+    assert cut.take(deltas("\n")) == []
+    assert text_of(cut.take(deltas("\n", "you"))) == "you"
+    assert cut.tokens == 4
+    cut.resume()
+    assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello\n\nyou", 16)
+
+
+def test_spaces_that_come_again_in_other_pieces_are_still_handed_on_once() -> None:
+    cut = answer()
+    cut.take(deltas("Hello", "\n", "\n "))
+    cut.resume()
+    assert text_of(cut.take(deltas("\n\n", " you"))) == "you"
+
+
+def test_an_engine_that_goes_another_way_after_the_spaces_is_followed() -> None:
+    cut = answer()
+    cut.take(deltas("Hello", "\n", "\n"))
+    cut.resume()
+    assert text_of(cut.take(deltas("\n", " you"))) == " you"
+
+
+def test_an_answer_of_spaces_alone_begins_anew_without_them() -> None:
+    cut = answer()
+    cut.take(deltas("\n"))
+    cut.resume()
+    assert (cut.request.answer_so_far, cut.request.max_tokens) == ("", 20)
+    assert text_of(cut.take(deltas("\n", "you"))) == "you"
+
+
+def test_a_sampled_answer_goes_on_after_its_spaces() -> None:
+    """Asked again, it might say something else."""
+    cut = answer(temperature=0.7)
+    cut.take(deltas("Hello", "\n"))
+    cut.resume()
+    assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello\n", 18)
+    assert text_of(cut.take(deltas("\n", "you"))) == "\nyou"
+
+
+def test_a_cut_at_any_piece_gives_the_usage_of_the_whole() -> None:
+    texts = ["One", " two", "\n", "\n", " three", " ", "four"]
+    for prompt in ([], [Prompt(11, 4)]):
+        for first in range(1, len(texts)):
+            for second in range(first, len(texts)):
+                cut = answer(temperature=0)
+                handed = cut.take([*prompt, *deltas(*texts[:first])])
+                cut.resume()
+                begun = 20 - cut.request.max_tokens
+                handed += cut.take([Prompt(11 + begun, 9), *deltas(*texts[begun:second])])
+                cut.resume()
+                begun = 20 - cut.request.max_tokens
+                rest = deltas(*texts[begun:])
+                handed += cut.take([*rest, *end(11 + begun, len(rest) + 1, 4)])
+                assert text_of(handed) == "".join(texts)
+                usage = handed[-1]
+                assert isinstance(usage, Usage)
+                assert (usage.prompt_tokens, usage.completion_tokens) == (11, 8)
+                assert not usage.estimated
+                if prompt:
+                    assert usage.cached_tokens == 4
+
+
+def test_the_prompts_size_decides_where_an_engine_hid_tokens_in_a_piece() -> None:
+    cut = answer()
+    cut.take([Prompt(10), *deltas("one piece of three tokens")])
+    cut.resume()
+    assert cut.take([*deltas(" more"), *end(13, 1)])[-1] == Usage(10, 4)
+
+
+def test_an_engine_that_reports_nothing_leaves_an_estimate() -> None:
+    cut = answer()
+    cut.take(deltas("a", " b"))
+    cut.resume()
+    last = cut.take([*deltas(" c"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
+    assert last == Usage(0, 3, estimated=True)
+
+
+def test_a_stop_string_across_the_seam_ends_the_answer_before_it() -> None:
+    cut = answer(stop=("END",))
+    cut.take([Prompt(5), *deltas("So", " E")])
+    cut.resume()
+    assert cut.take(deltas("N")) == []
+    assert cut.take(deltas("D", " never")) == [Finish("stop"), Usage(5, 4)]
+
+
+def test_what_was_no_stop_string_after_all_is_handed_on_in_its_order() -> None:
+    cut = answer(stop=("END",))
+    cut.take(deltas("So", " E"))
+    cut.resume()
+    assert cut.take(deltas("N")) == []
+    assert text_of(cut.take(deltas("d", "s"))) == "Nds"
+
+
+def test_what_may_be_a_stop_string_is_handed_on_when_the_answer_ends_there() -> None:
+    cut = answer(stop=("END",))
+    cut.take(deltas("So", " E"))
+    cut.resume()
+    assert text_of(cut.take([*deltas("N"), *end(7, 1)])) == "N"
+
+
+def test_text_that_was_held_at_a_second_cut_is_asked_for_again() -> None:
+    cut = answer(stop=("END",))
+    cut.take(deltas("So", " E"))
+    cut.resume()
+    cut.take(deltas("N"))
+    cut.resume()
+    assert cut.request.answer_so_far == "So E"
+    assert cut.take([*deltas("N", "D"), *end(7, 2)])[0] == Finish("stop")
+
+
+def test_all_of_max_tokens_needs_only_its_end() -> None:
+    cut = answer(max_tokens=2)
+    cut.take([Prompt(5, 3), *deltas("a", "b")])
+    assert cut.exhausted
+    assert cut.end() == [Finish("length"), Usage(5, 2, 3)]
+
+
+FORCED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "reason"),
+    [
+        ({}, Delta("a", tool_calls=(ToolCallDelta(0, "id", "f"),)), "a tool call was sent"),
+        ({}, Delta(reasoning="hm"), "reasoning was sent"),
+        (FORCED, Delta("a"), "a tool call is required"),
+        ({"response_format": {"type": "json_object"}}, Delta("a"), "the output is constrained"),
+        ({"logprobs": True}, Delta("a"), "log-probabilities were asked for"),
+        ({"seed": 7, "temperature": 0.1}, Delta("a"), "the seed is pinned"),
+        ({"max_tokens": 1}, Delta("a"), "it is longer than max_tokens"),
+    ],
+)
+def test_what_no_engine_can_go_on_with(fields: dict[str, Any], sent: Delta, reason: str) -> None:
+    cut = answer(**fields)
+    cut.take([sent, Delta("b")])
+    assert cut.obstacle() == reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"seed": 7},
+        {"temperature": 1.0},
+        {"response_format": {"type": "text"}},
+        {**FORCED, "tool_choice": "auto"},
+        {**FORCED, "tool_choice": "none"},
+    ],
+)
+def test_plain_text_can_be_gone_on_with(fields: dict[str, Any]) -> None:
+    cut = answer(**fields)
+    cut.take(deltas("a"))
+    assert cut.obstacle() is None
