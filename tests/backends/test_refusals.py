@@ -76,6 +76,12 @@ OVERFLOWS = [
         "message": "This model's maximum context length is 8192 tokens. However, you requested "
         "9287 tokens.",
     },
+    # Reverie
+    {
+        "message": "The prompt is 9031 tokens long, and the model's context holds 8192. Shorten "
+        "the messages.",
+        "code": "context_length_exceeded",
+    },
     # SGLang
     {
         "message": "The input (9031 tokens) is longer than the model's context length "
@@ -150,6 +156,49 @@ def test_a_refusal_names_the_likely_field(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": SECRET, "param": "top_k"}},
+        {"detail": [{"loc": ["body", "top_k"], "msg": SECRET, "type": "int_parsing"}]},
+    ],
+)
+def test_a_refusal_names_the_field_that_the_engine_names(ask: Ask, body: dict[str, Any]) -> None:
+    result = refuse(ask(), 422, json.dumps(body).encode())
+    assert isinstance(result, RefusedByBackend)
+    assert result.param == "top_k"
+    assert "top_k" in result.message
+
+
+@pytest.mark.parametrize("loc", [["body", SECRET], ["body"], [], None, ["body", 3]])
+def test_a_field_that_no_request_has_is_not_named(ask: Ask, loc: Any) -> None:
+    body = json.dumps({"detail": [{"loc": loc, "msg": SECRET}]}).encode()
+    assert refuse(ask(), 422, body).param is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": {"msg": "pipeline configured with secret but called with m"}},
+        {"detail": {"msg": SECRET}, "error": {"message": SECRET, "code": "model_not_found"}},
+    ],
+)
+def test_a_model_that_is_not_served_there_is_no_fault_of_the_client(
+    ask: Ask, body: dict[str, Any]
+) -> None:
+    result = refuse(ask(), 400, json.dumps(body).encode())
+    assert type(result) is BackendError
+    assert "does not serve this model" in result.message
+
+
+def test_livepeers_way_to_say_it_is_read(ask: Ask) -> None:
+    body = {"detail": {"msg": "Input sequence length (9031) exceeds maximum allowed (8192)"}}
+    result = refuse(ask(), 500, json.dumps(body).encode())
+    assert isinstance(result, ContextLengthExceeded)
+    assert "9031" in result.message
+    assert "8192" in result.message
+
+
+@pytest.mark.parametrize(
     ("status", "error_class"),
     [
         (301, BackendError),
@@ -182,6 +231,7 @@ def test_a_loading_model_is_told_from_an_overload(ask: Ask) -> None:
     result = refuse(ask(), 503, error)
     assert isinstance(result, ModelLoading)
     assert result.retry_after
+    assert isinstance(refuse(ask(), 503, {"code": "model_loading"}), ModelLoading)
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -1,8 +1,8 @@
 """What an engine's error answer means: its status and body → the one error tree.
 
 Engines say the same thing in many words. What is recognised here was read in their sources:
-llama.cpp (``exceed_context_size_error``), vLLM, SGLang, Ollama and OpenAI. Rule: an engine's own
-text decides which error it is, and never goes on.
+llama.cpp (``exceed_context_size_error``), vLLM, SGLang, Ollama, OpenAI, Livepeer's ai-runner, and
+Reverie itself. Rule: an engine's own text decides which error it is, and never goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def refusal(
     if status in (400, 413, 422, 500) and (overflow := _overflow(error, request)) is not None:
         return overflow
     if status in (400, 413, 422):
+        if _is_wrong_model(error):
+            return _does_not_serve(reason)
         return _refused(error, request)
     if status == 429:
         return Overloaded(
@@ -55,8 +57,12 @@ def refusal(
             "The model's backend refused this gateway's credentials.", reason=reason
         )
     if status in (404, 405):
-        return BackendError("The model's backend does not serve this model.", reason=reason)
+        return _does_not_serve(reason)
     return BackendError("The model's backend failed.", reason=reason)
+
+
+def _does_not_serve(reason: str) -> BackendError:
+    return BackendError("The model's backend does not serve this model.", reason=reason)
 
 
 def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) -> ReverieError:
@@ -84,8 +90,26 @@ def _error_of(body: bytes) -> Any:
 
 def _text_of(error: Any) -> str:
     if isinstance(error, dict):
-        error = error.get("message")
+        error = error.get("message") or error.get("msg")
     return error if isinstance(error, str) else ""
+
+
+def _code_of(error: Any) -> Any:
+    return error.get("code") if isinstance(error, dict) else None
+
+
+def _is_wrong_model(error: Any) -> bool:
+    """Whether the model's name is what is refused: the operator's mistake, not the client's."""
+    return _code_of(error) == "model_not_found" or "pipeline configured with" in _text_of(error)
+
+
+def _field_of(error: Any) -> str | None:
+    """The request's field that is at fault, in a list as FastAPI makes them, or in an object."""
+    name = error.get("param") if isinstance(error, dict) else None
+    if isinstance(error, list) and error and isinstance(error[0], dict):
+        where = error[0].get("loc")
+        name = where[1] if isinstance(where, list) and len(where) > 1 else None
+    return name if isinstance(name, str) and name in GenerateRequest.__struct_fields__ else None
 
 
 def _refused(error: Any, request: GenerateRequest) -> ReverieError:
@@ -109,13 +133,16 @@ def _refused(error: Any, request: GenerateRequest) -> ReverieError:
             "for a role that it does not know.",
             param="messages",
         )
+    field = _field_of(error)
+    if field is not None:
+        return RefusedByBackend(f"The engine refused the request's {field}.", param=field)
     return RefusedByBackend(
         "The engine refused the request as invalid. Check its messages and parameters."
     )
 
 
 def _unavailable(error: Any, headers: Mapping[str, str]) -> ReverieError:
-    if "loading" in _text_of(error).lower():
+    if _code_of(error) == "model_loading" or "loading" in _text_of(error).lower():
         return ModelLoading(
             "The model is still loading. Try again shortly.",
             retry_after=_retry_after(headers, _LOADING_RETRY),
@@ -144,19 +171,21 @@ def _retry_after(headers: Mapping[str, str], default: float) -> float:
 _OVERFLOW_TYPES = frozenset({"exceed_context_size_error", "context_length_exceeded"})
 
 _CONTEXT = re.compile(
-    r"(?:context length|context size|context window|max(?:imum)? model len(?:gth)?)"
+    r"(?:context length|context size|context window|max(?:imum)? model len(?:gth)?"
+    r"|maximum allowed \(|context holds|model's context of)"
     r"[^\d]{0,40}(\d{1,12})",
     re.IGNORECASE,
 )
 _OVERFLOW = re.compile(
     r"maximum context length|exceeds? the (?:available |model'?s? )?(?:maximum )?context"
-    r"|longer than the (?:model'?s? context|maximum model)|context length exceeded",
+    r"|longer than the (?:model'?s? context|maximum model)|context length exceeded"
+    r"|input sequence length \(\d+\) exceeds maximum allowed",
     re.IGNORECASE,
 )
 _PROMPT = re.compile(
     r"(\d{1,12}) (?:in the messages|tokens from the input)"
     r"|prompt contains (?:at least )?(\d{1,12})"
-    r"|resulted in (\d{1,12}) tokens"
+    r"|resulted in (\d{1,12}) tokens|prompt is (\d{1,12}) tokens long"
     r"|(?:prompt|input)[^\d]{0,20}\((?:length )?(\d{1,12})",
     re.IGNORECASE,
 )
