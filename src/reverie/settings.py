@@ -28,7 +28,7 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
 
-BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai"]
+BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai", "livepeer"]
 
 
 class _Section(BaseModel):
@@ -126,7 +126,8 @@ class BackendSettings(_Section):
     """``[[models.backends]]``: a server that serves the model."""
 
     url: str
-    """The base URL that `/chat/completions` is appended to, as in `http://127.0.0.1:9100/v1`."""
+    """The base URL that `/chat/completions` (`livepeer`: `/llm`) is appended to, as in
+    `http://127.0.0.1:9100/v1`."""
     model: str | None = None
     """The model's name there; absent: the same name."""
     kind: BackendKind = "generic"
@@ -150,6 +151,12 @@ class BackendSettings(_Section):
         if parts.username or parts.password:
             raise ValueError("must not carry a password; name the key's variable in api_key_env")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _continues_where_that_can_be_asked(self) -> Self:
+        if self.continues and self.kind == "livepeer":
+            raise ValueError("continues: the livepeer dialect has no words for it")
+        return self
 
 
 class ModelSettings(_Section):

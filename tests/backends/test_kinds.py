@@ -15,7 +15,9 @@ from reverie.settings import BackendKind
 
 Ask = Callable[..., GenerateRequest]
 
-KINDS: tuple[BackendKind, ...] = get_args(BackendKind)
+KINDS: tuple[BackendKind, ...] = tuple(kind for kind in get_args(BackendKind) if kind != "livepeer")
+"""Those that speak OpenAI's dialect."""
+
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
 EVERYTHING: dict[str, Any] = {

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 import reverie
-from reverie.backends import forced_tools, kinds
+from reverie.backends import forced_tools, kinds, livepeer
 from reverie.backends.json_schema import Converter
 from reverie.backends.reader import AnswerReader
 from reverie.backends.refusals import refusal
@@ -67,6 +67,7 @@ class HttpBackend:
         self.slots = settings.slots
         self.can_continue = kinds.can_continue(settings)
         self._settings = settings
+        self._url, self._path = kinds.address(settings)
         self._model = model
         self._first_token_timeout = first_token_timeout
         self._stall_timeout = stall_timeout
@@ -94,7 +95,7 @@ class HttpBackend:
         headers = _headers(self._settings.api_key_env, self._environ)
         try:
             self._transport = Transport(
-                self._settings.url,
+                self._url,
                 headers=headers,
                 connect_timeout=self._settings.connect_timeout,
                 socket=str(self._socket()) if self._socket is not None else None,
@@ -115,7 +116,7 @@ class HttpBackend:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
         question = kinds.encode(request, self._model, self._settings.kind, self._converter)
-        async with transport.post("chat/completions", question, deadline) as body:
+        async with transport.post(self._path, question, deadline) as body:
             if body.status != 200:
                 wrong = await body.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(body.status, body.headers, wrong, request)
@@ -127,7 +128,7 @@ class HttpBackend:
                 if not data or (
                     reader.complete and (body.at_end or not transport.reuses_connections)
                 ):
-                    yield events + reader.end()
+                    yield events + self._end(reader, request)
                     return
                 if events:
                     yield events
@@ -149,6 +150,12 @@ class HttpBackend:
             )
         forced = self._settings.kind == "llamacpp" and forced_tools.is_forced(request)
         return AnswerReader(request, streamed=streamed, forced=forced)
+
+    def _end(self, reader: AnswerReader, request: GenerateRequest) -> list[Event]:
+        last = reader.end()
+        if self._settings.kind == "livepeer":
+            return livepeer.finish_truthfully(last, reader.pieces, request.max_tokens)
+        return last
 
 
 async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:

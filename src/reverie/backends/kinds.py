@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from reverie.backends import forced_tools
+from reverie.backends import forced_tools, livepeer
 from reverie.backends.json_schema import Converter, translate
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
@@ -53,6 +53,8 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
     Raises:
         UnsupportedParameter: naming the field.
     """
+    if kind == "livepeer":
+        livepeer.check(request)
     if kind in ("openai", "ollama"):
         _refuse(request.top_k > 0, "top_k", kind)
         _refuse(request.min_p > 0, "min_p", kind)
@@ -76,15 +78,24 @@ def can_continue(settings: BackendSettings) -> bool:
     return settings.kind in _CONTINUING
 
 
+def address(settings: BackendSettings) -> tuple[str, str]:
+    """The base URL of this engine, and the path below it where it generates."""
+    if settings.kind == "livepeer":
+        return livepeer.base(settings.url), livepeer.PATH
+    return settings.url, "chat/completions"
+
+
 def encode(
     request: GenerateRequest, model: str, kind: BackendKind, converter: Converter = "gbnf"
 ) -> bytes:
-    """The JSON body of a chat completion. The request has passed ``check``.
+    """The JSON body that asks for the answer. The request has passed ``check``.
 
     Args:
         model: the model's name on that engine.
         converter: as in ``check``.
     """
+    if kind == "livepeer":
+        return livepeer.encode(request, model)
     body: dict[str, Any] = {
         "model": model,
         "messages": _messages(_conversation(request, kind), kind),
