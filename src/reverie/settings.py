@@ -139,6 +139,8 @@ class BackendSettings(_Section):
     absent: if it is `llamacpp`, `vllm` or `sglang`."""
     slots: int = Field(default=64, ge=1)
     """Requests that may run there at once; more wait in this gateway's queue."""
+    weight: float = Field(default=1.0, ge=0.01, le=100)
+    """Its share of the model's requests, next to other backends with as many slots."""
     connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds to wait for a connection."""
 

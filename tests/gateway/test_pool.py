@@ -3,40 +3,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
-from reverie.errors import BackendError, ModelLoading, Overloaded
-from reverie.events import Event
-from reverie.gateway.pool import FAILURE_COOLDOWN, Lease, Pool
-from reverie.request import GenerateRequest
-
-
-class FakeBackend:
-    """A backend that only has a state: pools never generate."""
-
-    recovers = False
-
-    def __init__(
-        self, name: str, slots: int = 1, *, ready: bool = True, capacity: int | None = None
-    ) -> None:
-        self.capacity = capacity
-        self.context: int | None = None
-        self.name = name
-        self.slots = slots
-        self.ready = ready
-        self.failure: str | None = None
-
-    def check(self, request: GenerateRequest) -> None: ...
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        raise NotImplementedError
-        yield []
-
-    async def start(self, on_change: Callable[[], None]) -> None: ...
-
-    async def stop(self) -> None: ...
+from reverie.backends.base import Health
+from reverie.errors import (
+    BackendError,
+    BackendTimeout,
+    ModelLoading,
+    Overloaded,
+    RefusedByBackend,
+    ReverieError,
+)
+from reverie.gateway.breaker import FAILURES, LONGEST_WAIT, PROBE_WAIT
+from reverie.gateway.member import FAILURE_COOLDOWN
+from reverie.gateway.pool import Lease, Pool
+from tests.gateway.backend_state import FakeBackend
 
 
 def pool(*backends: FakeBackend, queue_size: int = 10, queue_timeout: float = 5) -> Pool:
@@ -509,3 +491,275 @@ def test_a_request_is_counted_for_no_more_than_a_backends_context() -> None:
     assert pool(small, large).within_context(5000) == 300
     assert pool(small, FakeBackend("unknown")).within_context(5000) == 5000
     assert pool(small).within_context(50) == 50
+
+
+# Backends that fail --------------------------------------------------------------------------
+
+
+class Ward:
+    """A pool of backends on a clock that only the test moves."""
+
+    def __init__(self, *backends: FakeBackend, queue_timeout: float = 5) -> None:
+        self.now = 1000.0
+        self.pool = Pool(
+            "m", backends, queue_size=10, queue_timeout=queue_timeout, clock=lambda: self.now
+        )
+
+    def state(self, backend: FakeBackend) -> str:
+        [member] = [member for member in self.pool.members if member.backend is backend]
+        return member.breaker.state
+
+    async def end(self, error: ReverieError | None, excluded: set[str] | None = None) -> str:
+        """Send one request, which ends like this; the backend that it went to."""
+        with await self.pool.acquire(excluded=excluded or set()) as lease:
+            if error is not None:
+                lease.failed(error)
+            return lease.backend.name
+
+    async def open(self, backend: FakeBackend) -> None:
+        others = {other.name for other in self.pool.backends} - {backend.name}
+        for _ in range(FAILURES):
+            await self.end(BackendError("no"), others)
+        assert self.state(backend) == "open"
+
+    def probe(self, backend: FakeBackend, *, good: bool, took: float = 0.0, **more: bool) -> None:
+        backend.health = Health(good, at=0.0, took=took, code="backend_error", **more)
+        self.pool.wake()
+
+
+async def test_a_backend_that_keeps_failing_is_left_alone_until_its_trial() -> None:
+    bad, good = FakeBackend("bad", 10), FakeBackend("good", 10)
+    ward = Ward(bad, good)
+    await ward.open(bad)
+    held = [await ward.pool.acquire() for _ in range(8)]
+    assert {lease.backend.name for lease in held} == {"good"}
+    ward.now += LONGEST_WAIT
+    trial = await ward.pool.acquire()
+    assert trial.backend is bad
+    assert (await ward.pool.acquire()).backend is good  # one trial at a time
+    trial.succeeded()
+    assert (await ward.pool.acquire()).backend is bad
+
+
+async def test_the_queue_learns_that_a_trial_went_well() -> None:
+    bad, good = FakeBackend("bad", 2), FakeBackend("good", 1)
+    ward = Ward(bad, good)
+    await ward.open(bad)
+    await ward.pool.acquire()
+    ward.now += LONGEST_WAIT
+    trial = await ward.pool.acquire()
+    (waiting,) = await queued(ward.pool)
+    assert not waiting.done()
+    trial.succeeded()
+    trial.release()
+    assert (await asyncio.wait_for(waiting, 1)).backend is bad
+
+
+async def test_when_all_backends_fail_requests_are_refused_at_once_and_told_when_to_come() -> None:
+    backends = FakeBackend("one"), FakeBackend("two")
+    ward = Ward(*backends)
+    for backend in backends:
+        await ward.open(backend)
+    assert not ward.pool.can_take(set())
+    with pytest.raises(BackendError, match="Every backend of this model fails") as caught:
+        await ward.pool.acquire()
+    assert (caught.value.status, caught.value.code) == (502, "backend_error")
+    assert caught.value.headers["Retry-After"] == "1"
+    ward.now += LONGEST_WAIT
+    assert ward.pool.can_take(set())
+    await ward.end(None)
+    assert ward.pool.can_take(set())
+
+
+async def test_who_waits_when_the_last_backend_fails_is_refused_too() -> None:
+    one, two = FakeBackend("one"), FakeBackend("two")
+    ward = Ward(one, two, queue_timeout=60)
+    await ward.open(one)
+    running = await ward.pool.acquire()
+    (waiting,) = await queued(ward.pool)
+    ward.probe(two, good=False)
+    running.release()
+    with pytest.raises(BackendError, match="Every backend of this model fails") as caught:
+        await asyncio.wait_for(waiting, 1)
+    assert caught.value.retry_after is not None
+    assert 0 < caught.value.retry_after <= PROBE_WAIT
+    assert ward.pool.waiting == 0
+
+
+async def test_who_waits_for_the_end_of_a_trial_is_refused_when_it_fails() -> None:
+    one, two = FakeBackend("one"), FakeBackend("two")
+    ward = Ward(one, two, queue_timeout=60)
+    await ward.open(one)
+    ward.probe(two, good=False)
+    ward.now += LONGEST_WAIT - 1
+    trial = await ward.pool.acquire()
+    (waiting,) = await queued(ward.pool)
+    assert not waiting.done()
+    with pytest.raises(BackendTimeout), trial:
+        raise BackendTimeout("silent")
+    with pytest.raises(BackendError, match="Every backend"):
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_models_only_backend_is_tried_however_often_it_failed() -> None:
+    only = FakeBackend("only", 2)
+    ward = Ward(only)
+    for _ in range(3 * FAILURES):
+        assert await ward.end(BackendError("no")) == "only"
+    ward.probe(only, good=False)
+    assert ward.state(only) == "open"
+    await ward.end(None)
+    assert ward.state(only) == "closed"
+
+
+@pytest.mark.parametrize(
+    "error", [RefusedByBackend("no"), Overloaded("busy"), ModelLoading("soon")], ids=repr
+)
+async def test_what_is_not_a_backends_failure_never_opens_its_breaker(error: ReverieError) -> None:
+    backend = FakeBackend("a")
+    ward = Ward(backend, FakeBackend("b"))
+    for _ in range(3 * FAILURES):
+        await ward.end(error, {"b"})
+    assert ward.state(backend) == "closed"
+    assert backend.suspected == 0
+
+
+async def test_a_busy_backend_is_avoided_for_as_long_as_it_asks_for() -> None:
+    first, second = FakeBackend("first", 4), FakeBackend("second", 4)
+    ward = Ward(first, second)
+    await ward.end(Overloaded("busy", retry_after=7), {"second"})
+    ward.now += 6.9
+    assert await ward.end(None) == "second"
+    ward.now += 0.2
+    assert await ward.end(None) == "first"
+
+
+async def test_a_failure_has_its_backend_looked_at() -> None:
+    backend = FakeBackend("a")
+    ward = Ward(backend)
+    await ward.end(BackendError("no"))
+    assert backend.suspected == 1
+
+
+async def test_an_exception_that_leaves_a_lease_is_its_outcome() -> None:
+    backend = FakeBackend("a")
+    ward = Ward(backend, FakeBackend("b"))
+    for error in (BackendError("no"), asyncio.CancelledError(), KeyError()):
+        for _ in range(FAILURES - 1):
+            with pytest.raises(type(error)):
+                with await ward.pool.acquire(excluded={"b"}):
+                    raise error
+        assert ward.state(backend) == "closed"
+    with pytest.raises(BackendError):
+        with await ward.pool.acquire(excluded={"b"}):
+            raise BackendError("no")
+    assert ward.state(backend) == "open"
+
+
+async def test_a_failure_told_to_the_pool_is_that_of_the_lease_that_is_left_next() -> None:
+    backend = FakeBackend("a")
+    ward = Ward(backend, FakeBackend("b"))
+    for _ in range(FAILURES):
+        assert ward.state(backend) == "closed"
+        with await ward.pool.acquire(excluded={"b"}) as lease:
+            ward.pool.failed(lease.backend)
+    assert ward.state(backend) == "open"
+
+
+async def test_a_failed_probe_takes_a_backend_out_and_a_good_one_brings_it_back() -> None:
+    first, second = FakeBackend("first", 4), FakeBackend("second", 4)
+    ward = Ward(first, second)
+    ward.probe(first, good=False)
+    assert await ward.end(None) == "second"
+    ward.now += PROBE_WAIT
+    ward.pool.wake()  # the same result again is no news
+    ward.probe(first, good=True)
+    assert await ward.end(None) == "first"
+
+
+async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -> None:
+    backend = FakeBackend("a", 4)
+    ward = Ward(backend, FakeBackend("b"))
+    running = await ward.pool.acquire(excluded={"b"})
+    ward.probe(backend, good=False, took=5.0, slow=True)
+    assert ward.state(backend) == "closed"  # busy, it seems
+    running.started()
+    ward.now += 3.0
+    ward.probe(backend, good=False, took=5.0)
+    assert ward.state(backend) == "closed"  # a token came in the meantime
+    ward.now += 3.0
+    ward.probe(backend, good=False, took=5.0)
+    assert ward.state(backend) == "open"
+
+
+async def test_a_conversation_stays_where_it_is_while_there_is_room_for_it() -> None:
+    backends = [FakeBackend(name, 2) for name in "abcd"]
+    ward = Ward(*backends)
+    homes = {}
+    for conversation in (b"1", b"2", b"3", b"4", b"5"):
+        for _ in range(3):
+            with await ward.pool.acquire(affinity=conversation) as lease:
+                homes.setdefault(conversation, lease.backend.name)
+                assert lease.backend.name == homes[conversation]
+    assert len(set(homes.values())) > 1
+    busy = [await ward.pool.acquire(excluded=set("abcd") - {homes[b"1"]}) for _ in range(2)]
+    assert (await ward.pool.acquire(affinity=b"1")).backend is not busy[0].backend
+
+
+async def test_a_waiting_request_goes_home_when_it_can() -> None:
+    ward = Ward(FakeBackend("a"), FakeBackend("b"))
+    with await ward.pool.acquire(affinity=b"1") as lease:
+        home = lease.backend
+    first, second = await ward.pool.acquire(), await ward.pool.acquire()
+    away = first if second.backend is home else second
+    waiting = asyncio.create_task(ward.pool.acquire(affinity=b"1"))
+    await asyncio.sleep(0)
+    for lease in (away, second if away is first else first):
+        lease._member.in_flight -= 1  # both at once, without a turn of the queue in between
+    ward.pool.wake()
+    assert (await waiting).backend is home
+
+
+async def test_speed_is_measured_from_whole_answers_alone() -> None:
+    ward = Ward(FakeBackend("a"))
+    [member] = ward.pool.members
+    for failing in (True, False):
+        with await ward.pool.acquire() as lease:
+            ward.now += 0.5
+            lease.started()
+            ward.now += 2.0
+            if failing:
+                lease.failed(BackendError("no"))
+            else:
+                lease.succeeded(tokens=21)
+        if failing:
+            assert member.speed.expected(ward.now) is None
+    assert (member.speed.ttft, member.speed.per_token) == (0.5, 0.1)
+
+
+async def test_an_answer_of_one_token_says_nothing_of_the_pace() -> None:
+    ward = Ward(FakeBackend("a"))
+    with await ward.pool.acquire() as lease:
+        lease.started()
+        lease.succeeded(tokens=1)
+    assert ward.pool.members[0].speed.per_token is None
+
+
+async def test_each_change_of_a_backends_state_is_a_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "reverie.backends")
+    bad = FakeBackend("bad")
+    ward = Ward(bad, FakeBackend("good"))
+    for _ in range(FAILURES):
+        await ward.end(BackendTimeout("raw words of an engine", reason="more of them"), {"good"})
+    ward.now += LONGEST_WAIT
+    await ward.end(None, {"good"})
+    told = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    assert [(line["model"], line["backend"]) for line in told] == [("m", "bad")] * 3
+    assert [(line["state"], line["reason"]) for line in told] == [
+        ("open", "backend_timeout"),
+        ("half_open", "trial"),
+        ("closed", "success"),
+    ]
+    assert told[0]["failures"] == FAILURES

@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
+from msgspec import Struct
+
 from reverie.events import Event
 from reverie.request import GenerateRequest
+
+
+class Health(Struct, frozen=True):
+    """What one probe found. A probe asks whether a server is there, and never generates."""
+
+    good: bool
+    at: float
+    """When it ended, in ``time.time()`` seconds."""
+    took: float = 0.0
+    """Seconds."""
+    code: str = ""
+    """The code of the error, if it failed."""
+    slow: bool = False
+    """Whether it failed for want of an answer in time, which a busy server may be guilty of."""
 
 
 class Backend(Protocol):
@@ -14,8 +30,14 @@ class Backend(Protocol):
 
     name: str
     """For logs and metrics; unique within its model, stable, and without secrets."""
+    kind: str
+    """What it is, for the operator."""
+    url: str
+    """Where it is, for the operator, without secrets; empty: here."""
     slots: int
     """Requests that it runs at once."""
+    weight: float
+    """Its share of the model's requests, next to other backends of as many slots."""
     recovers: bool
     """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
     can_continue: bool
@@ -36,6 +58,10 @@ class Backend(Protocol):
     @property
     def failure(self) -> str | None:
         """Why it can never become ready without help, for the operator; None otherwise."""
+
+    @property
+    def health(self) -> Health | None:
+        """The latest probe; None while there was none, and of a backend that is never probed."""
 
     def check(self, request: GenerateRequest) -> None:
         """Refuse what this backend can't honour.
@@ -59,10 +85,14 @@ class Backend(Protocol):
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         """Wait so many seconds for the first token of an answer, and for each next piece."""
 
+    def suspect(self) -> None:
+        """Look soon whether it is well: a request failed there."""
+
     async def start(self, on_change: Callable[[], None]) -> None:
         """Begin; returns without waiting for readiness.
 
-        ``on_change`` is called, in the event loop, whenever ``ready`` or ``failure`` changed.
+        ``on_change`` is called, in the event loop, whenever ``ready``, ``failure`` or ``health``
+        changed.
 
         Raises:
             ModelError: it can never become ready as it is configured.

@@ -53,6 +53,7 @@ def _backends_of(
             first_token_timeout=server.first_token_timeout,
             stall_timeout=server.stall_timeout,
             environ=environ,
+            probing=True,
         )
         for index, backend in enumerate(model.backends)
     ]

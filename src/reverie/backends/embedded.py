@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from reverie.backends import kinds
+from reverie.backends.base import Health
 from reverie.backends.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, UnsupportedParameter
@@ -37,8 +38,12 @@ class EmbeddedBackend:
         first_token_timeout, stall_timeout: seconds, as in ``ServerSettings``.
     """
 
+    kind = "embedded"
+    url = ""
+    weight = 1.0
     recovers = True
     can_continue = True
+    health: Health | None = None  # its supervisor looks after it
 
     def __init__(
         self,
@@ -83,6 +88,9 @@ class EmbeddedBackend:
 
     def check(self, request: GenerateRequest) -> None:
         self._http.check(request)
+
+    def suspect(self) -> None:
+        """Nothing: its supervisor looks all the time."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:

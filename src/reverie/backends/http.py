@@ -12,9 +12,12 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import reverie
 from reverie.backends import forced_tools, kinds, livepeer
+from reverie.backends.base import Health
+from reverie.backends.health import Prober
 from reverie.backends.json_schema import Converter
 from reverie.backends.reader import AnswerReader
 from reverie.backends.refusals import refusal
@@ -45,11 +48,13 @@ class HttpBackend:
         socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
         converter: what makes a constraint of a JSON Schema there, if it is llama.cpp.
         environ: holds the server's key, under the name that is configured.
+        probing: whether to ask now and then if the server is there.
     """
 
     recovers = False
     capacity: int | None = None
     context: int | None = None
+    health: Health | None = None
 
     def __init__(
         self,
@@ -62,10 +67,14 @@ class HttpBackend:
         socket: Callable[[], Path] | None = None,
         converter: Converter = "gbnf",
         environ: Mapping[str, str] = os.environ,
+        probing: bool = False,
     ) -> None:
         self.name = name
+        self.kind: str = settings.kind
+        self.url = public_url(settings.url)
         self.slots = settings.slots
         self.can_continue = kinds.can_continue(settings)
+        self.weight = settings.weight
         self._settings = settings
         self._url, self._path = kinds.address(settings)
         self._model = model
@@ -75,6 +84,8 @@ class HttpBackend:
         self._converter: Converter = converter
         self._environ = environ
         self._transport: Transport | None = None
+        self._probing = probing
+        self._prober: Prober | None = None
 
     @property
     def ready(self) -> bool:
@@ -103,8 +114,22 @@ class HttpBackend:
         except ValueError as error:
             raise ModelError(f"The URL {self._settings.url} can't be used: {error}.") from error
         on_change()
+        if self._probing:
+
+            def heed(health: Health) -> None:
+                self.health = health
+                on_change()
+
+            self._prober = Prober(self._transport, self._settings.kind, heed)
+
+    def suspect(self) -> None:
+        if self._prober is not None:
+            self._prober.suspect()
 
     async def stop(self) -> None:
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            await prober.stop()
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
@@ -156,6 +181,12 @@ class HttpBackend:
         if self._settings.kind == "livepeer":
             return livepeer.finish_truthfully(last, reader.pieces, request.max_tokens)
         return last
+
+
+def public_url(url: str) -> str:
+    """A URL without what may be secret: credentials, a query, a fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:

@@ -153,6 +153,8 @@ class Transport:
         self._url = yarl.URL(url)
         if not self._url.host:
             raise ValueError("it names no host")
+        self._socket = socket
+        self._headers = headers
         self._answers: set[Body] = set()
         self.reuses_connections = socket is None
         tracing = aiohttp.TraceConfig()
@@ -173,6 +175,34 @@ class Transport:
         for answer in tuple(self._answers):
             answer.close()  # the session's own close would leave them waiting
         await self._session.close()
+
+    async def ask(self, path: str, timeout: float) -> int:
+        """GET a page, on a connection of its own, and give its status.
+
+        Args:
+            path: appended to the URL; with a slash before it, in place of the URL's ``/v1``.
+            timeout: seconds for all of it.
+
+        Raises:
+            BackendTimeout, BackendError: no answer came.
+        """
+        base = self._url.parent if path[0] == "/" and self._url.name == "v1" else self._url
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(force_close=True)
+                    if self._socket is None
+                    else aiohttp.UnixConnector(self._socket, force_close=True),
+                    headers=self._headers,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    trust_env=False,
+                ) as session,
+                session.get(base.joinpath(path.lstrip("/")), allow_redirects=False) as response,
+            ):
+                return response.status
+        except _LIBRARY_ERRORS as error:
+            raise _unanswered(error) from error
 
     @asynccontextmanager
     async def post(self, path: str, body: bytes, deadline: float) -> AsyncGenerator[Body, None]:

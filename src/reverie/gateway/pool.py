@@ -7,7 +7,11 @@ Rule 2: a slot has one owner at any moment: the pool, or one ``Lease``. A waiter
 in the same turn of the event loop in which it was granted a slot gives it back at once.
 
 Rule 3: keys share slots and room in the queue by weight, not by arrival. Whose turn it is, is
-decided in ``fair``; nobody overtakes it to a backend that it waits for.
+decided in ``fair``; nobody overtakes it to a backend that it waits for. Which backend it is, is
+decided in ``router``.
+
+Rule 4: a request waits only for what may come. While every backend that it could go to is known to
+fail, and none is due for a trial, it is refused at once, and told when to return.
 """
 
 from __future__ import annotations
@@ -15,43 +19,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence, Set
-from typing import Self
 
 from reverie.backends.base import Backend
-from reverie.errors import BackendError, ModelLoading, Overloaded
+from reverie.errors import BackendError, ModelLoading, Overloaded, ReverieError
+from reverie.gateway import router
 from reverie.gateway.fair import FairQueue
-
-FAILURE_COOLDOWN = 2.0
-"""Seconds for which a backend that just failed is used only if no other is left."""
-
-
-class Lease:
-    """One slot on one backend, and room for some tokens. Leaving its context gives both back.
-
-    ``position`` is where its request entered the queue: 1 was next, 0 never waited.
-    """
-
-    def __init__(self, pool: Pool, backend: Backend, tokens: int, position: int) -> None:
-        self._pool: Pool | None = pool
-        self._tokens = tokens
-        self.backend = backend
-        self.position = position
-
-    def release(self) -> None:
-        """Give the slot back. Idempotent."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            pool._release(self.backend, self._tokens)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+from reverie.gateway.lease import Lease as Lease
+from reverie.gateway.member import Member
 
 
 class _Waiter:
-    __slots__ = ("excluded", "granted", "key", "number", "position", "tokens")
+    __slots__ = ("affinity", "excluded", "granted", "key", "number", "position", "tokens")
 
     def __init__(
         self,
@@ -60,12 +38,14 @@ class _Waiter:
         excluded: frozenset[str],
         key: str,
         number: int,
+        affinity: bytes | None,
     ) -> None:
         self.granted = granted
         self.tokens = tokens
         self.excluded = excluded
         self.key = key
         self.number = number  # in the order of arrival
+        self.affinity = affinity
         self.position = 0
 
 
@@ -90,13 +70,12 @@ class Pool:
         self.backends = tuple(backends)
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
-        self._clock = clock
+        self.clock = clock
+        self.members = tuple(Member(model, backend, clock) for backend in backends)
+        self._by_name = {member.name: member for member in self.members}
         self._queues: dict[frozenset[str], FairQueue[_Waiter]] = {}
         """Those who wait, by the backends that they exclude. None of these queues is empty."""
         self._arrivals = 0
-        self._in_flight = dict.fromkeys((backend.name for backend in backends), 0)
-        self._tokens = dict.fromkeys(self._in_flight, 0)
-        self._failed_at: dict[str, float] = {}
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for those who come from now on."""
@@ -105,10 +84,10 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        return sum(self._in_flight.values())
+        return sum(member.in_flight for member in self.members)
 
     def in_flight_on(self, backend: Backend) -> int:
-        return self._in_flight[backend.name]
+        return self._by_name[backend.name].in_flight
 
     @property
     def waiting(self) -> int:
@@ -131,22 +110,27 @@ class Pool:
         *,
         key: str = "",
         weight: int = 1,
+        affinity: bytes | None = None,
     ) -> Lease:
         """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
 
-        Keys that wait share the backends' tokens by their weights, which are 1 or more.
+        Keys that wait share the backends' tokens by their weights, which are 1 or more. Requests of
+        one ``affinity`` go to one backend, as far as ``router`` can have it so.
 
         Raises:
             Overloaded: the queue is full and this key holds the most of it, this request made
                 room there for another key's, or its deadline has passed.
             ModelLoading: no backend became ready in time.
-            BackendError: no backend of this model can ever become ready.
+            BackendError: no backend of this model can ever become ready, or all fail just now.
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        if not self._queues and (backend := self._choose(tokens, excluded)) is not None:
-            return self._grant(backend, tokens)
-        waiter = self._enqueue(tokens, frozenset(excluded), key, weight)
+        if (wait := self._shut_for(excluded)) is not None:
+            raise _failing(wait)
+        again = bool(excluded)
+        if not self._queues and (chosen := self._choose(tokens, excluded, affinity, again)):
+            return self._grant(chosen, tokens)
+        waiter = self._enqueue(tokens, frozenset(excluded), key, weight, affinity)
         try:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
@@ -162,9 +146,17 @@ class Pool:
         contexts = [backend.context for backend in self.backends]
         return min(tokens, max((c or tokens for c in contexts), default=tokens))
 
-    def failed(self, backend: Backend) -> None:
-        """Note that a backend failed just now, so that others are preferred for a while."""
-        self._failed_at[backend.name] = self._clock()
+    def can_take(self, excluded: Set[str]) -> bool:
+        """Whether to try again makes sense: a backend that isn't excluded may take the request."""
+        left = any(backend.name not in excluded for backend in self.backends)
+        return left and self.failure is None and self._shut_for(excluded) is None
+
+    def failed(self, backend: Backend, error: ReverieError | None = None) -> None:
+        """Note that a backend failed the request whose lease is left next.
+
+        ``Lease.failed`` says the same of its own.
+        """
+        self._by_name[backend.name].blame(error or BackendError("It failed."))
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
@@ -172,11 +164,16 @@ class Pool:
             for waiter in [waiter for queue in self._queues.values() for waiter in queue]:
                 self._end(waiter, _unservable(failure))
             return
+        for member in self.members:
+            member.heed_probe()
         awaited: Set[str] = frozenset()
         for excluded in self._order():
             self._serve(excluded, awaited)
+            if excluded in self._queues and (wait := self._shut_for(excluded)) is not None:
+                for waiter in list(self._queues[excluded]):
+                    self._end(waiter, _failing(wait))
             if excluded in self._queues:
-                awaited |= self._in_flight.keys() - excluded
+                awaited |= self._by_name.keys() - excluded
 
     def _order(self) -> list[frozenset[str]]:
         """The queues in the order in which they are served.
@@ -196,16 +193,25 @@ class Pool:
             if waiter.granted.done():
                 queue.remove(waiter)  # cancelled just now
                 continue
-            if (backend := self._choose(waiter.tokens, excluded | awaited)) is None:
+            again = bool(excluded)
+            chosen = self._choose(waiter.tokens, excluded | awaited, waiter.affinity, again)
+            if chosen is None:
                 return
             queue.pop()
-            waiter.granted.set_result(self._grant(backend, waiter.tokens, waiter.position))
+            waiter.granted.set_result(self._grant(chosen, waiter.tokens, waiter.position))
         del self._queues[excluded]
 
-    def _enqueue(self, tokens: int, excluded: frozenset[str], key: str, weight: int) -> _Waiter:
+    def _enqueue(
+        self,
+        tokens: int,
+        excluded: frozenset[str],
+        key: str,
+        weight: int,
+        affinity: bytes | None,
+    ) -> _Waiter:
         self._arrivals += 1
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(granted, tokens, excluded, key, self._arrivals)
+        waiter = _Waiter(granted, tokens, excluded, key, self._arrivals, affinity)
         queue = self._queues.get(excluded, FairQueue())
         queue.push(waiter, key, weight, cost=max(1, tokens))
         self._queues[excluded] = queue
@@ -262,14 +268,14 @@ class Pool:
         if not queue:
             del self._queues[waiter.excluded]
 
-    def _grant(self, backend: Backend, tokens: int, position: int = 0) -> Lease:
-        self._in_flight[backend.name] += 1
-        self._tokens[backend.name] += tokens
-        return Lease(self, backend, tokens, position)
+    def _grant(self, member: Member, tokens: int, position: int = 0) -> Lease:
+        member.in_flight += 1
+        member.tokens += tokens
+        return Lease(member, tokens, position, clock=self.clock, give_back=self._release)
 
-    def _release(self, backend: Backend, tokens: int) -> None:
-        self._in_flight[backend.name] -= 1
-        self._tokens[backend.name] -= tokens
+    def _release(self, member: Member, tokens: int) -> None:
+        member.in_flight -= 1
+        member.tokens -= tokens
         self.wake()
 
     def _forget(self, waiter: _Waiter) -> None:
@@ -281,29 +287,26 @@ class Pool:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()
 
-    def _choose(self, tokens: int, excluded: Set[str]) -> Backend | None:
-        """Pick the least busy backend that has a free slot and room, failed ones last."""
-        free = [
-            backend
-            for backend in self.backends
-            if backend.ready and backend.name not in excluded and self._fits(backend, tokens)
-        ]
-        return min(free, key=self._burden, default=None)
+    def _choose(
+        self, tokens: int, excluded: Set[str], affinity: bytes | None, again: bool
+    ) -> Member | None:
+        return router.choose(self.members, tokens, excluded, affinity, self.clock(), again=again)
 
-    def _fits(self, backend: Backend, tokens: int) -> bool:
-        """Whether one more request has a slot and room. Alone it always has room: the engine
-        itself refuses what is too long, and knows how long it is."""
-        running = self._in_flight[backend.name]
-        if running >= backend.slots:
-            return False
-        if running == 0 or backend.capacity is None:
-            return True
-        return self._tokens[backend.name] + tokens <= backend.capacity
+    def _shut_for(self, excluded: Set[str]) -> float | None:
+        """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
 
-    def _burden(self, backend: Backend) -> tuple[bool, float]:
-        failed_at = self._failed_at.get(backend.name)
-        cooling = failed_at is not None and self._clock() - failed_at < FAILURE_COOLDOWN
-        return cooling, self._in_flight[backend.name] / backend.slots
+        None if there is one to send to, or to wait for: one that starts, or is on trial.
+        """
+        if len(self.members) == 1:
+            return None
+        waits = []
+        for member in self.members:
+            if member.name in excluded or member.backend.failure is not None:
+                continue
+            if member.breaker.admits or member.breaker.on_trial:
+                return None
+            waits.append(member.breaker.retry_in)
+        return min(waits, default=None)
 
     def _too_late(self) -> Overloaded:
         if not self.ready:
@@ -325,6 +328,14 @@ class Pool:
 
 def _unservable(reason: str) -> BackendError:
     return BackendError("This model can't be served at the moment.", reason=reason)
+
+
+def _failing(wait: float) -> BackendError:
+    return BackendError(
+        "Every backend of this model fails at the moment. Try again shortly.",
+        reason="no backend is due for a trial",
+        retry_after=wait,
+    )
 
 
 def _requests(count: int) -> str:

@@ -1,0 +1,97 @@
+"""Looks after a server that others run: asks it, now and then, whether it is there.
+
+Rule: a probe costs the server nothing and carries nothing of a request. SGLang's ``/health`` may
+generate a token; its list of models doesn't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+
+from reverie.backends.base import Health
+from reverie.backends.transport import Transport
+from reverie.errors import BackendError, BackendTimeout
+from reverie.settings import BackendKind
+
+_HEALTHY_PACE = 15.0
+_UNHEALTHY_PACE = 5.0
+_TIMEOUT = 5.0
+_SPREAD = 0.2
+"""The part of a pace by which it is varied, so that gateways don't ask in step."""
+
+_HEALTH = "/health"
+_MODELS = "models"
+_PATHS: dict[BackendKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH}
+_BAD_GATEWAY = frozenset({502, 503, 504})
+"""What a proxy says of a server that isn't there, and llama.cpp while it loads."""
+
+
+class Prober:
+    """Asks one server until it is stopped.
+
+    Args:
+        on_result: called in the event loop after each probe.
+        healthy_pace, unhealthy_pace: seconds between two probes, more or less.
+        timeout: seconds for an answer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        kind: BackendKind,
+        on_result: Callable[[Health], None],
+        *,
+        healthy_pace: float = _HEALTHY_PACE,
+        unhealthy_pace: float = _UNHEALTHY_PACE,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self._transport = transport
+        self._path = _PATHS.get(kind, _MODELS)
+        self._on_result = on_result
+        self._healthy_pace = healthy_pace
+        self._unhealthy_pace = unhealthy_pace
+        self._timeout = timeout
+        self._suspected = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    def suspect(self) -> None:
+        """Keep the pace for an unhealthy server until the next probe."""
+        self._suspected.set()
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            self._suspected.clear()
+            health = await probe(self._transport, self._path, self._timeout)
+            self._on_result(health)
+            spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)
+            await asyncio.sleep(self._unhealthy_pace * spread)
+            if health.good:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(
+                        (self._healthy_pace - self._unhealthy_pace) * spread
+                    ):
+                        await self._suspected.wait()
+
+
+async def probe(transport: Transport, path: str, timeout: float) -> Health:
+    """Ask once. Any answer but a proxy's shows that the server lives, be it a refusal."""
+    began = time.monotonic()
+    code, slow = "", False
+    try:
+        status = await transport.ask(path, timeout)
+        if status in _BAD_GATEWAY or (path == _HEALTH and status >= 500):
+            code = BackendError.code
+    except BackendError as error:
+        code, slow = error.code, isinstance(error, BackendTimeout)
+    took = time.monotonic() - began
+    return Health(good=not code, at=time.time(), took=took, code=code, slow=slow)

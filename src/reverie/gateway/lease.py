@@ -1,0 +1,85 @@
+"""A slot on a backend, lent to one request, and what that request has to say of the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from reverie.errors import ReverieError
+from reverie.gateway.member import Member
+
+
+class Lease:
+    """One slot on one backend, and room for some tokens. Leaving its context gives both back.
+
+    Its holder says how the backend fared: ``started`` at the first token, then ``succeeded`` or
+    ``failed``. Left without a word, it is judged by the exception that it is left with: none is a
+    success of unknown speed, and one that isn't a ``ReverieError`` says nothing.
+
+    ``position`` is where its request entered the queue: 1 was next, 0 never waited.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        tokens: int,
+        position: int,
+        *,
+        clock: Callable[[], float],
+        give_back: Callable[[Member, int], None],
+    ) -> None:
+        self._member = member
+        self._tokens = tokens
+        self._clock = clock
+        self._give_back = give_back
+        self._ticket = member.breaker.begin()
+        self._granted = clock()
+        self._started: float | None = None
+        self._judged = False
+        self._released = False
+        self.backend = member.backend
+        self.position = position
+
+    def started(self) -> None:
+        """Note the first token."""
+        if self._started is None and not self._judged:
+            self._started = self._clock()
+            self._member.started(self._ticket)
+
+    def succeeded(self, tokens: int | None = None) -> None:
+        """Note that the answer came to its end, with so many tokens since ``started``."""
+        if self._judged:
+            return
+        self._judged = True
+        if self._started is not None:
+            now = self._clock()
+            several = tokens is not None and tokens > 1
+            pace = (now - self._started) / (tokens - 1) if tokens and several else None
+            self._member.speed.measured(now, self._started - self._granted, pace)
+        self._member.succeeded(self._ticket)
+
+    def failed(self, error: ReverieError) -> None:
+        """Note what ended the request early, whosever fault that is."""
+        if not self._judged:
+            self._judged = True
+            self._member.failed(self._ticket, error)
+
+    def release(self) -> None:
+        """Give the slot back. Idempotent."""
+        if not self._released:
+            self._released = self._judged = True
+            self._member.breaker.left(self._ticket)
+            self._give_back(self._member, self._tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        blamed, self._member.blamed = self._member.blamed, None
+        if blamed is not None:
+            self.failed(blamed)
+        elif isinstance(error, ReverieError):
+            self.failed(error)
+        elif error is None:
+            self.succeeded()
+        self.release()

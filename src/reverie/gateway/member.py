@@ -1,0 +1,194 @@
+"""One backend as its model's pool knows it: what runs there, how fast it is, how it fared."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from reverie.backends.base import Backend, Health
+from reverie.errors import BackendError, ClientError, Overloaded, ReverieError
+from reverie.gateway.breaker import Breaker, State, Ticket
+from reverie.log import fields
+
+logger = logging.getLogger("reverie.backends")
+
+FAILURE_COOLDOWN = 2.0
+"""Seconds for which a backend that just failed is used only if no other is left."""
+_LONGEST_COOLDOWN = 30.0
+"""Seconds that a busy backend's own ``Retry-After`` is believed, at the most."""
+
+_SMOOTHING = 0.2
+"""The weight of the newest measurement."""
+_FORGOTTEN_AFTER = 120.0
+"""Seconds after which a measurement holds no more: who was slow then is tried again."""
+_TYPICAL_ANSWER = 128
+"""Tokens of the answer by which backends are compared."""
+
+
+class Speed:
+    """How fast a backend answers: moving averages over the answers that came to their end.
+
+    One that fails is fast to do so; only whole answers count.
+    """
+
+    __slots__ = ("_at", "per_token", "ttft")
+
+    def __init__(self) -> None:
+        self.ttft: float | None = None
+        """Seconds from the grant of a slot to the first token."""
+        self.per_token: float | None = None
+        """Seconds from one token to the next."""
+        self._at = -math.inf
+
+    def measured(self, now: float, ttft: float, per_token: float | None) -> None:
+        """Add one answer; ``per_token`` is None if it had too few tokens to tell."""
+        if now - self._at > _FORGOTTEN_AFTER:
+            self.ttft = self.per_token = None
+        self._at = now
+        self.ttft = _smoothed(self.ttft, ttft)
+        if per_token is not None:
+            self.per_token = _smoothed(self.per_token, per_token)
+
+    def expected(self, now: float) -> float | None:
+        """Seconds that a typical answer takes; None if that isn't known (any more)."""
+        if self.ttft is None or self.per_token is None or now - self._at > _FORGOTTEN_AFTER:
+            return None
+        return self.ttft + self.per_token * _TYPICAL_ANSWER
+
+
+def _smoothed(before: float | None, new: float) -> float:
+    return new if before is None else before + _SMOOTHING * (new - before)
+
+
+class Mishap(NamedTuple):
+    """An error of a backend."""
+
+    code: str
+    at: float
+    """On the pool's clock."""
+
+
+class Member:
+    """One backend of one model.
+
+    Args:
+        clock: seconds.
+        chance: as ``Breaker`` takes it.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        backend: Backend,
+        clock: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.backend = backend
+        self.name = backend.name
+        self.in_flight = 0
+        self.tokens = 0
+        self.speed = Speed()
+        self.breaker = Breaker(self._say, clock=clock, chance=chance)
+        self.last_error: Mishap | None = None
+        self.blamed: ReverieError | None = None
+        """What ended the request whose lease is left next."""
+        self._model = model
+        self._clock = clock
+        self._cool_until = -math.inf
+        self._worked_at = -math.inf
+        self._probe: Health | None = None
+
+    @property
+    def capacity(self) -> float:
+        """The share of the model's requests that this backend is meant for."""
+        return self.backend.slots * self.backend.weight
+
+    @property
+    def cooling(self) -> bool:
+        """Whether it failed, or was busy, just now."""
+        return self._clock() < self._cool_until
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether one more request has a slot and room. Alone it always has room: the engine
+        itself refuses what is too long, and knows how long it is."""
+        if self.in_flight >= self.backend.slots:
+            return False
+        if self.in_flight == 0 or self.backend.capacity is None:
+            return True
+        return self.tokens + tokens <= self.backend.capacity
+
+    def started(self, ticket: Ticket) -> None:
+        """Note a request's first token."""
+        self._worked_at = self._clock()
+        self.breaker.started(ticket)
+
+    def succeeded(self, ticket: Ticket) -> None:
+        """Note an answer that came to its end."""
+        self._worked_at = self._clock()
+        self._cool_until = -math.inf
+        self.breaker.succeeded(ticket)
+
+    def failed(self, ticket: Ticket, error: ReverieError) -> None:
+        """Note what ended a request early, by whose fault it is.
+
+        A request that the engine refuses shows that it works. One that finds it busy asks for a
+        pause, and is no failure.
+        """
+        if isinstance(error, BackendError):
+            self._cool(error, FAILURE_COOLDOWN)
+            self.breaker.failed(ticket, error.code)
+            self.backend.suspect()
+            return
+        if isinstance(error, Overloaded):
+            self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
+        elif isinstance(error, ClientError):
+            self.started(ticket)
+        self.breaker.left(ticket)
+
+    def blame(self, error: ReverieError) -> None:
+        """Say what ended the request whose lease is left next, before it is."""
+        self._cool(error, FAILURE_COOLDOWN)
+        self.blamed = error
+
+    def _cool(self, error: ReverieError, seconds: float) -> None:
+        now = self._clock()
+        self.last_error = Mishap(error.code, now)
+        self._cool_until = now + seconds
+
+    def heed_probe(self) -> None:
+        """Take notice of the backend's latest probe, if that is news."""
+        health = self.backend.health
+        if health is None or health is self._probe:
+            return
+        self._probe = health
+        if health.good:
+            self.breaker.probed(True, "")
+        elif not self._outweighed(health):
+            self.last_error = Mishap(health.code, self._clock())
+            self.breaker.probed(False, health.code)
+
+    def _outweighed(self, health: Health) -> bool:
+        """Whether requests say that a backend lives which has just failed a probe.
+
+        An engine may be slow to answer beside its work, or serve a model and no list of models.
+        """
+        worked = self._clock() - self._worked_at <= health.took
+        return worked or (health.slow and self.in_flight > 0)
+
+    def _say(self, state: State, reason: str) -> None:
+        retry = self.breaker.retry_in if state == "open" else None
+        logger.log(
+            logging.WARNING if state == "open" else logging.INFO,
+            "backend",
+            extra=fields(
+                model=self._model,
+                backend=self.name,
+                state=state,
+                reason=reason,
+                failures=self.breaker.failures or None,
+                retry_in_s=retry,
+            ),
+        )
