@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from reverie.backends.base import Backend
-from reverie.backends.build import build_backends
 from reverie.errors import ConfigurationError, ReverieError
 from reverie.gateway.admission import Admission
 from reverie.gateway.auth import Authenticator, admin_key, static_keys
+from reverie.gateway.house import House
 from reverie.gateway.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
@@ -89,40 +89,46 @@ class Application:
         environ: Mapping[str, str] = os.environ,
         backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
     ) -> None:
-        self.settings = settings
-        self.models = ServedModels(
-            settings, backends if backends is not None else build_backends(settings, environ)
-        )
+        self.house = House(settings, environ, backends)
         self.in_flight = InFlight()
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ)
         self.ledger = None if self._store is None else Ledger(self._store)
         edge = Edge(self._keys, open_to_all=settings.server.no_auth)
-        admission = Admission(settings, self.ledger)
-        metrics = Metrics(self.models, self.ledger)
+        admission = Admission(self.ledger)
+        metrics = Metrics(self.house, self.ledger)
         replays = Replays(
             admission=admission,
             in_flight=self.in_flight,
-            settings=settings.server,
+            house=self.house,
             metrics=metrics,
         )
         self._edge = edge
         self._generate = {
             path: Generate(
                 dialect,
-                models=self.models,
+                house=self.house,
                 edge=edge,
                 admission=admission,
-                settings=settings.server,
                 in_flight=self.in_flight,
                 metrics=metrics,
                 replays=replays,
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }
-        self._operations = operations.build(self.models, edge, metrics, self.in_flight)
+        self._operations = operations.build(self.house, edge, metrics, self.in_flight)
         if self._store is not None:
             admin.add_routes(self._operations, self._store, edge)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self.house.settings
+
+    @property
+    def models(self) -> ServedModels:
+        """Those served now."""
+        return self.house.models
 
     @property
     def keyless(self) -> bool:
@@ -138,7 +144,7 @@ class Application:
         """
         await self._open_accounts()
         require_keys(self.settings, self._keys)
-        await self.models.start()
+        await self.house.start()
 
     async def _open_accounts(self) -> None:
         if self._store is None or self.ledger is None:
@@ -152,7 +158,7 @@ class Application:
 
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
-        await self.models.stop()
+        await self.house.stop()
         await self._keys.stop()
         if self.ledger is not None:
             await self.ledger.stop()

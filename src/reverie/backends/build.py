@@ -25,12 +25,17 @@ def build_backends(
     Raises:
         ModelError: a model that is to run here isn't on disk.
     """
-    return [(model, _backends_of(model, settings.server, environ)) for model in settings.models]
+    return [(model, backends_of(model, settings.server, environ)) for model in settings.models]
 
 
-def _backends_of(
-    model: ModelSettings, server: ServerSettings, environ: Mapping[str, str]
+def backends_of(
+    model: ModelSettings, server: ServerSettings, environ: Mapping[str, str] = os.environ
 ) -> Sequence[Backend]:
+    """One model's backends; nothing is started.
+
+    Raises:
+        ModelError: it is to run here, and isn't on disk.
+    """
     if model.source is not None:
         path = find(model.source)
         if path is None:

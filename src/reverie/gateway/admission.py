@@ -6,20 +6,16 @@ from reverie.gateway.auth import Caller
 from reverie.gateway.ledger import UNRECORDED, Ledger, Reservation
 from reverie.gateway.models import ServedModel
 from reverie.gateway.record import Record
-from reverie.money import parse_price
 from reverie.request import GenerateRequest
-from reverie.settings import ModelSettings, PriceSettings, Settings
 from reverie.store.answers import Claim, KeptAnswer
-from reverie.store.keys import RateLimits
-from reverie.store.reserve import Order, Price
+from reverie.store.reserve import Order
 
 
 class Admission:
     """Opens a row of the ledger for each request; without a ledger, everything is allowed."""
 
-    def __init__(self, settings: Settings, ledger: Ledger | None) -> None:
+    def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
-        self._terms = {model.name: _Terms(model) for model in settings.models}
 
     async def admit(
         self,
@@ -41,7 +37,7 @@ class Admission:
         """
         if self._ledger is None:
             return UNRECORDED
-        terms = self._terms.get(model.name) or _Terms(model.settings)
+        terms = model.terms
         most = request.most_tokens()
         tokens = model.pool.within_context(most)
         prompt_tokens = min(tokens, most - request.max_tokens)
@@ -60,19 +56,3 @@ class Admission:
             claim=claim,
         )
         return await self._ledger.reserve(order, record)
-
-
-class _Terms:
-    """What a model's use costs, and its limits."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self.names = (settings.name, *settings.aliases)
-        self.price = _price(settings.price)
-        limits = settings.limits
-        self.limits = RateLimits(limits.rpm, limits.tpm, limits.concurrency)
-
-
-def _price(settings: PriceSettings) -> Price:
-    read = parse_price(settings.input)
-    cached = parse_price(settings.cached or settings.input)
-    return Price(read.nano, cached.nano, parse_price(settings.output).nano, read.currency)

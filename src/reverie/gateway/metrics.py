@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reverie.gateway.house import House
 from reverie.gateway.ledger import Ledger
-from reverie.gateway.models import ServedModels
 from reverie.gateway.record import Record
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -25,7 +25,7 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """All of one server's metrics, in a registry of their own."""
 
-    def __init__(self, models: ServedModels, ledger: Ledger | None = None) -> None:
+    def __init__(self, house: House, ledger: Ledger | None = None) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "reverie_requests",
@@ -59,7 +59,7 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=self._registry,
         )
-        self._registry.register(_State(models))
+        self._registry.register(_State(house))
         if ledger is not None:
             self._registry.register(_Accounts(ledger))
 
@@ -93,8 +93,8 @@ class Metrics:
 class _State(Collector):
     """What is true now, read when asked: queues, slots, backends."""
 
-    def __init__(self, models: ServedModels) -> None:
-        self._models = models
+    def __init__(self, house: House) -> None:
+        self._house = house
 
     def collect(self) -> Iterable[Metric]:
         waiting = GaugeMetricFamily(
@@ -109,7 +109,7 @@ class _State(Collector):
         ready = GaugeMetricFamily(
             "reverie_backend_ready", "1 if a backend takes requests.", labels=["model", "backend"]
         )
-        for model in self._models.all:
+        for model in self._house.models.all:
             pool = model.pool
             waiting.add_metric([model.name], pool.waiting)
             for backend in pool.backends:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
-from reverie.backends.base import Backend
 from reverie.errors import ModelNotFound
 from reverie.gateway.pool import Pool
+from reverie.gateway.service import Service
+from reverie.gateway.terms import Terms
 from reverie.settings import ModelSettings, Settings
 
 State = Literal["ready", "loading", "failed"]
@@ -19,11 +18,16 @@ State = Literal["ready", "loading", "failed"]
 class ServedModel:
     """One model as clients see it."""
 
-    def __init__(self, settings: ModelSettings, pool: Pool) -> None:
+    def __init__(self, settings: ModelSettings, service: Service, created: int) -> None:
         self.settings = settings
         self.name = settings.name
-        self.pool = pool
-        self.created = int(time.time())
+        self.service = service
+        self.terms = Terms(settings)
+        self.created = created
+
+    @property
+    def pool(self) -> Pool:
+        return self.service.pool
 
     @property
     def state(self) -> State:
@@ -33,26 +37,29 @@ class ServedModel:
 
 
 class ServedModels:
-    """Every model of the configuration, by name and alias."""
+    """Every model of one configuration, by name and alias. It doesn't change.
+
+    Args:
+        services: by the names of their models.
+        before: those of the configuration before, if there was one.
+    """
 
     def __init__(
-        self, settings: Settings, backends: Iterable[tuple[ModelSettings, Sequence[Backend]]]
+        self,
+        settings: Settings,
+        services: Mapping[str, Service],
+        before: ServedModels | None = None,
     ) -> None:
-        self.all: list[ServedModel] = []
-        self._by_name: dict[str, ServedModel] = {}
-        for model_settings, model_backends in backends:
-            pool = Pool(
-                model_settings.name,
-                model_backends,
-                queue_size=settings.server.queue_size,
-                queue_timeout=settings.server.queue_timeout,
-            )
-            served = ServedModel(model_settings, pool)
-            self.all.append(served)
-            for name in (model_settings.name, *model_settings.aliases):
-                self._by_name[name] = served
+        now = int(time.time())
+        known = {} if before is None else {model.name: model.created for model in before.all}
+        self.all: list[ServedModel] = [
+            ServedModel(model, services[model.name], known.get(model.name, now))
+            for model in settings.models
+        ]
+        self._by_name = {
+            name: model for model in self.all for name in (model.name, *model.settings.aliases)
+        }
         self.default = self._by_name[settings.default_model.name]
-        self._changed = asyncio.Event()
 
     def find(self, name: str) -> ServedModel:
         """The model that a request's ``model`` names; an empty name is the default model.
@@ -69,34 +76,3 @@ class ServedModels:
             raise ModelNotFound(
                 f"There is no such model here. Models: {known}.", param="model"
             ) from None
-
-    async def start(self) -> None:
-        """Start every backend; none is waited for.
-
-        Raises:
-            ModelError: a backend can never become ready as it is configured.
-        """
-        for model in self.all:
-            for backend in model.pool.backends:
-                await backend.start(functools.partial(self._on_change, model.pool))
-
-    def _on_change(self, pool: Pool) -> None:
-        pool.wake()
-        self._changed.set()
-
-    async def wait_settled(self) -> bool:
-        """Wait until the default model can answer (True), or no model ever will (False)."""
-        while True:
-            self._changed.clear()
-            if self.default.state == "ready":
-                return True
-            if all(model.state == "failed" for model in self.all):
-                return False
-            await self._changed.wait()
-
-    async def stop(self) -> None:
-        """Stop every backend. Idempotent."""
-        await asyncio.gather(
-            *(backend.stop() for model in self.all for backend in model.pool.backends),
-            return_exceptions=True,
-        )

@@ -14,8 +14,9 @@ from contextlib import aclosing, asynccontextmanager
 
 from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
 from reverie.gateway.admission import Admission
+from reverie.gateway.house import House
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.models import ServedModel, ServedModels
+from reverie.gateway.models import ServedModel
 from reverie.gateway.record import Record
 from reverie.http.body import parse
 from reverie.http.dialects.base import Dialect
@@ -56,22 +57,24 @@ class Generate:
         self,
         dialect: Dialect,
         *,
-        models: ServedModels,
+        house: House,
         edge: Edge,
         admission: Admission,
-        settings: ServerSettings,
         in_flight: InFlight,
         metrics: Metrics,
         replays: Replays,
     ) -> None:
         self._dialect = dialect
-        self._models = models
+        self._house = house
         self._edge = edge
         self._admission = admission
-        self._settings = settings
         self._in_flight = in_flight
         self._metrics = metrics
         self._replays = replays
+
+    @property
+    def _settings(self) -> ServerSettings:
+        return self._house.settings.server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = Record(self._edge.request_id(scope), scope["path"])
@@ -109,14 +112,15 @@ class Generate:
             include_usage=request.include_usage,
         )
         job = Job(caller, model, request, encoder, record, claim)
-        if request.stream:
-            await self._stream(scope, receive, send, job)
-        else:
-            await self._collect(receive, send, job)
+        with model.service.held():
+            if request.stream:
+                await self._stream(scope, receive, send, job)
+            else:
+                await self._collect(receive, send, job)
 
     def _choose(self, request: GenerateRequest, record: Record) -> ServedModel:
         """Find the model, and refuse what one of its backends can't honour."""
-        model = self._models.find(request.model)
+        model = self._house.models.find(request.model)
         record.model = model.name
         record.stream = request.stream
         for backend in model.pool.backends:

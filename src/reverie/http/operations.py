@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 
 import reverie
 from reverie.errors import ClientError, MethodNotAllowed, NotFound, ReverieError, ServerError
+from reverie.gateway.house import House
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.models import ServedModel, ServedModels
+from reverie.gateway.models import ServedModel
 from reverie.http import hardware, openapi
 from reverie.http.dialects.openai import OPENAI
 from reverie.http.edge import Edge
@@ -24,7 +25,7 @@ _MODELS_ROUTES = ("/v1/models", "/models", "/llm/models")
 _NO_ROUTE = "There is no such route. See /docs."
 
 
-def build(models: ServedModels, edge: Edge, metrics: Metrics, in_flight: InFlight) -> FastAPI:
+def build(house: House, edge: Edge, metrics: Metrics, in_flight: InFlight) -> FastAPI:
     """The application that answers every route that doesn't generate."""
     app = FastAPIOffline(
         title="Reverie",
@@ -33,10 +34,10 @@ def build(models: ServedModels, edge: Edge, metrics: Metrics, in_flight: InFligh
     )
     _describe(app)
     _translate_errors(app)
-    _add_health(app, models, in_flight)
-    _add_description_of_self(app, models, edge, metrics)
+    _add_health(app, house, in_flight)
+    _add_description_of_self(app, house, edge, metrics)
     for path in _MODELS_ROUTES:
-        _add_models(app, models, edge, path)
+        _add_models(app, house, edge, path)
     return app
 
 
@@ -78,15 +79,15 @@ def _translate_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, bugs)
 
 
-def _add_health(app: FastAPI, models: ServedModels, in_flight: InFlight) -> None:
+def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
     @app.get("/health", tags=["operations"], summary="Whether this server can generate")
     async def health() -> JSONResponse:
-        status = _status(models)
+        status = _status(house)
         body = {
             "status": status,
             "version": reverie.__version__,
             "draining": in_flight.draining,
-            "models": {model.name: model.state for model in models.all},
+            "models": {model.name: model.state for model in house.models.all},
         }
         return JSONResponse(body, status_code=503 if status == "ERROR" else 200)
 
@@ -98,30 +99,30 @@ def _add_health(app: FastAPI, models: ServedModels, in_flight: InFlight) -> None
     async def readyz() -> JSONResponse:
         if in_flight.draining:
             return JSONResponse({"status": "DRAINING"}, status_code=503)
-        if models.default.state != "ready":
-            return JSONResponse({"status": models.default.state.upper()}, status_code=503)
+        state = house.models.default.state
+        if state != "ready":
+            return JSONResponse({"status": state.upper()}, status_code=503)
         return JSONResponse({"status": "OK"})
 
     for path, answer in (("/health", health), ("/healthz", healthz), ("/readyz", readyz)):
         app.head(path, include_in_schema=False)(answer)  # as load balancers ask
 
 
-def _status(models: ServedModels) -> str:
+def _status(house: House) -> str:
     """OK while any model can answer; else LOADING while one may yet; else ERROR."""
-    states = {model.state for model in models.all}
+    states = {model.state for model in house.models.all}
     if "ready" in states:
         return "OK"
     return "LOADING" if "loading" in states else "ERROR"
 
 
-def _add_description_of_self(
-    app: FastAPI, models: ServedModels, edge: Edge, metrics: Metrics
-) -> None:
-    about = {"pipeline": PIPELINE, "model_id": models.default.name}
+def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Metrics) -> None:
+    def about() -> dict[str, Any]:
+        return {"pipeline": PIPELINE, "model_id": house.models.default.name}
 
     @app.get("/version", tags=["operations"], summary="What runs here")
-    async def version() -> dict[str, str]:
-        return {**about, "version": reverie.__version__}
+    async def version() -> dict[str, Any]:
+        return {**about(), "version": reverie.__version__}
 
     @app.get(
         "/hardware/info",
@@ -132,7 +133,7 @@ def _add_description_of_self(
     async def hardware_info(request: Request) -> dict[str, Any]:
         await edge.admit_operator(request.scope)
         return {
-            **about,
+            **about(),
             "gpu_info": await hardware.info(),
             "cpu": hardware.cpu(),
             "memory": hardware.memory(),
@@ -147,7 +148,7 @@ def _add_description_of_self(
     async def hardware_stats(request: Request) -> dict[str, Any]:
         await edge.admit_operator(request.scope)
         return {
-            **about,
+            **about(),
             "gpu_stats": await hardware.stats(),
             "cpu": hardware.cpu(),
             "memory": hardware.memory(),
@@ -166,7 +167,7 @@ def _add_description_of_self(
         )
 
 
-def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> None:
+def _add_models(app: FastAPI, house: House, edge: Edge, path: str) -> None:
     in_schema = path == _MODELS_ROUTES[0]
 
     @app.get(
@@ -180,7 +181,7 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
         await edge.admit(request.scope)
         data = [
             _entry(model, name)
-            for model in models.all
+            for model in house.models.all
             for name in (model.name, *model.settings.aliases)
         ]
         return {"object": "list", "data": data}
@@ -196,7 +197,7 @@ def _add_models(app: FastAPI, models: ServedModels, edge: Edge, path: str) -> No
         await edge.admit(request.scope)
         if not name:  # elsewhere an empty name is the default model
             raise NotFound(_NO_ROUTE)
-        return _entry(models.find(name), name)
+        return _entry(house.models.find(name), name)
 
 
 def _entry(model: ServedModel, name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from reverie.errors import (
     StreamNotResumable,
 )
 from reverie.gateway.admission import Admission
+from reverie.gateway.house import House
 from reverie.gateway.ledger import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import Record
@@ -167,14 +168,18 @@ class Replays:
         *,
         admission: Admission,
         in_flight: InFlight,
-        settings: ServerSettings,
+        house: House,
         metrics: Metrics,
     ) -> None:
         self._admission = admission
         self._in_flight = in_flight
-        self._settings = settings
+        self._house = house
         self._metrics = metrics
         self._running: dict[tuple[str, str], _Running] = {}
+
+    @property
+    def _settings(self) -> ServerSettings:
+        return self._house.settings.server
 
     async def read(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """The frames of the same request that runs here or is answered, or else of a new one.
@@ -213,7 +218,10 @@ class Replays:
             job.record.model,
             job.record.stream,
         )
+        service = job.model.service
+        service.hold()  # for the generation, which may outlive this request
         running.task = asyncio.create_task(self._run(place, running, job._replace(record=record)))
+        running.task.add_done_callback(lambda _: service.release())
         return running
 
     async def _run(self, place: tuple[str, str], running: _Running, job: Job) -> None:

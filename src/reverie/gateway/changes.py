@@ -1,0 +1,60 @@
+"""What differs between two configurations, by the keys' names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from reverie.settings import Settings
+
+FIXED_SERVER_KEYS = ("host", "port", "no_auth", "log_format")
+"""What of ``[server]`` is fixed for the life of the process. All of ``[store]`` is."""
+
+
+class Changes(NamedTuple):
+    """Keys are dotted: ``server.queue_size``, ``MODEL.price``."""
+
+    added: list[str]
+    """Models."""
+    removed: list[str]
+    """Models."""
+    changed: list[str]
+    needs_restart: list[str]
+    """Keys that were changed in vain."""
+
+
+def compare(old: Settings, new: Settings) -> Changes:
+    """What makes ``new`` another configuration than ``old``."""
+    before = {model.name: model for model in old.models}
+    after = {model.name: model for model in new.models}
+    server = _differing(old.server, new.server)
+    changed = [f"server.{key}" for key in server if key not in FIXED_SERVER_KEYS]
+    if old.default_model.name != new.default_model.name:
+        changed.append("default")
+    for name in before.keys() & after.keys():
+        keys = _differing(before[name], after[name])
+        changed += [f"{name}.{key}" for key in keys if key != "default"]
+    return Changes(
+        added=[name for name in after if name not in before],
+        removed=[name for name in before if name not in after],
+        changed=sorted(changed),
+        needs_restart=[f"server.{key}" for key in server if key in FIXED_SERVER_KEYS]
+        + [f"store.{key}" for key in _differing(old.store, new.store)],
+    )
+
+
+def applicable(old: Settings, new: Settings) -> Settings:
+    """``new``, but with what can't change while the process runs as it is in ``old``."""
+    fixed = {key: getattr(old.server, key) for key in FIXED_SERVER_KEYS}
+    return new.model_copy(
+        update={"server": new.server.model_copy(update=fixed), "store": old.store}
+    )
+
+
+def _differing(old: BaseModel, new: BaseModel) -> list[str]:
+    def values(section: BaseModel) -> dict[str, Any]:
+        return {key: getattr(section, key) for key in type(section).model_fields}
+
+    before, after = values(old), values(new)
+    return [key for key in before if before[key] != after[key]]

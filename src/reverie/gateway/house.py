@@ -1,0 +1,131 @@
+"""What is served now, and how another configuration takes its place.
+
+Rule: a request takes a model from here once, and holds its service until it ends. So whatever
+takes the model's place meanwhile, the request goes on with what it began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+
+from reverie.backends.base import Backend
+from reverie.backends.build import backends_of
+from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.models import ServedModels
+from reverie.gateway.service import Service
+from reverie.settings import ModelSettings, Settings
+
+
+class House:
+    """The configuration that is in force, and its models.
+
+    Args:
+        environ: holds the backends' keys, under the names that are configured.
+        backends: replaces what the settings describe.
+
+    Raises:
+        ModelError: a model that is to run here isn't on disk.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] = os.environ,
+        backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._environ = environ
+        if backends is None:
+            services = {model.name: self._build(model, settings) for model in settings.models}
+        else:
+            services = {
+                model.name: Service(model, behind, settings.server) for model, behind in backends
+            }
+        self._services: dict[str, Service] = services
+        self._retired: set[Service] = set()
+        self.models = ServedModels(settings, services)
+        self._changed = asyncio.Event()
+
+    def _build(self, model: ModelSettings, settings: Settings) -> Service:
+        return Service(model, backends_of(model, settings.server, self._environ), settings.server)
+
+    async def start(self) -> None:
+        """Start every backend; none is waited for.
+
+        Raises:
+            ModelError: a backend can never become ready as it is configured.
+        """
+        for service in self._services.values():
+            await service.start(self._changed.set)
+
+    async def wait_settled(self) -> bool:
+        """Wait until the default model can answer (True), or no model ever will (False)."""
+        while True:
+            self._changed.clear()
+            if self.models.default.state == "ready":
+                return True
+            if all(model.state == "failed" for model in self.models.all):
+                return False
+            await self._changed.wait()
+
+    async def change(self, settings: Settings) -> None:
+        """Serve what ``settings`` say from now on, or go on as before if they can't be served.
+
+        Services that they leave as they are go on. The others are stopped once their last request
+        has ended. Not to be called again before it returns.
+
+        Raises:
+            ConfigurationError: with what is wrong with each model.
+        """
+        kept = {
+            model.name: service
+            for model in settings.models
+            if (service := self._services.get(model.name)) is not None and service.suits(model)
+        }
+        fresh = await self._start_missing(settings, kept)
+        # From here to the end nothing waits: every request sees all of it, or nothing.
+        services = {**kept, **fresh}
+        gone = [old for name, old in self._services.items() if services.get(name) is not old]
+        for service in kept.values():
+            service.adapt(settings.server)
+        self._services = services
+        self.settings, self.models = settings, ServedModels(settings, services, self.models)
+        for service in gone:
+            self._retired.add(service)
+            service.retire(self._retired.discard)
+        self._changed.set()
+
+    async def _start_missing(
+        self, settings: Settings, kept: Mapping[str, Service]
+    ) -> dict[str, Service]:
+        """Build and start what isn't there yet: all of it, or none.
+
+        Raises:
+            ConfigurationError
+        """
+        fresh: dict[str, Service] = {}
+        problems: list[str] = []
+        try:
+            for model in settings.models:
+                if model.name in kept:
+                    continue
+                try:
+                    # In a thread, since it looks for the model's file.
+                    service = await asyncio.to_thread(self._build, model, settings)
+                    fresh[model.name] = service
+                    await service.start(self._changed.set)
+                except ModelError as error:
+                    problems.append(f"model {model.name}: {error}")
+            if problems:
+                raise ConfigurationError(problems)
+        except BaseException:
+            await asyncio.gather(*(service.stop() for service in fresh.values()))
+            raise
+        return fresh
+
+    async def stop(self) -> None:
+        """Stop every backend, those of earlier configurations too. Idempotent."""
+        services = [*self._services.values(), *self._retired]
+        await asyncio.gather(*(service.stop() for service in services))
