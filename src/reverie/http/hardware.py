@@ -10,7 +10,15 @@ from typing import Any
 
 _QUERY_TIMEOUT = 5.0
 _INFO = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap")
-_STATS = ("index", "uuid", "name", "memory.total", "memory.free", "utilization.gpu")
+_STATS = (
+    "index",
+    "uuid",
+    "name",
+    "memory.total",
+    "memory.free",
+    "utilization.gpu",
+    "utilization.memory",
+)
 _MIB = 1024 * 1024
 
 
@@ -39,6 +47,7 @@ async def stats() -> dict[str, dict[str, Any]]:
             "memory_total": _bytes(row["memory.total"]),
             "memory_free": _bytes(row["memory.free"]),
             "utilization_compute": _number(row["utilization.gpu"]),
+            "utilization_memory": _number(row["utilization.memory"]),
         }
         for row in await _query(_STATS)
     }
