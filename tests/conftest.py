@@ -56,15 +56,14 @@ async def start_gateway(
             model: Mapping[str, Any] | None = None,
         ) -> Gateway:
             backends = [{"url": engine.url, **(backend or {})} for engine in engines]
-            settings = Settings.model_validate(
-                {
-                    "server": {"port": 0, **(server or {})},
-                    "store": {"url": f"sqlite:///{file}", **(store or {})},
-                    "models": models
-                    or [{"name": "m", "aliases": ["alias"], "backends": backends, **(model or {})}],
-                }
-            )
-            app = Application(settings, environ=environ or {})
+            written: dict[str, Any] = {
+                "server": {"port": 0, **(server or {})},
+                "store": {"url": f"sqlite:///{file}", **(store or {})},
+                "models": models
+                or [{"name": "m", "aliases": ["alias"], "backends": backends, **(model or {})}],
+            }
+            settings = Settings.model_validate(written)
+            app = Application(settings, environ=environ or {}, read_settings=lambda: gateway.read())
             listener = listen(settings.server.host, settings.server.port)
             await app.start()
             serving = Server(app, on_ready=lambda: None)
@@ -78,6 +77,7 @@ async def start_gateway(
 
             stack.push_async_callback(stop)
             gateway = Gateway(app, serving, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            gateway.written = written
             gateway.http = await stack.enter_async_context(aiohttp.ClientSession())
             await gateway.until(lambda: serving.started)
             return gateway

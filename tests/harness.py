@@ -11,6 +11,7 @@ import aiohttp
 
 from reverie.app import Application
 from reverie.server import Server
+from reverie.settings import Settings
 
 
 class Gateway:
@@ -21,6 +22,10 @@ class Gateway:
         self.server = server
         self.url = url
         self.http: aiohttp.ClientSession
+        self.written: dict[str, Any] = {}
+        """The configuration, which ``read`` reads."""
+        self.read = lambda: Settings.model_validate(self.written)
+        """What a reload reads the configuration with."""
 
     def pool(self, model: str = "m") -> Any:
         return self.app.models.find(model).pool

@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError
 from reverie.gateway.admission import Admission
 from reverie.gateway.auth import Authenticator, admin_key, static_keys
+from reverie.gateway.changes import Changes
 from reverie.gateway.house import House
 from reverie.gateway.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
-from reverie.http import admin, operations
+from reverie.http import admin, operations, reload
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
-from reverie.http.edge import Edge, is_loopback
+from reverie.http.edge import Edge, require_keys
 from reverie.http.exchange import Message, Receive, Scope, Send
 from reverie.http.generate import Generate
 from reverie.http.in_flight import InFlight
 from reverie.http.replays import Replays
+from reverie.reload import Reloader
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.migrate import migrate
@@ -60,26 +62,13 @@ def authenticator(
     )
 
 
-def require_keys(settings: Settings, keys: Authenticator) -> None:
-    """Refuse an address that strangers can reach if they would need no key.
-
-    Raises:
-        ConfigurationError
-    """
-    if keys.open and not is_loopback(settings.server.host) and not settings.server.no_auth:
-        raise ConfigurationError(
-            [
-                f"server.host: {settings.server.host} can be reached from other machines, and no "
-                "API key is set: set REVERIE_API_KEYS, create a key (reverie keys create), or pass "
-                "--no-auth to serve everyone"
-            ]
-        )
-
-
 class Application:
     """Reverie as an ASGI application.
 
-    ``backends`` replaces what the settings describe, for tests and for embedding.
+    Args:
+        backends: replaces what the settings describe, for tests and for embedding.
+        read_settings: gives the configuration as it is written now; without it, a reload finds
+            what there was at the start.
     """
 
     def __init__(
@@ -88,12 +77,16 @@ class Application:
         *,
         environ: Mapping[str, str] = os.environ,
         backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
+        read_settings: Callable[[], Settings] | None = None,
     ) -> None:
         self.house = House(settings, environ, backends)
         self.in_flight = InFlight()
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ)
         self.ledger = None if self._store is None else Ledger(self._store)
+        self._reloader = Reloader(
+            self.house, self._keys, read_settings or (lambda: settings), environ
+        )
         edge = Edge(self._keys, open_to_all=settings.server.no_auth)
         admission = Admission(self.ledger)
         metrics = Metrics(self.house, self.ledger)
@@ -119,6 +112,7 @@ class Application:
         self._operations = operations.build(self.house, edge, metrics, self.in_flight)
         if self._store is not None:
             admin.add_routes(self._operations, self._store, edge)
+        reload.add_route(self._operations, self.reload, edge)
 
     @property
     def settings(self) -> Settings:
@@ -143,7 +137,7 @@ class Application:
             ModelError: a backend can never become ready.
         """
         await self._open_accounts()
-        require_keys(self.settings, self._keys)
+        require_keys(self.settings.server, keyless=self._keys.open)
         await self.house.start()
 
     async def _open_accounts(self) -> None:
@@ -156,8 +150,18 @@ class Application:
         except StoreFailure as failure:
             raise ConfigurationError([f"store.url: the store can't be used: {failure}"]) from None
 
+    async def reload(self) -> Changes:
+        """Read the configuration again and serve what it says, or go on as before.
+
+        Raises:
+            ConfigurationError: it can't be used; nothing has changed.
+            Overloaded: the server stops.
+        """
+        return await self._reloader.reload()
+
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
+        await self._reloader.close()
         await self.house.stop()
         await self._keys.stop()
         if self.ledger is not None:

@@ -26,6 +26,11 @@ def configure(level: str, form: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def set_level(level: str) -> None:
+    """Change the least severe line that is logged."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def fields(**values: Any) -> dict[str, Any]:
     """Fields for a line: ``logger.info("request", extra=fields(id=…))``. None is left out."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}

@@ -3,6 +3,8 @@
 The first SIGTERM or Ctrl-C drains: readiness goes off, new generations are refused, running ones
 finish or are cut at ``drain_timeout``. The second one cuts them at once. Either way the engines
 are stopped, and the exit status is 0.
+
+SIGHUP reloads the configuration; from a terminal that was closed it drains.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -71,6 +74,8 @@ class Server(uvicorn.Server):
         self.failure: str | None = None
         """Why it stopped by itself, for the operator."""
         self._on_ready = on_ready
+        self._ends_with_terminal = False
+        self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,6 +100,9 @@ class Server(uvicorn.Server):
         before = {
             sig: signal.signal(sig, self.handle_exit) for sig in uvicorn.server.HANDLED_SIGNALS
         }
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_hangup)
+        # Under nohup it is to outlive its terminal.
+        self._ends_with_terminal = before[signal.SIGHUP] != signal.SIG_IGN and _has_terminal()
         try:
             yield
         finally:
@@ -104,6 +112,26 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.stop)
+
+    def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        if self._ends_with_terminal and not _has_terminal():
+            self._loop.call_soon_threadsafe(self.stop)
+        else:
+            self._loop.call_soon_threadsafe(self._begin_to_reload)
+
+    def _begin_to_reload(self) -> None:
+        task = asyncio.create_task(self._reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        try:
+            await self._app.reload()
+        except (ConfigurationError, Overloaded):
+            pass  # the log has it
+        except Exception:
+            logger.exception("reload failed")
 
     def stop(self) -> None:
         """Begin to drain; called again, cut what still runs."""
@@ -135,3 +163,12 @@ class Server(uvicorn.Server):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
         self.should_exit = True
+
+
+def _has_terminal() -> bool:
+    """Whether the terminal that this process was started from is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -21,7 +21,8 @@ def check(
     no_auth: NoAuth = None,
 ) -> None:
     """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
-    from reverie.app import authenticator, open_store, require_keys
+    from reverie.app import authenticator, open_store
+    from reverie.http.edge import require_keys
     from reverie.store.engine import StoreFailure
 
     settings = settings_of(host, port, config, model, no_auth)
@@ -30,7 +31,7 @@ def check(
         store = open_store(settings)
         keys = authenticator(settings, store)
         keys.look()
-        require_keys(settings, keys)
+        require_keys(settings.server, keyless=keys.open)
         callers = _callers(keys.open)
         address = f"{settings.server.host} port {settings.server.port}"
         typer.echo(f"Would listen on {address}, for {callers}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -36,14 +37,15 @@ def serve(
     the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
-    settings = settings_of(host, port, config, model, no_auth)
+    read = functools.partial(settings_of, host, port, config, model, no_auth)
+    settings = read()
     log.configure(settings.server.log_level, settings.server.log_format)
     _fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signal itself
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, began))
+        runner.run(_serve(settings, read, began))
 
 
 def _fetch_missing(settings: Settings) -> None:
@@ -63,12 +65,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(settings: Settings, began: float) -> None:
+async def _serve(settings: Settings, read: Callable[[], Settings], began: float) -> None:
     # Imported here, so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
     from reverie.server import Server, listen
 
-    app = Application(settings)
+    app = Application(settings, read_settings=read)
     listener = listen(settings.server.host, settings.server.port)
     address = listener.getsockname()
     try:

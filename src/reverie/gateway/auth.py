@@ -63,7 +63,7 @@ class Authenticator:
         store: Store | None = None,
         admin_key: str | None = None,
     ) -> None:
-        self._static = [(digest, Caller(name=name, key_id=name)) for digest, name in static]
+        self.replace_static(static)
         self._stored = None if store is None else _StoredKeys(store)
         self._admin = None if admin_key is None else _digest(admin_key.encode())
 
@@ -71,6 +71,14 @@ class Authenticator:
     def open(self) -> bool:
         """Whether there is no key that a caller could have."""
         return not self._static and (self._stored is None or not self._stored.exist)
+
+    def open_with(self, static: Iterable[tuple[bytes, str]]) -> bool:
+        """Whether there would be no key, were these the static ones."""
+        return not list(static) and (self._stored is None or not self._stored.exist)
+
+    def replace_static(self, static: Iterable[tuple[bytes, str]]) -> None:
+        """Know these static keys from now on, and no others."""
+        self._static = [(digest, Caller(name=name, key_id=name)) for digest, name in static]
 
     def look(self) -> None:
         """Learn whether the store has keys, if there is a store by now. Blocks, and makes nothing.

@@ -38,7 +38,7 @@ from reverie.store.keys import Key, now_ms
 
 logger = logging.getLogger("reverie.admin")
 
-_PREFIX = "/admin/v1"
+PREFIX = "/admin/v1"
 _MAX_BODY_BYTES = 256 * 1024
 _BODY_TIMEOUT = 30.0
 _MAX_PAGE = 1000
@@ -53,19 +53,19 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 def add_routes(app: FastAPI, store: Store, edge: Edge) -> None:
     """Add the routes of ``/admin/v1``."""
     admin = Admin(store)
-    one = f"{_PREFIX}/keys/{{id}}"
+    one = f"{PREFIX}/keys/{{id}}"
     for method, path, handler, summary, described in (
-        ("GET", f"{_PREFIX}/keys", admin.list_keys, "The keys, page by page", _LIST),
-        ("POST", f"{_PREFIX}/keys", admin.create, "Make a key; its secret is shown once", _CREATE),
+        ("GET", f"{PREFIX}/keys", admin.list_keys, "The keys, page by page", _LIST),
+        ("POST", f"{PREFIX}/keys", admin.create, "Make a key; its secret is shown once", _CREATE),
         ("GET", one, admin.show, "One key", _ONE),
         ("DELETE", one, admin.revoke, "End a key, for ever", _ONE),
         ("POST", f"{one}/revoke", admin.revoke, "End a key, for ever", _ONE),
         ("POST", f"{one}/rotate", admin.rotate, "Give a key a new secret; it is shown once", _ONE),
-        ("GET", f"{_PREFIX}/usage", admin.usage, "What was used", _USAGE),
+        ("GET", f"{PREFIX}/usage", admin.usage, "What was used", _USAGE),
     ):
         app.add_api_route(
             path,
-            _guarded(handler, edge),
+            guarded(handler, edge),
             methods=[method],
             summary=summary,
             tags=["admin"],
@@ -75,7 +75,7 @@ def add_routes(app: FastAPI, store: Store, edge: Edge) -> None:
         )
 
 
-def _guarded(handler: Handler, edge: Edge) -> Callable[[Request], Awaitable[Response]]:
+def guarded(handler: Handler, edge: Edge) -> Callable[[Request], Awaitable[Response]]:
     """A route that admits first, and answers with no more than its caller may keep."""
 
     async def route(request: Request) -> Response:
@@ -121,7 +121,7 @@ class Admin:
         return await _blocking(read)
 
     async def create(self, request: Request) -> Answer:
-        _query(request, ())
+        refuse_parameters(request)
         raw = await read_body(
             request.scope, request.receive, limit=_MAX_BODY_BYTES, timeout=_BODY_TIMEOUT
         )
@@ -137,7 +137,7 @@ class Admin:
         return _logged("key made", await _blocking(write))
 
     async def show(self, request: Request) -> Answer:
-        _query(request, ())
+        refuse_parameters(request)
         id = request.path_params["id"]
 
         def read() -> Answer:
@@ -147,7 +147,7 @@ class Admin:
         return await _blocking(read)
 
     async def revoke(self, request: Request) -> Answer:
-        _query(request, ())
+        refuse_parameters(request)
         id = request.path_params["id"]
 
         def write() -> Answer:
@@ -159,7 +159,7 @@ class Admin:
         return _logged("key revoked", await _blocking(write))
 
     async def rotate(self, request: Request) -> Answer:
-        _query(request, ())
+        refuse_parameters(request)
         id = request.path_params["id"]
 
         def write() -> Answer:
@@ -221,6 +221,15 @@ def _told(connection: Connection, key: Key, now: int) -> dict[str, Any]:
 def _logged(event: str, answer: Answer) -> Answer:
     logger.info(event, extra=log.fields(key=answer[1]["id"]))
     return answer
+
+
+def refuse_parameters(request: Request) -> None:
+    """Refuse a query where nothing of it would be used.
+
+    Raises:
+        UnsupportedParameter
+    """
+    _query(request, ())
 
 
 def _query(request: Request, known: Iterable[str]) -> dict[str, str]:
