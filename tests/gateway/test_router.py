@@ -165,6 +165,18 @@ def test_a_request_that_was_let_down_is_no_trial_while_there_is_another_backend(
     assert chosen(back, member("full", 1, in_flight=1), again=True) == "back"
 
 
+def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -> None:
+    bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
+    worse.breaker.probed(False, "backend_error")
+    assert chosen(bad, worse) is None
+    assert chosen(worse, bad, again=True) == "bad"
+    assert chosen(worse, bad, again=True, excluded={"bad"}) is None
+    back = broken("back", clock := [NOW - 60])
+    clock[0] = NOW
+    back.in_flight = 3
+    assert chosen(bad, back, again=True) == "back"
+
+
 def test_nobody_is_chosen_where_nobody_can_be() -> None:
     assert chosen(member("a", ready=False), member("b", 1, in_flight=1)) is None
     assert chosen(broken("a", [NOW]), broken("b", [NOW])) is None

@@ -88,12 +88,16 @@ class Breaker:
         return self._trial is not None
 
     @property
+    def down(self) -> bool:
+        """Whether the last probe failed."""
+        return self._clock() < self._down_until
+
+    @property
     def retry_in(self) -> float:
         """Seconds until a request may pass; 0 where one may, or where a trial runs."""
         if self.state != "open":
             return 0.0
-        now = self._clock()
-        return max(self._due - now, PROBE_WAIT if now < self._down_until else 0.0)
+        return max(self._due - self._clock(), PROBE_WAIT if self.down else 0.0)
 
     def begin(self) -> Ticket:
         """Note that a request is sent, whether or not it was to pass."""
@@ -148,7 +152,7 @@ class Breaker:
             self._probation = True
 
     def _is_due(self) -> bool:
-        return self._clock() >= max(self._due, self._down_until)
+        return self._clock() >= self._due and not self.down
 
     def _wait(self) -> float:
         longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._waits - 1, 30))

@@ -303,7 +303,7 @@ class Pool:
         for member in self.members:
             if member.name in excluded or member.backend.failure is not None:
                 continue
-            if member.breaker.admits or member.breaker.on_trial:
+            if router.may_take(member, bool(excluded)) or member.breaker.on_trial:
                 return None
             waits.append(member.breaker.retry_in)
         return min(waits, default=None)

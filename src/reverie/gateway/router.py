@@ -40,23 +40,25 @@ def choose(
 ) -> Member | None:
     """The backend for a request; None if none of them can take it now.
 
-    A model's only backend is tried however it fared: to refuse would help nobody.
+    A model's only backend is tried however it fared: to refuse would help nobody. So is, as a last
+    resort, any that can be reached, for a request that was let down: its client may have half an
+    answer.
 
     Args:
         tokens: what the request may come to.
         excluded: names of backends that it must not go to.
         affinity: is the same for all turns of a conversation; None: goes anywhere.
         now: on the members' clock.
-        again: it was let down once, so that it isn't the one to find out whether a backend is
-            back, as long as there is another.
+        again: it was let down, so that it isn't the one to find out whether a backend is back, as
+            long as there is another.
     """
-    open_too = len(members) == 1
+    alone = len(members) == 1
     usable = [
         member
         for member in members
         if member.backend.ready
         and member.name not in excluded
-        and (open_too or member.breaker.admits)
+        and (alone or may_take(member, again))
     ]
     free = [member for member in usable if member.has_room(tokens)]
     trusted = [member for member in free if not _is_doubtful(member, again)]
@@ -68,6 +70,11 @@ def choose(
         if home in trusted and _within_bound(home, candidates):
             return home
     return _least_burdened(trusted, now)
+
+
+def may_take(member: Member, again: bool) -> bool:
+    """Whether a backend is trusted with a request; ``again`` as for ``choose``."""
+    return member.breaker.admits or (again and not member.breaker.down)
 
 
 def affinity_of(request: GenerateRequest) -> bytes:
@@ -110,13 +117,13 @@ def _least_burdened(members: Iterable[Member], now: float) -> Member | None:
     expected = {member: member.speed.expected(now) for member in members}
     fastest = min((seconds for seconds in expected.values() if seconds is not None), default=0.0)
 
-    def burden(member: Member) -> tuple[bool, float, bool]:
+    def burden(member: Member) -> tuple[bool, bool, float, bool]:
         seconds = expected[member]
         slowness = 1.0
         if seconds is not None and fastest > 0:
             slowness = min(seconds / fastest, SLOWEST)
         # What runs there and one more, as the fastest would count it; an idle one has nothing.
         load = (slowness * (member.in_flight + 1) - 1) / member.capacity
-        return member.cooling, load, seconds is not None
+        return not member.breaker.admits, member.cooling, load, seconds is not None
 
     return min(expected, key=burden, default=None)
