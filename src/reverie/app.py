@@ -16,7 +16,7 @@ from reverie.gateway.house import House
 from reverie.gateway.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModels
-from reverie.http import admin, operations, reload
+from reverie.http import admin, admin_backends, operations, reload
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.edge import Edge, require_keys
@@ -112,6 +112,7 @@ class Application:
         self._operations = operations.build(self.house, edge, metrics, self.in_flight)
         if self._store is not None:
             admin.add_routes(self._operations, self._store, edge)
+        admin_backends.add_routes(self._operations, lambda: self.models.all, edge)
         reload.add_route(self._operations, self.reload, edge)
 
     @property

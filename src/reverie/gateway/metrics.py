@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reverie.gateway import standing
 from reverie.gateway.house import House
 from reverie.gateway.ledger import Ledger
 from reverie.gateway.record import Record
@@ -117,7 +118,8 @@ class _State(Collector):
                 running.add_metric(labels, pool.in_flight_on(backend))
                 slots.add_metric(labels, backend.slots)
                 ready.add_metric(labels, int(backend.ready))
-        return (waiting, running, slots, ready)
+        pools = [model.pool for model in self._house.models.all]
+        return (waiting, running, slots, ready, *standing.gauges(pools))
 
 
 class _Accounts(Collector):
