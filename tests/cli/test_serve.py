@@ -1,0 +1,140 @@
+"""``reverie serve`` as a process: what signals do to it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reverie.testing import Script, ScriptedEngine
+
+PATIENCE = 60.0
+
+
+class Serving:
+    """A running ``reverie serve``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until it is true; gives what it gave."""
+        deadline = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            assert time.monotonic() < deadline, self._log.read_text()
+            assert self.process.poll() is None, self._log.read_text()
+            time.sleep(0.02)
+        return value
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """What it has logged under this message."""
+        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [line for line in lines if line["message"] == message]
+
+    @property
+    def url(self) -> str:
+        [line] = self.until(lambda: self.lines("listening"))
+        return f"http://127.0.0.1:{line['port']}"
+
+    def ask(self, model: str = "") -> str:
+        """The answer to a request."""
+        body = {"messages": [{"role": "user", "content": "Hi"}], "model": model}
+        request = urllib.request.Request(
+            f"{self.url}/llm", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as response:
+            content: str = json.load(response)["choices"][0]["message"]["content"]
+        return content
+
+
+@contextmanager
+def serving(folder: Path, **popen: Any) -> Iterator[Serving]:
+    log = folder / "log"
+    environ = {**os.environ, "REVERIE_API_KEYS": "", "REVERIE_SERVER_LOG_FORMAT": "json"}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "reverie", "serve", "--port", "0"],
+            cwd=folder,
+            env=environ | {"XDG_STATE_HOME": str(folder / "state")},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            **popen,
+        )
+    try:
+        yield Serving(process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def write(folder: Path, **models: str) -> None:
+    """Write a configuration of models, each with the URL of its backend."""
+    parts = [
+        f'[[models]]\nname = "{name}"\n[[models.backends]]\nurl = "{url}"\n'
+        for name, url in models.items()
+    ]
+    (folder / "reverie.toml").write_text("\n".join(parts))
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ScriptedEngine.in_thread(Script(tokens=("one",))) as engine:
+        yield engine.url
+
+
+def test_sighup_reloads_the_file_and_a_bad_one_changes_nothing(tmp_path: Path, url: str) -> None:
+    with ScriptedEngine.in_thread(Script(tokens=("two",))) as other:
+        write(tmp_path, m=url)
+        with serving(tmp_path, start_new_session=True) as server:
+            assert server.ask() == "one"
+            write(tmp_path, m=other.url, n=url)
+            server.process.send_signal(signal.SIGHUP)
+            [line] = server.until(lambda: server.lines("reloaded"))
+            assert (line["added"], line["changed"]) == ("n", "m.backends")
+            assert (server.ask(), server.ask("n")) == ("two", "one")
+
+            (tmp_path / "reverie.toml").write_text("[server]\nqueue_sise = 1\n")
+            server.process.send_signal(signal.SIGHUP)
+            [line] = server.until(lambda: server.lines("not reloaded"))
+            assert "server.queue_sise: unknown key" in line["reason"]
+            assert (server.ask(), server.ask("n")) == ("two", "one")
+
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_ends_the_server_unless_it_was_to_outlive_it(
+    tmp_path: Path, url: str, nohup: bool
+) -> None:
+    write(tmp_path, m=url)
+    ours, its = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with serving(tmp_path, start_new_session=True, stdin=its, preexec_fn=take_terminal) as server:
+        os.close(its)
+        assert server.ask() == "one"
+        os.close(ours)
+        if nohup:
+            server.until(lambda: server.lines("reloaded"))
+            assert server.ask() == "one"
+        else:
+            assert server.process.wait(PATIENCE) == 0
+            assert server.lines("draining")
