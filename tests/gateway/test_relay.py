@@ -195,21 +195,22 @@ async def test_an_answer_that_every_backend_breaks_off_ends_with_what_broke_it_f
 
 async def test_backends_that_die_again_and_again_still_bring_an_answer_to_its_end() -> None:
     script = Script(tokens=("a",) * 10, die_after=1)
-    async with ScriptedEngine(script) as one, ScriptedEngine(script) as two:
-        async with pool_of(one, two) as pool:
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(ScriptedEngine(script)) for _ in range(5)]
+        async with pool_of(*engines) as pool:
             got = await get(pool, max_tokens=10)
         assert (got.text, got.finish) == ("a" * 10, "length")
-        assert one.generations + two.generations == 10
+        assert sum(engine.generations for engine in engines) == 10
 
 
 async def test_failures_over_one_answer_are_bounded() -> None:
     script = Script(tokens=("a",) * 100, die_after=1)
     got = Got()
-    async with ScriptedEngine(script) as one, ScriptedEngine(script) as two:
-        async with pool_of(one, two) as pool:
+    async with ScriptedEngine(script) as engine:
+        async with pool_of(engine, kind=Returning) as pool:
             with pytest.raises(BackendError):
                 await get(pool, got, max_tokens=100)
-        assert one.generations + two.generations == MAX_FAILURES
+        assert engine.generations == MAX_FAILURES
     assert got.text == "a" * MAX_FAILURES
 
 

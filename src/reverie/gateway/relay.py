@@ -24,6 +24,7 @@ from reverie.gateway.auth import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.pool import Pool
 from reverie.gateway.record import Record
+from reverie.gateway.router import affinity_of
 from reverie.log import fields
 from reverie.request import GenerateRequest
 
@@ -33,6 +34,8 @@ MAX_ATTEMPTS = 3
 """Backends that may fail in a row without having brought the answer further."""
 MAX_FAILURES = 16
 """Backends that may fail over one answer: each costs the others a prompt."""
+_NO_BACKEND = ""
+"""Excluded by every answer that was cut: who excludes anything goes before new requests."""
 
 
 async def relay(
@@ -48,31 +51,44 @@ async def relay(
     Raises:
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
-    tokens = pool.within_context(request.most_tokens())
     answer = Continuation(request)
     attempts = _Attempts(pool, answer, record)
+    tokens = pool.within_context(request.most_tokens())
+    affinity = affinity_of(request)
     while True:
-        lease = await pool.acquire(
-            tokens, attempts.excluded, key=caller.key_id, weight=caller.weight
-        )
+        try:
+            lease = await pool.acquire(
+                tokens,
+                attempts.excluded,
+                key=caller.key_id,
+                weight=caller.weight,
+                affinity=affinity,
+            )
+        except ReverieError as error:
+            attempts.ended(error)
+            raise
         with lease:
             record.position = max(record.position, lease.position)
             record.granted = record.granted or time.monotonic()
             record.backend = lease.backend.name
             attempts.begin(lease.backend)
+            before = answer.tokens
             last: list[Event] = []
             try:
                 async with aclosing(lease.backend.generate(answer.request)) as batches:
                     async for batch in batches:
+                        lease.started()
                         events = answer.take(batch)
                         if not events:
                             continue
                         record.saw(events)
                         if isinstance(events[-1], Usage):
                             last = events
+                            lease.succeeded(answer.tokens - before)
                             break
                         yield events
             except (BackendError, ClientError, Overloaded) as error:
+                lease.failed(error)
                 attempts.failed(lease.backend, error)
                 if not answer.exhausted:
                     continue
@@ -112,8 +128,6 @@ class _Attempts:
         Raises:
             ReverieError: ``error``, or what cut the answer, if there can't.
         """
-        if isinstance(error, BackendError):
-            self._pool.failed(backend)
         answer = self._answer
         if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
             raise error
@@ -129,11 +143,15 @@ class _Attempts:
             return
         obstacle = answer.obstacle() or self._lack_of_backends()
         if obstacle is not None:
-            self._record.cut_for_good = True
-            self._log("can't continue", self._cut, failed=backend.name, obstacle=obstacle)
+            self._give_up(obstacle)
             raise self._cut
         answer.resume()
         self._record.failovers += 1
+
+    def ended(self, error: ReverieError) -> None:
+        """Note that there was no backend to be had."""
+        if self._cut is not None:
+            self._give_up(error.code)
 
     def _count(self, backend: Backend, error: ReverieError) -> None:
         """Exclude the backend that failed, unless it is known to be coming back.
@@ -152,7 +170,7 @@ class _Attempts:
     def _lack_of_backends(self) -> str | None:
         """Exclude the backends that can't continue; say why none is left, if none is."""
         able = {backend.name for backend in self._pool.backends if backend.can_continue}
-        self.excluded |= {backend.name for backend in self._pool.backends} - able
+        self.excluded |= {backend.name for backend in self._pool.backends} - able | {_NO_BACKEND}
         if not able:
             return "no backend of the model can continue an answer"
         return None if self._may_try() else "no other backend is left to try"
@@ -160,7 +178,12 @@ class _Attempts:
     def _may_try(self) -> bool:
         if self._in_vain >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return False
-        return any(backend.name not in self.excluded for backend in self._pool.backends)
+        return self._pool.can_take(self.excluded)
+
+    def _give_up(self, obstacle: str) -> None:
+        assert self._cut is not None
+        self._record.cut_for_good = True
+        self._log("can't continue", self._cut, failed=self._cut_by, obstacle=obstacle)
 
     def _log(self, message: str, error: ReverieError, **more: Any) -> None:
         logger.warning(
