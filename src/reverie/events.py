@@ -37,12 +37,16 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class Delta(Struct, frozen=True):
-    """A piece of the answer."""
+    """A piece of the answer.
+
+    ``tokens`` is how many made it, as far as the engine says so with each piece.
+    """
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 1
 
 
 class Prompt(Struct, frozen=True):
@@ -64,8 +68,8 @@ class Finish(Struct, frozen=True):
 class Usage(Struct, frozen=True):
     """Token counts, as the engine reports them.
 
-    ``estimated`` is true where the engine reported none: ``completion_tokens`` is then the number
-    of pieces that arrived, and ``prompt_tokens`` is 0.
+    ``estimated`` is true where the engine reported none: ``completion_tokens`` is then what the
+    pieces that arrived came to, and ``prompt_tokens`` is 0 if the engine never told it.
     """
 
     prompt_tokens: int

@@ -9,7 +9,16 @@ import pytest
 
 from reverie.backends.chunks import Answer, EngineError, describe
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
+from reverie.events import (
+    Delta,
+    Event,
+    Finish,
+    Prompt,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
@@ -307,3 +316,32 @@ def test_characters_cut_in_tool_arguments_and_reasoning_are_mended_apart() -> No
     deltas = [event for event in events if isinstance(event, Delta)]
     assert "".join(delta.reasoning for delta in deltas) == "\u00e9"
     assert "".join(c.arguments for delta in deltas for c in delta.tool_calls) == "\U0001f600"
+
+
+def test_a_piece_of_several_tokens_says_so_where_the_engine_does() -> None:
+    """An emoji is three tokens on some models; llama.cpp sends it whole."""
+    answer = Answer()
+    pieces = [
+        answer.read(json.dumps({**delta(content=text), "timings": {"predicted_n": n}}).encode())
+        for text, n in (("🎉", 3), (" a", 4), ("", 5), ("🎉", 8))
+    ]
+    assert [piece.tokens for piece in pieces if piece is not None] == [3, 1, 4]
+    assert answer.tokens == 8
+
+
+def test_usage_with_each_piece_counts_it_and_tells_the_prompt() -> None:
+    answer = Answer(tells_usage=True)
+    for text, count in (("a b c", 3), (" d", 4)):
+        usage = {"prompt_tokens": 7, "completion_tokens": count}
+        piece = answer.read(json.dumps({**delta(content=text), "usage": usage}).encode())
+        assert piece is not None
+        assert piece.tokens == (3 if count == 3 else 1)
+    assert answer.prompt == Prompt(7)
+
+
+def test_a_lost_usage_is_estimated_from_what_was_told_before_it() -> None:
+    answer = Answer()
+    answer.read(b'{"choices":[],"prompt_progress":{"total":7,"cache":2}}')
+    answer.read(json.dumps({**delta(content="🎉"), "timings": {"predicted_n": 3}}).encode())
+    answer.read(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')
+    assert answer.end()[-1] == Usage(7, 3, 2, estimated=True)

@@ -8,10 +8,10 @@ from typing import Any, get_args
 
 import pytest
 
-from reverie.backends.kinds import check, encode
+from reverie.backends.kinds import can_continue, check, encode
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
-from reverie.settings import BackendKind
+from reverie.settings import BackendKind, BackendSettings
 
 Ask = Callable[..., GenerateRequest]
 
@@ -44,15 +44,19 @@ def body(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plain_request_asks_for_a_counted_stream_and_no_more(ask: Ask, kind: BackendKind) -> None:
-    llamacpps = {"top_k": 0, "min_p": 0.0, "return_progress": True}
-    extra = llamacpps if kind == "llamacpp" else {}
+    counted = {"include_usage": True}
+    extra: dict[str, Any] = {}
+    if kind == "llamacpp":
+        extra = {"top_k": 0, "min_p": 0.0, "return_progress": True, "timings_per_token": True}
+    elif kind == "vllm":
+        counted["continuous_usage_stats"] = True
     limit = "max_completion_tokens" if kind == "openai" else "max_tokens"
     check(ask(), kind)
     assert body(ask(), kind) == {
         "model": "up",
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": counted,
         "temperature": 0.7,
         limit: 256,
         "top_p": 1.0,
@@ -204,3 +208,34 @@ def test_llamacpp_refuses_a_part_of_a_schema_by_its_path(
 def test_a_function_that_need_not_be_called_may_have_any_schema(ask: Ask) -> None:
     tools = [{"function": {"name": "g", "parameters": {"not": {}}}}]
     check(ask(tools=tools, tool_choice="auto"), "llamacpp")
+
+
+@pytest.mark.parametrize("kind", ["generic", "llamacpp", "vllm", "sglang"])
+def test_an_answer_that_was_cut_is_its_conversations_end(ask: Ask, kind: BackendKind) -> None:
+    sent = body(ask(answer_so_far="Hel"), kind)
+    assert sent["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hel"},
+    ]
+    assert sent["continue_final_message"] is True
+    assert sent["add_generation_prompt"] is False
+
+
+def test_llama_cpp_takes_the_clients_own_beginning_and_the_answer_for_one(ask: Ask) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh, "}]
+    continued = ask(messages=messages, answer_so_far="hel")
+    assert body(continued, "llamacpp")["messages"][1:] == [
+        {"role": "assistant", "content": "Oh, hel"}
+    ]
+    assert len(body(continued, "vllm")["messages"]) == 3
+    assert messages[-1]["content"] == "Oh, "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_engines_known_to_continue_are_asked_to_and_others_if_they_are_said_to(
+    kind: BackendKind,
+) -> None:
+    known = kind in ("llamacpp", "vllm", "sglang")
+    assert can_continue(BackendSettings(url="http://h", kind=kind)) is known
+    for said in (True, False):
+        assert can_continue(BackendSettings(url="http://h", kind=kind, continues=said)) is said

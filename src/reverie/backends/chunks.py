@@ -107,10 +107,17 @@ class _Progress(Struct):
     cache: int = 0
 
 
+class _Timings(Struct):
+    """llama.cpp's word on its work so far (``timings_per_token``)."""
+
+    predicted_n: int = 0
+
+
 class _Chunk(Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     prompt_progress: _Progress | None = None
+    timings: _Timings | None = None
     error: Any = None
     object: str | None = None
 
@@ -121,9 +128,13 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class Answer:
     """The state of one answer.
 
-    ``pieces``: deltas so far. ``reports``: how often the engine has told of its work on the prompt.
-    ``prompt``: its size, once the engine has told it. ``finished``: a finish reason has arrived.
-    ``complete``: usage has, too, or ``[DONE]``; nothing that matters comes after it.
+    Args:
+        tells_usage: the engine was asked for its usage so far with each piece.
+
+    ``pieces``: deltas so far. ``tokens``: what they came to. ``reports``: how often the engine has
+    told of its work on the prompt. ``prompt``: its size, once the engine has told it. ``finished``:
+    a finish reason has arrived. ``complete``: usage has, too, or ``[DONE]``; nothing that matters
+    comes after it.
     """
 
     __slots__ = (
@@ -131,16 +142,20 @@ class Answer:
         "_damaged",
         "_menders",
         "_reason",
+        "_tells_usage",
         "_usage",
         "complete",
         "pieces",
         "prompt",
         "reports",
+        "tokens",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells_usage: bool = False) -> None:
+        self._tells_usage = tells_usage
         self.complete = False
         self.pieces = 0
+        self.tokens = 0
         self.prompt: Prompt | None = None
         self.reports = 0
         self._reason: str | None = None
@@ -172,16 +187,21 @@ class Answer:
         if chunk.error is not None or chunk.object == "error":
             raise EngineError(chunk.error if chunk.error is not None else loads_damaged(payload))
         delta = None
+        usage = _usage(chunk.usage) if chunk.usage is not None else None
         choice = _first(chunk.choices) if chunk.choices else None
         if choice is not None:
             delta = self._delta(choice, damaged or self._damaged)
             if choice.finish_reason:
                 self._reason = choice.finish_reason
+        if delta is not None:
+            delta = self._counted(delta, chunk.timings, usage)
         if chunk.prompt_progress is not None:
             self.reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+        elif self._tells_usage and usage is not None and self.prompt is None:
+            self.prompt = Prompt(usage.prompt_tokens, usage.cached_tokens)
         if chunk.usage is not None:
-            self._usage = _usage(chunk.usage)
+            self._usage = usage
             self.complete = self._reason is not None
         return delta
 
@@ -203,8 +223,11 @@ class Answer:
         reason = _FINISH_REASONS.get(self._reason, "stop")
         if reason == "stop" and self._calls:
             reason = "tool_calls"  # engines that know only one way to end say "stop"
-        usage = self._usage or Usage(0, self.pieces, estimated=True)
-        return [*self._held(), Finish(reason), usage]
+        return [*self._held(), Finish(reason), self._usage or self._estimate()]
+
+    def _estimate(self) -> Usage:
+        prompt = self.prompt or Prompt(0)
+        return Usage(prompt.tokens, self.tokens, prompt.cached_tokens, estimated=True)
 
     def _delta(self, choice: _Choice, damaged: bool) -> Delta | None:
         message = choice.delta if choice.delta is not None else choice.message
@@ -224,6 +247,16 @@ class Answer:
             return None
         self.pieces += 1
         return Delta(text, reasoning, calls, logprobs or ())
+
+    def _counted(self, delta: Delta, timings: _Timings | None, usage: Usage | None) -> Delta:
+        """The delta with its tokens: what the engine counts by now, less what came before."""
+        tokens = 1
+        if timings is not None and timings.predicted_n > 0:
+            tokens = max(0, min(timings.predicted_n, _MOST_TOKENS) - self.tokens)
+        elif self._tells_usage and usage is not None:
+            tokens = max(0, usage.completion_tokens - self.tokens)
+        self.tokens += tokens
+        return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
 
     def _tool_calls(self, pieces: list[_ToolCall]) -> tuple[ToolCallDelta, ...]:
         return tuple(self._tool_call(piece) for piece in pieces)

@@ -122,7 +122,7 @@ class ForcedCall:
             pieces = (*pieces, piece) if piece is not None else pieces
         if not (pieces or delta.reasoning or delta.logprobs):
             return None
-        return Delta("", delta.reasoning, pieces, delta.logprobs)
+        return Delta("", delta.reasoning, pieces, delta.logprobs, delta.tokens)
 
     def end(self, events: list[Event]) -> list[Event]:
         """The answer's last events, as they are for a tool call.

@@ -117,9 +117,12 @@ def encode(
         # An event per prompt batch. Without these llama.cpp notices a client that left during its
         # prompt only in a quiet second: its wait for a result begins anew with anyone's result.
         body["return_progress"] = True
+        body["timings_per_token"] = True  # a piece may be several tokens: an emoji is
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
         body |= _constraint(request, converter)
+    elif kind == "vllm":
+        body["stream_options"]["continuous_usage_stats"] = True  # under load, tokens share pieces
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none
     return _encode(body)
@@ -131,7 +134,7 @@ def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str,
         return request.messages
     *before, last = request.messages
     answer = {"role": "assistant", "content": request.answer_so_far}
-    if kind == "llamacpp" and last["role"] == "assistant" and isinstance(last["content"], str):
+    if kind == "llamacpp" and last["role"] == "assistant" and last.get("content"):
         # It takes an assistant's message at the end for the answer's beginning in any case.
         return [*before, {**last, "content": last["content"] + request.answer_so_far}]
     return [*request.messages, answer]

@@ -25,13 +25,16 @@ class AnswerReader:
     Args:
         streamed: it is a stream of events; otherwise one ``chat.completion``.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
+        tells_usage: as ``Answer`` takes it.
     """
 
     __slots__ = ("_answer", "_begun", "_call", "_most_pieces", "_parser", "_request", "_whole")
 
-    def __init__(self, request: GenerateRequest, *, streamed: bool, forced: bool) -> None:
+    def __init__(
+        self, request: GenerateRequest, *, streamed: bool, forced: bool, tells_usage: bool = False
+    ) -> None:
         self._request = request
-        self._answer = Answer()
+        self._answer = Answer(tells_usage=tells_usage)
         self._most_pieces = _PIECES_PER_TOKEN * request.max_tokens + _SPARE_PIECES
         self._parser = SSEParser() if streamed else None
         self._call = ForcedCall() if forced else None

@@ -105,7 +105,7 @@ class Continuation:
         )
 
     def _note(self, delta: Delta) -> None:
-        self.tokens += 1
+        self.tokens += delta.tokens
         if delta.text:
             self._text.append(delta.text)
             if not delta.text[-1].isspace():
@@ -147,7 +147,7 @@ class _Seam:
         joined: list[Event] = []
         for event in batch:
             if isinstance(event, Delta):
-                self._generated += 1
+                self._generated += event.tokens
                 delta = self._without_repetition(event) if self._repeated else event
                 if delta is None:
                     continue

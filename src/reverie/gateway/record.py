@@ -80,7 +80,7 @@ class Record:
             self.first_token = time.monotonic()
         for event in batch:
             if isinstance(event, Delta):
-                self.pieces += 1
+                self.pieces += event.tokens
             elif isinstance(event, Prompt):
                 self.prompt_tokens = event.tokens
                 self.cached_tokens = event.cached_tokens
