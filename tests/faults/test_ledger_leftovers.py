@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,13 +27,12 @@ from reverie.store.settle import Settlement
 from tests.faults.ledger_tools import rows_of
 
 DIE_WHILE_WRITING = """
-import contextlib, os, resource, sys
+import os, resource, sys
 from pathlib import Path
 from reverie.store.journal import Journal
 from reverie.store.settle import Settlement
 journal = Journal(Path(sys.argv[1]), durable=False)
-entry = Settlement(id=1, outcome="ok", ended_at=1)
-journal.append(entry)
+journal.append(Settlement(id=1, outcome="ok", ended_at=1))
 size = next(Path(sys.argv[1]).glob("*.jsonl")).stat().st_size
 before = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 9, before[1]))
@@ -81,7 +81,9 @@ def entry(id: int) -> Settlement:
     return Settlement(id=id, outcome="ok", ended_at=id)
 
 
-def hold_up_until_opened(store: Store) -> None:
+def hold_up_until_opened(lock: sqlite3.Connection, store: Store) -> None:
+    """Let the store's thread open the row, and nothing else happen."""
+    lock.execute("ROLLBACK")
     while not rows_of(store):
         time.sleep(0.01)
     time.sleep(0.1)
@@ -90,10 +92,13 @@ def hold_up_until_opened(store: Store) -> None:
 async def test_a_client_that_leaves_in_the_moment_of_its_admission_leaves_no_open_row(
     ledger: Ledger, store: Store
 ) -> None:
-    asking = asyncio.create_task(ledger.reserve(order(ledger.next_row()), Record("r", "/llm")))
-    await asyncio.sleep(0)
-    hold_up_until_opened(store)  # so that the store's answer and the leaving coincide
-    await asyncio.sleep(0)
+    with contextlib.closing(sqlite3.connect(str(store.url.database))) as lock:
+        lock.isolation_level = None
+        lock.execute("BEGIN IMMEDIATE")
+        asking = asyncio.create_task(ledger.reserve(order(ledger.next_row()), Record("r", "/llm")))
+        await asyncio.sleep(0.2)  # it is at the lock by now
+        hold_up_until_opened(lock, store)
+    await asyncio.sleep(0)  # the store's answer is taken in this turn, and so is the leaving
     assert not asking.done()
     asking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
