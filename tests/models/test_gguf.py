@@ -68,17 +68,32 @@ def test_the_default_models_header_is_read(model: Path) -> None:
     assert "<|im_start|>" in header.chat_template
     assert header.tensors == 272
     assert header.size == model.stat().st_size
+    assert header.kv_bytes_per_token == 23040  # 30 layers, 3 heads, 2 × 64 numbers of 16 bits
 
 
 def test_a_small_file_is_read(write: Write) -> None:
     header = read_header(write(SMALL))
-    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL))
+    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL), 0)
 
 
 def test_what_a_file_does_not_say_has_a_default(write: Write) -> None:
     header = read_header(write(gguf()))
     assert (header.architecture, header.name, header.chat_template) == ("", "", None)
     assert header.context_length == 4096
+
+
+def test_the_memory_of_a_token_follows_from_the_models_shape(write: Write) -> None:
+    def bytes_per_token(*keys: bytes) -> int:
+        return read_header(write(gguf(text("general.architecture", "a"), *keys))).kv_bytes_per_token
+
+    shape = (number("a.block_count", 10), number("a.attention.head_count", 8))
+    assert bytes_per_token(*shape, number("a.embedding_length", 256)) == 2 * 10 * 8 * (32 + 32)
+    grouped = (*shape, number("a.attention.head_count_kv", 2))
+    assert bytes_per_token(*grouped, number("a.embedding_length", 256)) == 2 * 10 * 2 * (32 + 32)
+    wide = (number("a.attention.key_length", 100), number("a.attention.value_length", 50))
+    assert bytes_per_token(*grouped, *wide) == 2 * 10 * 2 * 150
+    assert bytes_per_token(*shape) == 0
+    assert bytes_per_token(text("a.block_count", "ten"), *shape[1:], *wide) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ _ALIGNMENT = 32
 _MAX_STRING = 8 * 1024 * 1024
 _MAX_TENSORS = 1 << 20
 _MAX_KEYS = 1 << 16
+_MAX_DIMENSION = 1 << 20
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
@@ -47,6 +49,8 @@ class Header(NamedTuple):
     tensors: int
     size: int | None
     """Bytes that a whole file has at least; None if it holds tensors of an unknown type."""
+    kv_bytes_per_token: int
+    """Bytes that an engine remembers of a token, at 16 bits a number; 0 if the file doesn't say."""
 
 
 class _Truncated(Exception):
@@ -177,7 +181,25 @@ def _read(reader: _Reader, name: str) -> Header:
         chat_template=template if isinstance(template, str) else None,
         tensors=tensors,
         size=_size(reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT),
+        kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
     )
+
+
+def _kv_bytes_per_token(values: Mapping[str, object], architecture: str) -> int:
+    """A key and a value for each head of each layer.
+
+    Where the number of heads differs between layers, which is an array in the file, each layer is
+    taken to have as many as there are for questions: too many rather than too few.
+    """
+
+    def number(key: str, default: int = 0) -> int:
+        value = values.get(f"{architecture}.{key}")
+        return value if type(value) is int and 0 < value < _MAX_DIMENSION else default
+
+    heads = number("attention.head_count")
+    width = number("embedding_length") // heads if heads else 0
+    pair = number("attention.key_length", width) + number("attention.value_length", width)
+    return 2 * number("block_count") * number("attention.head_count_kv", heads) * pair
 
 
 def _size(reader: _Reader, tensors: int, alignment: int) -> int | None:

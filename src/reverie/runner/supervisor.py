@@ -20,11 +20,12 @@ from typing import Any, Literal, TypeAlias
 
 from reverie.errors import ModelError
 from reverie.log import fields
-from reverie.models.gguf import read_header
+from reverie.models.gguf import Header, read_header
 from reverie.runner import probe
 from reverie.runner.cores import usable_cores
 from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 from reverie.runner.logfile import LogFile
+from reverie.runner.memory import estimate
 from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
 from reverie.runner.process import EngineProcess
 from reverie.runner.template import CHATML, teach_tools
@@ -87,8 +88,16 @@ class Runner:
         self._load_timeout = load_timeout
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
-        self._options: EngineOptions
         self.expected_context: int
+        """Tokens that one request is likely to be given; known once checked, as what follows."""
+        self.kv_tokens: int
+        """Tokens that the running requests may use together.
+
+        When they need more, llama.cpp fails every one of them, not just the last.
+        """
+        self.memory: int
+        """Bytes that the engine takes, by an estimate."""
+        self._options: EngineOptions
         self._preparing: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -102,14 +111,6 @@ class Runner:
         return Path(self._options.socket)
 
     @property
-    def kv_tokens(self) -> int:
-        """Tokens that the running requests may use together; known once started.
-
-        When they need more, llama.cpp fails every one of them, not just the last.
-        """
-        return self._options.kv_tokens
-
-    @property
     def log_path(self) -> Path:
         """The engine's own output. The one of the start before has ``.1`` appended."""
         return self._log.path
@@ -118,6 +119,14 @@ class Runner:
     def log_tail(self) -> list[str]:
         """The last 20 lines that the latest engine wrote."""
         return self._log.tail()
+
+    async def check(self) -> None:
+        """Check the model and the engine without starting it. ``start`` does so, too.
+
+        Raises:
+            ModelError: one of them can't be used.
+        """
+        await asyncio.to_thread(self._check)
 
     async def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Check the model and start the engine; returns without waiting for readiness.
@@ -188,13 +197,20 @@ class Runner:
         change.set()
         self._on_change()
 
-    def _prepare(self) -> None:
-        """Check what can be checked before a start; make the directory and the options."""
-        settings = self._settings
+    def _check(self) -> tuple[Header, str]:
+        """Check what can be checked before a start; give the model's header and the engine."""
         header = read_header(self.model)
-        engine = _find_engine(settings.engine)
-        trained_for = header.context_length
-        self.expected_context = settings.context or min(trained_for, DEFAULT_CONTEXT)
+        engine = _find_engine(self._settings.engine)
+        context = self._settings.context or min(header.context_length, DEFAULT_CONTEXT)
+        self.expected_context = context
+        self.kv_tokens = self._settings.kv_tokens or _room_for(context)
+        self.memory = estimate(self.model, header, self.kv_tokens)
+        return header, engine
+
+    def _prepare(self) -> None:
+        """Check, and make the directory and the options."""
+        settings = self._settings
+        header, engine = self._check()
         self._log.rotate()
         self._directory = PrivateDirectory()
         template = self._directory.path / TEMPLATE_NAME
@@ -206,8 +222,8 @@ class Runner:
             socket=str(self._directory.path / SOCKET_NAME),
             template=str(template),
             slots=settings.slots,
-            context=0 if self.expected_context == trained_for else self.expected_context,
-            kv_tokens=settings.kv_tokens or _room_for(self.expected_context),
+            context=0 if self.expected_context == header.context_length else self.expected_context,
+            kv_tokens=self.kv_tokens,
             batch=settings.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
