@@ -140,3 +140,36 @@ def test_settings_cannot_be_changed_once_read() -> None:
 
 def test_every_key_of_a_plain_section_has_a_variable() -> None:
     assert variable_of("server", "queue_size") == "REVERIE_SERVER_QUEUE_SIZE"
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ('_key = "secret"', "reverie.toml: models[0].backends[0]._key: unknown key"),
+        (
+            "continues = true",
+            "reverie.toml: models[0].backends[0]: continues: the livepeer dialect",
+        ),
+    ],
+)
+def test_a_livepeer_backend_has_no_key_in_the_file_and_continues_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, mistake: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "http://h"\nkind = "livepeer"\n{line}'
+    )
+    write(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(environ={})
+    (problem,) = caught.value.problems
+    assert problem.startswith(mistake)
+    assert "secret" not in problem
+
+
+def test_the_models_of_another_file_stand_beside_the_rest_of_this_one(tmp_path: Path) -> None:
+    model = ModelSettings(name="other", source="smollm2-135m")
+    settings = load(write(tmp_path, "[server]\nport = 1\n"), environ={}, models=[model])
+    assert (settings.server.port, settings.models) == (1, (model,))
+    with pytest.raises(ConfigurationError, match="models: the models are given by --ai-models"):
+        load(write(tmp_path, "models = []"), environ={}, models=[model])

@@ -12,12 +12,21 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reverie.errors import ConfigurationError
 from reverie.money import parse_price
@@ -144,6 +153,8 @@ class BackendSettings(_Section):
     connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds to wait for a connection."""
 
+    _key: SecretStr | None = PrivateAttr(default=None)
+
     @field_validator("url")
     @classmethod
     def _http(cls, value: str) -> str:
@@ -159,6 +170,17 @@ class BackendSettings(_Section):
         if self.continues and self.kind == "livepeer":
             raise ValueError("continues: the livepeer dialect has no words for it")
         return self
+
+    @property
+    def key(self) -> SecretStr | None:
+        """Its key, if another file than ours holds that. It is never shown or written."""
+        return self._key
+
+    def with_key(self, key: SecretStr) -> Self:
+        """The same server, with its key."""
+        keyed = self.model_copy()
+        keyed._key = key
+        return keyed
 
 
 class ModelSettings(_Section):
@@ -237,6 +259,7 @@ def load(
     flags: Mapping[str, Mapping[str, Any]] | None = None,
     only_model: ModelSettings | None = None,
     environ: Mapping[str, str] = os.environ,
+    models: Sequence[ModelSettings] | None = None,
 ) -> Settings:
     """Read the configuration.
 
@@ -244,6 +267,8 @@ def load(
         config: the file; None reads ``reverie.toml`` in the working directory if it is there.
         flags: sections of values from the command line, such as ``{"server": {"port": 1}}``.
         only_model: serve this one instead of the file's models.
+        models: those of another file. This one must have none then: two lists of models that are
+            both heeded, or one of which isn't, would both surprise.
 
     Raises:
         ConfigurationError: with every mistake that was found.
@@ -257,6 +282,12 @@ def load(
         for section, values in layer.items():
             below = merged.get(section, {})
             merged[section] = {**below, **values} if isinstance(below, dict) else below
+    if models is not None and "models" in written:
+        raise ConfigurationError(
+            [f"{file}: models: the models are given by --ai-models; leave that or these out"]
+        )
+    if models is not None:
+        merged["models"] = list(models)
     if only_model is not None:
         merged["models"] = [only_model]
     try:

@@ -25,7 +25,7 @@ _SPREAD = 0.2
 
 _HEALTH = "/health"
 _MODELS = "models"
-_PATHS: dict[BackendKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH}
+_PATHS: dict[BackendKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
 _BAD_GATEWAY = frozenset({502, 503, 504})
 """What a proxy says of a server that isn't there, and llama.cpp while it loads."""
 

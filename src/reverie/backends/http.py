@@ -103,7 +103,7 @@ class HttpBackend:
         self._stall_timeout = stall
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        headers = _headers(self._settings.api_key_env, self._environ)
+        headers = _headers(self._settings, self._environ)
         try:
             self._transport = Transport(
                 self._url,
@@ -200,15 +200,17 @@ async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:
         raise
 
 
-def _headers(api_key_env: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+def _headers(settings: BackendSettings, environ: Mapping[str, str]) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream, application/json",
         "Accept-Encoding": "identity",  # a compressed stream is one that is held back
         "User-Agent": f"reverie/{reverie.__version__}",
     }
-    if api_key_env is not None:
-        headers["Authorization"] = f"Bearer {_api_key(api_key_env, environ)}"
+    if settings.key is not None:
+        headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
+    elif settings.api_key_env is not None:
+        headers["Authorization"] = f"Bearer {_api_key(settings.api_key_env, environ)}"
     return headers
 
 
