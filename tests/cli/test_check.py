@@ -179,3 +179,49 @@ def test_no_auth_opens_an_address_that_needs_keys_otherwise() -> None:
 def test_a_model_that_is_no_reference_is_a_mistake() -> None:
     (mistake,) = errors(reverie("check", "--model", "none"))
     assert "no such model in the catalogue" in mistake
+
+
+AI_MODELS = """[
+  {"pipeline": "llm", "model_id": "smollm2-135m", "warm": true},
+  {"pipeline": "llm", "model_id": "big", "url": "http://10.0.0.5:8000", "token": "s3cret"},
+  {"pipeline": "upscale", "model_id": "x"}
+]"""
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_livepeer_file_is_read_and_what_of_it_has_no_effect_is_said(
+    folder: Path, by_variable: bool
+) -> None:
+    write(folder, "[server]\nport = 9000\n")
+    file = str(write(folder, AI_MODELS, "aiModels.json"))
+    if by_variable:
+        done = reverie("check", REVERIE_AI_MODELS=file)
+    else:
+        done = reverie("check", "--ai-models", file)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "Would listen on 127.0.0.1 port 9000, for callers without a key.",
+        "Model smollm2-135m: run here by xllamacpp, 1 slots, on disk",
+        "Model big: reached at http://10.0.0.5:8000",
+    ]
+    assert done.stderr.splitlines() == [
+        f"warning: {file}: [2].pipeline: 'upscale' is not served here, only 'llm'"
+    ]
+
+
+def test_a_mistake_in_a_livepeer_file_is_named_by_the_file(folder: Path) -> None:
+    write(folder, '[{"pipeline": "llm", "model_id": "./none.gguf"}]', "ai.json")
+    (mistake,) = errors(reverie("check", "--ai-models", "ai.json"))
+    assert mistake.startswith("ai.json: ./none.gguf.source: There is no model file")
+    write(folder, '[{"pipeline": "llm"}]', "ai.json")
+    (mistake,) = errors(reverie("check", "--ai-models", "ai.json"))
+    assert mistake == "ai.json: [0].model_id: Field required"
+
+
+def test_models_are_given_in_one_place(folder: Path) -> None:
+    write(folder, AI_MODELS, "ai.json")
+    lines = reverie("check", "--ai-models", "ai.json", "--model", "smollm2-135m").stderr
+    assert lines == "error: command line: --model and --ai-models exclude each other\n"
+    write(folder, '[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
+    mistake = reverie("check", "--ai-models", "ai.json").stderr.splitlines()[-1]
+    assert mistake.startswith("error: reverie.toml: models: the models are given by --ai-models")

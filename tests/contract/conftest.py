@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ class Served(NamedTuple):
     process: subprocess.Popen[str]
     printed: str
     """What it has printed on standard output once it was ready."""
+    errors: list[str]
+    """The lines on standard error so far; all of them, once it has ended."""
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
     errors: list[str] = []
     readers = [
         threading.Thread(target=_forward, args=(process.stdout, lines.put)),
-        threading.Thread(target=_forward, args=(process.stderr, errors.append)),
+        threading.Thread(target=errors.extend, args=(process.stderr,)),
     ]
     for reader in readers:
         reader.start()
@@ -52,12 +54,10 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
         while "Stop: Ctrl-C" not in printed:
             line = lines.get(timeout=60)
             if line is None:
-                pytest.fail(
-                    "reverie serve ended before it was ready:\n" + "".join(filter(None, errors))
-                )
+                pytest.fail("reverie serve ended before it was ready:\n" + "".join(errors))
             printed += line
         url = printed.split(" at ", 1)[1].split()[0]
-        yield Served(url, process, printed)
+        yield Served(url, process, printed, errors)
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -70,7 +70,7 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
             assert process.stderr is not None
             process.stdout.close()
             process.stderr.close()
-    stderr = "".join(filter(None, errors))
+    stderr = "".join(errors)
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr, stderr
 
@@ -79,6 +79,12 @@ def _forward(stream: object, put: object) -> None:
     for line in stream:  # type: ignore[attr-defined]
         put(line)  # type: ignore[operator]
     put(None)  # type: ignore[operator]
+
+
+@pytest.fixture
+def serve() -> Callable[..., AbstractContextManager[Served]]:
+    """``with serve("--port", …, cwd=…) as running``: the command, with other options."""
+    return reverie_serve
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,10 @@ empty value is held to be there: a field that is missing is a mistake here.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
@@ -191,3 +193,18 @@ def test_errors_are_parsed(endpoint: str, stream: bool) -> None:
     wrong_field = call(endpoint, "llm", ask(temperature=9, stream=stream))
     (mistake,) = parse(wrong_field, 422, HttpValidationError).detail
     assert mistake.loc == ["body", "temperature"]
+
+
+def test_an_orchestrators_file_is_served_as_it_is(keyed, serve, tmp_path: Path) -> None:
+    """The file that makes an orchestrator reach one Reverie makes another Reverie reach it."""
+    entry = {"pipeline": "llm", "model_id": MODEL, "url": keyed.url, "token": KEY, "capacity": 2}
+    others = {"pipeline": "text-to-image", "model_id": "x", "warm": True}
+    (tmp_path / "aiModels.json").write_text(json.dumps([others, entry]))
+    with serve("--ai-models", "aiModels.json", cwd=tmp_path) as front:
+        response = call(front.url, "llm", ask())
+    answer = parse(response, 200, LLMResponse)
+    assert answer.choices[0].message is not None
+    assert "Paris" in answer.choices[0].message.content
+    (warning,) = [line for line in front.errors if line.startswith("warning: ")]
+    assert warning.startswith("warning: aiModels.json: [0].pipeline: ")
+    assert KEY not in "".join(front.errors)

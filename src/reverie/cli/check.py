@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from reverie.cli.options import Config, Host, Model, NoAuth, Port, settings_of
+from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
 from reverie.errors import ConfigurationError, ModelError
 from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
@@ -19,13 +19,14 @@ def check(
     config: Config = None,
     model: Model = None,
     no_auth: NoAuth = None,
+    ai_models: AiModels = None,
 ) -> None:
     """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
     from reverie.app import authenticator, open_store
     from reverie.http.edge import require_keys
     from reverie.store.engine import StoreFailure
 
-    settings = settings_of(host, port, config, model, no_auth)
+    settings = settings_of(host, port, config, model, no_auth, ai_models)
     problems: list[str] = []
     try:
         store = open_store(settings)
@@ -41,7 +42,10 @@ def check(
         problems.append(f"store.url: the store can't be used: {failure}")
     for index, served in enumerate(settings.models):
         found = _problems_of(served, settings)
-        where = "command line: model" if model else f"{config or CONFIG_FILE}: models[{index}]"
+        if ai_models is not None:
+            where = f"{ai_models}: {served.name}"
+        else:
+            where = "command line: model" if model else f"{config or CONFIG_FILE}: models[{index}]"
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             typer.echo(f"Model {served.name}: {_describe(served)}")

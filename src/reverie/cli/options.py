@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+from reverie.errors import ConfigurationError
 from reverie.settings import ModelSettings, Settings, load
 
 Host: TypeAlias = Annotated[
@@ -27,6 +29,13 @@ Model: TypeAlias = Annotated[
         "hf:OWNER/REPO[/FILE.gguf], or a path.",
     ),
 ]
+AiModels: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="REVERIE_AI_MODELS",
+        help="Serve the models of a Livepeer orchestrator's aiModels.json instead of the file's.",
+    ),
+]
 NoAuth: TypeAlias = Annotated[
     bool | None,
     typer.Option(
@@ -41,8 +50,11 @@ def settings_of(
     config: Path | None,
     model: str | None,
     no_auth: bool | None,
+    ai_models: Path | None = None,
 ) -> Settings:
     """The configuration that these options make; None is an option that isn't given.
+
+    What of ``ai_models`` has no effect is said on standard error.
 
     Raises:
         ConfigurationError: with every mistake that was found.
@@ -50,7 +62,20 @@ def settings_of(
     """
     given = {"host": host, "port": port, "no_auth": no_auth}
     flags = {"server": {key: value for key, value in given.items() if value is not None}}
-    return load(config, flags, only_model=_only_model(model))
+    if ai_models is None:
+        return load(config, flags, only_model=_only_model(model))
+    if model is not None:
+        raise ConfigurationError(["command line: --model and --ai-models exclude each other"])
+    return load(config, flags, models=_models_of(ai_models))
+
+
+def _models_of(file: Path) -> Sequence[ModelSettings]:
+    from reverie import ai_models
+
+    found = ai_models.read(file)
+    for remark in found.remarks:
+        typer.echo(f"warning: {remark}", err=True)
+    return found.models
 
 
 def _only_model(reference: str | None) -> ModelSettings | None:

@@ -14,7 +14,7 @@ import typer
 
 import reverie
 from reverie import log
-from reverie.cli.options import Config, Host, Model, NoAuth, Port, settings_of
+from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
 from reverie.errors import ModelError
 from reverie.settings import Settings
 
@@ -30,6 +30,7 @@ def serve(
     config: Config = None,
     model: Model = None,
     no_auth: NoAuth = None,
+    ai_models: AiModels = None,
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
@@ -37,7 +38,7 @@ def serve(
     the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
-    read = functools.partial(settings_of, host, port, config, model, no_auth)
+    read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
     settings = read()
     log.configure(settings.server.log_level, settings.server.log_format)
     _fetch_missing(settings)
