@@ -79,6 +79,8 @@ class ServerSettings(_Section):
     """A generation with an `Idempotency-Key` goes on for this long after its client has left."""
     max_kept_answer: int = Field(default=4 * 1024 * 1024, ge=0)
     """A larger answer is not kept for its `Idempotency-Key`."""
+    memory_budget_mib: int = Field(default=0, ge=0)
+    """Memory that the models which run here may take together, by an estimate; 0: any."""
     drain_timeout: float = Field(default=30.0, ge=0)
     """After SIGTERM, running requests have this long to finish."""
     log_format: Literal["text", "json"] = "text"
@@ -216,6 +218,10 @@ class ModelSettings(_Section):
     """Layers to put on a GPU; -1 decides by its memory."""
     cache_mib: int = Field(default=256, ge=0)
     """Memory for prompts kept warm beyond the slots, in MiB."""
+    warm: bool = True
+    """Load it at the start; false: when the first request asks for it."""
+    idle_unload: float = Field(default=0, ge=0)
+    """Unload it when nobody has used it for so many seconds; 0: never."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -74,6 +74,11 @@ class EmbeddedBackend:
         return self.runner.state == "ready"
 
     @property
+    def memory(self) -> int:
+        """Bytes that the engine takes, by an estimate; known once checked."""
+        return self.runner.memory
+
+    @property
     def capacity(self) -> int:
         """llama.cpp breaks off every running request when their tokens exceed this together."""
         return self.runner.kv_tokens
@@ -149,6 +154,14 @@ class EmbeddedBackend:
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         self._http.set_timeouts(first_token=first_token, stall=stall)
+
+    async def check_engine(self) -> None:
+        """Check the model and the engine without starting it.
+
+        Raises:
+            ModelError: one of them can't be used.
+        """
+        await self.runner.check()
 
     async def start(self, on_change: Callable[[], None]) -> None:
         await self.runner.start(on_change)

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from reverie.backends.base import Backend
-from reverie.backends.build import backends_of
+from reverie.backends.build import backends_of, build_backends
 from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.memory import MIB, Memory, shortage
 from reverie.gateway.models import ServedModels
 from reverie.gateway.service import Service
 from reverie.settings import ModelSettings, Settings
@@ -37,34 +38,40 @@ class House:
     ) -> None:
         self.settings = settings
         self._environ = environ
-        if backends is None:
-            services = {model.name: self._build(model, settings) for model in settings.models}
-        else:
-            services = {
-                model.name: Service(model, behind, settings.server) for model, behind in backends
-            }
-        self._services: dict[str, Service] = services
-        self._retired: set[Service] = set()
-        self.models = ServedModels(settings, services)
         self._changed = asyncio.Event()
+        self._memory = Memory(settings.server.memory_budget_mib * MIB)
+        if backends is None:
+            backends = build_backends(settings, environ)
+        self._services = {
+            model.name: self._service(model, behind, settings) for model, behind in backends
+        }
+        self._retired: set[Service] = set()
+        self.models = ServedModels(settings, self._services)
 
-    def _build(self, model: ModelSettings, settings: Settings) -> Service:
-        return Service(model, backends_of(model, settings.server, self._environ), settings.server)
+    def _service(
+        self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
+    ) -> Service:
+        return Service(model, backends, settings.server, self._memory, self._changed.set)
 
     async def start(self) -> None:
-        """Start every backend; none is waited for.
+        """Start every backend that isn't to be loaded on demand; none is waited for.
 
         Raises:
             ModelError: a backend can never become ready as it is configured.
+            ConfigurationError: the models don't fit into the memory that they may take.
         """
         for service in self._services.values():
-            await service.start(self._changed.set)
+            await service.prepare()
+        if problems := _shortage(self.settings, self._services):
+            raise ConfigurationError(problems)
+        for service in self._services.values():
+            await service.start()
 
     async def wait_settled(self) -> bool:
         """Wait until the default model can answer (True), or no model ever will (False)."""
         while True:
             self._changed.clear()
-            if self.models.default.state == "ready":
+            if self.models.default.state in ("ready", "cold"):
                 return True
             if all(model.state == "failed" for model in self.models.all):
                 return False
@@ -84,23 +91,28 @@ class House:
             for model in settings.models
             if (service := self._services.get(model.name)) is not None and service.suits(model)
         }
-        fresh = await self._start_missing(settings, kept)
+        fresh = await self._prepare_missing(settings, kept)
         # From here to the end nothing waits: every request sees all of it, or nothing.
         services = {**kept, **fresh}
         gone = [old for name, old in self._services.items() if services.get(name) is not old]
-        for service in kept.values():
-            service.adapt(settings.server)
+        self._memory.budget = settings.server.memory_budget_mib * MIB
+        for model in settings.models:
+            if model.name in kept:
+                kept[model.name].adapt(model, settings.server)
         self._services = services
         self.settings, self.models = settings, ServedModels(settings, services, self.models)
         for service in gone:
             self._retired.add(service)
             service.retire(self._retired.discard)
+        for service in fresh.values():
+            service.warm_up()
         self._changed.set()
+        self._memory.changed()
 
-    async def _start_missing(
+    async def _prepare_missing(
         self, settings: Settings, kept: Mapping[str, Service]
     ) -> dict[str, Service]:
-        """Build and start what isn't there yet: all of it, or none.
+        """Build and prepare what isn't there yet: all of it, or none.
 
         Raises:
             ConfigurationError
@@ -113,12 +125,14 @@ class House:
                     continue
                 try:
                     # In a thread, since it looks for the model's file.
-                    service = await asyncio.to_thread(self._build, model, settings)
-                    fresh[model.name] = service
-                    await service.start(self._changed.set)
+                    backends = await asyncio.to_thread(
+                        backends_of, model, settings.server, self._environ
+                    )
+                    fresh[model.name] = self._service(model, backends, settings)
+                    await fresh[model.name].prepare()
                 except ModelError as error:
                     problems.append(f"model {model.name}: {error}")
-            if problems:
+            if problems := problems or _shortage(settings, {**kept, **fresh}):
                 raise ConfigurationError(problems)
         except BaseException:
             await asyncio.gather(*(service.stop() for service in fresh.values()))
@@ -129,3 +143,14 @@ class House:
         """Stop every backend, those of earlier configurations too. Idempotent."""
         services = [*self._services.values(), *self._retired]
         await asyncio.gather(*(service.stop() for service in services))
+
+
+def _shortage(settings: Settings, services: Mapping[str, Service]) -> list[str]:
+    """Why the models can't do with the memory that they may take; empty: they can."""
+    needs = {
+        name: service.resident.memory
+        for name, service in services.items()
+        if service.resident is not None
+    }
+    warm = {model.name for model in settings.models if model.warm}
+    return shortage(settings.server.memory_budget_mib * MIB, needs, warm)

@@ -12,7 +12,7 @@ from reverie.gateway.service import Service
 from reverie.gateway.terms import Terms
 from reverie.settings import ModelSettings, Settings
 
-State = Literal["ready", "loading", "failed"]
+State = Literal["ready", "loading", "cold", "failed"]
 
 
 class ServedModel:
@@ -33,7 +33,17 @@ class ServedModel:
     def state(self) -> State:
         if self.pool.ready:
             return "ready"
-        return "failed" if self.pool.failure is not None else "loading"
+        if self.pool.failure is not None:
+            return "failed"
+        resident = self.service.resident
+        return "cold" if resident is not None and resident.cold else "loading"
+
+    @property
+    def available(self) -> bool:
+        """Whether requests are answered, if only once they have had the model loaded."""
+        resident = self.service.resident
+        on_demand = resident is not None and resident.on_demand
+        return self.state in ("ready", "cold") or (self.state == "loading" and on_demand)
 
 
 class ServedModels:

@@ -76,6 +76,8 @@ class Pool:
         self._queues: dict[frozenset[str], FairQueue[_Waiter]] = {}
         """Those who wait, by the backends that they exclude. None of these queues is empty."""
         self._arrivals = 0
+        self.seconds_to_ready: Callable[[], float | None] = lambda: None
+        """How long it is likely to be until a backend is ready, if that is known."""
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for those who come from now on."""
@@ -313,7 +315,7 @@ class Pool:
             return ModelLoading(
                 f"The model is still loading after {self._queue_timeout:g} s, with "
                 f"{_requests(self.waiting)} waiting. Try again shortly.",
-                retry_after=self._patience(),
+                retry_after=self.seconds_to_ready() or self._patience(),
             )
         return Overloaded(
             f"No slot became free within {self._queue_timeout:g} s, with "

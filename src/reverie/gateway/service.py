@@ -11,26 +11,52 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from reverie.backends.base import Backend
+from reverie.backends.embedded import EmbeddedBackend
+from reverie.gateway.memory import Memory
 from reverie.gateway.pool import Pool
+from reverie.gateway.resident import Resident
 from reverie.settings import ModelSettings, ServerSettings
 
-_NOT_BUILT_FROM = ("aliases", "default", "price", "limits")
+_NOT_BUILT_FROM = ("aliases", "default", "price", "limits", "warm", "idle_unload")
 """What may change of a model while its backends go on."""
 
 
 class Service:
-    """A pool of backends, for as long as anybody needs it."""
+    """A pool of backends, for as long as anybody needs it.
+
+    Args:
+        memory: what the engines here share.
+        on_change: called whenever a backend became ready, or is no longer.
+    """
 
     def __init__(
-        self, model: ModelSettings, backends: Sequence[Backend], server: ServerSettings
+        self,
+        model: ModelSettings,
+        backends: Sequence[Backend],
+        server: ServerSettings,
+        memory: Memory,
+        on_change: Callable[[], None],
     ) -> None:
-        self._model = model
+        self.model = model
         self.pool = Pool(
             model.name,
             backends,
             queue_size=server.queue_size,
             queue_timeout=server.queue_timeout,
         )
+        self._on_change = on_change
+        self.resident: Resident | None = None
+        """The engine here, if it is one."""
+        for backend in backends:
+            if isinstance(backend, EmbeddedBackend):
+                self.resident = Resident(
+                    model.name,
+                    backend,
+                    memory,
+                    idle_unload=model.idle_unload,
+                    on_change=self._changed,
+                )
+                self.pool.seconds_to_ready = self.resident.seconds_to_ready
         self._holders = 0
         self._retired = False
         self._on_stopped: Callable[[Service], None] = lambda _: None
@@ -38,32 +64,56 @@ class Service:
 
     def suits(self, model: ModelSettings) -> bool:
         """Whether it is what ``model`` would be built to, and not beyond help."""
-        same = self._model.model_dump(exclude={*_NOT_BUILT_FROM}) == model.model_dump(
+        same = self.model.model_dump(exclude={*_NOT_BUILT_FROM}) == model.model_dump(
             exclude={*_NOT_BUILT_FROM}
         )
         return same and self.pool.failure is None
 
-    def adapt(self, server: ServerSettings) -> None:
+    def adapt(self, model: ModelSettings, server: ServerSettings) -> None:
         """Take over what can change while it goes on."""
+        if self.resident is not None:
+            self.resident.set_idle_unload(model.idle_unload)
+            if model.warm and not self.model.warm:
+                self.resident.load(on_demand=False)
+        self.model = model
         self.pool.bound(queue_size=server.queue_size, queue_timeout=server.queue_timeout)
         for backend in self.pool.backends:
             backend.set_timeouts(first_token=server.first_token_timeout, stall=server.stall_timeout)
 
-    async def start(self, on_change: Callable[[], None]) -> None:
-        """Start every backend; none is waited for.
-
-        ``on_change`` is called whenever one became ready, or is no longer.
+    async def prepare(self) -> None:
+        """Check the engine here; start all other backends. None is waited for.
 
         Raises:
             ModelError: a backend can never become ready as it is configured.
         """
-
-        def changed() -> None:
-            self.pool.wake()
-            on_change()
-
+        if self.resident is not None:
+            await self.resident.check()
+            return
         for backend in self.pool.backends:
-            await backend.start(changed)
+            await backend.start(self._changed)
+
+    async def start(self) -> None:
+        """Start the engine here, if it is one that is to be warm. Its memory is free for certain.
+
+        Raises:
+            ModelError: it can't be started.
+        """
+        if self.resident is not None and self.model.warm:
+            await self.resident.start()
+
+    def warm_up(self) -> None:
+        """Begin to load the engine here, if it is one that is to be warm and there is memory."""
+        if self.resident is not None and self.model.warm:
+            self.resident.load(on_demand=False)
+
+    def _changed(self) -> None:
+        self.pool.wake()
+        self._on_change()
+
+    def use(self) -> None:
+        """Begin to load the engine here, if it is cold: a request is about to wait for a slot."""
+        if self.resident is not None:
+            self.resident.use()
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
@@ -77,9 +127,13 @@ class Service:
     def hold(self) -> None:
         """Keep the backends until ``release``."""
         self._holders += 1
+        if self.resident is not None:
+            self.resident.hold()
 
     def release(self) -> None:
         self._holders -= 1
+        if self.resident is not None:
+            self.resident.release()
         if self._retired and not self._holders:
             self._begin_to_stop()
 
@@ -96,6 +150,9 @@ class Service:
 
     async def stop(self) -> None:
         """Stop every backend. Idempotent."""
+        if self.resident is not None:
+            await self.resident.stop()
+            return
         await asyncio.gather(
             *(backend.stop() for backend in self.pool.backends), return_exceptions=True
         )

@@ -56,6 +56,7 @@ async def frames(
     """
     kept = None if job.claim is None else _Kept(max_kept, numbered=job.request.stream)
     deltas: list[Delta] = []
+    job.model.service.use()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
             finish, usage = _sort(batch, deltas)

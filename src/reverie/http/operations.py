@@ -99,9 +99,9 @@ def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
     async def readyz() -> JSONResponse:
         if in_flight.draining:
             return JSONResponse({"status": "DRAINING"}, status_code=503)
-        state = house.models.default.state
-        if state != "ready":
-            return JSONResponse({"status": state.upper()}, status_code=503)
+        default = house.models.default
+        if not default.available:
+            return JSONResponse({"status": default.state.upper()}, status_code=503)
         return JSONResponse({"status": "OK"})
 
     for path, answer in (("/health", health), ("/healthz", healthz), ("/readyz", readyz)):
@@ -109,11 +109,11 @@ def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
 
 
 def _status(house: House) -> str:
-    """OK while any model can answer; else LOADING while one may yet; else ERROR."""
-    states = {model.state for model in house.models.all}
-    if "ready" in states:
+    """OK while any model answers; else LOADING while one may yet; else ERROR."""
+    if any(model.available for model in house.models.all):
         return "OK"
-    return "LOADING" if "loading" in states else "ERROR"
+    loading = any(model.state == "loading" for model in house.models.all)
+    return "LOADING" if loading else "ERROR"
 
 
 def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Metrics) -> None:

@@ -83,7 +83,7 @@ class Runner:
         self.context: int | None = None
         """Tokens that one request may use, prompt and answer; known once the engine is ready."""
         self.failure: str | None = None
-        """Why it can't run, in one sentence without paths; None while it can."""
+        """Why it can't run, in one sentence for the operator; None while it can."""
         self._settings = settings
         self._load_timeout = load_timeout
         self._log = LogFile(name)
@@ -146,9 +146,13 @@ class Runner:
             self._preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare))
             await asyncio.shield(self._preparing)
         except OSError as error:
-            raise ModelError(
+            self.failure = (
                 f"The engine of {self.name} can't be prepared: {error.strerror}: {error.filename}."
-            ) from None
+            )
+            raise ModelError(self.failure) from None
+        except ModelError as error:
+            self.failure = str(error)
+            raise
         self._set("loading")
         self._task = asyncio.create_task(self._supervise(), name=f"runner {self.name}")
 
