@@ -40,7 +40,7 @@ set goes into `reverie.toml` in the working directory (or `--config FILE`).
 - Flags override environment variables, which override the file, which overrides the defaults.
 - Each key of `[server]` and `[store]` has a variable, as `REVERIE_SERVER_PORT` for `port`. The
   common ones have short forms too: `REVERIE_HOST`, `REVERIE_PORT`, `REVERIE_CONFIG`,
-  `REVERIE_MODEL`, `REVERIE_NO_AUTH`.
+  `REVERIE_MODEL`, `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`.
 - Keys of callers are given in `REVERIE_API_KEYS`, comma-separated, never in the file.
 - A mistake is reported with its key path and the accepted values, and nothing starts. Unknown keys
   are mistakes. `reverie check` takes the flags of `reverie serve`, and says what that would run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reverie.settings import ModelSettings, PriceSettings, Settings
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 URL = "http://10.0.0.5:8000"
 TOKEN = "s3cret-token"
+PAGE = Path(__file__).parent.parent / "docs" / "livepeer.md"
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +118,13 @@ def test_models_keep_the_order_of_the_file() -> None:
     settings = Settings(models=found.models)
     assert [model.name for model in settings.models] == ["b", "a"]
     assert settings.default_model.name == "b"
+
+
+def test_the_entry_in_the_documentation_is_understood() -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    model = only(*json.loads(example))
+    assert model.backends[0].slots == 8
+    assert model.price == PriceSettings(output="0.18USD")
 
 
 # Prices ------------------------------------------------------------------------------------
