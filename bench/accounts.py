@@ -156,7 +156,7 @@ async def beside_litellm(program: Path, folder: Path, secrets: Sequence[str], si
         )
         await throughput((theirs, ours), Size(1, 2.0, 0, 0), stream=True)
         for what, stream in (("answers", False), (f"{LONG}-chunk streams", True)):
-            rounds = size._replace(rounds=min(3, size.rounds), seconds=5.0)
+            rounds = size._replace(rounds=min(3, size.rounds), seconds=15.0)
             a, b = await throughput((theirs, ours), rounds, stream=stream)
             add_throughput(table, what, a, b, "≥ 20")
     Console(width=140).print(table)

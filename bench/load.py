@@ -145,6 +145,9 @@ async def saturate(url: str, pid: int, requests: Sequence[bytes], seconds: float
 
     Args:
         pid: the server's process, whose CPU time is read.
+
+    Raises:
+        RuntimeError: not one came.
     """
     clients = await _connect(url, requests)
     answers = 0
@@ -167,6 +170,8 @@ async def saturate(url: str, pid: int, requests: Sequence[bytes], seconds: float
         stopping = True
     for client in clients:
         client.close()
+    if not load.answers:
+        raise RuntimeError(f"{url} gave no answer in {seconds:g} s: the machine is too busy")
     return load
 
 
