@@ -94,7 +94,7 @@ def test_a_home_without_room_or_trust_is_passed_over() -> None:
     a, b = member("a"), member("b")
     for conversation in conversations(20):
         assert chosen(a, b, affinity=conversation, excluded={"a"}) == "b"
-    a.blame(BackendError("no"))
+    a.failed(a.breaker.begin(), BackendError("no"))
     assert {chosen(a, b, affinity=one) for one in conversations(20)} == {"b"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reverie.gateway.breaker import FAILURES
+from reverie.gateway.breaker import FAILURES, LONGEST_WAIT
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -89,28 +89,25 @@ async def test_a_parameter_that_is_not_known_is_refused(
 
 
 async def test_a_backend_that_fails_is_shown_and_left_alone(
-    engine: ScriptedEngine, start_gateway: StartGateway
+    engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("reverie.gateway.breaker.FIRST_WAIT", 1000.0)
     bad = Script(status=500, error={"message": "raw words of an engine"})
     async with ScriptedEngine(Script(tokens=("ok",))) as good:
         engine.script = bad
         gateway = await start_gateway(engine, good, environ=ADMIN)
         await probed(gateway, engine)
         member = gateway.pool().members[0]
-        for _ in range(FAILURES):
+        for number in range(100):
             member._cool_until = 0.0  # as if the last failure were some seconds ago
-            assert (await gateway.post(chat()))[0] == 200
-        assert len(engine.requests) == FAILURES
-        member._cool_until = 0.0
-        for _ in range(3):
-            assert (await gateway.post(chat()))[0] == 200
+            assert (await gateway.post(chat(f"Question {number}")))[0] == 200
         first, second = await listed(gateway)
         _, metrics, _ = await gateway.get("/metrics")
     assert len(engine.requests) == FAILURES
     assert (first["state"], second["state"]) == ("open", "closed")
     assert first["consecutive_failures"] == FAILURES
     assert first["last_error"]["code"] == "backend_error"
-    assert 0 < first["retry_in"] <= 1
+    assert 0 < first["retry_in"] <= LONGEST_WAIT
     assert "raw words" not in str(first)
     labels = f'{{backend="{first["name"]}",model="m"'
     for line in (
@@ -133,8 +130,8 @@ async def test_a_backend_that_is_not_there_takes_no_request_at_all(
         assert (first["state"], second["state"]) == ("open", "closed")
         assert first["last_probe"]["code"] == "backend_error"
         await engine.restart()
-        for _ in range(3):
-            assert (await gateway.post(chat()))[0] == 200
+        for number in range(10):
+            assert (await gateway.post(chat(f"Question {number}")))[0] == 200
         assert not engine.requests
 
 

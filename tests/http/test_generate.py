@@ -263,11 +263,11 @@ async def test_another_backend_is_tried_before_the_first_token(
     async with ScriptedEngine(Script(tokens=("from", " the", " second"))) as second:
         engine.script = Script(status=500)
         gateway = await start_gateway(engine, second)
-        for _ in range(3):
-            status, answer, _ = await gateway.post(chat())
+        for number in range(20):  # as many conversations, some of which belong on the first
+            status, answer, _ = await gateway.post(chat(f"Question {number}"))
             assert status == 200
             assert answer["choices"][0]["message"]["content"] == "from the second"
-    assert 1 <= len(engine.requests) <= 3
+    assert engine.requests
 
 
 async def test_a_clients_own_fault_is_not_tried_elsewhere(

@@ -13,8 +13,7 @@ class Lease:
     """One slot on one backend, and room for some tokens. Leaving its context gives both back.
 
     Its holder says how the backend fared: ``started`` at the first token, then ``succeeded`` or
-    ``failed``. Left without a word, it is judged by the exception that it is left with: none is a
-    success of unknown speed, and one that isn't a ``ReverieError`` says nothing.
+    ``failed``. Left without a word, as by a client that went away, it says nothing.
 
     ``position`` is where its request entered the queue: 1 was next, 0 never waited.
     """
@@ -74,12 +73,5 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        blamed, self._member.blamed = self._member.blamed, None
-        if blamed is not None:
-            self.failed(blamed)
-        elif isinstance(error, ReverieError):
-            self.failed(error)
-        elif error is None:
-            self.succeeded()
+    def __exit__(self, *_: object) -> None:
         self.release()

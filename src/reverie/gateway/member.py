@@ -93,8 +93,6 @@ class Member:
         self.speed = Speed()
         self.breaker = Breaker(self._say, clock=clock, chance=chance)
         self.last_error: Mishap | None = None
-        self.blamed: ReverieError | None = None
-        """What ended the request whose lease is left next."""
         self._model = model
         self._clock = clock
         self._cool_until = -math.inf
@@ -147,11 +145,6 @@ class Member:
         elif isinstance(error, ClientError):
             self.started(ticket)
         self.breaker.left(ticket)
-
-    def blame(self, error: ReverieError) -> None:
-        """Say what ended the request whose lease is left next, before it is."""
-        self._cool(error, FAILURE_COOLDOWN)
-        self.blamed = error
 
     def _cool(self, error: ReverieError, seconds: float) -> None:
         now = self._clock()

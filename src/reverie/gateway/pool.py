@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 
 from reverie.backends.base import Backend
-from reverie.errors import BackendError, ModelLoading, Overloaded, ReverieError
+from reverie.errors import BackendError, ModelLoading, Overloaded
 from reverie.gateway import router
 from reverie.gateway.fair import FairQueue
 from reverie.gateway.lease import Lease as Lease
@@ -152,13 +152,6 @@ class Pool:
         """Whether to try again makes sense: a backend that isn't excluded may take the request."""
         left = any(backend.name not in excluded for backend in self.backends)
         return left and self.failure is None and self._shut_for(excluded) is None
-
-    def failed(self, backend: Backend, error: ReverieError | None = None) -> None:
-        """Note that a backend failed the request whose lease is left next.
-
-        ``Lease.failed`` says the same of its own.
-        """
-        self._by_name[backend.name].blame(error or BackendError("It failed."))
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
