@@ -92,6 +92,13 @@ def test_an_entry_without_a_url_is_a_model_of_the_catalogue_to_run_here(
     assert model.slots == 3
 
 
+@pytest.mark.parametrize(("fields", "warm"), [({}, True), ({"warm": False}, False)])
+def test_a_model_that_runs_here_is_loaded_at_the_start_unless_it_is_not_to_be_warm(
+    fields: dict[str, Any], warm: bool
+) -> None:
+    assert only(llm(SMOL, **fields)).warm is warm
+
+
 @pytest.mark.parametrize("ref", ["hf:owner/repo", "hf:owner/repo/file.gguf", "/models/a.gguf"])
 def test_any_reference_to_a_model_can_be_run_here(ref: str) -> None:
     assert only(llm(ref)).source == ref
@@ -182,6 +189,7 @@ def test_what_has_no_effect_is_said_by_name_and_is_no_mistake() -> None:
         llm(SMOL, token=TOKEN, warm=False, colour="red", gateway="0x1"),
         llm("m", url=URL, optimization_flags={"SFAST": True}),
         llm("m", url=URL, price_per_unit=1e-6, currency="USD"),
+        llm(SMOL, warm=True),
     )
     assert [model.name for model in found.models] == [SMOL, "m"]
     assert [remark.split(": ")[:2] for remark in found.remarks] == [
@@ -192,8 +200,8 @@ def test_what_has_no_effect_is_said_by_name_and_is_no_mistake() -> None:
             (1, "gateway"),
             (2, "optimization_flags"),
             (1, "token"),
-            (1, "warm"),
             (3, "price_per_unit"),
+            (4, "warm"),
         ]
     ]
     assert "'text-to-image'" in found.remarks[0]

@@ -191,13 +191,12 @@ class _Reader:
             known = (reference.name, *reference.aliases)
         if entry.token.get_secret_value():
             self._remark(index, "token", "has no effect without url")
-        if entry.warm is False:
-            self._remark(index, "warm", "has no effect here: the model is loaded at the start")
         return ModelSettings(
             name=entry.model_id,
             aliases=tuple(alias for alias in known if alias not in names),
             source=entry.model_id,
             slots=entry.slots,
+            warm=entry.warm is not False,
             price=self._price(index, entry),
         )
 
@@ -209,6 +208,8 @@ class _Reader:
             return before
         if "price_per_unit" in entry.model_fields_set and self._price(index, entry) != before.price:
             self._remark(index, "price_per_unit", "has no effect: an earlier entry has the price")
+        if before.source and entry.warm not in (None, before.warm):
+            self._remark(index, "warm", "has no effect: an earlier entry has it otherwise")
         if before.source:
             slots = {**before.model_dump(), "slots": before.slots + entry.slots}
             return ModelSettings.model_validate(slots)
