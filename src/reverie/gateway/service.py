@@ -64,8 +64,10 @@ class Service:
 
     def suits(self, model: ModelSettings) -> bool:
         """Whether it is what ``model`` would be built to, and not beyond help."""
-        same = self.model.model_dump(exclude={*_NOT_BUILT_FROM}) == model.model_dump(
-            exclude={*_NOT_BUILT_FROM}
+        same = all(
+            getattr(model, key) == getattr(self.model, key)  # of backends, with their keys
+            for key in ModelSettings.model_fields
+            if key not in _NOT_BUILT_FROM
         )
         return same and self.pool.failure is None
 
