@@ -203,6 +203,15 @@ async def test_backends_that_die_again_and_again_still_bring_an_answer_to_its_en
         assert sum(engine.generations for engine in engines) == 10
 
 
+async def test_a_backend_that_is_back_takes_over_from_one_that_died_over_the_prompt() -> None:
+    async with ScriptedEngine(WHOLE) as one, ScriptedEngine(WHOLE) as two:
+        one.scripts = two.scripts = [Script(tokens=TOKENS, die_after=2), Script(raw=b"")]
+        async with pool_of(one, two) as pool:
+            got = await get(pool)
+        assert (got.text, got.usage) == ("".join(TOKENS), (10, 5, 3))
+        assert {one.generations, two.generations} == {1, 2}
+
+
 async def test_failures_over_one_answer_are_bounded() -> None:
     script = Script(tokens=("a",) * 100, die_after=1)
     got = Got()

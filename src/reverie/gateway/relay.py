@@ -106,6 +106,7 @@ class _Attempts:
 
     def __init__(self, pool: Pool, answer: Continuation, record: Record) -> None:
         self.excluded: frozenset[str] = frozenset()
+        self._useless: frozenset[str] = frozenset()  # to be asked about this answer once more
         self._pool = pool
         self._answer = answer
         self._record = record
@@ -141,7 +142,7 @@ class _Attempts:
             self._cut, self._cut_by = error, backend.name
         if answer.exhausted:
             return
-        obstacle = answer.obstacle() or self._lack_of_backends()
+        obstacle = answer.obstacle() or self._lack_of_backends(backend)
         if obstacle is not None:
             self._give_up(obstacle)
             raise self._cut
@@ -164,15 +165,26 @@ class _Attempts:
         if self._answer.progressed:
             self._in_vain = 0
             self.excluded = frozenset()
-        if not backend.recovers or isinstance(error, (BackendTimeout, ClientError)):
+        if isinstance(error, (BackendTimeout, ClientError)):
+            self._useless |= {backend.name}
+        if not backend.recovers:
             self.excluded |= {backend.name}
+        self.excluded |= self._useless
 
-    def _lack_of_backends(self) -> str | None:
-        """Exclude the backends that can't continue; say why none is left, if none is."""
-        able = {backend.name for backend in self._pool.backends if backend.can_continue}
-        self.excluded |= {backend.name for backend in self._pool.backends} - able | {_NO_BACKEND}
-        if not able:
+    def _lack_of_backends(self, last: Backend) -> str | None:
+        """Exclude the backends that can't continue; say why none is left, if none is.
+
+        A backend that failed before the last one did may be back by now.
+        """
+        backends = self._pool.backends
+        if not any(backend.can_continue for backend in backends):
             return "no backend of the model can continue an answer"
+        self._useless |= {backend.name for backend in backends if not backend.can_continue}
+        self.excluded |= self._useless | {_NO_BACKEND}
+        if not self._pool.can_take(self.excluded):
+            self.excluded = self._useless | {_NO_BACKEND}
+            if not last.recovers:
+                self.excluded |= {last.name}
         return None if self._may_try() else "no other backend is left to try"
 
     def _may_try(self) -> bool:
