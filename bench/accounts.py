@@ -154,7 +154,7 @@ async def beside_litellm(program: Path, folder: Path, secrets: Sequence[str], si
         ours = await stack.enter_async_context(
             reverie(url, folder / "on", f"sqlite:///{folder}/small.db", secrets)
         )
-        await throughput((theirs, ours), Size(1, 2.0, 0, 0), stream=True)
+        await throughput((theirs, ours), Size(1, 15.0, 0, 0), stream=True)
         for what, stream in (("answers", False), (f"{LONG}-chunk streams", True)):
             rounds = size._replace(rounds=min(3, size.rounds), seconds=15.0)
             a, b = await throughput((theirs, ours), rounds, stream=stream)
