@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,9 @@ class Answer:
     """What a client saw of one request."""
 
     name: str
-    """Its request id, which is also what it said to the model."""
+    """Its request id."""
+    said: str
+    """What it said to the model: its name, or its ``Idempotency-Key``."""
     status: int | None = None
     """None: no answer began."""
     whole: bool = False
@@ -219,6 +222,9 @@ class Client:
         self._secret = secret
         self.answers: list[Answer] = []
 
+    def new_name(self) -> str:
+        return f"{self._prefix}-{next(self._numbers):05}"
+
     async def ask(
         self,
         url: str,
@@ -227,13 +233,15 @@ class Client:
         path: str = "/llm",
         max_tokens: int = 64,
         leave_after: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Answer:
         """Send one request.
 
         Args:
             leave_after: seconds after which to break off.
         """
-        answer = Answer(f"{self._prefix}-{next(self._numbers):05}")
+        name = self.new_name()
+        answer = Answer(name, idempotency_key or name)
         self.answers.append(answer)
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
             async with asyncio.timeout(leave_after):
@@ -242,10 +250,12 @@ class Client:
 
     async def _exchange(self, url: str, answer: Answer, stream: bool, max_tokens: int) -> None:
         headers = {"X-Request-Id": answer.name}
+        if answer.said != answer.name:
+            headers["Idempotency-Key"] = answer.said
         if self._secret is not None:
             headers["Authorization"] = f"Bearer {self._secret}"
         body: dict[str, Any] = {
-            "messages": [{"role": "user", "content": answer.name}],
+            "messages": [{"role": "user", "content": answer.said}],
             "max_tokens": max_tokens,
             "stream": stream,
         }
@@ -355,20 +365,37 @@ def assert_accounts_are_true(
     assert len(by_name) == len(rows), "a request was counted twice"
     assert [row.request_id for row in rows if row.outcome is None] == [], "open rows"
     assert daily_sums(store) == sums_of(rows)
-    for recorded in engine.requests:
-        name = recorded.body["messages"][-1]["content"]
-        assert name in by_name, f"{name} reached the engine without a row"
-        assert by_name[name].completion_tokens <= recorded.sent, f"{name} pays for what never was"
+    by_said: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        by_said.setdefault(row.idempotency_key or row.request_id, []).append(row)
+    _assert_is_accounted(engine, by_said)
     for answer in answers:
         if answer.whole:
-            _assert_is_counted(answer, by_name.get(answer.name))
+            _assert_is_counted(answer, by_said.get(answer.said, []))
         elif answer.status not in (200, None) and answer.name in by_name:
             assert by_name[answer.name].outcome not in ("ok", "length"), answer
 
 
-def _assert_is_counted(answer: Answer, row: Row[Any] | None) -> None:
-    """A client that saw a whole answer finds it in the ledger, as it was."""
-    assert row is not None, f"{answer.name} was answered and is nowhere"
+def _assert_is_accounted(engine: ScriptedEngine, by_said: dict[str, list[Row[Any]]]) -> None:
+    """Nothing reached the engine without a row, and no row has tokens that were never made."""
+    made: dict[str, list[int]] = {}
+    for recorded in engine.requests:
+        made.setdefault(recorded.body["messages"][-1]["content"], []).append(recorded.sent)
+    for said, rows in by_said.items():
+        counts = sorted((row.completion_tokens for row in rows), reverse=True)
+        for count, most in zip_longest(
+            counts, sorted(made.get(said, ()), reverse=True), fillvalue=0
+        ):
+            assert count <= most, f"{said} pays for what never was"
+    for said, answers in made.items():
+        assert len(answers) <= len(by_said.get(said, ())), f"{said} ran without a row"
+
+
+def _assert_is_counted(answer: Answer, rows: Sequence[Row[Any]]) -> None:
+    """A client that saw a whole answer finds it in the ledger, once, as it was."""
+    complete = [row for row in rows if row.outcome in ("ok", "length")]
+    assert len(complete) == 1, f"{answer.said} was answered, and is there {len(complete)} times"
+    (row,) = complete
     expected = "length" if answer.finish_reason == "length" else "ok"
     counted = (row.outcome, row.prompt_tokens, row.completion_tokens)
     told = (expected, answer.usage["prompt_tokens"], answer.usage["completion_tokens"])

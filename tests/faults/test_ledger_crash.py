@@ -34,6 +34,7 @@ LANES = 4
 CLIENTS = 4
 """Of each lane."""
 pytestmark = pytest.mark.timeout(300)  # it takes 40 s of two cores
+PATHS = ("/llm", "/v1/chat/completions")
 PRICE = {"input": "0.18USD", "output": "0.54USD"}
 
 
@@ -104,13 +105,27 @@ class Lane:
             if self._url is None:
                 await asyncio.sleep(0.01)
                 continue
+            if self._chance.random() < 0.2:
+                await self._insist(client)
+                continue
             await client.ask(
                 self._url,
                 stream=self._chance.random() < 0.6,
-                path=self._chance.choice(("/llm", "/v1/chat/completions")),
+                path=self._chance.choice(PATHS),
                 max_tokens=self._chance.choice((8, 64)),
                 leave_after=0.02 if self._chance.random() < 0.1 else None,
             )
+
+    async def _insist(self, client: Client) -> None:
+        """Send a request again and again, under one ``Idempotency-Key``, until it is answered."""
+        key, path = client.new_name(), self._chance.choice(PATHS)
+        stream = self._chance.random() < 0.6
+        while not self._over:
+            if self._url is not None:
+                answer = await client.ask(self._url, stream=stream, path=path, idempotency_key=key)
+                if answer.whole:
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def crash(
@@ -129,6 +144,9 @@ async def crash(
         outcomes = {row.outcome for row in rows_of(store)}
         assert outcomes >= {"ok", "length", "lost"}
         assert sum(answer.whole for answer in answers) > kills // 2
+        insisted = [answer for answer in answers if answer.said != answer.name]
+        cut, whole = ({a.said for a in insisted if a.whole is it} for it in (False, True))
+        assert cut & whole
 
 
 async def test_killed_gateways_on_one_sqlite_file_leave_true_accounts(
