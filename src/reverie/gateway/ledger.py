@@ -233,7 +233,8 @@ class Ledger:
         assert self._journal is not None
         assert self._writer is not None
         unkept, self._unkept = self._unkept, []
-        await asyncio.gather(*map(self.write, unkept), return_exceptions=True)
+        written = [asyncio.shield(self.write(settlement)) for settlement in unkept]
+        await asyncio.gather(*written, return_exceptions=True)
         while self._journal.pending:
             some = self._journal.pending[:_BATCH]
             operations = [
