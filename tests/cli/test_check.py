@@ -225,3 +225,17 @@ def test_models_are_given_in_one_place(folder: Path) -> None:
     write(folder, '[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
     mistake = reverie("check", "--ai-models", "ai.json").stderr.splitlines()[-1]
     assert mistake.startswith("error: reverie.toml: models: the models are given by --ai-models")
+
+
+def test_models_that_do_not_fit_into_their_memory_are_a_mistake(folder: Path) -> None:
+    model = '[[models]]\nname = "{}"\nsource = "smollm2-135m"\nkv_tokens = 2048\n'
+    head = "[server]\nmemory_budget_mib = {}\n"
+    write(folder, head.format(200) + model.format("a") + model.format("b") + "warm = false\n")
+    done = reverie("check")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[2].endswith("on disk, loaded when it is asked for")
+    write(folder, head.format(200) + model.format("a") + model.format("b"))
+    assert "need about 278 MiB together" in errors(reverie("check"))[0]
+    write(folder, head.format(100) + model.format("a"))
+    [problem] = errors(reverie("check"))
+    assert problem == "model a: it needs about 139 MiB, and server.memory_budget_mib is 100"

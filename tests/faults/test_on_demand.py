@@ -264,6 +264,32 @@ async def test_models_that_cannot_fit_are_refused_at_the_start_and_by_a_reload(
     assert (pid(gateway), await states(gateway)) == (before, {"a": "ready"})
 
 
+async def test_a_model_that_changes_gets_the_room_of_its_engine_before(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(
+        models=[small("a")], server={"memory_budget_mib": NEED}, environ=ADMIN
+    )
+    await gateway.until(lambda: gateway.pool("a").ready)
+    first = pid(gateway, "a")
+    gateway.written["models"] = [small("a", context=512)]
+    await reload(gateway)
+    await gateway.until(lambda: gateway.pool("a").ready)
+    second = pid(gateway, "a")
+    assert second != first
+    body = chat(STORY, stream=True, max_tokens=50)
+    async with gateway.http.post(gateway.url + "/llm", json=body) as running:
+        await running.content.readline()
+        with frozen(gateway, "a"):
+            gateway.written["models"] = [small("a", context=600)]
+            await reload(gateway)
+            waiting = asyncio.create_task(say(gateway))
+            await gateway.until(lambda: gateway.pool("a").waiting == 1)
+        assert (await running.text()).endswith("data: [DONE]\n\n")
+    assert await waiting == 200
+    assert pid(gateway, "a") != second
+
+
 async def test_an_engine_that_dies_while_it_is_loaded_on_demand_is_loaded_all_the_same(
     start_gateway: StartGateway,
 ) -> None:

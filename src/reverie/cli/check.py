@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             typer.echo(f"Model {served.name}: {_describe(served)}")
+    problems += _memory_problems(settings)
     if problems:
         raise ConfigurationError(problems)
 
@@ -76,6 +78,23 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
     return problems
 
 
+def _memory_problems(settings: Settings) -> list[str]:
+    """Whether the models that run here, as far as they are here, fit into their memory."""
+    from reverie.gateway.memory import MIB, shortage
+    from reverie.models.store import find
+    from reverie.runner.supervisor import Runner
+
+    needs: dict[str, int] = {}
+    for model in settings.models:
+        with contextlib.suppress(ModelError):  # told already
+            if model.source is not None and (found := find(model.source)) is not None:
+                runner = Runner(model.name, found, model)
+                asyncio.run(runner.check())
+                needs[model.name] = runner.memory
+    warm = {model.name for model in settings.models if model.warm}
+    return shortage(settings.server.memory_budget_mib * MIB, needs, warm)
+
+
 async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:
     """Start the backends of other servers, which takes their keys and connects to none of them."""
     from reverie.backends.build import build_backends
@@ -100,4 +119,5 @@ def _describe(model: ModelSettings) -> str:
 
     found = find(model.source)
     state = "on disk" if found else f"will be fetched first (reverie pull {model.source})"
-    return f"run here by {model.engine}, {model.slots} slots, {state}"
+    loaded = "" if model.warm else ", loaded when it is asked for"
+    return f"run here by {model.engine}, {model.slots} slots, {state}{loaded}"

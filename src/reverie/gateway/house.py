@@ -142,7 +142,7 @@ class House:
     async def stop(self) -> None:
         """Stop every backend, those of earlier configurations too. Idempotent."""
         services = [*self._services.values(), *self._retired]
-        await asyncio.gather(*(service.stop() for service in services))
+        await asyncio.gather(*(service.stop() for service in services), return_exceptions=True)
 
 
 def _shortage(settings: Settings, services: Mapping[str, Service]) -> list[str]:
