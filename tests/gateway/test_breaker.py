@@ -129,6 +129,13 @@ def test_a_failed_probe_opens_it_and_the_next_good_one_closes_it(bench: Bench) -
     assert bench.said == [("open", "backend_error"), ("closed", "probe")]
 
 
+def test_who_was_brought_back_by_a_probe_has_no_failure_to_spare(bench: Bench) -> None:
+    bench.breaker.probed(False, "backend_error")
+    bench.breaker.probed(True, "")
+    bench.fail()
+    assert bench.breaker.state == "open"
+
+
 def test_without_any_more_probes_a_failed_one_is_forgotten(bench: Bench) -> None:
     bench.breaker.probed(False, "backend_error")
     bench.now += LONGEST_WAIT

@@ -623,11 +623,21 @@ async def test_what_is_not_a_backends_failure_never_opens_its_breaker(error: Rev
     assert backend.suspected == 0
 
 
+async def test_a_trial_that_the_engine_refuses_as_wrong_shows_that_it_works() -> None:
+    bad = FakeBackend("bad")
+    ward = Ward(bad, FakeBackend("good"))
+    await ward.open(bad)
+    ward.now += LONGEST_WAIT
+    await ward.end(RefusedByBackend("no"), {"good"})
+    assert ward.state(bad) == "closed"
+
+
 async def test_a_busy_backend_is_avoided_for_as_long_as_it_asks_for() -> None:
     first, second = FakeBackend("first", 4), FakeBackend("second", 4)
     ward = Ward(first, second)
     await ward.end(Overloaded("busy", retry_after=7), {"second"})
     ward.now += 6.9
+    await ward.end(None, {"second"})  # another request may go well there all the same
     assert await ward.end(None) == "second"
     ward.now += 0.2
     assert await ward.end(None) == "first"

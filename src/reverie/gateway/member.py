@@ -126,7 +126,6 @@ class Member:
     def succeeded(self, ticket: Ticket) -> None:
         """Note an answer that came to its end."""
         self._worked_at = self._clock()
-        self._cool_until = -math.inf
         self.breaker.succeeded(ticket)
 
     def failed(self, ticket: Ticket, error: ReverieError) -> None:

@@ -127,8 +127,6 @@ class Pool:
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        if (wait := self._shut_for(excluded)) is not None:
-            raise _failing(wait)
         again = bool(excluded)
         if not self._queues and (chosen := self._choose(tokens, excluded, affinity, again)):
             return self._grant(chosen, tokens)
