@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from reverie.settings import Settings, load
+from reverie.settings import BackendSettings, ModelSettings, Settings, load
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -296,6 +297,23 @@ async def test_the_file_of_keys_is_read_again(
     file.write_text("nonsense\n")
     assert "line 1" in (await refused(gateway))[0]
     assert await allowed("two")
+
+
+async def test_a_backend_whose_key_alone_has_changed_is_sent_the_new_one(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN)
+
+    def keyed(key: str) -> Settings:
+        backend = BackendSettings(url=engine.url).with_key(SecretStr(key))
+        model = ModelSettings(name="m", backends=(backend,))
+        return gateway.app.settings.model_copy(update={"models": (model,)})
+
+    for key in ("one", "two"):
+        gateway.read = lambda key=key: keyed(key)  # type: ignore[misc]
+        assert "m.backends" in (await reload(gateway))["changed"]
+        await text(gateway)
+        assert engine.requests[-1].headers["authorization"] == f"Bearer {key}"
 
 
 async def test_a_reload_never_leaves_a_public_address_without_keys(
