@@ -117,11 +117,11 @@ async def test_an_engine_killed_while_idle_is_back_for_the_next_request(real: Ga
     assert runner(real).pid != first
 
 
-async def test_an_engine_killed_while_busy_breaks_its_answers_and_serves_the_next(
+async def test_an_engine_killed_while_busy_goes_on_with_its_answers_once_it_is_back(
     real: Gateway,
 ) -> None:
     async def stream() -> str:
-        body = chat(STORY, stream=True, max_tokens=2000)
+        body = chat(STORY, stream=True, max_tokens=60)
         async with real.http.post(real.url + "/llm", json=body) as response:
             started.release()
             return await response.text()
@@ -132,10 +132,28 @@ async def test_an_engine_killed_while_busy_breaks_its_answers_and_serves_the_nex
         await started.acquire()
     os.kill(runner(real).pid, signal.SIGKILL)
     for text in await asyncio.gather(*streams):
-        last = json.loads(text.rstrip().rsplit("data: ", 1)[1])
-        assert last["choices"][0]["finish_reason"] == "error"
-        assert last["error"]["code"] == "backend_error"
-        assert "[DONE]" not in text
+        chunks = [json.loads(event[6:]) for event in text.split("\n\n")[:-2]]
+        assert text.endswith("data: [DONE]\n\n")
+        assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+        assert chunks[-1]["usage"]["completion_tokens"] <= 60
+    assert real.pool().in_flight == 0
+
+
+async def test_an_engine_killed_under_a_required_tool_call_breaks_the_answer_and_serves_the_next(
+    real: Gateway,
+) -> None:
+    parameters = {"type": "object", "properties": {"story": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "tell", "parameters": parameters}}]
+    body = chat(STORY, stream=True, max_tokens=2000, tools=tools, tool_choice="required")
+    once = {"Connection": "close"}
+    async with real.http.post(real.url + "/llm", json=body, headers=once) as response:
+        await response.content.readline()
+        os.kill(runner(real).pid, signal.SIGKILL)
+        text = await response.text()
+    last = json.loads(text.rstrip().rsplit("data: ", 1)[1])
+    assert last["choices"][0]["finish_reason"] == "error"
+    assert last["error"]["code"] == "backend_error"
+    assert "[DONE]" not in text
     assert real.pool().in_flight == 0
     assert (await real.post(chat("Hi", max_tokens=3)))[0] == 200
 
