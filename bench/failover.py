@@ -1,0 +1,177 @@
+"""Measures how long an answer pauses when its engine is killed, and prints a table.
+
+Each round asks for a greedy stream of the default model, kills the engine with SIGKILL in the midst
+of it, and takes the time from there to the next token at the client. ``text`` is how many of the
+answers were, to the letter, those of engines that nobody kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from reverie.app import Application
+from reverie.models.store import fetch
+from reverie.runner.supervisor import Runner
+from reverie.server import Server, listen
+from reverie.settings import DEFAULT_MODEL, ModelSettings, Settings
+
+_MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "Write a Python function that adds two numbers."},
+]
+_TOKENS = 40
+_KILL_AFTER = 15
+_PAUSE = 6.0
+"""Seconds between two rounds, in which the engine is back and trusted again."""
+
+
+class House(NamedTuple):
+    """A running Reverie, and what runs its engines."""
+
+    url: str
+    runners: list[Runner]
+    serving: Callable[[], Runner]
+    """The one that gives the answer which runs now."""
+
+
+@asynccontextmanager
+async def serve(model: dict[str, object]) -> AsyncIterator[tuple[str, Application]]:
+    """Run Reverie in this process, without accounts."""
+    settings = Settings.model_validate(
+        {"server": {"port": 0}, "store": {"url": "none"}, "models": [{"name": "m", **model}]}
+    )
+    app = Application(settings, environ={})
+    listener = listen(settings.server.host, settings.server.port)
+    await app.start()
+    server = Server(app, on_ready=lambda: None)
+    running = asyncio.create_task(server.run_on(listener))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", app
+    finally:
+        server.stop()
+        server.stop()
+        await running
+        listener.close()
+
+
+@asynccontextmanager
+async def two_engines(model: Path) -> AsyncIterator[House]:
+    """One model on two engines of one thread each."""
+    settings = ModelSettings(name="m", source="file", slots=1, threads=1, kv_tokens=2048)
+    async with AsyncExitStack() as stack:
+        runners = [Runner("m", model, settings) for _ in range(2)]
+        backends = []
+        for runner in runners:
+            stack.push_async_callback(runner.stop)
+            await runner.start()
+            url = f"http+unix://{quote(str(runner.socket), safe='')}/v1"
+            backends.append({"url": url, "kind": "llamacpp", "slots": 1})
+        await until_ready(runners)
+        url, app = await stack.enter_async_context(serve({"backends": backends}))
+
+        def serving() -> Runner:
+            pool = app.models.find("m").pool
+            return next(
+                runner
+                for runner, backend in zip(runners, pool.backends, strict=True)
+                if pool.in_flight_on(backend)
+            )
+
+        yield House(url, runners, serving)
+
+
+@asynccontextmanager
+async def one_engine() -> AsyncIterator[House]:
+    """The embedded engine, which restarts."""
+    async with serve({"source": DEFAULT_MODEL, "slots": 1}) as (url, app):
+        runner = app.models.find("m").pool.backends[0].runner  # type: ignore[attr-defined]
+        await until_ready([runner])
+        yield House(url, [runner], lambda: runner)
+
+
+async def until_ready(runners: list[Runner]) -> None:
+    for runner in runners:
+        while runner.state != "ready":
+            await runner.changed()
+
+
+async def answer(house: House, *, kill: bool) -> tuple[str, float]:
+    """One answer's text, and the longest pause after its ``_KILL_AFTER``th token, in seconds."""
+    body = {"messages": _MESSAGES, "temperature": 0, "max_tokens": _TOKENS, "stream": True}
+    text, tokens, since, pause = "", 0, 0.0, 0.0
+    async with aiohttp.ClientSession() as http, http.post(house.url + "/llm", json=body) as stream:
+        async for line in stream.content:
+            if not line.startswith(b"data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            if "error" in chunk:
+                raise RuntimeError(f"the answer was cut: {chunk['error']['message']}")
+            text += chunk["choices"][0]["delta"]["content"]
+            tokens += 1
+            if since:
+                pause = max(pause, time.perf_counter() - since)
+                since = time.perf_counter() if not kill else 0.0
+            if tokens == _KILL_AFTER:
+                since = time.perf_counter()
+                pid = house.serving().pid
+                if kill and pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+    return text, pause
+
+
+async def measure(house: House, rounds: int) -> tuple[list[float], float, int]:
+    """Pauses in seconds, the longest pause of an answer that nobody disturbs, equal texts."""
+    undisturbed, longest = await answer(house, kill=False)
+    pauses, equal = [], 0
+    for _ in range(rounds):
+        text, pause = await answer(house, kill=True)
+        pauses.append(pause)
+        equal += text == undisturbed
+        await asyncio.sleep(_PAUSE)
+        await until_ready(house.runners)
+    return pauses, longest, equal
+
+
+async def main(rounds: int) -> None:
+    model = await asyncio.to_thread(fetch, DEFAULT_MODEL)
+    table = Table(
+        "an engine is killed; the other is", "median", "worst", "undisturbed", "text", "aim"
+    )
+    logging.getLogger("reverie").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as state:
+        os.environ["XDG_STATE_HOME"] = state
+        for name, house, aim in (
+            ("a second backend", two_engines(model), "< 0.3 s"),
+            ("itself, restarted", one_engine(), "< 3 s"),
+        ):
+            async with house as running:
+                pauses, longest, equal = await measure(running, rounds)
+            median, worst = statistics.median(pauses), max(pauses)
+            seconds = (f"{value:.2f} s" for value in (median, worst, longest))
+            table.add_row(name, *seconds, f"{equal} of {rounds}", aim)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="answers a row")
+    given = parser.parse_args()
+    uvloop.run(main(given.rounds))
