@@ -252,16 +252,22 @@ async def test_an_engine_that_would_say_something_else_is_not_the_clients_fault(
 
 
 async def test_backends_that_would_begin_anew_are_passed_over(engines: Engines) -> None:
-    dead = BackendSettings(url=engines[0].url, slots=64)
-    plain = BackendSettings(url="http://127.0.0.1:9/v1", slots=1)
-    able = BackendSettings(url=engines[1].url, slots=1, kind="vllm")
-    engines[0].script = Script(tokens=TOKENS, stall_after=2)
-    async with pool_of(dead, plain, able, stall_timeout=0.2) as pool:
-        lease = await pool.acquire(excluded={"0", "1"})  # so that the first is taken
-        waiting = asyncio.create_task(get_anyway(pool))
-        await engines[0].wait_for(lambda engine: engine.stalled)
-        lease.release()
-        assert (await waiting).text == "".join(TOKENS)
+    dying, able = engines
+    dying.script = Script(tokens=TOKENS, stall_after=2)
+    async with ScriptedEngine(Script(tokens=TOKENS, continues=False)) as plain:
+        backends = (
+            BackendSettings(url=dying.url, slots=1),
+            BackendSettings(url=plain.url, slots=1),
+            BackendSettings(url=able.url, slots=1, kind="vllm"),
+        )
+        async with pool_of(*backends, stall_timeout=0.2) as pool:
+            others = [await pool.acquire(excluded={"0"}) for _ in range(2)]
+            cut = asyncio.create_task(get_anyway(pool))
+            await dying.wait_for(lambda engine: engine.stalled)
+            for lease in sorted(others, key=lambda lease: lease.backend.name):
+                lease.release()
+            assert (await cut).text == "".join(TOKENS)
+        assert (plain.generations, able.generations) == (0, 1)
 
 
 async def get_anyway(pool: Pool, **fields: Any) -> Got:
