@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres test lint format bench bench-accounts docs lock clean
+.PHONY: help setup serve postgres test lint format bench bench-accounts bench-failover docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench: setup ## measure, and print the tables
 
 bench-accounts: setup ## measure what keys and the ledger cost
 	$(BIN)/python bench/accounts.py
+
+bench-failover: setup ## measure how long an answer pauses when its engine is killed
+	$(BIN)/python bench/failover.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
