@@ -41,7 +41,7 @@ postgres: ## the PostgreSQL that the tests start
 
 test: lint postgres ## lint, then every test
 	$(BIN)/reverie pull smollm2-135m
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup ## measure, and print the tables
 	$(BIN)/python bench/run.py
