@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres test lint format bench bench-accounts bench-failover docs lock clean
+.PHONY: help setup serve postgres test lint format bench bench-accounts bench-failover bench-affinity docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench-accounts: setup ## measure what keys and the ledger cost
 
 bench-failover: setup ## measure how long an answer pauses when its engine is killed
 	$(BIN)/python bench/failover.py
+
+bench-affinity: setup ## measure what sending chats where they are warm spares
+	$(BIN)/python bench/affinity.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
