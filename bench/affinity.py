@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import random
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -55,7 +56,9 @@ async def replay(ask: Ask, chats: int, turns: int) -> tuple[int, int]:
         history.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
         history.append({"role": "user", "content": FOLLOW_UPS[number % len(FOLLOW_UPS)]})
 
+    order = random.Random(7)
     for number in range(turns):
+        order.shuffle(histories)  # an even number would meet the same engine each turn
         await asyncio.gather(*(turn(history, number) for history in histories))
     return cached, total
 
