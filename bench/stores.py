@@ -12,8 +12,9 @@ from reverie.settings import StoreSettings
 from reverie.store import keys, usage
 from reverie.store.engine import Store
 from reverie.store.keys import Key, RateLimits, now_ms
-from reverie.store.limits import DAY_MS, day_of, period_begin
+from reverie.store.limits import day_of, period_begin
 from reverie.store.migrate import migrate
+from reverie.times import DAY_MS
 
 DAYS = 90
 _ACTIVE = 1000

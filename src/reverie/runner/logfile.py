@@ -15,14 +15,15 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+from reverie.places import state_directory
+
 MAX_BYTES = 10 * 1024 * 1024
 """A log that has grown beyond this is cut; what was there moves to ``NAME.log.1``."""
 
 
 def log_directory() -> Path:
     """``$XDG_STATE_HOME/reverie/logs``, which is in ``~/.local/state`` by default."""
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "reverie" / "logs"
+    return state_directory() / "logs"
 
 
 class LogFile:

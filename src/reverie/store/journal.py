@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from reverie.places import state_directory
 from reverie.store.settle import Settlement
 
 _encode = msgspec.json.Encoder().encode
@@ -26,9 +27,7 @@ _decode = msgspec.json.Decoder(Settlement).decode
 
 def directory(url: str) -> Path:
     """Where the journals of a store's gateways are: ``$XDG_STATE_HOME/reverie/journal/…``."""
-    state = os.environ.get("XDG_STATE_HOME")
-    root = Path(state) if state else Path.home() / ".local" / "state"
-    return root / "reverie" / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    return state_directory() / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Journal:

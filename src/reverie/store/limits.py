@@ -18,10 +18,10 @@ from msgspec import Struct
 from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
 from reverie.money import Period, format_amount
 from reverie.store.keys import RateLimits
+from reverie.times import DAY_MS, first_of_month
 
 SPAN = 61
 """Seconds of which the use is summed up, the running one included."""
-DAY_MS = 86_400_000
 
 
 class Standing:
@@ -157,9 +157,8 @@ class Purse(Struct):
 
 def period_begin(period: Period, now: float) -> int:
     """The first day, as days since 1970, of the period (UTC) that ``now`` lies in."""
-    today = datetime.fromtimestamp(now, UTC).date()
-    first = today.replace(day=1) if period == "month" else today
-    return day_of(int(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp() * 1000))
+    today = day_of(int(now * 1000))
+    return first_of_month(today) if period == "month" else today
 
 
 def period_end(period: Period, now: float) -> float:
