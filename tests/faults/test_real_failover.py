@@ -1,4 +1,4 @@
-"""Real engines that are killed at random under many answers: none of them shows it.
+"""Real engines that are killed or stopped in the middle of answers: none of them shows it.
 
 Each engine has one slot: llama.cpp's numbers, and so its greedy answers, depend on what else runs
 in the same batch, whether or not anybody is killed.
@@ -11,7 +11,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,9 +148,9 @@ def moved(caplog: pytest.LogCaptureFixture) -> int:
     return sum(record.message == "continuing on another backend" for record in caplog.records)
 
 
-async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
-    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+async def engines() -> AsyncIterator[list[Runner]]:
+    """Two of them, with a slot each."""
     model: Path = await asyncio.to_thread(fetch, DEFAULT_MODEL)
     settings = ModelSettings(
         name="m", source="file", slots=1, kv_tokens=1024, cache_mib=0, threads=1
@@ -160,28 +160,92 @@ async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
         for runner in runners:
             stack.push_async_callback(runner.stop)
             await runner.start()
-        backends = [
-            {
-                "url": f"http+unix://{quote(str(runner.socket), safe='')}/v1",
-                "kind": "llamacpp",
-                "slots": 1,
-            }
-            for runner in runners
-        ]
         await until(lambda: all(runner.state == "ready" for runner in runners))
-        gateway = await start_gateway(models=[{"name": "m", "backends": backends}])
+        yield runners
 
-        def well() -> bool:
-            members = gateway.pool().members
-            return all(runner.state == "ready" for runner in runners) and all(
-                member.breaker.state == "closed" for member in members
-            )
 
-        undisturbed = {question: await stream(gateway, question) for question in QUESTIONS}
-        killer = Killer(runners, well, most=30)
-        wrong = await rush(gateway, 200, killer, undisturbed)
-        assert wrong == []
-        assert moved(caplog) > 10
+def urls(runners: list[Runner]) -> list[dict[str, Any]]:
+    return [
+        {
+            "url": f"http+unix://{quote(str(runner.socket), safe='')}/v1",
+            "kind": "llamacpp",
+            "slots": 1,
+        }
+        for runner in runners
+    ]
+
+
+async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
+    start_gateway: StartGateway, engines: list[Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(models=[{"name": "m", "backends": urls(engines)}])
+
+    def well() -> bool:
+        members = gateway.pool().members
+        return all(engine.state == "ready" for engine in engines) and all(
+            member.breaker.state == "closed" for member in members
+        )
+
+    undisturbed = {question: await stream(gateway, question) for question in QUESTIONS}
+    killer = Killer(engines, well, most=30)
+    wrong = await rush(gateway, 200, killer, undisturbed)
+    assert wrong == []
+    assert moved(caplog) > 10
+
+
+async def test_a_stream_goes_on_elsewhere_when_its_engine_is_stopped(
+    start_gateway: StartGateway, engines: list[Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(
+        models=[{"name": "m", "backends": urls(engines)}], server={"stall_timeout": 1.0}
+    )
+    question = QUESTIONS[0]
+    undisturbed = await stream(gateway, question)
+    stopped: list[int] = []
+
+    def stop_it() -> None:
+        if not stopped:
+            (member,) = [member for member in gateway.pool().members if member.in_flight]
+            pid = engines[gateway.pool().members.index(member)].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+
+    try:
+        answer = await stream(gateway, question, stop_it)
+    finally:
+        os.kill(stopped[0], signal.SIGCONT)
+    assert answer == undisturbed
+    assert moved(caplog) == 1
+
+
+async def test_streams_of_one_embedded_engine_that_is_stopped_and_replaced(
+    start_gateway: StartGateway,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await asyncio.to_thread(fetch, DEFAULT_MODEL)
+    gateway = await start_gateway(
+        models=[{"name": "m", "source": DEFAULT_MODEL, "slots": 1, "cache_mib": 0}],
+        server={"stall_timeout": 1.0},
+    )
+    await gateway.until(lambda: gateway.pool().ready)
+    question = QUESTIONS[0]
+    undisturbed = await stream(gateway, question)
+    monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
+    runner = gateway.pool().backends[0].runner
+    first = runner.pid
+
+    def stop_it() -> None:
+        if runner.pid == first:
+            os.kill(first, signal.SIGSTOP)
+
+    # The second waits for the slot meanwhile.
+    answers = await asyncio.gather(stream(gateway, question, stop_it), stream(gateway, question))
+    assert answers == [undisturbed, undisturbed]
+    assert moved(caplog) == 1
+    (died,) = [record for record in caplog.records if record.message == "engine died"]
+    assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
 
 
 async def test_streams_of_one_embedded_engine_that_is_killed_and_restarts(

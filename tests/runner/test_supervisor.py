@@ -99,6 +99,25 @@ async def test_an_engine_that_hangs_is_replaced(
     assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
 
 
+async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_doubts_it(
+    start_runner: StartRunner, wait_gone: WaitGone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = await start_runner()
+    await runner.wait_ready(READY)
+    assert await runner.doubt()  # one that lives is left alone
+    first = runner.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
+    assert await asyncio.gather(*(runner.doubt() for _ in range(3))) == [False] * 3
+
+    monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 5.0)
+    await runner.wait_ready(READY)
+    assert runner.pid not in (None, first)
+    assert await runner.doubt()
+    await wait_gone(first)
+
+
 async def test_an_engine_that_was_ready_once_is_always_tried_again(
     start_runner: StartRunner, make_binary: MakeBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

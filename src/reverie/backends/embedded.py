@@ -14,7 +14,7 @@ from reverie.backends import kinds
 from reverie.backends.base import Health
 from reverie.backends.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
-from reverie.errors import BackendError, UnsupportedParameter
+from reverie.errors import BackendError, BackendTimeout, UnsupportedParameter
 from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
 from reverie.runner.options import XLLAMACPP
@@ -104,6 +104,11 @@ class EmbeddedBackend:
             async with aclosing(self._http.generate(request)) as batches:
                 async for batch in batches:
                     yield batch
+        except BackendTimeout as error:
+            if await self.runner.doubt():
+                raise
+            # It is being replaced. Whoever tries again waits for that, not for another silence.
+            raise BackendError("The model's engine hung.", reason="no sign of life") from error
         except BackendError:
             # Most likely it has just died. Once that is known, ``ready`` says so, and whoever
             # tries again waits for the restart instead of running into the same socket.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -22,16 +23,51 @@ async def wait_healthy(socket: Path) -> None:
         await asyncio.sleep(_INTERVAL)
 
 
-async def wait_silent(socket: Path, *, interval: float, misses: int) -> None:
-    """Ask every ``interval`` seconds; returns once ``misses`` questions in a row got no answer.
+class LifeCheck:
+    """Asks an engine now and then whether it lives.
 
     An engine answers this beside its work, however much of that it has.
+
+    Args:
+        interval: seconds between two questions.
+        misses: questions in a row that get no answer from an engine that hangs.
     """
-    missed = 0
-    while missed < misses:
-        await asyncio.sleep(interval)
-        status, _ = await _get(socket, "/health")
-        missed = 0 if status else missed + 1
+
+    def __init__(self, socket: Path, *, interval: float, misses: int) -> None:
+        self._socket = socket
+        self._interval = interval
+        self._misses = misses
+        self._asking: asyncio.Task[bool] | None = None
+        self._condemned = asyncio.Event()
+
+    async def wait_silent(self) -> None:
+        """Returns once the engine hangs."""
+        missed = 0
+        while missed < self._misses:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._condemned.wait()
+                    return
+            missed = 0 if await self._ask() else missed + 1
+
+    async def doubt(self) -> bool:
+        """Ask at once, since the engine's work stands still; gives whether it lives.
+
+        One question without an answer is enough now. Who asks meanwhile joins in.
+        """
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+        return await asyncio.shield(self._asking)
+
+    def _asked(self, asking: asyncio.Task[bool]) -> None:
+        self._asking = None
+        if not asking.cancelled() and not asking.result():
+            self._condemned.set()
+
+    async def _ask(self) -> bool:
+        status, _ = await _get(self._socket, "/health")
+        return bool(status)
 
 
 async def slot_context(socket: Path) -> int | None:

@@ -39,10 +39,16 @@ class EngineProcess:
         )
         return cls(process)
 
-    async def end(self) -> None:
-        """Ask it to end, then kill it. Returns when it is gone; if cancelled, it is killed."""
+    async def end(self, *, asking: bool = True) -> None:
+        """Ask it to end, then kill it. Returns when it is gone; if cancelled, it is killed.
+
+        Args:
+            asking: False for one that hangs, and would not heed it.
+        """
         try:
             for number, grace in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
+                if number == signal.SIGTERM and not asking:
+                    continue
                 self._signal(number)
                 await asyncio.wait({self.exited}, timeout=grace)
                 if self.exited.done():

@@ -51,7 +51,7 @@ _LOG_CHECK_INTERVAL = 60.0
 _LIFE_CHECK_INTERVAL = 10.0
 _LIFE_CHECKS = 3
 """An engine that leaves so many questions in a row unanswered hangs, and is replaced. It has 5 s
-for each: it takes 45 s at the most to notice."""
+for each: it takes 45 s at the most to notice, and 5 s where a request waits in vain."""
 _SILENT = 1 << 16
 """Stands for the exit status of an engine that hung; no process has it."""
 
@@ -102,6 +102,7 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._change = asyncio.Event()
+        self._life: probe.LifeCheck | None = None
         self._on_change: Callable[[], None] = lambda: None
         self._served = False
 
@@ -178,6 +179,15 @@ class Runner:
     async def changed(self) -> None:
         """Wait for the next change of ``state`` or ``pid``."""
         await self._change.wait()
+
+    async def doubt(self) -> bool:
+        """Ask the engine whether it lives, since its work stands still. One that says nothing is
+        replaced, as one that died: False.
+        """
+        if self._life is None or not await self._life.doubt():
+            while self.state == "ready":
+                await self.changed()
+        return self.state == "ready"
 
     async def stop(self) -> None:
         """End the engine and remove its directory. Idempotent."""
@@ -279,6 +289,7 @@ class Runner:
         stopping = asyncio.ensure_future(self._stopping.wait())
         ready = asyncio.ensure_future(self._probe())
         silent: asyncio.Future[None] | None = None
+        hangs = False
         ends: set[asyncio.Future[Any]] = {engine.exited, stopping}
         try:
             self._set(self.state, engine.pid)
@@ -290,11 +301,10 @@ class Runner:
             )
             if ready.done() and not any(end.done() for end in ends):
                 self._announce(engine.pid, ready.result(), time.monotonic() - began)
-                silent = asyncio.ensure_future(
-                    probe.wait_silent(
-                        self.socket, interval=_LIFE_CHECK_INTERVAL, misses=_LIFE_CHECKS
-                    )
+                self._life = probe.LifeCheck(
+                    self.socket, interval=_LIFE_CHECK_INTERVAL, misses=_LIFE_CHECKS
                 )
+                silent = asyncio.ensure_future(self._life.wait_silent())
                 ends.add(silent)
                 while not any(end.done() for end in ends):
                     await asyncio.wait(
@@ -305,7 +315,8 @@ class Runner:
                     self._log.trim()
             if engine.exited.done():
                 return engine.exited.result()
-            if silent is not None and silent.done() and not stopping.done():
+            hangs = silent is not None and silent.done() and not stopping.done()
+            if hangs:
                 self._set("restarting", engine.pid)  # no request goes there while it is ended
                 return _SILENT
             return None
@@ -314,7 +325,8 @@ class Runner:
             ready.cancel()
             if silent is not None:
                 silent.cancel()
-            await engine.end()
+            self._life = None
+            await engine.end(asking=not hangs)
             self._set("restarting" if self.state == "ready" else self.state)
 
     async def _probe(self) -> int | None:
