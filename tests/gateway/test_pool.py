@@ -289,18 +289,48 @@ async def test_who_would_hold_as_much_of_a_full_queue_as_the_greediest_is_refuse
     await end(flood + light)
 
 
-async def test_the_newest_makes_room_whatever_it_excludes() -> None:
+async def test_a_full_queue_has_room_for_who_was_let_down_and_lets_it_go_first() -> None:
+    shared = pool(FakeBackend("a"), queue_size=1)
+    running = await shared.acquire()
+    (patient,) = await queued(shared, key="one")
+    again = asyncio.create_task(shared.acquire(key="one", again=True))
+    await asyncio.sleep(0)
+    assert shared.waiting == 2
+    with pytest.raises(Overloaded, match="the queue is full"):
+        await shared.acquire(key="one")
+    running.release()
+    lease = await asyncio.wait_for(again, 1)
+    assert lease.position == 1
+    assert not patient.done()
+    lease.release()
+    (await asyncio.wait_for(patient, 1)).release()
+
+
+async def test_who_was_let_down_makes_room_for_nobody() -> None:
     shared = pool(FakeBackend("first"), FakeBackend("second"), queue_size=2)
     for _ in range(2):
         await shared.acquire()
-    older = asyncio.create_task(shared.acquire(excluded={"first"}, key="flood"))
+    again = [
+        asyncio.create_task(shared.acquire(excluded={"first"}, key="flood", again=True))
+        for _ in range(3)
+    ]
     await asyncio.sleep(0)
-    (newer,) = await queued(shared, key="flood")
+    patient = await queued(shared, 2, key="flood")
     light = await queued(shared, key="light")
     with pytest.raises(Overloaded, match="Your key has 2"):
-        await asyncio.wait_for(newer, 1)
-    assert not older.done()
-    await end([older, *light])
+        await asyncio.wait_for(patient.pop(), 1)
+    assert not any(task.done() for task in again)
+    await end([*again, *patient, *light])
+
+
+async def test_a_full_queue_says_that_the_model_is_loading_while_it_is() -> None:
+    shared = pool(FakeBackend("a", ready=False), queue_size=1)
+    shared.seconds_to_ready = lambda: 7.0
+    waiting = await queued(shared)
+    with pytest.raises(ModelLoading, match="still loading, and the queue is full") as caught:
+        await shared.acquire()
+    assert caught.value.retry_after == 7.0
+    await end(waiting)
 
 
 async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
@@ -330,12 +360,12 @@ async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
     await shared.acquire(60, excluded={"first"})
     await shared.acquire()
     (fresh,) = await queued(shared, tokens=50, key="flood")
-    again = asyncio.create_task(shared.acquire(50, excluded={"first"}, key="flood"))
+    narrow = asyncio.create_task(shared.acquire(50, excluded={"first"}, key="flood"))
     await asyncio.sleep(0)
     lease = await asyncio.wait_for(shared.acquire(10, key="light"), 1)
     assert (lease.backend, lease.position) == (second, 0)
     with pytest.raises(Overloaded, match="Your key has 2 requests waiting"):
-        await again
+        await narrow
     await end([fresh])
 
 
@@ -388,7 +418,7 @@ async def test_a_request_that_a_backend_let_down_goes_before_those_who_had_no_tu
     slot = await shared.acquire()
     assert slot.backend is second
     (fresh,) = await queued(shared)
-    again = asyncio.create_task(shared.acquire(excluded={"first"}))
+    again = asyncio.create_task(shared.acquire(excluded={"first"}, again=True))
     await asyncio.sleep(0)
     (late,) = await queued(shared)
     slot.release()
@@ -403,7 +433,7 @@ async def test_a_large_request_with_an_exclusion_is_not_overtaken_on_what_is_lef
     first, second = FakeBackend("first", 1), FakeBackend("second", 8, capacity=100)
     shared = pool(first, second)
     running = await shared.acquire(60, excluded={"first"})
-    again = asyncio.create_task(shared.acquire(50, excluded={"first"}))
+    again = asyncio.create_task(shared.acquire(50, excluded={"first"}, again=True))
     await asyncio.sleep(0)
     assert (await shared.acquire(10)).backend is first
     (small,) = await queued(shared, tokens=10)
@@ -417,7 +447,7 @@ async def test_a_queue_full_of_those_who_exclude_a_backend_keeps_nobody_from_it(
     first, second = FakeBackend("first"), FakeBackend("second")
     shared = pool(first, second, queue_size=1)
     await shared.acquire(excluded={"first"})
-    again = asyncio.create_task(shared.acquire(excluded={"first"}))
+    again = asyncio.create_task(shared.acquire(excluded={"first"}, again=True))
     await asyncio.sleep(0)
     lease = await shared.acquire()
     assert (lease.backend, lease.position) == (first, 0)
@@ -449,7 +479,9 @@ async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(see
         excluded = chance.choice([set(), set(), {"first"}, {"second"}, {"first", "third"}])
         tokens, weight = chance.randrange(80), chance.randint(1, 3)
         try:
-            with await shared.acquire(tokens, excluded, key=key, weight=weight) as lease:
+            with await shared.acquire(
+                tokens, excluded, key=key, weight=weight, again=bool(excluded)
+            ) as lease:
                 assert lease.backend.name not in excluded
                 for backend in backends:
                     assert shared.in_flight_on(backend) <= backend.slots
@@ -559,15 +591,26 @@ async def test_when_all_backends_fail_requests_are_refused_at_once_and_told_when
     ward = Ward(*backends)
     for backend in backends:
         await ward.open(backend)
-    assert not ward.pool.can_take(set())
     with pytest.raises(BackendError, match="Every backend of this model fails") as caught:
         await ward.pool.acquire()
     assert (caught.value.status, caught.value.code) == (502, "backend_error")
     assert caught.value.headers["Retry-After"] == "1"
     ward.now += LONGEST_WAIT
-    assert ward.pool.can_take(set())
     await ward.end(None)
-    assert ward.pool.can_take(set())
+
+
+async def test_an_answer_that_was_cut_is_tried_wherever_it_may_be_reached() -> None:
+    backends = FakeBackend("one"), FakeBackend("two")
+    ward = Ward(*backends)
+    for backend in backends:
+        await ward.open(backend)
+    assert ward.pool.can_take({"one"})
+    assert (await ward.pool.acquire(excluded={"one"}, again=True)).backend is backends[1]
+    for backend in backends:
+        ward.probe(backend, good=False)
+    assert not ward.pool.can_take({"one"})
+    with pytest.raises(BackendError, match="Every backend of this model fails"):
+        await ward.pool.acquire(excluded={"one"}, again=True)
 
 
 async def test_who_waits_when_the_last_backend_fails_is_refused_too() -> None:

@@ -10,7 +10,10 @@ Rule 3: keys share slots and room in the queue by weight, not by arrival. Whose 
 decided in ``fair``; nobody overtakes it to a backend that it waits for. Which backend it is, is
 decided in ``router``.
 
-Rule 4: a request waits only for what may come. While every backend that it could go to is known to
+Rule 4: a request that a backend let down has had its turn, and its client may have half an answer.
+It goes before new ones, and there is always room for it in the queue.
+
+Rule 5: a request waits only for what may come. While every backend that it could go to is known to
 fail, and none is due for a trial, it is refused at once, and told when to return.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence, Set
+from typing import NamedTuple
 
 from reverie.backends.base import Backend
 from reverie.errors import BackendError, ModelLoading, Overloaded
@@ -28,21 +32,30 @@ from reverie.gateway.lease import Lease as Lease
 from reverie.gateway.member import Member
 
 
+class _Line(NamedTuple):
+    """What those who stand in one queue have in common."""
+
+    again: bool
+    """A backend has let them down."""
+    excluded: frozenset[str]
+    """Names of the backends that they can't go to."""
+
+
 class _Waiter:
-    __slots__ = ("affinity", "excluded", "granted", "key", "number", "position", "tokens")
+    __slots__ = ("affinity", "granted", "key", "line", "number", "position", "tokens")
 
     def __init__(
         self,
         granted: asyncio.Future[Lease],
         tokens: int,
-        excluded: frozenset[str],
+        line: _Line,
         key: str,
         number: int,
         affinity: bytes | None,
     ) -> None:
         self.granted = granted
         self.tokens = tokens
-        self.excluded = excluded
+        self.line = line
         self.key = key
         self.number = number  # in the order of arrival
         self.affinity = affinity
@@ -73,8 +86,8 @@ class Pool:
         self.clock = clock
         self.members = tuple(Member(model, backend, clock) for backend in backends)
         self._by_name = {member.name: member for member in self.members}
-        self._queues: dict[frozenset[str], FairQueue[_Waiter]] = {}
-        """Those who wait, by the backends that they exclude. None of these queues is empty."""
+        self._queues: dict[_Line, FairQueue[_Waiter]] = {}
+        """Those who wait. None of these queues is empty."""
         self._arrivals = 0
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it is likely to be until a backend is ready, if that is known."""
@@ -113,8 +126,12 @@ class Pool:
         key: str = "",
         weight: int = 1,
         affinity: bytes | None = None,
+        again: bool = False,
     ) -> Lease:
         """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
+
+        Args:
+            again: a backend has let this request down.
 
         Keys that wait share the backends' tokens by their weights, which are 1 or more. Requests of
         one ``affinity`` go to one backend, as far as ``router`` can have it so.
@@ -122,15 +139,15 @@ class Pool:
         Raises:
             Overloaded: the queue is full and this key holds the most of it, this request made
                 room there for another key's, or its deadline has passed.
-            ModelLoading: no backend became ready in time.
+            ModelLoading: no backend became ready in time, or the queue is full while none is.
             BackendError: no backend of this model can ever become ready, or all fail just now.
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        again = bool(excluded)
+        line = _Line(again, frozenset(excluded))
         if not self._queues and (chosen := self._choose(tokens, excluded, affinity, again)):
             return self._grant(chosen, tokens)
-        waiter = self._enqueue(tokens, frozenset(excluded), key, weight, affinity)
+        waiter = self._enqueue(tokens, line, key, weight, affinity)
         try:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
@@ -147,9 +164,11 @@ class Pool:
         return min(tokens, max((c or tokens for c in contexts), default=tokens))
 
     def can_take(self, excluded: Set[str]) -> bool:
-        """Whether to try again makes sense: a backend that isn't excluded may take the request."""
+        """Whether to try again makes sense: a backend that isn't excluded may take a request that
+        another one let down.
+        """
         left = any(backend.name not in excluded for backend in self.backends)
-        return left and self.failure is None and self._shut_for(excluded) is None
+        return left and self.failure is None and self._shut_for(True, excluded) is None
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
@@ -160,59 +179,55 @@ class Pool:
         for member in self.members:
             member.heed_probe()
         awaited: Set[str] = frozenset()
-        for excluded in self._order():
-            self._serve(excluded, awaited)
-            if excluded in self._queues and (wait := self._shut_for(excluded)) is not None:
-                for waiter in list(self._queues[excluded]):
+        for line in self._order():
+            self._serve(line, awaited)
+            if line in self._queues and (wait := self._shut_for(*line)) is not None:
+                for waiter in list(self._queues[line]):
                     self._end(waiter, _failing(wait))
-            if excluded in self._queues:
-                awaited |= self._by_name.keys() - excluded
+            if line in self._queues:
+                awaited |= self._by_name.keys() - line.excluded
 
-    def _order(self) -> list[frozenset[str]]:
-        """The queues in the order in which they are served.
+    def _order(self) -> list[_Line]:
+        """The queues in the order in which they are served: the narrowest choice first."""
+        return sorted(self._queues, key=_rank, reverse=True)
 
-        A request that excludes backends was let down by them, after its turn had come. So it goes
-        before those whose turn is still to come.
-        """
-        return sorted(self._queues, key=len, reverse=True)
-
-    def _serve(self, excluded: frozenset[str], awaited: Set[str]) -> None:
+    def _serve(self, line: _Line, awaited: Set[str]) -> None:
         """Grant what can be granted to one queue, in its order, on backends not ``awaited``.
 
         Nobody overtakes the one whose turn it is: a large request would never find room.
         """
-        queue = self._queues[excluded]
+        queue = self._queues[line]
+        unwanted = line.excluded | awaited
         while (waiter := queue.peek()) is not None:
             if waiter.granted.done():
                 queue.remove(waiter)  # cancelled just now
                 continue
-            again = bool(excluded)
-            chosen = self._choose(waiter.tokens, excluded | awaited, waiter.affinity, again)
+            chosen = self._choose(waiter.tokens, unwanted, waiter.affinity, line.again)
             if chosen is None:
                 return
             queue.pop()
             waiter.granted.set_result(self._grant(chosen, waiter.tokens, waiter.position))
-        del self._queues[excluded]
+        del self._queues[line]
 
     def _enqueue(
         self,
         tokens: int,
-        excluded: frozenset[str],
+        line: _Line,
         key: str,
         weight: int,
         affinity: bytes | None,
     ) -> _Waiter:
         self._arrivals += 1
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(granted, tokens, excluded, key, self._arrivals, affinity)
-        queue = self._queues.get(excluded, FairQueue())
+        waiter = _Waiter(granted, tokens, line, key, self._arrivals, affinity)
+        queue = self._queues.get(line, FairQueue())
         queue.push(waiter, key, weight, cost=max(1, tokens))
-        self._queues[excluded] = queue
+        self._queues[line] = queue
         self.wake()  # its turn may come before that of those who are held up, and it may fit
-        if self.waiting > self._queue_size:
+        if not line.again and sum(map(len, self._newcomers())) > self._queue_size:
             self._make_room(waiter)
         if not granted.done():
-            before = (other for other in self._queues if len(other) > len(excluded))
+            before = (other for other in self._queues if _rank(other) > _rank(line))
             ahead = sum(len(self._queues[other]) for other in before)
             waiter.position = ahead + queue.position(waiter)
         return waiter
@@ -221,21 +236,17 @@ class Pool:
         """End the newest request of the key that holds the most of the queue, by its weight.
 
         Raises:
-            Overloaded: nobody holds more than the newcomer's own key.
+            Overloaded, ModelLoading: nobody holds more than the newcomer's own key.
         """
         loads: dict[str, float] = {}
-        for queue in self._queues.values():
+        for queue in self._newcomers():
             for key, load in queue.loads():
                 loads[key] = loads.get(key, 0) + load
         greediest = max(loads, key=loads.__getitem__)
         if loads[greediest] <= loads[newcomer.key]:
             self._remove(newcomer)
-            raise Overloaded(
-                f"No slot is free, and the queue is full: {_requests(self.waiting)} waiting, each "
-                f"for up to {self._queue_timeout:g} s. Try again shortly.",
-                retry_after=self._patience(),
-            )
-        newest = (queue.newest_of(greediest) for queue in self._queues.values())
+            raise self._full()
+        newest = (queue.newest_of(greediest) for queue in self._newcomers())
         self._end(
             max(filter(None, newest), key=lambda waiter: waiter.number),
             Overloaded(
@@ -247,8 +258,12 @@ class Pool:
         )
         self.wake()  # it may have held up others
 
+    def _newcomers(self) -> list[FairQueue[_Waiter]]:
+        """The queues of those whose first turn is still to come."""
+        return [queue for line, queue in self._queues.items() if not line.again]
+
     def _waiting_of(self, key: str) -> int:
-        return sum(queue.length_of(key) for queue in self._queues.values())
+        return sum(queue.length_of(key) for queue in self._newcomers())
 
     def _end(self, waiter: _Waiter, error: Exception) -> None:
         self._remove(waiter)
@@ -256,10 +271,10 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _remove(self, waiter: _Waiter) -> None:
-        queue = self._queues[waiter.excluded]
+        queue = self._queues[waiter.line]
         queue.remove(waiter)
         if not queue:
-            del self._queues[waiter.excluded]
+            del self._queues[waiter.line]
 
     def _grant(self, member: Member, tokens: int, position: int = 0) -> Lease:
         member.in_flight += 1
@@ -273,7 +288,7 @@ class Pool:
 
     def _forget(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
-        if waiter in self._queues.get(waiter.excluded, ()):
+        if waiter in self._queues.get(waiter.line, ()):
             self._remove(waiter)
             self.wake()  # it may have held up others
         granted = waiter.granted
@@ -285,7 +300,7 @@ class Pool:
     ) -> Member | None:
         return router.choose(self.members, tokens, excluded, affinity, self.clock(), again=again)
 
-    def _shut_for(self, excluded: Set[str]) -> float | None:
+    def _shut_for(self, again: bool, excluded: Set[str]) -> float | None:
         """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
 
         None if there is one to send to, or to wait for: one that starts, or is on trial.
@@ -296,10 +311,22 @@ class Pool:
         for member in self.members:
             if member.name in excluded or member.backend.failure is not None:
                 continue
-            if router.may_take(member, bool(excluded)) or member.breaker.on_trial:
+            if router.may_take(member, again) or member.breaker.on_trial:
                 return None
             waits.append(member.breaker.retry_in)
         return min(waits, default=None)
+
+    def _full(self) -> Overloaded:
+        waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
+        if not self.ready:
+            return ModelLoading(
+                f"The model is still loading, and the queue is full: {waiting}. Try again shortly.",
+                retry_after=self.seconds_to_ready() or self._patience(),
+            )
+        return Overloaded(
+            f"No slot is free, and the queue is full: {waiting}. Try again shortly.",
+            retry_after=self._patience(),
+        )
 
     def _too_late(self) -> Overloaded:
         if not self.ready:
@@ -317,6 +344,10 @@ class Pool:
     def _patience(self) -> float:
         """Seconds after which another try is likely to find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
+
+
+def _rank(line: _Line) -> tuple[bool, int]:
+    return line.again, len(line.excluded)
 
 
 def _unservable(reason: str) -> BackendError:

@@ -34,8 +34,6 @@ MAX_ATTEMPTS = 3
 """Backends that may fail in a row without having brought the answer further."""
 MAX_FAILURES = 16
 """Backends that may fail over one answer: each costs the others a prompt."""
-_NO_BACKEND = ""
-"""Excluded by every answer that was cut: who excludes anything goes before new requests."""
 
 
 async def relay(
@@ -63,6 +61,7 @@ async def relay(
                 key=caller.key_id,
                 weight=caller.weight,
                 affinity=affinity,
+                again=attempts.again,
             )
         except ReverieError as error:
             attempts.ended(error)
@@ -114,6 +113,11 @@ class _Attempts:
         self._in_vain = 0
         self._cut: ReverieError | None = None
         self._cut_by = ""
+
+    @property
+    def again(self) -> bool:
+        """Whether a backend has let the request down."""
+        return self._failures > 0
 
     def begin(self, backend: Backend) -> None:
         """Note that a backend is asked now."""
@@ -180,9 +184,9 @@ class _Attempts:
         if not any(backend.can_continue for backend in backends):
             return "no backend of the model can continue an answer"
         self._useless |= {backend.name for backend in backends if not backend.can_continue}
-        self.excluded |= self._useless | {_NO_BACKEND}
+        self.excluded |= self._useless
         if not self._pool.can_take(self.excluded):
-            self.excluded = self._useless | {_NO_BACKEND}
+            self.excluded = self._useless
             if not last.recovers:
                 self.excluded |= {last.name}
         return None if self._may_try() else "no other backend is left to try"
