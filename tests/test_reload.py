@@ -394,3 +394,36 @@ async def test_an_answer_with_an_idempotency_key_outlives_its_client_and_its_mod
             events = (await again.text()).strip().split("\n\n")
         said = [json.loads(e.split("data: ", 1)[1]) for e in events if "[DONE]" not in e]
         assert "".join(c["choices"][0]["delta"]["content"] for c in said) == "abc"
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_an_answer_with_an_idempotency_key_is_given_again_though_its_model_is_gone(
+    engine: ScriptedEngine, start_gateway: StartGateway, running: bool
+) -> None:
+    async with says("other") as other:
+        gateway = await start_gateway(engine, environ=ADMIN)
+        engine.script = Script(tokens=("a", "b", "c"), stall_after=1 if running else None)
+        headers = {"Idempotency-Key": "k"}
+        body = chat(stream=True, model="m")
+        async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as begun:
+            first = await begun.content.readuntil(b"\n\n")
+            if not running:
+                first += await begun.read()
+        gateway.written["models"] = [{"name": "n", "backends": [{"url": other.url}]}]
+        assert (await reload(gateway))["removed"] == ["m"]
+        resumed = {**headers, "Last-Event-ID": "1"}
+        asked = [
+            asyncio.create_task(gateway.http.post(gateway.url + "/llm", json=body, headers=sent))
+            for sent in (headers, resumed)
+        ]
+        engine.resume()
+        whole, rest = [await response for response in asked]
+        assert (whole.status, rest.status) == (200, 200)
+        assert whole.headers["Idempotent-Replayed"] == "true"
+        text = await whole.text()
+        assert text.startswith(first.decode())
+        assert text.endswith("data: [DONE]\n\n")
+        assert text.partition("\n\n")[2] == await rest.text()
+        status, answer, _ = await gateway.post(chat(model="m"), headers={"Idempotency-Key": "new"})
+        assert (status, answer["error"]["code"]) == (400, "model_not_found")
+        assert len(engine.requests) == 1

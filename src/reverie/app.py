@@ -95,6 +95,7 @@ class Application:
             in_flight=self.in_flight,
             house=self.house,
             metrics=metrics,
+            store=self._store,
         )
         self._edge = edge
         self._generate = {

@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from reverie.http.frames import Frame
+from reverie.http.replays import Transcript
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -159,6 +161,92 @@ async def test_a_dropped_stream_is_resumed_after_any_event(
     assert {outcome for outcome, _ in ledger(tmp_path)} == {"ok"}
 
 
+@pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
+async def test_who_has_all_of_a_stream_gets_an_empty_one(
+    engine: ScriptedEngine, gateway: Gateway, path: str
+) -> None:
+    _, text = await stream(gateway, path=path)
+    headers = {**ONCE, "Last-Event-ID": str(len(events(text)))}
+    async with gateway.http.post(
+        gateway.url + path, json=chat(stream=True), headers=headers
+    ) as response:
+        assert (response.status, await response.text()) == (200, "")
+        assert response.content_type == "text/event-stream"
+        assert response.headers["idempotent-replayed"] == "true"
+    assert len(engine.requests) == 1
+
+
+async def test_an_answer_that_has_no_events_is_given_whole(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    answers = [
+        (await gateway.post(chat(), headers={**ONCE, "Last-Event-ID": after}))[:2]
+        for after in ("0", "1", "7")
+    ]
+    assert answers[0][0] == 200
+    assert answers == answers[:1] * 3
+    assert len(engine.requests) == 1
+
+
+async def test_without_a_store_a_stream_that_has_ended_is_not_generated_for_its_rest(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, store={"url": "none"})
+    engine.script = Script(tokens=WORDS)
+    assert (await stream(gateway))[0] == 200
+    assert (await stream(gateway, after=3))[0] == 410
+    assert len(engine.requests) == 1
+
+
+async def test_who_comes_back_when_it_was_just_given_up_has_it_generated_anew(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, server={"resume_grace": 0})
+    engine.scripts = [Script(tokens=WORDS, stall_after=2)]
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        await response.content.readline()
+        response.close()
+    engine.script = Script(tokens=("anew",))
+    status, text = await stream(gateway)
+    assert status == 200
+    assert "anew" in text
+    assert text.endswith("data: [DONE]\n\n")
+    await gateway.until(lambda: {outcome for outcome, _ in ledger(tmp_path)} == {"cancelled", "ok"})
+
+
+async def test_who_wants_all_of_it_is_not_refused_with_who_wants_the_rest(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    """Another gateway gives the stream up while one waits here for its rest, and one for it all."""
+    first, second = [await start_gateway(engine, server={"resume_grace": 0.3}) for _ in range(2)]
+    engine.scripts = [Script(tokens=WORDS, stall_after=2)]
+    async with first.http.post(
+        first.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        await response.content.readline()
+        response.close()
+    engine.script = Script(tokens=("quite ", "another ", "answer"))
+    rest = asyncio.create_task(stream(second, after=1))
+    whole = asyncio.create_task(stream(second))
+    assert (await rest)[0] == 410
+    status, text = await whole
+    assert (status, events(text)[-1].split("\n")[1]) == (200, "data: [DONE]")
+    assert len(engine.requests) == 2
+
+
+async def test_a_reader_is_handed_a_bounded_piece_at_a_time() -> None:
+    transcript = Transcript()
+    event = b"data: " + b"x" * 10_000 + b"\n\n"
+    for number in range(200):
+        transcript.append(Frame(event * 2, last=number == 199))
+    frames = [frame async for frame in transcript.read(100)]
+    assert max(len(frame.data) for frame in frames) < 2**17
+    assert b"".join(frame.data for frame in frames) == event * 300
+    assert [frame.last for frame in frames] == [False] * (len(frames) - 1) + [True]
+
+
 async def test_generation_goes_on_while_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -269,3 +357,24 @@ async def test_a_drain_waits_for_a_generation_that_nobody_reads(
             response.close()
     gateway.server.stop()
     await gateway.until(lambda: ledger(tmp_path) == [("ok", 5)])
+
+
+async def test_a_stream_is_resumed_during_a_drain_and_finishes(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(tokens=WORDS, stall_after=2)
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        await response.content.readline()
+        response.close()
+    gateway.server.stop()
+    await gateway.until(lambda: gateway.app.in_flight.draining)
+    resumed = asyncio.create_task(stream(gateway, after=1))
+    others = {**ONCE, "Idempotency-Key": "other"}
+    assert (await gateway.post(chat(), headers=others))[0] == 503
+    engine.resume()
+    status, text = await resumed
+    assert status == 200
+    assert text.startswith("id: 2\n")
+    assert text.endswith("data: [DONE]\n\n")

@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
 from reverie.gateway.admission import Admission
+from reverie.gateway.auth import Caller
 from reverie.gateway.house import House
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.models import ServedModel
@@ -36,10 +37,10 @@ from reverie.http.failures import understood
 from reverie.http.frames import Frame, Job, frames, rate_headers
 from reverie.http.in_flight import InFlight
 from reverie.http.protocol import close_after, drop
-from reverie.http.replays import Replays, claim_of
+from reverie.http.replays import REPLAYED, Replays, claim_of
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
-from reverie.store.answers import KeptAnswer
+from reverie.store.answers import Claim, KeptAnswer
 
 _LARGE_BODY = 128 * 1024
 _JSON = (b"content-type", b"application/json")
@@ -94,7 +95,8 @@ class Generate:
         record.key = caller.name
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
-        self._in_flight.refuse_when_draining()
+        if not self._replays.runs(caller, scope):  # what runs may be joined during a drain
+            self._in_flight.refuse_when_draining()
         body = await read_body(
             scope, receive, limit=self._settings.max_body_bytes, timeout=self._settings.body_timeout
         )
@@ -102,9 +104,16 @@ class Generate:
             request = parse(body)
         else:  # in a thread, where it can't hold up everybody's tokens
             request = await asyncio.to_thread(parse, body)
-        claim = claim_of(scope, self._dialect.name, body)
+        claim = claim_of(scope, self._dialect.name, body, stream=request.stream)
         del body
-        model = self._choose(request, record)
+        try:
+            model = self._choose(request, record, caller, claim)
+        except ReverieError:
+            kept = None if claim is None else await self._replays.kept(caller, claim)
+            if kept is None:
+                raise
+            await self._replay(send, record, kept)
+            return
         encoder = self._dialect.encoder(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             model=model.name,
@@ -118,19 +127,31 @@ class Generate:
             else:
                 await self._collect(receive, send, job)
 
-    def _choose(self, request: GenerateRequest, record: Record) -> ServedModel:
-        """Find the model, and refuse what one of its backends can't honour."""
+    def _choose(
+        self, request: GenerateRequest, record: Record, caller: Caller, claim: Claim | None
+    ) -> ServedModel:
+        """Find the model, and refuse what one of its backends can't honour.
+
+        The same request that runs already goes on with its model, whatever is served by now.
+        """
+        record.stream = request.stream
+        if claim is not None and (model := self._replays.model_of(caller, claim)) is not None:
+            record.model = model.name
+            return model
         model = self._house.models.find(request.model)
         record.model = model.name
-        record.stream = request.stream
         for backend in model.pool.backends:
             backend.check(request)
         return model
 
     @asynccontextmanager
-    async def _interruptible(self, receive: Receive) -> AsyncGenerator[Interruption, None]:
+    async def _interruptible(
+        self, receive: Receive, job: Job
+    ) -> AsyncGenerator[Interruption, None]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
-        async with self._in_flight.running(self._settings.request_timeout) as interruption:
+        async with self._in_flight.running(
+            self._settings.request_timeout, joins=job.claim is not None
+        ) as interruption:
             watcher = asyncio.create_task(watch_disconnect(receive, interruption))
             try:
                 yield interruption
@@ -156,12 +177,18 @@ class Generate:
         """Answer with one JSON body."""
         headers = self._headers(job.record, _JSON)
         async with (
-            self._interruptible(receive),
+            self._interruptible(receive, job),
             aclosing(self._frames(job, headers)) as made,
         ):
             body = b"".join([frame.data async for frame in made])
         job.record.status = 200
         await respond(send, 200, body, headers)
+
+    async def _replay(self, send: Send, record: Record, kept: bytes) -> None:
+        """Give an answer again whose model is served no more."""
+        record.status, record.outcome, record.replayed = 200, "ok", True
+        headers = _STREAM if record.stream else [_JSON]
+        await respond(send, 200, kept, self._headers(record, *headers, REPLAYED))
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, job: Job) -> None:
         """Answer with Server-Sent Events, a write for each batch."""
@@ -176,7 +203,7 @@ class Generate:
         )
         try:
             async with (
-                self._interruptible(receive) as interruption,
+                self._interruptible(receive, job) as interruption,
                 aclosing(self._frames(job, headers)) as made,
             ):
                 writer.start(interruption)

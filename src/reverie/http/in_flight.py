@@ -32,13 +32,19 @@ class InFlight:
             raise Overloaded("This server is shutting down. Try again shortly.", retry_after=1)
 
     @asynccontextmanager
-    async def running(self, limit: float) -> AsyncGenerator[Interruption, None]:
+    async def running(
+        self, limit: float, *, joins: bool = False
+    ) -> AsyncGenerator[Interruption, None]:
         """Run what is inside for at most ``limit`` seconds, or until a shutdown cuts it.
+
+        Args:
+            joins: it is entered during a drain, too: what it waits for is entered by itself.
 
         Raises:
             Overloaded: the server drains.
         """
-        self.refuse_when_draining()
+        if not joins:
+            self.refuse_when_draining()
         async with Interruption() as interruption:
             self._running.add(interruption)
             self._idle.clear()
