@@ -793,6 +793,17 @@ async def test_an_answer_of_one_token_says_nothing_of_the_pace() -> None:
     assert ward.pool.members[0].speed.per_token is None
 
 
+async def test_an_answer_whose_client_read_slowly_says_nothing_of_the_pace() -> None:
+    ward = Ward(FakeBackend("a"))
+    with await ward.pool.acquire() as lease:
+        ward.now += 0.5
+        lease.started()
+        ward.now += 2.0
+        lease.succeeded(tokens=21, held_up=1.0)
+    speed = ward.pool.members[0].speed
+    assert (speed.ttft, speed.per_token) == (0.5, None)
+
+
 async def test_each_change_of_a_backends_state_is_a_line_of_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

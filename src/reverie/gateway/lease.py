@@ -8,6 +8,9 @@ from typing import Self
 from reverie.errors import ReverieError
 from reverie.gateway.member import Member
 
+_MOST_HELD_UP = 0.25
+"""The part of an answer's time that its client may take up, for it to tell a backend's speed."""
+
 
 class Lease:
     """One slot on one backend, and room for some tokens. Leaving its context gives both back.
@@ -45,15 +48,20 @@ class Lease:
             self._started = self._clock()
             self._member.started(self._ticket)
 
-    def succeeded(self, tokens: int | None = None) -> None:
-        """Note that the answer came to its end, with so many tokens since ``started``."""
+    def succeeded(self, tokens: int = 0, held_up: float = 0.0) -> None:
+        """Note that the answer came to its end, with so many tokens since ``started``.
+
+        Args:
+            held_up: seconds of it in which nobody listened to the backend: its client read slowly.
+        """
         if self._judged:
             return
         self._judged = True
         if self._started is not None:
             now = self._clock()
-            several = tokens is not None and tokens > 1
-            pace = (now - self._started) / (tokens - 1) if tokens and several else None
+            took = now - self._started
+            telling = tokens > 1 and held_up <= _MOST_HELD_UP * took
+            pace = took / (tokens - 1) if telling else None
             self._member.speed.measured(now, self._started - self._granted, pace)
         self._member.succeeded(self._ticket)
 

@@ -72,6 +72,7 @@ async def relay(
             record.backend = lease.backend.name
             attempts.begin(lease.backend)
             before = answer.tokens
+            held_up = 0.0
             last: list[Event] = []
             try:
                 async with aclosing(lease.backend.generate(answer.request)) as batches:
@@ -83,9 +84,11 @@ async def relay(
                         record.saw(events)
                         if isinstance(events[-1], Usage):
                             last = events
-                            lease.succeeded(answer.tokens - before)
+                            lease.succeeded(answer.tokens - before, held_up)
                             break
+                        handed_on = pool.clock()
                         yield events
+                        held_up += pool.clock() - handed_on
             except (BackendError, ClientError, Overloaded) as error:
                 lease.failed(error)
                 attempts.failed(lease.backend, error)
