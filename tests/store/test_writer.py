@@ -74,6 +74,39 @@ async def test_each_caller_gets_its_own_result_once_it_is_committed(
     assert len(numbers.batches) == 1  # they had gathered before it began
 
 
+async def test_what_comes_from_one_wave_of_requests_is_committed_together(
+    writer: Writer, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread waits already, and would begin with the first of them."""
+    monkeypatch.setattr("reverie.store.writer._MAX_GATHERING", 60.0)
+    writer.start()
+
+    async def request(number: int) -> int:
+        result: int = await writer.submit(numbers.add, number, 5).future
+        return result
+
+    async def arrive(first: int) -> None:
+        """Each turn of the loop, two more of them."""
+        tasks = []
+        for number in range(first, first + 10, 2):
+            tasks += [asyncio.create_task(request(number + i)) for i in range(2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    for wave in (0, 10):
+        await arrive(wave)
+    assert numbers.batches == [list(range(10)), list(range(10, 20))]
+
+
+async def test_one_that_comes_alone_is_not_kept_waiting_for_company(
+    writer: Writer, numbers: Numbers
+) -> None:
+    writer.start()
+    for number in range(3):
+        await writer.submit(numbers.add, number, 5).future
+    assert numbers.batches == [[0], [1], [2]]
+
+
 async def test_one_that_cannot_be_written_fails_alone(
     store: Store, writer: Writer, numbers: Numbers
 ) -> None:

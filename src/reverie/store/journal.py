@@ -74,6 +74,8 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             unnamed.rename(self._path)
+            if self._durable:
+                _sync_folder(self._path.parent)
         except BaseException:
             os.close(file)
             raise
@@ -86,6 +88,15 @@ class Journal:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, so that a new file is found after a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
