@@ -41,7 +41,8 @@ LOAD_TIMEOUT = 300.0
 """Seconds in which an engine must have loaded its model."""
 
 _FIRST_DELAY = 0.1
-_LONGEST_DELAY = 30.0
+_LONGEST_DELAY = 10.0
+"""Seconds between two starts, at the most: well within the time that a request waits for a slot."""
 _HEALTHY_AFTER = 60.0
 """Seconds of service after which earlier deaths are forgotten."""
 _TRIES = 5
