@@ -27,8 +27,15 @@ from reverie.log import fields
 
 logger = logging.getLogger("reverie")
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _FORCED_GRACE = 2.0
 """Seconds for which cut requests may still write their last chunk."""
+
+
+def ignore_signals() -> None:
+    """Let no further signal change the exit status of a process that has nothing left to do."""
+    for sig in (*_ENDING, signal.SIGHUP):
+        signal.signal(sig, signal.SIG_IGN)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,25 +88,29 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run_on(self, listener: socket.socket) -> None:
-        """Serve until a signal, and through the drain."""
+        """Serve until a signal, through the drain, until everything is stopped."""
         self._loop = asyncio.get_running_loop()
-        announcing = asyncio.create_task(self._announce())
-        draining = asyncio.create_task(self._drain_when_signalled())
-        try:
-            await self.serve(sockets=[listener])
-        finally:
-            announcing.cancel()
-            draining.cancel()
-            await asyncio.gather(announcing, draining, return_exceptions=True)
-            await self._app.stop()
+        with self._signals_taken():
+            announcing = asyncio.create_task(self._announce())
+            draining = asyncio.create_task(self._drain_when_signalled())
+            try:
+                await self.serve(sockets=[listener])
+            finally:
+                announcing.cancel()
+                draining.cancel()
+                await asyncio.gather(announcing, draining, return_exceptions=True)
+                await self._app.stop()
         logger.info("stopped")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's own way to take them, which ends before everything is stopped."""
+        yield
+
+    @contextlib.contextmanager
+    def _signals_taken(self) -> Generator[None, None, None]:
         """Take the signals, without raising them again at the end: a drain is a success."""
-        before = {
-            sig: signal.signal(sig, self.handle_exit) for sig in uvicorn.server.HANDLED_SIGNALS
-        }
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in _ENDING}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_hangup)
         # Under nohup it is to outlive its terminal.
         self._ends_with_terminal = before[signal.SIGHUP] != signal.SIG_IGN and _has_terminal()

@@ -138,3 +138,18 @@ def test_a_terminal_that_closes_ends_the_server_unless_it_was_to_outlive_it(
         else:
             assert server.process.wait(PATIENCE) == 0
             assert server.lines("draining")
+
+
+@pytest.mark.parametrize("further", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_further_signals_do_not_keep_it_from_stopping_in_order(
+    tmp_path: Path, url: str, further: signal.Signals
+) -> None:
+    write(tmp_path, m=url)
+    with serving(tmp_path, start_new_session=True) as server:
+        assert server.ask() == "one"
+        server.process.send_signal(signal.SIGTERM)
+        while server.process.poll() is None:
+            server.process.send_signal(further)
+            time.sleep(0.005)
+        assert server.process.returncode == 0
+        assert len(server.lines("stopped")) == 1

@@ -69,7 +69,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, read: Callable[[], Settings], began: float) -> None:
     # Imported here, so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
-    from reverie.server import Server, listen
+    from reverie.server import Server, ignore_signals, listen
 
     app = Application(settings, read_settings=read)
     listener = listen(settings.server.host, settings.server.port)
@@ -86,6 +86,7 @@ async def _serve(settings: Settings, read: Callable[[], Settings], began: float)
 
         server = Server(app, on_ready=on_ready)
         await server.run_on(listener)
+        ignore_signals()
         if server.failure is not None:
             raise ModelError(server.failure)
     finally:
