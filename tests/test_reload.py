@@ -230,6 +230,10 @@ async def test_a_file_that_is_wrong_changes_nothing_and_says_why(
     assert f"{file}: server.queue_size" in caplog.records[-1].fields["reason"]  # type: ignore[attr-defined]
     file.write_text("[server\n")
     assert len(await refused(gateway)) == 1
+    file.write_text('[store]\nurl = "mysql://me:secret@host/db"\n')
+    (problem,) = await refused(gateway)
+    assert problem.startswith("store.url: write ")
+    assert "secret" not in problem
     file.unlink()
     assert await refused(gateway) == ["reverie.toml: there is no such file"]
     assert gateway.app.settings is before

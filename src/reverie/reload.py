@@ -13,7 +13,8 @@ from reverie.gateway.auth import Authenticator, static_keys
 from reverie.gateway.changes import Changes, applicable, compare
 from reverie.gateway.house import House
 from reverie.http.edge import require_keys
-from reverie.settings import Settings
+from reverie.settings import NO_STORE, Settings
+from reverie.store.engine import parse_url
 
 logger = logging.getLogger("reverie")
 
@@ -67,6 +68,8 @@ class Reloader:
             )
         except ModelError as error:  # of a reference on the command line
             raise ConfigurationError([str(error)]) from None
+        if written.store.url != NO_STORE:
+            parse_url(written.store.url)  # the next start would fail
         before = self._house.settings
         wanted = applicable(before, written)
         require_keys(wanted.server, keyless=self._keys.open_with(static))

@@ -112,6 +112,14 @@ def test_sighup_reloads_the_file_and_a_bad_one_changes_nothing(tmp_path: Path, u
             assert "server.queue_sise: unknown key" in line["reason"]
             assert (server.ask(), server.ask("n")) == ("two", "one")
 
+            (tmp_path / "reverie.toml").unlink()
+            server.process.send_signal(signal.SIGHUP)
+            server.until(lambda: len(server.lines("not reloaded")) == 2)
+            assert (
+                server.lines("not reloaded")[1]["reason"] == "reverie.toml: there is no such file"
+            )
+            assert (server.ask(), server.ask("n")) == ("two", "one")
+
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE) == 0
 

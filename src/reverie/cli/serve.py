@@ -8,6 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -16,7 +17,7 @@ import reverie
 from reverie import log
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
 from reverie.errors import ModelError
-from reverie.settings import Settings
+from reverie.settings import CONFIG_FILE, Settings
 
 if TYPE_CHECKING:
     from reverie.app import Application
@@ -38,6 +39,8 @@ def serve(
     the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
+    if config is None and Path(CONFIG_FILE).exists():
+        config = Path(CONFIG_FILE)  # a reload that doesn't find it any more is a mistake
     read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
     settings = read()
     log.configure(settings.server.log_level, settings.server.log_format)
