@@ -47,7 +47,7 @@ def test_a_file_is_read_and_backends_are_named(folder: Path) -> None:
         [[models]]
         name = "m"
         [[models.backends]]
-        url = "http://127.0.0.1:9100/v1"
+        url = "http://127.0.0.1:9100/v1?key=secret"
         api_key_env = "BIG_KEY"
         """,
         "other.toml",

@@ -114,7 +114,9 @@ async def _backend_problems(model: ModelSettings, settings: Settings) -> list[st
 def _describe(model: ModelSettings) -> str:
     """Where a model runs, and whether it is here."""
     if model.source is None:
-        return "reached at " + ", ".join(backend.url for backend in model.backends)
+        from reverie.backends.http import public_url
+
+        return "reached at " + ", ".join(public_url(backend.url) for backend in model.backends)
     from reverie.models.store import find
 
     found = find(model.source)
