@@ -13,6 +13,7 @@ codes have one status on ``/llm`` and another on ``/v1``, and so an ``openai_sta
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -46,7 +47,7 @@ class ReverieError(Exception):
         """Headers which the answer must carry."""
         if self.retry_after is None:
             return {}
-        return {"Retry-After": str(max(1, round(self.retry_after)))}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
 # The client's fault -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from reverie.errors import (
     ReverieError,
 )
 from reverie.gateway.breaker import FAILURES, LONGEST_WAIT, PROBE_WAIT
-from reverie.gateway.member import FAILURE_COOLDOWN
+from reverie.gateway.member import FAILURE_COOLDOWN, SLOW_PROBES
 from reverie.gateway.pool import Lease, Pool
 from tests.gateway.backend_state import FakeBackend
 
@@ -731,13 +731,94 @@ async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -
     running = await ward.pool.acquire(excluded={"b"})
     ward.probe(backend, good=False, took=5.0, slow=True)
     assert ward.state(backend) == "closed"  # busy, it seems
-    running.started()
+    running.brought()
     ward.now += 3.0
     ward.probe(backend, good=False, took=5.0)
     assert ward.state(backend) == "closed"  # a token came in the meantime
     ward.now += 3.0
     ward.probe(backend, good=False, took=5.0)
     assert ward.state(backend) == "open"
+
+
+async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -> None:
+    backend = FakeBackend("a", 4)
+    ward = Ward(backend, FakeBackend("b"))
+    running = await ward.pool.acquire(excluded={"b"})
+    for _ in range(SLOW_PROBES - 1):
+        ward.probe(backend, good=False, took=5.0, slow=True)
+        assert ward.state(backend) == "closed"
+        ward.now += 10.0
+    running.brought()
+    ward.now += 3.0
+    ward.probe(backend, good=False, took=5.0, slow=True)
+    assert ward.state(backend) == "closed"  # a piece came in the meantime
+    for _ in range(SLOW_PROBES):
+        ward.now += 10.0
+        ward.probe(backend, good=False, took=5.0, slow=True)
+    assert ward.state(backend) == "open"
+
+
+async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_slow_probe() -> (
+    None
+):
+    backend = FakeBackend("a", 4)
+    ward = Ward(backend, FakeBackend("b"))
+    await ward.end(BackendTimeout("silent"), {"b"})
+    ward.now += 10.0
+    await ward.pool.acquire(excluded={"b"})
+    ward.probe(backend, good=False, took=5.0, slow=True)
+    assert ward.state(backend) == "open"
+
+
+async def test_a_backend_that_asked_for_a_pause_has_it_while_there_is_another_to_wait_for() -> None:
+    busy, other = FakeBackend("busy", 4), FakeBackend("other")
+    shared = pool(busy, other, queue_size=2)
+    with await shared.acquire(excluded={"other"}) as lease:
+        lease.failed(Overloaded("busy", retry_after=0.2))
+    running = await shared.acquire()
+    assert running.backend is other
+    waiting = await queued(shared, 2)
+    with pytest.raises(Overloaded, match="the queue is full"):
+        await shared.acquire()
+    assert shared.in_flight_on(busy) == 0
+    leases = await asyncio.wait_for(asyncio.gather(*waiting), 5)  # its pause is over
+    assert [lease.backend for lease in leases] == [busy, busy]
+
+
+async def test_who_waits_gets_a_backend_whose_trial_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.gateway.breaker.FIRST_WAIT", 0.1)
+    monkeypatch.setattr("reverie.gateway.member.FAILURE_COOLDOWN", 0.1)
+    bad, good = FakeBackend("bad"), FakeBackend("good")
+    shared = pool(bad, good)
+    for _ in range(FAILURES):
+        with await shared.acquire(excluded={"good"}) as lease:
+            lease.failed(BackendError("no"))
+    await shared.acquire()
+    (waiting,) = await queued(shared)
+    assert not waiting.done()
+    assert (await asyncio.wait_for(waiting, 5)).backend is bad
+
+
+async def test_a_queue_that_was_made_shorter_takes_nothing_from_who_is_served_at_once() -> None:
+    shared = pool(FakeBackend("a", slots=4, capacity=100), queue_size=20)
+    running = await shared.acquire(60, key="large")
+    large = await queued(shared, 5, tokens=90, key="large")
+    shared.bound(queue_size=2, queue_timeout=5)
+    (await shared.acquire(5, key="small")).release()
+    await end(large)
+    running.release()
+    assert (shared.in_flight, shared.waiting) == (0, 0)
+
+
+async def test_who_holds_a_part_of_an_answer_waits_until_its_own_deadline() -> None:
+    backend = FakeBackend("a", ready=False)
+    shared = pool(backend, queue_timeout=0.01)
+    waiting = asyncio.create_task(shared.acquire(again=True, patient=True))
+    with pytest.raises(ModelLoading):
+        await shared.acquire()
+    backend.ready = True
+    shared.wake()
+    (await asyncio.wait_for(waiting, 1)).release()
 
 
 async def test_a_conversation_stays_where_it_is_while_there_is_room_for_it() -> None:
@@ -774,7 +855,7 @@ async def test_speed_is_measured_from_whole_answers_alone() -> None:
     for failing in (True, False):
         with await ward.pool.acquire() as lease:
             ward.now += 0.5
-            lease.started()
+            lease.brought()
             ward.now += 2.0
             if failing:
                 lease.failed(BackendError("no"))
@@ -788,7 +869,7 @@ async def test_speed_is_measured_from_whole_answers_alone() -> None:
 async def test_an_answer_of_one_token_says_nothing_of_the_pace() -> None:
     ward = Ward(FakeBackend("a"))
     with await ward.pool.acquire() as lease:
-        lease.started()
+        lease.brought()
         lease.succeeded(tokens=1)
     assert ward.pool.members[0].speed.per_token is None
 
@@ -797,7 +878,7 @@ async def test_an_answer_whose_client_read_slowly_says_nothing_of_the_pace() -> 
     ward = Ward(FakeBackend("a"))
     with await ward.pool.acquire() as lease:
         ward.now += 0.5
-        lease.started()
+        lease.brought()
         ward.now += 2.0
         lease.succeeded(tokens=21, held_up=1.0)
     speed = ward.pool.members[0].speed

@@ -58,6 +58,12 @@ def test_conversations_are_shared_by_weight() -> None:
     assert homes["c"] / homes["a"] == pytest.approx(0.5, rel=0.15)
 
 
+def test_conversations_are_shared_by_slots() -> None:
+    members = [member("a", 2), member("b", 8)]
+    homes = Counter(chosen(*members, affinity=one) for one in conversations(3500))
+    assert homes["b"] / homes["a"] == pytest.approx(4, rel=0.15)
+
+
 def test_when_a_backend_goes_its_conversations_alone_move_and_come_back_with_it() -> None:
     members = [member("a"), member("b"), member("c")]
     before = {one: chosen(*members, affinity=one) for one in conversations(300)}

@@ -14,6 +14,7 @@ Rule 2: a request says nothing of what happened after the breaker opened if it b
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -98,6 +99,11 @@ class Breaker:
         if self.state != "open":
             return 0.0
         return max(self._due - self._clock(), PROBE_WAIT if self.down else 0.0)
+
+    @property
+    def changes_at(self) -> float:
+        """When its wait is over, on its clock; in the past where it doesn't wait."""
+        return -math.inf if self._closed else max(self._due, self._down_until)
 
     def begin(self) -> Ticket:
         """Note that a request is sent, whether or not it was to pass."""

@@ -15,7 +15,7 @@ _MOST_HELD_UP = 0.25
 class Lease:
     """One slot on one backend, and room for some tokens. Leaving its context gives both back.
 
-    Its holder says how the backend fared: ``started`` at the first token, then ``succeeded`` or
+    Its holder says how the backend fared: ``brought`` for each piece, then ``succeeded`` or
     ``failed``. Left without a word, as by a client that went away, it says nothing.
 
     ``position`` is where its request entered the queue: 1 was next, 0 never waited.
@@ -42,14 +42,16 @@ class Lease:
         self.backend = member.backend
         self.position = position
 
-    def started(self) -> None:
-        """Note the first token."""
-        if self._started is None and not self._judged:
+    def brought(self) -> None:
+        """Note that a piece of the answer came."""
+        if self._started is not None:
+            self._member.worked()
+        elif not self._judged:
             self._started = self._clock()
             self._member.started(self._ticket)
 
     def succeeded(self, tokens: int = 0, held_up: float = 0.0) -> None:
-        """Note that the answer came to its end, with so many tokens since ``started``.
+        """Note that the answer came to its end, with so many tokens since the first piece.
 
         Args:
             held_up: seconds of it in which nobody listened to the backend: its client read slowly.

@@ -20,6 +20,10 @@ FAILURE_COOLDOWN = 2.0
 _LONGEST_COOLDOWN = 30.0
 """Seconds that a busy backend's own ``Retry-After`` is believed, at the most."""
 
+SLOW_PROBES = 2
+"""Probes in a row without an answer that a backend with requests must not have, in which nothing
+comes for any of these either. It may be slow to answer beside a long prompt."""
+
 _SMOOTHING = 0.2
 """The weight of the newest measurement."""
 _FORGOTTEN_AFTER = 120.0
@@ -96,7 +100,9 @@ class Member:
         self._model = model
         self._clock = clock
         self._cool_until = -math.inf
+        self._pauses = False
         self._worked_at = -math.inf
+        self._slow_probes = 0
         self._probe: Health | None = None
 
     @property
@@ -109,6 +115,18 @@ class Member:
         """Whether it failed, or was busy, just now."""
         return self._clock() < self._cool_until
 
+    @property
+    def pausing(self) -> bool:
+        """Whether it is cooling because it was busy, and asked for that."""
+        return self._pauses and self.cooling
+
+    @property
+    def changes_at(self) -> float:
+        """When it may be trusted again though nothing happens till then, on the pool's clock."""
+        now = self._clock()
+        moments = (self._cool_until, self.breaker.changes_at)
+        return min((moment for moment in moments if moment > now), default=math.inf)
+
     def has_room(self, tokens: int) -> bool:
         """Whether one more request has a slot and room. Alone it always has room: the engine
         itself refuses what is too long, and knows how long it is."""
@@ -120,12 +138,16 @@ class Member:
 
     def started(self, ticket: Ticket) -> None:
         """Note a request's first token."""
-        self._worked_at = self._clock()
+        self.worked()
         self.breaker.started(ticket)
+
+    def worked(self) -> None:
+        """Note a sign of life: a piece of an answer."""
+        self._worked_at = self._clock()
 
     def succeeded(self, ticket: Ticket) -> None:
         """Note an answer that came to its end."""
-        self._worked_at = self._clock()
+        self.worked()
         self.breaker.succeeded(ticket)
 
     def failed(self, ticket: Ticket, error: ReverieError) -> None:
@@ -136,11 +158,13 @@ class Member:
         """
         if isinstance(error, BackendError):
             self._cool(error, FAILURE_COOLDOWN)
+            self._pauses = False
             self.breaker.failed(ticket, error.code)
             self.backend.suspect()
             return
         if isinstance(error, Overloaded):
             self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
+            self._pauses = True
         elif isinstance(error, ClientError):
             self.started(ticket)
         self.breaker.left(ticket)
@@ -156,6 +180,7 @@ class Member:
         if health is None or health is self._probe:
             return
         self._probe = health
+        self._slow_probes = self._slow_probes + 1 if health.slow else 0
         if health.good:
             self.breaker.probed(True, "")
         elif not self._outweighed(health):
@@ -168,7 +193,10 @@ class Member:
         An engine may be slow to answer beside its work, or serve a model and no list of models.
         """
         worked = self._clock() - self._worked_at <= health.took
-        return worked or (health.slow and self.in_flight > 0)
+        if worked:
+            self._slow_probes = 0
+        at_work = self.in_flight > 0 and self.breaker.failures == 0
+        return worked or (health.slow and at_work and self._slow_probes < SLOW_PROBES)
 
     def _say(self, state: State, reason: str) -> None:
         retry = self.breaker.retry_in if state == "open" else None

@@ -20,6 +20,7 @@ fail, and none is due for a trial, it is refused at once, and told when to retur
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
@@ -30,6 +31,9 @@ from reverie.gateway import router
 from reverie.gateway.fair import FairQueue
 from reverie.gateway.lease import Lease as Lease
 from reverie.gateway.member import Member
+
+_ALARM_SLACK = 0.001
+"""Seconds after which a moment that was waited for has passed for certain."""
 
 
 class _Line(NamedTuple):
@@ -89,6 +93,7 @@ class Pool:
         self._queues: dict[_Line, FairQueue[_Waiter]] = {}
         """Those who wait. None of these queues is empty."""
         self._arrivals = 0
+        self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it is likely to be until a backend is ready, if that is known."""
 
@@ -127,11 +132,13 @@ class Pool:
         weight: int = 1,
         affinity: bytes | None = None,
         again: bool = False,
+        patient: bool = False,
     ) -> Lease:
         """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
 
         Args:
             again: a backend has let this request down.
+            patient: it waits for longer than others may, until its own deadline.
 
         Keys that wait share the backends' tokens by their weights, which are 1 or more. Requests of
         one ``affinity`` go to one backend, as far as ``router`` can have it so.
@@ -145,11 +152,12 @@ class Pool:
         if self.failure is not None:
             raise _unservable(self.failure)
         line = _Line(again, frozenset(excluded))
-        if not self._queues and (chosen := self._choose(tokens, excluded, affinity, again)):
+        if not self._queues and (chosen := self._choose(tokens, line, affinity)):
             return self._grant(chosen, tokens)
         waiter = self._enqueue(tokens, line, key, weight, affinity)
         try:
-            async with asyncio.timeout(self._queue_timeout):
+            self._admit(waiter)
+            async with asyncio.timeout(None if patient else self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
             self._forget(waiter)
@@ -186,6 +194,7 @@ class Pool:
                     self._end(waiter, _failing(wait))
             if line in self._queues:
                 awaited |= self._by_name.keys() - line.excluded
+        self._set_alarm()
 
     def _order(self) -> list[_Line]:
         """The queues in the order in which they are served: the narrowest choice first."""
@@ -197,12 +206,11 @@ class Pool:
         Nobody overtakes the one whose turn it is: a large request would never find room.
         """
         queue = self._queues[line]
-        unwanted = line.excluded | awaited
         while (waiter := queue.peek()) is not None:
             if waiter.granted.done():
                 queue.remove(waiter)  # cancelled just now
                 continue
-            chosen = self._choose(waiter.tokens, unwanted, waiter.affinity, line.again)
+            chosen = self._choose(waiter.tokens, line, waiter.affinity, awaited)
             if chosen is None:
                 return
             queue.pop()
@@ -223,14 +231,22 @@ class Pool:
         queue = self._queues.get(line, FairQueue())
         queue.push(waiter, key, weight, cost=max(1, tokens))
         self._queues[line] = queue
-        self.wake()  # its turn may come before that of those who are held up, and it may fit
-        if not line.again and sum(map(len, self._newcomers())) > self._queue_size:
-            self._make_room(waiter)
-        if not granted.done():
-            before = (other for other in self._queues if _rank(other) > _rank(line))
-            ahead = sum(len(self._queues[other]) for other in before)
-            waiter.position = ahead + queue.position(waiter)
         return waiter
+
+    def _admit(self, waiter: _Waiter) -> None:
+        """Grant it a slot, or see that the queue has room for it.
+
+        Raises:
+            Overloaded, ModelLoading: as ``_make_room``.
+        """
+        self.wake()  # its turn may come before that of those who are held up, and it may fit
+        crowded = sum(map(len, self._newcomers())) > self._queue_size
+        if crowded and not waiter.line.again and not waiter.granted.done():
+            self._make_room(waiter)
+        if not waiter.granted.done():
+            before = (line for line in self._queues if _rank(line) > _rank(waiter.line))
+            ahead = sum(len(self._queues[line]) for line in before)
+            waiter.position = ahead + self._queues[waiter.line].position(waiter)
 
     def _make_room(self, newcomer: _Waiter) -> None:
         """End the newest request of the key that holds the most of the queue, by its weight.
@@ -296,9 +312,33 @@ class Pool:
             granted.result().release()
 
     def _choose(
-        self, tokens: int, excluded: Set[str], affinity: bytes | None, again: bool
+        self,
+        tokens: int,
+        line: _Line,
+        affinity: bytes | None,
+        awaited: Set[str] = frozenset(),
     ) -> Member | None:
-        return router.choose(self.members, tokens, excluded, affinity, self.clock(), again=again)
+        return router.choose(
+            self.members,
+            tokens,
+            line.excluded,
+            affinity,
+            self.clock(),
+            again=line.again,
+            awaited=awaited,
+        )
+
+    def _set_alarm(self) -> None:
+        """While anybody waits, look again when a backend may be trusted again."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if not self._queues:
+            return
+        moment = min(member.changes_at for member in self.members)
+        if moment < math.inf:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(moment - self.clock() + _ALARM_SLACK, self.wake)
 
     def _shut_for(self, again: bool, excluded: Set[str]) -> float | None:
         """Seconds until a backend may be tried again, if all that aren't excluded fail just now.

@@ -62,6 +62,7 @@ async def relay(
                 weight=caller.weight,
                 affinity=affinity,
                 again=attempts.again,
+                patient=answer.begun,
             )
         except ReverieError as error:
             attempts.ended(error)
@@ -77,7 +78,7 @@ async def relay(
             try:
                 async with aclosing(lease.backend.generate(answer.request)) as batches:
                     async for batch in batches:
-                        lease.started()
+                        lease.brought()
                         events = answer.take(batch)
                         if not events:
                             continue

@@ -2,7 +2,7 @@
 
 First, the one that has most likely seen the conversation's opening, and has it in its cache:
 rendezvous hashing (D. G. Thaler and C. V. Ravishankar, "Using Name-Based Mappings to Increase Hit
-Rates", IEEE/ACM ToN 6(1), 1998), by weight. When a backend goes, its conversations alone move;
+Rates", IEEE/ACM ToN 6(1), 1998), by capacity. When a backend goes, its conversations alone move;
 when it is back, they are back. No more load follows it than a bound allows (V. Mirrokni, M. Thorup
 and M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018).
 
@@ -37,12 +37,13 @@ def choose(
     now: float,
     *,
     again: bool = False,
+    awaited: Set[str] = frozenset(),
 ) -> Member | None:
     """The backend for a request; None if none of them can take it now.
 
     A model's only backend is tried however it fared: to refuse would help nobody. So is, as a last
     resort, any that can be reached, for a request that was let down: its client may have half an
-    answer.
+    answer. One that asked for a pause has it for as long as there is another to wait for.
 
     Args:
         tokens: what the request may come to.
@@ -51,6 +52,7 @@ def choose(
         now: on the members' clock.
         again: it was let down, so that it isn't the one to find out whether a backend is back, as
             long as there is another.
+        awaited: names of backends whose room is for others, who come first.
     """
     alone = len(members) == 1
     usable = [
@@ -60,12 +62,12 @@ def choose(
         and member.name not in excluded
         and (alone or may_take(member, again))
     ]
-    free = [member for member in usable if member.has_room(tokens)]
-    trusted = [member for member in free if not _is_doubtful(member, again)]
+    free = [member for member in usable if member.name not in awaited and member.has_room(tokens)]
+    candidates = [member for member in usable if not _is_doubtful(member, again)]
+    trusted = [member for member in free if member in candidates]
     if not trusted:
-        return _least_burdened(free, now)
+        return _least_burdened([m for m in free if not (m.pausing and candidates)], now)
     if affinity is not None:
-        candidates = [member for member in usable if not _is_doubtful(member, again)]
         home = max(candidates, key=lambda member: _attraction(affinity, member))
         if home in trusted and _within_bound(home, candidates):
             return home
@@ -104,7 +106,7 @@ def _attraction(affinity: bytes, member: Member) -> float:
     digest = blake2b(affinity + member.name.encode(), digest_size=8).digest()
     # 52 bits, so that it is never rounded to 1.
     uniform = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
-    return -member.backend.weight / math.log(uniform)
+    return -member.capacity / math.log(uniform)
 
 
 def _within_bound(member: Member, members: Sequence[Member]) -> bool:
