@@ -69,7 +69,8 @@ class Usage(Struct, frozen=True):
     """Token counts, as the engine reports them.
 
     ``estimated`` is true where the engine reported none: ``completion_tokens`` is then what the
-    pieces that arrived came to, and ``prompt_tokens`` is 0 if the engine never told it.
+    pieces that arrived came to, and ``prompt_tokens``, if the engine never told it, 0 from a
+    backend and a guess by the time that it leaves the gateway.
     """
 
     prompt_tokens: int

@@ -43,7 +43,11 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     answer_so_far: str = ""
 
     def most_tokens(self) -> int:
-        """Tokens that prompt and answer may come to: a guess, rather too high than too low.
+        """Tokens that prompt and answer may come to."""
+        return self.prompt_tokens() + self.max_tokens
+
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt: a guess, rather too high than too low.
 
         A token is rarely shorter than three bytes of text; each message costs a few more.
         """
@@ -59,7 +63,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
         )
         if self.tools:
             size += _size(str(self.tools))
-        return size // 3 + 8 * len(self.messages) + 32 + self.max_tokens
+        return size // 3 + 8 * len(self.messages) + 32
 
 
 def _size(text: str) -> int:

@@ -48,7 +48,7 @@ def test_a_plain_request_asks_for_a_counted_stream_and_no_more(ask: Ask, kind: B
     extra: dict[str, Any] = {}
     if kind == "llamacpp":
         extra = {"top_k": 0, "min_p": 0.0, "return_progress": True, "timings_per_token": True}
-    elif kind == "vllm":
+    elif kind in ("vllm", "sglang"):
         counted["continuous_usage_stats"] = True
     limit = "max_completion_tokens" if kind == "openai" else "max_tokens"
     check(ask(), kind)

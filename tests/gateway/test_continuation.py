@@ -11,6 +11,10 @@ from reverie.gateway.continuation import Continuation
 from reverie.request import GenerateRequest
 
 
+GUESS = 32
+"""Tokens that a prompt without messages is taken for."""
+
+
 def answer(**fields: Any) -> Continuation:
     given = {"temperature": 0, "max_tokens": 20, **fields}
     return Continuation(GenerateRequest(model="m", messages=[], **given))
@@ -110,19 +114,35 @@ def test_a_cut_at_any_piece_gives_the_usage_of_the_whole() -> None:
                     assert usage.cached_tokens == 4
 
 
-def test_the_prompts_size_decides_where_an_engine_hid_tokens_in_a_piece() -> None:
+def test_backends_that_write_the_same_prompt_differently_dont_add_to_the_answer() -> None:
     cut = answer()
-    cut.take([Prompt(10), *deltas("one piece of three tokens")])
+    cut.take([Prompt(10), *deltas("a", " b")])
     cut.resume()
-    assert cut.take([*deltas(" more"), *end(13, 1)])[-1] == Usage(10, 4)
+    assert cut.take([*deltas(" c"), *end(10 + 30 + 2, 1)])[-1] == Usage(10, 3)
 
 
 def test_an_engine_that_reports_nothing_leaves_an_estimate() -> None:
-    cut = answer()
-    cut.take(deltas("a", " b"))
+    for prompt, told in (([], GUESS), ([Prompt(7)], 7)):
+        cut = answer()
+        cut.take([*prompt, *deltas("a", " b")])
+        cut.resume()
+        last = cut.take([*deltas(" c"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
+        assert last == Usage(told, 3, estimated=True)
+
+
+def test_a_prompt_that_no_engine_told_is_guessed() -> None:
+    whole = answer()
+    last = whole.take([*deltas("a"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
+    assert last == Usage(GUESS, 1, estimated=True)
+
+
+def test_the_size_of_the_prompt_may_become_known_after_a_seam() -> None:
+    cut = answer(max_tokens=2)
+    cut.take(deltas("a"))
     cut.resume()
-    last = cut.take([*deltas(" c"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
-    assert last == Usage(0, 3, estimated=True)
+    assert Prompt(10) in cut.take([Prompt(11), *deltas(" b")])
+    assert cut.exhausted
+    assert cut.end() == [Finish("length"), Usage(10, 2)]
 
 
 def test_a_stop_string_across_the_seam_ends_the_answer_before_it() -> None:
@@ -139,6 +159,14 @@ def test_what_was_no_stop_string_after_all_is_handed_on_in_its_order() -> None:
     cut.resume()
     assert cut.take(deltas("N")) == []
     assert text_of(cut.take(deltas("d", "s"))) == "Nds"
+
+
+def test_a_tool_call_is_not_held_for_a_stop_string_that_began_before_it() -> None:
+    cut = answer(stop=("END",))
+    cut.take(deltas("So", " E"))
+    cut.resume()
+    call = Delta(tool_calls=(ToolCallDelta(0, "i", "f"),))
+    assert cut.take([*deltas("N"), call]) == [*deltas("N"), call]
 
 
 def test_what_may_be_a_stop_string_is_handed_on_when_the_answer_ends_there() -> None:
@@ -163,6 +191,9 @@ def test_all_of_max_tokens_needs_only_its_end() -> None:
     cut.take([Prompt(5, 3), *deltas("a", "b")])
     assert cut.exhausted
     assert cut.end() == [Finish("length"), Usage(5, 2, 3)]
+    cut = answer(max_tokens=1)
+    cut.take(deltas("a"))
+    assert cut.end() == [Finish("length"), Usage(GUESS, 1, estimated=True)]
 
 
 FORCED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}

@@ -174,7 +174,7 @@ class HttpBackend:
                 reason="the content type is neither text/event-stream nor application/json",
             )
         forced = self._settings.kind == "llamacpp" and forced_tools.is_forced(request)
-        tells_usage = streamed and self._settings.kind == "vllm"
+        tells_usage = streamed and self._settings.kind in kinds.TELLING_USAGE
         return AnswerReader(request, streamed=streamed, forced=forced, tells_usage=tells_usage)
 
     def _end(self, reader: AnswerReader, request: GenerateRequest) -> list[Event]:

@@ -37,6 +37,10 @@ models could see is lost by leaving it out, which docs/clients.md says.
 _CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
 """The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
 
+TELLING_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
+"""The kinds that know ``continuous_usage_stats``: the usage so far on each piece, of which several
+tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
+
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Where whitespace is free, a small model goes on with it for ever."""
@@ -121,8 +125,8 @@ def encode(
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
         body |= _constraint(request, converter)
-    elif kind == "vllm":
-        body["stream_options"]["continuous_usage_stats"] = True  # under load, tokens share pieces
+    elif kind in TELLING_USAGE:
+        body["stream_options"]["continuous_usage_stats"] = True
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none
     return _encode(body)

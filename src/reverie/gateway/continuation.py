@@ -52,13 +52,21 @@ class Continuation:
         if self._seam is not None:
             batch = self._seam.join(batch)
         for event in batch:
+            if isinstance(event, Prompt):
+                self._prompt = event
+                continue
+            self.begun = self.progressed = True
             if isinstance(event, Delta):
                 self._note(event)
-            elif isinstance(event, Prompt):
-                self._prompt = event
-        if batch:
-            self.begun = self.progressed = True
+        if batch and isinstance(last := batch[-1], Usage) and last.estimated:
+            batch[-1] = self._with_prompt(last)
         return batch
+
+    def _with_prompt(self, usage: Usage) -> Usage:
+        """The usage with a guess at the prompt, if no engine told its size."""
+        if usage.prompt_tokens:
+            return usage
+        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_tokens())
 
     def obstacle(self) -> str | None:
         """Why no backend can go on with this answer; None if one could."""
@@ -84,11 +92,8 @@ class Continuation:
 
     def end(self) -> list[Event]:
         """The end of an answer that is ``exhausted``."""
-        prompt = self._prompt or Prompt(0)
-        usage = Usage(
-            prompt.tokens, self.tokens, prompt.cached_tokens, estimated=self._prompt is None
-        )
-        return [Finish("length"), usage]
+        usage = _usage(self._prompt, self.tokens)
+        return [Finish("length"), self._with_prompt(usage) if usage.estimated else usage]
 
     def resume(self) -> None:
         """Make ``request`` one for what is still missing."""
@@ -97,8 +102,6 @@ class Continuation:
         self._text = [so_far, repeated]
         self._firm = (1, tokens)
         self.progressed = False
-        if self._prompt is None and self._seam is not None:
-            self._prompt = self._seam.prompt
         self._seam = _Seam(tokens, self._prompt, self._asked.stop, so_far, repeated)
         self.request = msgspec.structs.replace(
             self._asked, max_tokens=self._asked.max_tokens - tokens, answer_so_far=so_far
@@ -134,7 +137,7 @@ class _Seam:
         before: str,
         repeated: str,
     ) -> None:
-        self.prompt = prompt
+        self._prompt = prompt
         self._tokens = tokens
         self._generated = 0
         self._repeated = repeated
@@ -157,7 +160,9 @@ class _Seam:
                     joined += [*self._held, delta]
                     self._held = []
             elif isinstance(event, Prompt):
-                self._note(event)
+                if self._prompt is None:
+                    self._prompt = self._own(event.tokens, event.cached_tokens)
+                    joined.append(self._prompt)
             elif isinstance(event, Finish):
                 joined += [*self._held, event]
             else:
@@ -180,36 +185,37 @@ class _Seam:
         """Whether the delta ends a stop string; it is held while it may be a part of one."""
         assert self._stops is not None
         verdict = self._stops.feed(delta.text)
+        if verdict == "hold" and (delta.tool_calls or delta.reasoning):
+            verdict = "pass"  # the text ends there
         if verdict == "hold":
             self._held.append(delta)
         elif verdict == "pass":
             self._stops = None
         return verdict == "stop"
 
-    def _note(self, prompt: Prompt) -> None:
-        if self.prompt is None:
-            own = max(0, prompt.tokens - self._tokens)
-            self.prompt = Prompt(own, min(own, prompt.cached_tokens))
+    def _own(self, tokens: int, cached: int) -> Prompt:
+        """The client's prompt, of what the backend took for one: it has the answer so far at its
+        end.
+        """
+        own = max(0, tokens - self._tokens)
+        return Prompt(own, min(own, cached))
 
     def _usage(self, usage: Usage) -> Usage:
-        """The whole answer's usage: the backend took what it was given of it for prompt."""
-        if usage.estimated:
-            return self._usage_so_far()
-        prompt = self.prompt
-        if prompt is None:
-            own = max(0, usage.prompt_tokens - self._tokens)
-            prompt = Prompt(own, min(own, usage.cached_tokens))
-        completion = usage.prompt_tokens + usage.completion_tokens - prompt.tokens
-        return Usage(prompt.tokens, max(self._tokens, completion), prompt.cached_tokens)
+        """The whole answer's usage."""
+        completion = self._tokens + usage.completion_tokens
+        prompt = self._prompt
+        if prompt is None and not usage.estimated:
+            prompt = self._own(usage.prompt_tokens, usage.cached_tokens)
+        return _usage(prompt, completion, estimated=usage.estimated)
 
     def _usage_so_far(self) -> Usage:
-        prompt = self.prompt or Prompt(0)
-        return Usage(
-            prompt.tokens,
-            self._tokens + self._generated,
-            prompt.cached_tokens,
-            estimated=self.prompt is None,
-        )
+        return _usage(self._prompt, self._tokens + self._generated)
+
+
+def _usage(prompt: Prompt | None, completion: int, *, estimated: bool = False) -> Usage:
+    if prompt is None:
+        return Usage(0, completion, estimated=True)
+    return Usage(prompt.tokens, completion, prompt.cached_tokens, estimated=estimated)
 
 
 def _common(one: str, other: str) -> int:
