@@ -10,7 +10,6 @@ from reverie.events import Delta, Event, Finish, Prompt, ToolCallDelta, Usage
 from reverie.gateway.continuation import Continuation
 from reverie.request import GenerateRequest
 
-
 GUESS = 32
 """Tokens that a prompt without messages is taken for."""
 
