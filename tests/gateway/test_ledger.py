@@ -6,19 +6,24 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import update
 
 from reverie.settings import StoreSettings
-from reverie.store import keys
+from reverie.store import gateways, keys, schema
 from reverie.store.engine import Store
 from reverie.store.keys import Key, RateLimits, now_ms
+from reverie.store.reserve import reserve
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
+from tests.store.accounts import order
 
 BEARER = {"Authorization": "Bearer secret"}
 PRICED = {"price": {"input": "1USD", "output": "2USD", "cached": "0.5USD"}}
@@ -273,6 +278,38 @@ async def test_while_the_store_is_locked_new_requests_wait_and_streams_finish(
     assert (row["outcome"], row["completion_tokens"]) == ("ok", 2)
     await gateway.until(lambda: ledger.journalled == 0)
     assert (await gateway.post(chat()))[0] == 200
+
+
+DYING = """
+import os, sys
+from reverie.store.gateways import this_process
+from reverie.store.journal import Journal, directory
+from reverie.store.settle import Settlement
+journal = Journal(directory(sys.argv[1]), durable=False)
+journal.append(Settlement(id=int(sys.argv[2]), outcome="ok", completion_tokens=3, ended_at=1))
+print(this_process(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_given_up(
+    keyed: KeyedGateway,
+    store: Store,
+    database: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reverie.gateway.ledger._BURY_EVERY", 1)
+    gateway = await keyed()
+    row = 99 << 40
+    dying = [sys.executable, "-c", DYING, store.settings.url, str(row)]
+    died = await asyncio.to_thread(subprocess.run, dying, capture_output=True, text=True)
+    with store.write() as connection:
+        number = gateways.register(connection, now_ms())
+        process = {"process": died.stdout.strip()}
+        connection.execute(update(schema.gateways).filter_by(id=number).values(process))
+        reserve(connection, [order(row, "key_secret")], number)
+    closed = await closed_row(gateway, database)
+    assert (closed["outcome"], closed["completion_tokens"]) == ("ok", 3)
 
 
 async def test_an_answer_that_can_be_accounted_for_nowhere_is_not_completed(

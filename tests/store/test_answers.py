@@ -56,6 +56,16 @@ def test_while_it_runs_the_same_request_waits(store: Store) -> None:
     assert isinstance(asked(store, claiming(3)), RequestInProgress)
 
 
+def test_an_answer_whose_gateway_was_given_up_is_given_again_once_it_turns_up(
+    store: Store,
+) -> None:
+    asked(store, claiming(1))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    close(store, ended(1))
+    assert asked(store, claiming(2)) == KeptAnswer(b"said")
+
+
 def test_another_request_may_not_use_the_key_running_or_done(store: Store) -> None:
     asked(store, claiming(1))
     assert isinstance(asked(store, claiming(2, fingerprint=b"g")), IdempotencyKeyReused)

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from reverie.store.answers import Claim
 from reverie.store.engine import Store
 from reverie.store.keys import RateLimits
 from reverie.store.reserve import Price
@@ -92,6 +93,20 @@ def test_a_row_that_was_given_up_still_learns_the_truth_and_the_sums_follow(stor
     assert sorted(row.outcome for row in rows(store)) == ["lost", "ok"]
     (day,) = rows(store, "usage_daily")
     assert (day.requests, day.lost, day.failed) == (2, 1, 0)
+    assert totals(store) == from_ledger(store)
+
+
+def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
+    claim = Claim("once", b"f")
+    ask(store, order(1, claim=claim), order(2, claim=Claim("other", b"f")))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, 1)
+    ask(store, order(3, claim=claim))
+    close(store, settled(3))
+    close(store, settled(1), settled(2))  # their gateway's journal turns up
+    closed = {row.id: row for row in rows(store)}
+    assert {id: row.outcome for id, row in closed.items()} == {1: "lost", 2: "ok", 3: "ok"}
+    assert (closed[1].cost, closed[1].completion_tokens) == (0, 10)
     assert totals(store) == from_ledger(store)
 
 

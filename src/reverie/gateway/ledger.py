@@ -220,6 +220,9 @@ class Ledger:
         for number in itertools.count(1):
             await asyncio.sleep(gateways.BEAT_INTERVAL)
             bury = number % _BURY_EVERY == 0
+            if bury and not self._writer.failing:
+                with contextlib.suppress(OSError, StoreFailure):
+                    await asyncio.to_thread(self._take_over_journals)
             self._writer.submit(self._write_beat, bury, 0.0).future.add_done_callback(_seen)
             moved = [c for r in self._open.values() if (c := r.checkpoint()) is not None]
             for moved_one in moved:
@@ -253,18 +256,24 @@ class Ledger:
     def _register(self) -> int:
         with self._store.write() as connection:
             number = gateways.register(connection, now_ms())
+        self._take_over_journals()
+        with self._store.write() as connection:
+            _bury(connection, number)
+        return number
+
+    def _take_over_journals(self) -> None:
+        """Bring to the store what gateways here that died had kept from it. That comes before their
+        burial, which would close as lost what was completed.
+        """
         with left_behind(directory(self._store.settings.url)) as entries:
             for begin in range(0, len(entries), _BATCH):
                 with self._store.write() as connection:
                     settle(connection, entries[begin : begin + _BATCH])
         if entries:
             logger.info(
-                "settlements of an earlier run were in its journal",
+                "settlements of a gateway that died were in its journal",
                 extra=fields(count=len(entries)),
             )
-        with self._store.write() as connection:
-            _bury(connection, number)
-        return number
 
     def _leave(self) -> None:
         with self._store.write() as connection:

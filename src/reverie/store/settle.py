@@ -1,7 +1,8 @@
 """Settlements: the ledger's rows are closed here, with what really happened.
 
 Rule 1: a row is closed once. Whatever closes it again changes nothing, so that a settlement may be
-sent twice; only a row that was given up as ``lost`` may still learn the truth.
+sent twice; only a row that was given up as ``lost`` may still learn the truth. If its request was
+generated anew by then, under its ``Idempotency-Key``, it stays lost: only one of the two is billed.
 
 Rule 2: the daily sums change in the transaction that closes the row, and by exactly its figures.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, select, update
 
@@ -19,6 +21,7 @@ from reverie.store.limits import SPAN, day_of
 from reverie.store.prepared import Prepared, upsert_into
 from reverie.store.reserve import Price, subjects_of
 
+_ANSWERS = schema.answers
 _LEDGER = schema.ledger
 _USAGE = schema.usage_daily
 _WINDOWS = schema.limit_windows
@@ -89,6 +92,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         sqlalchemy.exc.SQLAlchemyError: nothing has happened.
     """
     rows = _locked(connection, [settlement.id for settlement in settlements])
+    replaced = _replaced(connection, rows)
     sums: dict[_SumsKey, _Sums] = {}
     updates: list[dict[str, Any]] = []
     given_back: list[dict[str, Any]] = []
@@ -98,6 +102,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         row = rows.pop(settlement.id, None)  # popped: a second one of the same row finds nothing
         if row is None or row.outcome not in (None, "lost"):
             continue
+        if row.id in replaced:
+            settlement = msgspec.structs.replace(settlement, outcome="lost", answer=None)
         price = Price(row.price_input, row.price_cached, row.price_output)
         tokens = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
         cost = price.of(*tokens) if settlement.outcome in _BILLED else 0
@@ -111,7 +117,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if row.idempotency_key is not None:
             if settlement.outcome in _COMPLETE:
                 kept.append((row.id, settlement.answer))
-            else:
+            elif settlement.outcome != "lost":  # whose truth may come yet, and its answer with it
                 unanswered.append(row.id)
         used = settlement.prompt_tokens + settlement.completion_tokens
         if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
@@ -178,6 +184,25 @@ def _locked(connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
     return {row.id: row for row in _ROWS.execute(connection, listed=ids)} if ids else {}
 
 
+def _replaced(connection: Connection, rows: Mapping[int, Row[Any]]) -> set[int]:
+    """The lost ones among some rows whose idempotency keys belong to other rows by now."""
+    lost = [
+        row.id for row in rows.values() if row.outcome == "lost" and row.idempotency_key is not None
+    ]
+    return set(connection.scalars(_REPLACED, {"lost": lost})) if lost else set()
+
+
+_REPLACED = (
+    select(_LEDGER.c.id)
+    .join(
+        _ANSWERS,
+        (_ANSWERS.c.key_id == _LEDGER.c.key_id)
+        & (_ANSWERS.c.idempotency_key == _LEDGER.c.idempotency_key),
+    )
+    .where(
+        _LEDGER.c.id.in_(bindparam("lost", expanding=True)), _ANSWERS.c.ledger_id != _LEDGER.c.id
+    )
+)
 _ROWS = Prepared(
     lambda _, ids: (
         select(_LEDGER).where(_LEDGER.c.id.in_(ids)).order_by(_LEDGER.c.id).with_for_update()
