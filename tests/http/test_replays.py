@@ -345,6 +345,36 @@ async def test_a_large_answer_is_not_kept_and_not_generated_again(
     assert len(engine.requests) == 1
 
 
+@pytest.mark.parametrize("after", [None, 3])
+async def test_who_comes_back_is_told_what_is_wrong_as_who_comes_first(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, after: int | None
+) -> None:
+    first, second = [
+        await start_gateway(engine, server={"queue_timeout": 0.1, "max_kept_answer": 100})
+        for _ in range(2)
+    ]
+    headers = ONCE if after is None else {**ONCE, "Last-Event-ID": str(after)}
+
+    async def asked(gateway: Gateway, **more: Any) -> tuple[int, str, bool]:
+        status, answer, got = await gateway.post(chat(stream=True, **more), headers=headers)
+        return status, answer["error"]["code"], "Retry-After" in got
+
+    engine.scripts = [Script(tokens=WORDS, stall_after=4)]
+    running = asyncio.create_task(stream(first))
+    await engine.wait_for(lambda e: e.in_flight == 1)
+    assert await asked(second) == (409, "request_in_progress", True)
+    engine.resume()
+    await running
+    assert await asked(second) == (409, "answer_not_kept", False)
+    assert await asked(second, seed=1) == (422, "idempotency_key_reused", False)
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "reverie.db", isolation_level=None)
+    ) as locking:
+        locking.execute("BEGIN IMMEDIATE")
+        status, code, again = await asked(second)
+        assert (status, again) == (503, True), code
+
+
 async def test_a_drain_waits_for_a_generation_that_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:

@@ -131,6 +131,8 @@ class Transcript:
         self.on_readers()
         try:
             while not said_all:
+                if self._error is not None and not self.begun:
+                    raise self._error
                 if after > len(self._events) and (self.ended or self._events):
                     raise StreamNotResumable
                 if of_another and self.begun:  # which was not gone on with, but begun anew
