@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 
 from reverie.testing import Script, ScriptedEngine
@@ -164,7 +165,7 @@ FAILURES = [
     (Script(die_after=0), 502, "backend_error"),
     (Script(error_in_stream={"message": "CUDA error at /srv/x.cu", "type": "x"}, error_after=0),
      502, "backend_error"),
-    (Script(tokens=("a", "b"), die_after=1), 502, "backend_error"),
+    (Script(tokens=("a", "b"), delay=0.02, no_finish=True), 502, "backend_error"),
     (Script(tokens=("a", "b"), die_after=1, die_how="end"), 502, "backend_error"),
     (Script(no_finish=True), 502, "backend_error"),
     (Script(stall_after=0), 504, "backend_timeout"),
@@ -238,6 +239,20 @@ async def test_a_stream_that_breaks_ends_with_an_error_chunk_and_a_closed_connec
     assert last["choices"][0]["delta"].get("content") == ""
     assert last["error"]["code"] == code
     assert json.loads(lines[0])["choices"][0]["delta"]["content"] == "a"
+
+
+async def test_a_client_whose_stream_broke_can_use_its_connection_for_the_next_try(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    url = gateway.url + "/llm"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
+        for _ in range(5):
+            engine.script = Script(tokens=("a", "b"), delay=0.02, no_finish=True)
+            async with http.post(url, json=chat(stream=True)) as response:
+                assert "error" in await response.text()
+            engine.script = Script(tokens=("a",))
+            async with http.post(url, json=chat()) as response:
+                assert response.status == 200
 
 
 async def test_a_backend_that_can_not_be_reached_is_a_502(

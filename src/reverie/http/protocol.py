@@ -37,6 +37,9 @@ MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 DISCARD_TIMEOUT = 30.0
 MAX_WAITING = 32
 STALL_TIMEOUT = 300.0
+LINGER = 0.25
+"""Seconds after an answer that was cut until its connection is closed. No header announced that: a
+client that sends its next request at once, most likely the same one again, would run into it."""
 
 _CLOSE = "reverie.close"
 _DROP = "reverie.drop"
@@ -169,6 +172,7 @@ class Protocol(HttpToolsProtocol):
         if self._wants_another_protocol():
             return
         self._head_arrived()
+        self.timeout_keep_alive = self.config.timeout_keep_alive
         super().on_headers_complete()
         extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
         self.scope["extensions"] = extensions
@@ -218,7 +222,7 @@ class Protocol(HttpToolsProtocol):
         self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
 
     def _close_after_answer(self, patience: float) -> None:
-        self._unanswered[0].keep_alive = False
+        self.timeout_keep_alive = LINGER
         self._patience = patience
 
     def _close(self) -> None:
