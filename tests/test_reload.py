@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,125 @@ async def test_a_file_that_is_wrong_changes_nothing_and_says_why(
     assert await refused(gateway) == ["reverie.toml: there is no such file"]
     assert gateway.app.settings is before
     assert await text(gateway) == "Hello world"
+
+
+async def test_a_pipe_in_the_files_place_is_refused_and_the_next_file_is_read(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    file, keys = tmp_path / "reverie.toml", tmp_path / "keys"
+    server = {"api_keys_file": str(keys), "no_auth": True}
+    keys.touch()
+    gateway = await start_gateway(engine, environ=ADMIN, server=server)
+    model = f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\n'
+    good = f'[server]\napi_keys_file = "{keys}"\n{model}'
+    gateway.read = lambda: load(file, environ={}, again=True)
+    for path, what in ((file, ""), (keys, "server.api_keys_file: ")):
+        file.write_text(good)
+        path.unlink()
+        os.mkfifo(path)
+        (problem,) = await refused(gateway)
+        assert problem.startswith(f"{path.name}: {what}can't be read: it is not a regular file")
+        path.unlink()
+        path.write_text("#" * (1024 * 1024 + 1))
+        (problem,) = await refused(gateway)
+        assert problem == f"{path.name}: {what}can't be read: it is larger than 1 MiB"
+        path.write_text("")
+    file.write_text(good)
+    await reload(gateway)
+    assert await text(gateway) == "Hello world"
+
+
+async def test_a_file_that_holds_nothing_any_more_is_not_taken_at_its_word(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN)
+    file = tmp_path / "reverie.toml"
+    model = f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\n'
+    gateway.read = lambda: load(file, environ={})
+    file.write_text(model)
+    await reload(gateway)
+    for nothing in ("", "\n# what was I going to write?\n", "[server]\n"):
+        file.write_text(nothing)
+        (problem,) = await refused(gateway)
+        assert problem.startswith("reverie.toml: holds no key any more. If the default model")
+        assert 'name = "smollm2-135m", source = "smollm2-135m"' in problem
+        assert await text(gateway) == "Hello world"
+    file.write_text('[[models]]\nname = "smollm2-135m"\nsource = "smollm2-135m"\nwarm = false\n')
+    assert (await reload(gateway))["added"] == ["smollm2-135m"]
+
+
+async def test_a_file_that_never_held_anything_may_stay_empty(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN)
+    file = tmp_path / "reverie.toml"
+    file.write_text("")
+    models = gateway.app.settings.models
+    gateway.read = lambda: load(file, environ={}, models=models)
+    assert (await reload(gateway))["removed"] == []
+
+
+@pytest.fixture
+def hanging() -> Iterator[threading.Event]:
+    """Hangs whoever waits for it, until the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_a_reading_that_hangs_is_given_up_and_the_next_one_is_not_held_up(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    hanging: threading.Event,
+) -> None:
+    monkeypatch.setattr("reverie.reload._READ_TIMEOUT", 0.05)
+    gateway = await start_gateway(engine, environ=ADMIN)
+    good = gateway.read
+
+    def hang() -> Settings:
+        hanging.wait()
+        return Settings()
+
+    gateway.read = hang
+    for _ in range(40):  # more than there are threads for the rest
+        assert await refused(gateway) == ["the configuration could not be read within 0.05 s"]
+    gateway.read = good
+    monkeypatch.undo()
+    assert (await reload(gateway))["changed"] == []
+    assert await text(gateway) == "Hello world"
+
+
+async def test_a_stop_does_not_wait_for_a_reload_that_hangs(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hanging: threading.Event,
+) -> None:
+    monkeypatch.setattr("reverie.reload._READ_TIMEOUT", 3600)
+    monkeypatch.setattr("reverie.reload._CLOSE_TIMEOUT", 0.1)
+    gateway = await start_gateway(engine, environ=ADMIN)
+    reads: list[None] = []
+
+    def read() -> Settings:
+        reads.append(None)
+        hanging.wait()
+        return Settings()
+
+    gateway.read = read
+    asked = [
+        asyncio.create_task(gateway.http.post(gateway.url + RELOAD, headers=AS_ADMIN))
+        for _ in range(3)
+    ]
+    await gateway.until(lambda: len(reads) == 1)
+    gateway.server.stop()
+    for task in asked:
+        response = await task
+        answer = await response.json()
+        assert (response.status, answer["error"]["code"]) == (503, "overloaded")
+    assert len(reads) == 1
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_a_model_that_cannot_be_served_changes_nothing_and_all_of_them_are_told(

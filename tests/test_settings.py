@@ -96,6 +96,13 @@ def test_every_mistake_is_reported_with_what_would_be_accepted(tmp_path: Path) -
     assert any("server.log_format" in line and "'text' or 'json'" in line for line in found)
 
 
+def test_of_many_mistakes_the_first_are_told_and_how_many_more_there_are(tmp_path: Path) -> None:
+    found = problems(tmp_path, '[[models]]\nname = "m"\n' * 1000)
+    assert len(found) == 21
+    assert "models[19]" in found[19]
+    assert found[20] == "and 980 more"
+
+
 def test_a_mistake_in_a_variable_names_the_variable(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "", REVERIE_SERVER_PORT="eighty")
     assert problem.startswith("environment REVERIE_SERVER_PORT: server.port")
@@ -121,6 +128,9 @@ def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
         ),
         ("models = []\n", "models"),
         ("[server\n", "not valid TOML"),
+        ("x = " + "[" * 100_000 + "]" * 100_000, "not valid TOML: it is nested too deeply"),
+        ("x." * 20_000 + "x = 1", "x: unknown key"),
+        ("x = " + "9" * 5000, "not valid TOML"),
         ("server = 3\n", "server"),
     ],
 )
@@ -131,6 +141,14 @@ def test_what_cannot_be_served_is_explained(tmp_path: Path, text: str, expected:
 def test_a_missing_file_that_was_named_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such file"):
         load(tmp_path / "none.toml", environ={})
+
+
+def test_it_is_known_whether_the_file_gave_anything(tmp_path: Path) -> None:
+    variables = {"REVERIE_SERVER_PORT": "1"}
+    for nothing in ("", "# only this\n", "[server]\n"):
+        file = write(tmp_path, nothing)
+        assert load(file, environ=variables).file is None
+    assert load(write(tmp_path, "[server]\nport = 1"), environ={}).file == file
 
 
 def test_settings_cannot_be_changed_once_read() -> None:

@@ -23,6 +23,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from reverie.errors import ConfigurationError, ModelError
+from reverie.files import read_whole
 from reverie.models.catalogue import CatalogueEntry
 from reverie.models.reference import parse
 from reverie.money import NANO
@@ -90,33 +91,38 @@ class _Entry(BaseModel):
         return self.capacity or 1  # as Livepeer has it
 
 
-def read(file: Path) -> AiModels:
+def read(file: Path, *, again: bool = False) -> AiModels:
     """Read a file.
+
+    Args:
+        again: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found: the file, the entry's index, the key.
     """
-    return _Reader(file).read()
+    return _Reader(file, again).read()
 
 
 class _Reader:
     """Reads one file, and gathers what is to be said of it."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, again: bool) -> None:
         self._file = file
+        self._again = again
         self._problems: list[str] = []
         self._remarks: list[str] = []
         self._models: dict[str, ModelSettings] = {}
 
     def read(self) -> AiModels:
-        written = _load(self._file)
+        written = _load(self._file, self._again)
         entries = {}
         for index, raw in enumerate(written):
             entry = self._entry(index, raw)
             if entry is not None:
                 entries[index] = entry
+        names = {entry.model_id for entry in entries.values()}
         for index, entry in entries.items():
-            self._add(index, entry, {other.model_id for other in entries.values()})
+            self._add(index, entry, names)
         if not entries and not self._problems:
             self._problems.append(f"{self._file}: no entry has the pipeline {PIPELINE}")
         if self._problems:
@@ -250,14 +256,16 @@ class _Reader:
             self._problem(index, _OURS.get(key, key), _reason(mistake))
 
 
-def _load(file: Path) -> Sequence[object]:
+def _load(file: Path, again: bool) -> Sequence[object]:
     """The list that the file holds, its numbers exact.
 
     Raises:
         ConfigurationError: it can't be read, or is something else.
     """
     try:
-        written = json.loads(file.read_bytes(), parse_float=Decimal, parse_constant=_refuse)
+        written = json.loads(
+            read_whole(file, again=again), parse_float=Decimal, parse_constant=_refuse
+        )
     except FileNotFoundError:
         raise ConfigurationError([f"{file}: there is no such file"]) from None
     except OSError as error:

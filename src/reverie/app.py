@@ -161,9 +161,13 @@ class Application:
         """
         return await self._reloader.reload()
 
+    async def end_reloads(self) -> None:
+        """Let no reload begin, and the one that runs end within seconds. Idempotent."""
+        await self._reloader.close()
+
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
-        await self._reloader.close()
+        await self.end_reloads()
         await self.house.stop()
         await self._keys.stop()
         if self.ledger is not None:

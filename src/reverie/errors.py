@@ -398,11 +398,20 @@ class BackendTimeout(BackendError):
 
 # Start-up ---------------------------------------------------------------------------------
 
+_MOST_PROBLEMS = 20
+"""That are worth reading before the first of them are mended."""
+
 
 class ConfigurationError(Exception):
-    """What the operator wrote can't be run. ``problems`` holds one sentence each."""
+    """What the operator wrote can't be run.
+
+    ``problems`` holds one sentence each; of many, the first and how many more there are.
+    """
 
     def __init__(self, problems: list[str]) -> None:
+        if len(problems) > _MOST_PROBLEMS:
+            more = len(problems) - _MOST_PROBLEMS
+            problems = [*problems[:_MOST_PROBLEMS], f"and {more} more"]
         super().__init__("\n".join(problems))
         self.problems = problems
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from reverie import log
 from reverie.errors import ConfigurationError, ModelError, Overloaded
@@ -13,10 +14,18 @@ from reverie.gateway.auth import Authenticator, static_keys
 from reverie.gateway.changes import Changes, applicable, compare
 from reverie.gateway.house import House
 from reverie.http.edge import require_keys
-from reverie.settings import NO_STORE, Settings
+from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
 from reverie.store.engine import parse_url
+from reverie.threads import in_daemon
 
 logger = logging.getLogger("reverie")
+
+_READ_TIMEOUT = 10.0
+"""Seconds for the files, which may be on another machine."""
+_CHECK_TIMEOUT = 60.0
+"""Seconds for the models' files, and for what else must be seen to before they are served."""
+_CLOSE_TIMEOUT = 2.0
+"""Seconds for which the server's end waits for a reload."""
 
 
 class Reloader:
@@ -39,6 +48,7 @@ class Reloader:
         self._read = read
         self._environ = environ
         self._one = asyncio.Lock()
+        self._applying: asyncio.Task[Changes] | None = None
         self._closed = False
 
     async def reload(self) -> Changes:
@@ -50,9 +60,9 @@ class Reloader:
         """
         async with self._one:
             if self._closed:
-                raise Overloaded("This server is shutting down.", retry_after=1)
+                raise _stopping()
             try:
-                changes = await self._apply()
+                changes = await self._apply_unless_closed()
             except ConfigurationError as error:
                 logger.error("not reloaded", extra=log.fields(reason="; ".join(error.problems)))
                 raise
@@ -60,26 +70,80 @@ class Reloader:
         logger.info("reloaded", extra=log.fields(**told))
         return changes
 
-    async def _apply(self) -> Changes:
+    async def _apply_unless_closed(self) -> Changes:
+        """Apply, in a task that ``close`` can end.
+
+        Raises:
+            ConfigurationError, Overloaded
+        """
+        self._applying = asyncio.create_task(self._apply())
         try:
-            written = await asyncio.to_thread(self._read)
-            static = await asyncio.to_thread(
-                static_keys, self._environ, written.server.api_keys_file
-            )
-        except ModelError as error:  # of a reference on the command line
-            raise ConfigurationError([str(error)]) from None
+            return await self._applying
+        except asyncio.CancelledError:
+            ours = asyncio.current_task()
+            if ours is not None and ours.cancelling():
+                raise
+            logger.error("not reloaded", extra=log.fields(reason="the server stops"))
+            raise _stopping() from None
+
+    async def _apply(self) -> Changes:
+        written, static = await self._read_again()
+        before = self._house.settings
+        if before.file is not None and written.file is None:
+            raise ConfigurationError([_emptied(before.file)])
         if written.store.url != NO_STORE:
             parse_url(written.store.url)  # the next start would fail
-        before = self._house.settings
         wanted = applicable(before, written)
         require_keys(wanted.server, keyless=self._keys.open_with(static))
-        await self._house.change(wanted)
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT):
+                await self._house.change(wanted)
+        except TimeoutError:
+            raise ConfigurationError(
+                [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
+            ) from None
         self._keys.replace_static(static)
         if wanted.server.log_level != before.server.log_level:
             log.set_level(wanted.server.log_level)
         return compare(before, written)
 
+    async def _read_again(self) -> tuple[Settings, list[tuple[bytes, str]]]:
+        """The configuration and the static keys, as they are written now.
+
+        Raises:
+            ConfigurationError
+        """
+
+        def read() -> tuple[Settings, list[tuple[bytes, str]]]:
+            written = self._read()
+            return written, static_keys(self._environ, written.server.api_keys_file, again=True)
+
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT):
+                return await in_daemon(read)
+        except TimeoutError:
+            raise ConfigurationError(
+                [f"the configuration could not be read within {_READ_TIMEOUT:g} s"]
+            ) from None
+        except ModelError as error:  # of a reference on the command line
+            raise ConfigurationError([str(error)]) from None
+
     async def close(self) -> None:
-        """Let the reload that runs end, and none begin any more. Idempotent."""
-        async with self._one:
-            self._closed = True
+        """Let the reload that runs end, within seconds, and none begin any more. Idempotent."""
+        self._closed = True
+        if self._applying is not None:
+            await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
+            self._applying.cancel()
+            await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
+
+
+def _stopping() -> Overloaded:
+    return Overloaded("This server is shutting down.", retry_after=1)
+
+
+def _emptied(file: Path) -> str:
+    """Empty is what a file is for a moment while it is saved, and hardly ever what is meant."""
+    return (
+        f"{file}: holds no key any more. If the default model is meant, write that: [[models]], "
+        f'name = "{DEFAULT_MODEL}", source = "{DEFAULT_MODEL}"'
+    )

@@ -173,6 +173,7 @@ class Server(uvicorn.Server):
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
+        await self._app.end_reloads()  # their callers still hear of it
         self.should_exit = True
 
 

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from reverie.errors import ConfigurationError
+from reverie.files import read_whole
 from reverie.money import parse_price
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -241,6 +242,8 @@ class Settings(_Section):
         ),
     )
 
+    _file: Path | None = PrivateAttr(default=None)
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         if not self.models:
@@ -259,6 +262,17 @@ class Settings(_Section):
     def default_model(self) -> ModelSettings:
         return next((model for model in self.models if model.default), self.models[0])
 
+    @property
+    def file(self) -> Path | None:
+        """The file that holds some of this; None: there is none, or nothing in it."""
+        return self._file
+
+    def with_file(self, file: Path) -> Self:
+        """The same settings, known to be from this file."""
+        read = self.model_copy()
+        read._file = file
+        return read
+
 
 def load(
     config: Path | None = None,
@@ -266,6 +280,8 @@ def load(
     only_model: ModelSettings | None = None,
     environ: Mapping[str, str] = os.environ,
     models: Sequence[ModelSettings] | None = None,
+    *,
+    again: bool = False,
 ) -> Settings:
     """Read the configuration.
 
@@ -275,12 +291,13 @@ def load(
         only_model: serve this one instead of the file's models.
         models: those of another file. This one must have none then: two lists of models that are
             both heeded, or one of which isn't, would both surprise.
+        again: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found.
     """
     file = config if config is not None else Path(CONFIG_FILE)
-    written = _read_file(file, required=config is not None)
+    written = _read_file(file, required=config is not None, again=again)
     variables = _read_environment(environ)
     given = {name: dict(section) for name, section in (flags or {}).items()}
     merged: dict[str, Any] = dict(written)
@@ -297,25 +314,27 @@ def load(
     if only_model is not None:
         merged["models"] = [only_model]
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise ConfigurationError(
             [_explain(mistake, str(file), variables, given) for mistake in error.errors()]
         ) from None
+    return settings.with_file(file) if any(written.values()) else settings
 
 
-def _read_file(file: Path, *, required: bool) -> dict[str, Any]:
+def _read_file(file: Path, *, required: bool, again: bool) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
+        return tomllib.loads(read_whole(file, again=again).decode())
     except FileNotFoundError:
         if not required:
             return {}
         raise ConfigurationError([f"{file}: there is no such file"]) from None
     except OSError as error:
         raise ConfigurationError([f"{file}: can't be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
         raise ConfigurationError([f"{file}: is not valid TOML: {error}"]) from None
+    except RecursionError:
+        raise ConfigurationError([f"{file}: is not valid TOML: it is nested too deeply"]) from None
 
 
 _SECTIONS: dict[str, type[_Section]] = {"server": ServerSettings, "store": StoreSettings}

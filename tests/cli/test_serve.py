@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,12 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, **popen: Any) -> Iterator[Serving]:
+def serving(folder: Path, options: Sequence[str] = (), **popen: Any) -> Iterator[Serving]:
     log = folder / "log"
     environ = {**os.environ, "REVERIE_API_KEYS": "", "REVERIE_SERVER_LOG_FORMAT": "json"}
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reverie", "serve", "--port", "0"],
+            [sys.executable, "-m", "reverie", "serve", "--port", "0", *options],
             cwd=folder,
             env=environ | {"XDG_STATE_HOME": str(folder / "state")},
             stdout=subprocess.DEVNULL,
@@ -122,6 +122,62 @@ def test_sighup_reloads_the_file_and_a_bad_one_changes_nothing(tmp_path: Path, u
 
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_pipe_in_the_files_place_hangs_neither_reloads_nor_the_end(
+    tmp_path: Path, url: str
+) -> None:
+    file = tmp_path / "reverie.toml"
+    write(tmp_path, m=url)
+    with serving(tmp_path, start_new_session=True) as server:
+        assert server.ask() == "one"
+        file.unlink()
+        os.mkfifo(file)
+        server.process.send_signal(signal.SIGHUP)
+        [line] = server.until(lambda: server.lines("not reloaded"))
+        assert line["reason"].startswith("reverie.toml: can't be read: it is not a regular file")
+        file.unlink()
+        write(tmp_path, m=url, n=url)
+        server.process.send_signal(signal.SIGHUP)
+        [line] = server.until(lambda: server.lines("reloaded"))
+        assert line["added"] == "n"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_configuration_may_come_through_a_pipe_which_is_not_read_again(
+    tmp_path: Path, url: str
+) -> None:
+    write(tmp_path, m=url)
+    text = (tmp_path / "reverie.toml").read_bytes()
+    (tmp_path / "reverie.toml").unlink()
+    reading, writing = os.pipe()
+    os.write(writing, text)
+    os.close(writing)
+    config = ["--config", f"/dev/fd/{reading}"]
+    with serving(tmp_path, config, start_new_session=True, pass_fds=[reading]) as server:
+        os.close(reading)
+        assert server.ask() == "one"
+        server.process.send_signal(signal.SIGHUP)
+        [line] = server.until(lambda: server.lines("not reloaded"))
+        assert "it is not a regular file, and a reload reads no other" in line["reason"]
+        assert server.ask() == "one"
+
+
+def test_what_of_a_livepeer_file_has_no_effect_is_a_line_of_the_log(
+    tmp_path: Path, url: str
+) -> None:
+    file = tmp_path / "ai.json"
+    entry = {"pipeline": "llm", "model_id": "m", "url": url, "odd": 1}
+    file.write_text(json.dumps([entry]))
+    with serving(tmp_path, ["--ai-models", "ai.json"], start_new_session=True) as server:
+        said = "part of --ai-models has no effect"
+        [line] = server.until(lambda: server.lines(said))
+        assert line["remark"] == "ai.json: [0].odd: is not known here"
+        server.until(lambda: server.lines("listening"))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.lines("reloaded"))
+        assert len(server.lines(said)) == 2
 
 
 @pytest.mark.parametrize("nohup", [False, True])

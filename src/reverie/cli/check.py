@@ -27,7 +27,7 @@ def check(
     from reverie.http.edge import require_keys
     from reverie.store.engine import StoreFailure
 
-    settings = settings_of(host, port, config, model, no_auth, ai_models)
+    settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
     problems: list[str] = []
     try:
         store = open_store(settings)
@@ -53,6 +53,10 @@ def check(
     problems += _memory_problems(settings)
     if problems:
         raise ConfigurationError(problems)
+
+
+def _warn(sentence: str) -> None:
+    typer.echo(f"warning: {sentence}", err=True)
 
 
 def _callers(keyless: bool) -> str:

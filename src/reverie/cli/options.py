@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -51,10 +51,15 @@ def settings_of(
     model: str | None,
     no_auth: bool | None,
     ai_models: Path | None = None,
+    *,
+    remark: Callable[[str], None] = lambda _: None,
+    again: bool = False,
 ) -> Settings:
     """The configuration that these options make; None is an option that isn't given.
 
-    What of ``ai_models`` has no effect is said on standard error.
+    Args:
+        remark: is told what of ``ai_models`` has no effect, a sentence each.
+        again: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found.
@@ -63,19 +68,15 @@ def settings_of(
     given = {"host": host, "port": port, "no_auth": no_auth}
     flags = {"server": {key: value for key, value in given.items() if value is not None}}
     if ai_models is None:
-        return load(config, flags, only_model=_only_model(model))
+        return load(config, flags, only_model=_only_model(model), again=again)
     if model is not None:
         raise ConfigurationError(["command line: --model and --ai-models exclude each other"])
-    return load(config, flags, models=_models_of(ai_models))
+    from reverie.ai_models import read
 
-
-def _models_of(file: Path) -> Sequence[ModelSettings]:
-    from reverie import ai_models
-
-    found = ai_models.read(file)
-    for remark in found.remarks:
-        typer.echo(f"warning: {remark}", err=True)
-    return found.models
+    found = read(ai_models, again=again)
+    for sentence in found.remarks:
+        remark(sentence)
+    return load(config, flags, models=found.models, again=again)
 
 
 def _only_model(reference: str | None) -> ModelSettings | None:

@@ -42,14 +42,22 @@ def serve(
     if config is None and Path(CONFIG_FILE).exists():
         config = Path(CONFIG_FILE)  # a reload that doesn't find it any more is a mistake
     read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
-    settings = read()
+    remarks: list[str] = []
+    settings = read(remark=remarks.append)
     log.configure(settings.server.log_level, settings.server.log_format)
+    for sentence in remarks:
+        _log_remark(sentence)
+    read_again = functools.partial(read, remark=_log_remark, again=True)
     _fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signal itself
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, read, began))
+        runner.run(_serve(settings, read_again, began))
+
+
+def _log_remark(sentence: str) -> None:
+    logger.warning("part of --ai-models has no effect", extra=log.fields(remark=sentence))
 
 
 def _fetch_missing(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from reverie.errors import AccountsUnavailable, ConfigurationError, Forbidden, InvalidApiKey
+from reverie.files import read_whole
 from reverie.store import keys
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.keys import Key, now_ms
@@ -235,11 +236,16 @@ def _bearer(authorization: bytes | None) -> bytes:
     return _digest(token.strip())
 
 
-def static_keys(environ: Mapping[str, str], file: Path | None) -> list[tuple[bytes, str]]:
+def static_keys(
+    environ: Mapping[str, str], file: Path | None, *, again: bool = False
+) -> list[tuple[bytes, str]]:
     """Read the keys of ``REVERIE_API_KEYS`` (comma-separated) and of a file of hashes.
 
     The file has one ``HASH NAME`` a line, HASH being 64 hexadecimal digits; ``#`` starts a
     comment.
+
+    Args:
+        again: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: the file can't be read or has a malformed line.
@@ -250,7 +256,7 @@ def static_keys(environ: Mapping[str, str], file: Path | None) -> list[tuple[byt
         for number, key in enumerate(filter(None, listed), start=1)
     ]
     if file is not None:
-        found += _read_hashes(file)
+        found += _read_hashes(file, again=again)
     return found
 
 
@@ -273,9 +279,9 @@ def admin_key(environ: Mapping[str, str]) -> str | None:
     return key
 
 
-def _read_hashes(file: Path) -> list[tuple[bytes, str]]:
+def _read_hashes(file: Path, *, again: bool) -> list[tuple[bytes, str]]:
     try:
-        lines = file.read_text().splitlines()
+        lines = read_whole(file, again=again).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(

@@ -7,6 +7,7 @@ takes the model's place meanwhile, the request goes on with what it began with.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,7 @@ from reverie.gateway.memory import MIB, Memory, shortage
 from reverie.gateway.models import ServedModels
 from reverie.gateway.service import Service
 from reverie.settings import ModelSettings, Settings
+from reverie.threads import in_daemon
 
 
 class House:
@@ -125,9 +127,8 @@ class House:
                     continue
                 try:
                     # In a thread, since it looks for the model's file.
-                    backends = await asyncio.to_thread(
-                        backends_of, model, settings.server, self._environ
-                    )
+                    build = functools.partial(backends_of, model, settings.server, self._environ)
+                    backends = await in_daemon(build)
                     fresh[model.name] = self._service(model, backends, settings)
                     await fresh[model.name].prepare()
                 except ModelError as error:

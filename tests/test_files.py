@@ -1,0 +1,67 @@
+"""Files that the operator writes, which may be none."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from reverie import files
+from reverie.files import MAX_BYTES, read_whole
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def refusal(file: Path, *, again: bool = False) -> str:
+    with pytest.raises(OSError, match=".") as caught:
+        read_whole(file, again=again)
+    return str(caught.value.strerror)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_regular_file_is_read_whole(tmp_path: Path, again: bool) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * MAX_BYTES)
+    assert read_whole(file, again=again) == b"x" * MAX_BYTES
+    file.write_bytes(b"x" * (MAX_BYTES + 1))
+    assert refusal(file, again=again) == "it is larger than 1 MiB"
+
+
+def test_what_comes_through_a_pipe_is_read_to_its_end(pipe: Path) -> None:
+    text = b"late " * 50_000
+    writer = threading.Thread(target=pipe.write_bytes, args=(text,))
+    writer.start()
+    assert read_whole(pipe) == text
+    writer.join()
+
+
+def test_a_pipe_that_nobody_ends_is_not_waited_for_for_ever(
+    pipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PIPE_TIMEOUT", 0.05)
+    assert refusal(pipe) == "its end did not come within 0.05 s"
+    writer = os.open(pipe, os.O_RDWR)
+    os.write(writer, b"begun")
+    assert refusal(pipe) == "its end did not come within 0.05 s"
+    os.close(writer)
+
+
+def test_without_end_there_is_no_more_than_the_bound() -> None:
+    assert refusal(Path("/dev/zero")) == "it is larger than 1 MiB"
+
+
+def test_only_a_regular_file_is_read_again(pipe: Path, tmp_path: Path) -> None:
+    for other in (pipe, Path("/dev/null"), tmp_path):
+        assert "is not a regular file" in refusal(other, again=True)
+    assert read_whole(Path("/dev/null")) == b""
+
+
+def test_a_name_that_no_file_can_have_is_an_error_as_any_other() -> None:
+    assert refusal(Path("a\0b")) == "no file has such a name"
