@@ -20,7 +20,7 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def refusal(file: Path, *, again: bool = False) -> str:
-    with pytest.raises(OSError, match=".") as caught:
+    with pytest.raises(OSError, match=r".") as caught:
         read_whole(file, again=again)
     return str(caught.value.strerror)
 

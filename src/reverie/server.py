@@ -4,7 +4,8 @@ The first SIGTERM or Ctrl-C drains: readiness goes off, new generations are refu
 finish or are cut at ``drain_timeout``. The second one cuts them at once. Either way the engines
 are stopped, and the exit status is 0.
 
-SIGHUP reloads the configuration; from a terminal that was closed it drains.
+SIGHUP reloads the configuration; from a terminal that was closed it drains. Before the server is
+up, a signal to end ends the start, and SIGHUP is obeyed later.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Generator
 from types import FrameType
 
@@ -22,6 +24,7 @@ import uvicorn
 
 from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded
+from reverie.hangup import Hangup, note_hangups
 from reverie.http.protocol import as_http_class
 from reverie.log import fields
 
@@ -30,12 +33,21 @@ logger = logging.getLogger("reverie")
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _FORCED_GRACE = 2.0
 """Seconds for which cut requests may still write their last chunk."""
+_EXIT_PATIENCE = 2.0
+"""Seconds for threads to end when everything is stopped. One may be stuck on a dead disk."""
 
 
 def ignore_signals() -> None:
     """Let no further signal change the exit status of a process that has nothing left to do."""
     for sig in (*_ENDING, signal.SIGHUP):
         signal.signal(sig, signal.SIG_IGN)
+
+
+def exit_soon() -> None:
+    """End the process, as a success, even if a thread hangs that its end would wait for."""
+    timer = threading.Timer(_EXIT_PATIENCE, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,57 +93,81 @@ class Server(uvicorn.Server):
         self.failure: str | None = None
         """Why it stopped by itself, for the operator."""
         self._on_ready = on_ready
-        self._ends_with_terminal = False
+        self._hangup: Hangup | None = None
+        self._up = False
+        self._reload_when_up = False
         self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def take_signals(self) -> None:
+        """Obey signals from now on, to the end of the process."""
+        self._loop = asyncio.get_running_loop()
+        for sig in _ENDING:
+            signal.signal(sig, self.handle_exit)
+        self._hangup = note_hangups()
+        signal.signal(signal.SIGHUP, self._handle_hangup)
+        if self._hangup.noted:
+            self._obey_hangup()
+
+    async def start(self) -> bool:
+        """Start the application. False: a signal came first, and it is to be stopped.
+
+        Raises:
+            ConfigurationError, ModelError: as ``Application.start``.
+        """
+        starting = asyncio.create_task(self._app.start())
+        signalled = asyncio.create_task(self._signalled.wait())
+        try:
+            await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                return True
+            return False
+        finally:
+            signalled.cancel()
+            starting.cancel()
+            await asyncio.wait({starting}, timeout=_FORCED_GRACE)
+
     async def run_on(self, listener: socket.socket) -> None:
         """Serve until a signal, through the drain, until everything is stopped."""
-        self._loop = asyncio.get_running_loop()
-        with self._signals_taken():
-            announcing = asyncio.create_task(self._announce())
-            draining = asyncio.create_task(self._drain_when_signalled())
-            try:
-                await self.serve(sockets=[listener])
-            finally:
-                announcing.cancel()
-                draining.cancel()
-                await asyncio.gather(announcing, draining, return_exceptions=True)
-                await self._app.stop()
+        self._up = True
+        if self._reload_when_up:
+            self._begin_to_reload()
+        announcing = asyncio.create_task(self._announce())
+        draining = asyncio.create_task(self._drain_when_signalled())
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            announcing.cancel()
+            draining.cancel()
+            await asyncio.gather(announcing, draining, return_exceptions=True)
+            await self._app.stop()
         logger.info("stopped")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """uvicorn's own way to take them, which ends before everything is stopped."""
+        """uvicorn's own way to take them, which raises them again: a drain is a success here."""
         yield
-
-    @contextlib.contextmanager
-    def _signals_taken(self) -> Generator[None, None, None]:
-        """Take the signals, without raising them again at the end: a drain is a success."""
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in _ENDING}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_hangup)
-        # Under nohup it is to outlive its terminal.
-        self._ends_with_terminal = before[signal.SIGHUP] != signal.SIG_IGN and _has_terminal()
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.stop)
 
     def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        self._obey_hangup()
+
+    def _obey_hangup(self) -> None:
         assert self._loop is not None
-        if self._ends_with_terminal and not _has_terminal():
-            self._loop.call_soon_threadsafe(self.stop)
-        else:
-            self._loop.call_soon_threadsafe(self._begin_to_reload)
+        assert self._hangup is not None
+        then = self.stop if self._hangup.is_the_end else self._begin_to_reload
+        self._loop.call_soon_threadsafe(then)
 
     def _begin_to_reload(self) -> None:
+        if not self._up:
+            self._reload_when_up = True
+            return
         task = asyncio.create_task(self._reload())
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
@@ -175,12 +211,3 @@ class Server(uvicorn.Server):
             self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
         await self._app.end_reloads()  # their callers still hear of it
         self.should_exit = True
-
-
-def _has_terminal() -> bool:
-    """Whether the terminal that this process was started from is still there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

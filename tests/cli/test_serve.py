@@ -6,13 +6,15 @@ import fcntl
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,19 @@ class Serving:
         """Wait until it is true; gives what it gave."""
         deadline = time.monotonic() + PATIENCE
         while not (value := condition()):
-            assert time.monotonic() < deadline, self._log.read_text()
-            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self.log
+            assert self.process.poll() is None, self.log
             time.sleep(0.02)
         return value
 
+    @property
+    def log(self) -> str:
+        """All that it has written to standard error."""
+        return self._log.read_text()
+
     def lines(self, message: str) -> list[dict[str, Any]]:
         """What it has logged under this message."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.log.splitlines()]
         return [line for line in lines if line["message"] == message]
 
     @property
@@ -58,6 +65,27 @@ class Serving:
         with urllib.request.urlopen(request) as response:
             content: str = json.load(response)["choices"][0]["message"]["content"]
         return content
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def children(parent: int) -> list[int]:
+    """The processes that it has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 @contextmanager
@@ -202,6 +230,59 @@ def test_a_terminal_that_closes_ends_the_server_unless_it_was_to_outlive_it(
         else:
             assert server.process.wait(PATIENCE) == 0
             assert server.lines("draining")
+
+
+def test_sighup_before_the_server_is_up_is_obeyed_once_it_is(tmp_path: Path, url: str) -> None:
+    write(tmp_path, m=url)
+    text = (tmp_path / "reverie.toml").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with serving(tmp_path, ["--config", "pipe"], start_new_session=True) as server:
+        with pipe.open("wb") as writing:  # opened, since it is about to read
+            server.process.send_signal(signal.SIGHUP)
+            writing.write(text)
+        assert server.ask() == "one"
+        [line] = server.until(lambda: server.lines("not reloaded"))
+        assert line["reason"].startswith("pipe: can't be read")
+        for _ in range(100):
+            server.process.send_signal(signal.SIGHUP)
+        assert server.ask() == "one"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_during_the_start_ends_it_though_a_thread_still_works(
+    tmp_path: Path, url: str, end: signal.Signals
+) -> None:
+    write(tmp_path, m=url)
+    with (tmp_path / "reverie.toml").open("a") as file:
+        file.write("[store]\ntimeout = 60\n")
+    with closing(sqlite3.connect(tmp_path / "reverie.db", isolation_level=None)) as store:
+        store.execute("PRAGMA journal_mode = WAL")
+        store.execute("BEGIN EXCLUSIVE")  # which the start waits for
+        port = free_port()
+        with serving(tmp_path, ["--port", str(port)], start_new_session=True) as server:
+            server.until(lambda: accepts(port))
+            if end is signal.SIGHUP:
+                server.process.send_signal(end)
+                store.execute("ROLLBACK")
+                server.until(lambda: server.lines("reloaded"))
+                assert server.ask() == "one"
+                return
+            server.process.send_signal(end)
+            assert server.process.wait(PATIENCE) == 0
+            assert "Traceback" not in server.log
+            assert not server.lines("listening")
+
+
+def test_a_signal_while_an_engine_is_started_leaves_none_behind(tmp_path: Path) -> None:
+    text = '[[models]]\nname = "m"\nsource = "smollm2-135m"\ncontext = 512\nslots = 1\n'
+    (tmp_path / "reverie.toml").write_text(text)
+    with serving(tmp_path, start_new_session=True) as server:
+        engines = server.until(lambda: children(server.process.pid))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        assert "Traceback" not in server.log
+        assert not [engine for engine in engines if Path(f"/proc/{engine}").exists()]
 
 
 @pytest.mark.parametrize("further", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

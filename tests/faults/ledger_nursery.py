@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from reverie.cli import main
 
-_IMPORTED_LATE = ("reverie.app", "reverie.server", "psycopg")
+_IMPORTED_LATE = ("reverie.cli.commands", "reverie.app", "reverie.server", "psycopg")
 
 _children: set[int] = set()
 

@@ -3,69 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
-
-import typer
-
-import reverie
-from reverie.cli import keys
-from reverie.cli.check import check
-from reverie.cli.models import models
-from reverie.cli.pull import pull
-from reverie.cli.serve import serve
-from reverie.cli.usage import usage
-from reverie.errors import ConfigurationError, ModelError
-
-app = typer.Typer(
-    name="reverie",
-    help="A self-hosted gateway that generates text with language models.",
-    epilog="Start with: reverie serve",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-app.command()(serve)
-app.command()(pull)
-app.command()(models)
-app.command()(check)
-app.add_typer(keys.app)
-app.command()(usage)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"reverie {reverie.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
-    ] = False,
-) -> None:
-    pass
 
 
 def main() -> None:
     """Run a command; what the operator can mend ends in plain sentences, not in a traceback."""
     try:
-        app()
-    except ConfigurationError as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
-        sys.exit(1)
-    except ModelError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        if sys.argv[1:2] == ["serve"]:
+            from reverie.hangup import note_hangups
+
+            note_hangups()  # before the imports below, which take a moment
+        from reverie.cli.commands import run
+
+        run()
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        # Imported here: it takes half a second, and most commands need no database.
-        from reverie.store.engine import StoreFailure
-
-        if not isinstance(error, StoreFailure):
-            raise
-        typer.echo(f"error: store.url: the store can't be used: {error}", err=True)
-        sys.exit(1)

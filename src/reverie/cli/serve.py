@@ -50,7 +50,7 @@ def serve(
     read_again = functools.partial(read, remark=_log_remark, again=True)
     _fetch_missing(settings)
     with (
-        contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signal itself
+        contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signals itself
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(_serve(settings, read_again, began))
@@ -80,29 +80,30 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, read: Callable[[], Settings], began: float) -> None:
     # Imported here, so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
-    from reverie.server import Server, ignore_signals, listen
+    from reverie.server import Server, exit_soon, ignore_signals, listen
+
+    def on_ready() -> None:
+        typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began))
 
     app = Application(settings, read_settings=read)
+    server = Server(app, on_ready=on_ready)
+    server.take_signals()
     listener = listen(settings.server.host, settings.server.port)
     address = listener.getsockname()
     try:
-        await app.start()
-        logger.info(
-            "listening",
-            extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
-        )
-
-        def on_ready() -> None:
-            typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began))
-
-        server = Server(app, on_ready=on_ready)
-        await server.run_on(listener)
-        ignore_signals()
-        if server.failure is not None:
-            raise ModelError(server.failure)
+        if await server.start():
+            logger.info(
+                "listening",
+                extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
+            )
+            await server.run_on(listener)
     finally:
         listener.close()
         await app.stop()
+        ignore_signals()
+    if server.failure is not None:
+        raise ModelError(server.failure)
+    exit_soon()
 
 
 def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
