@@ -7,14 +7,14 @@ import contextlib
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
-from reverie.http.frames import Frame
-from reverie.http.replays import Transcript
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -236,17 +236,6 @@ async def test_who_wants_all_of_it_is_not_refused_with_who_wants_the_rest(
     assert len(engine.requests) == 2
 
 
-async def test_a_reader_is_handed_a_bounded_piece_at_a_time() -> None:
-    transcript = Transcript()
-    event = b"data: " + b"x" * 10_000 + b"\n\n"
-    for number in range(200):
-        transcript.append(Frame(event * 2, last=number == 199))
-    frames = [frame async for frame in transcript.read(100)]
-    assert max(len(frame.data) for frame in frames) < 2**17
-    assert b"".join(frame.data for frame in frames) == event * 300
-    assert [frame.last for frame in frames] == [False] * (len(frames) - 1) + [True]
-
-
 async def test_generation_goes_on_while_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -278,6 +267,35 @@ async def test_after_its_grace_an_abandoned_generation_is_cancelled(
     assert status == 410
     engine.script = Script(tokens=("anew",))
     assert "anew" in (await stream(gateway))[1]
+
+
+@pytest.mark.parametrize("url", [None, "none"])
+async def test_a_stream_is_not_gone_on_with_in_another_generation_of_its_key(
+    engine: ScriptedEngine, start_gateway: StartGateway, url: str | None
+) -> None:
+    store = {} if url is None else {"store": {"url": url}}
+    gateway = await start_gateway(engine, server={"resume_grace": 0}, **store)
+    engine.scripts = [Script(tokens=WORDS, stall_after=2)]
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        had = [(await response.content.readuntil(b"\n\n")).split(b"\n")[0] for _ in range(2)]
+        response.close()
+    await engine.wait_for(lambda e: e.cancelled == 1)
+    after = int(had[-1].removeprefix(b"id: "))
+    engine.script = Script(tokens=WORDS, stall_after=4)
+    anew = asyncio.create_task(stream(gateway))
+    await engine.wait_for(lambda e: e.in_flight == 1)
+    assert (await stream(gateway, after=after))[0] == 410
+    engine.resume()
+    ids = [int(event.split("\n")[0].removeprefix("id: ")) for event in events((await anew)[1])]
+    assert ids == list(range(ids[0], ids[0] + 7))
+    assert after < ids[0] < 2**53
+    assert (await stream(gateway, after=after))[0] == 410
+    if url is None:  # it is kept, and its own
+        status, rest = await stream(gateway, after=ids[3])
+        assert (status, rest.split("\n")[0]) == (200, f"id: {ids[4]}")
+    assert len(engine.requests) == 2
 
 
 async def test_a_failed_request_may_be_sent_again(
@@ -315,6 +333,7 @@ async def test_two_gateways_generate_once(
     assert len(engine.requests) == 1
 
 
+@pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -322,11 +341,16 @@ async def test_two_gateways_generate_once(
         {"Idempotency-Key": "a b"},
         {"Idempotency-Key": "k", "Last-Event-ID": "x"},
         {"Idempotency-Key": "k", "Last-Event-ID": "-1"},
+        {"Idempotency-Key": "k", "Last-Event-ID": "1" * 17},
+        CIMultiDict([("Idempotency-Key", "k"), ("Idempotency-Key", "k")]),
+        CIMultiDict([("Idempotency-Key", "k"), ("Last-Event-ID", "1"), ("Last-Event-ID", "2")]),
     ],
 )
-async def test_malformed_headers_are_named(gateway: Gateway, headers: dict[str, str]) -> None:
-    status, answer, _ = await gateway.post(chat(), headers=headers)
-    assert (status, answer["error"]["code"]) == (422, "invalid_request")
+async def test_malformed_headers_are_named(
+    gateway: Gateway, headers: Mapping[str, str], path: str
+) -> None:
+    status, answer, _ = await gateway.post(chat(), path, headers=headers)
+    assert (status, answer["error"]["code"]) == (422 if path == "/llm" else 400, "invalid_request")
     assert answer["error"]["param"] in ("Idempotency-Key", "Last-Event-ID")
 
 

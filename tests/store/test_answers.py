@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from reverie.errors import (
     RequestInProgress,
     StreamNotResumable,
 )
-from reverie.store import schema
+from reverie.store import answers, schema
 from reverie.store.answers import Claim, KeptAnswer
 from reverie.store.engine import Store
 from reverie.store.gateways import bury_dead, register
@@ -37,6 +38,11 @@ def ended(id: int, outcome: Outcome = "ok", answer: bytes | None = b"said") -> S
     return Settlement(id=id, outcome=outcome, ended_at=now_ms(), answer=answer)
 
 
+def said(store: Store, row: int) -> bytes | None:
+    with store.read() as connection:
+        return answers.body(connection, row)
+
+
 def asked(store: Store, order: Order) -> Any:
     (result,) = ask(store, order)
     return result
@@ -45,7 +51,8 @@ def asked(store: Store, order: Order) -> Any:
 def test_a_completed_answer_is_given_again_and_opens_no_row(store: Store) -> None:
     asked(store, claiming(1))
     close(store, ended(1))
-    assert asked(store, claiming(2)) == KeptAnswer(b"said")
+    assert asked(store, claiming(2)) == KeptAnswer(1)
+    assert said(store, 1) == b"said"
     assert [row.id for row in rows(store)] == [1]
 
 
@@ -63,7 +70,7 @@ def test_an_answer_whose_gateway_was_given_up_is_given_again_once_it_turns_up(
     with store.write() as connection:
         close_lost(connection, GATEWAY, now_ms())
     close(store, ended(1))
-    assert asked(store, claiming(2)) == KeptAnswer(b"said")
+    assert asked(store, claiming(2)) == KeptAnswer(1)
 
 
 def test_another_request_may_not_use_the_key_running_or_done(store: Store) -> None:
@@ -82,8 +89,31 @@ def test_the_idempotency_key_is_an_api_keys_own_affair(store: Store) -> None:
 def test_a_request_that_was_not_completed_may_be_sent_again(store: Store, outcome: Outcome) -> None:
     asked(store, claiming(1))
     close(store, ended(1, outcome))
-    assert rows(store, "answers") == []
     assert isinstance(asked(store, claiming(2, fingerprint=b"g")), Granted)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled", "lost"])
+def test_a_stream_that_is_not_the_first_of_its_claim_counts_from_a_number_of_its_own(
+    store: Store, outcome: Outcome
+) -> None:
+    assert asked(store, claiming(1)).base == 0
+    close(store, ended(1, outcome))
+    begun = now_ms()
+    second = asked(store, claiming(2)).base
+    assert begun * 1000 <= second <= (now_ms() + 1) * 1000
+    close(store, ended(2, outcome))
+    time.sleep(0.002)
+    assert asked(store, claiming(3)).base > second
+    assert asked(store, claiming(4, key="key_b")).base == 0
+
+
+def test_a_stream_whose_row_may_have_been_opened_before_counts_from_a_number_of_its_own(
+    store: Store,
+) -> None:
+    asked(store, claiming(1))
+    (granted,) = ask(store, claiming(1), again=True)
+    assert isinstance(granted, Granted)
+    assert granted.base > 0
 
 
 def test_a_claim_of_a_gateway_that_died_is_free_again(store: Store) -> None:
@@ -93,7 +123,8 @@ def test_a_claim_of_a_gateway_that_died_is_free_again(store: Store) -> None:
     assert isinstance(asked(store, claiming(2)), Granted)
     close(store, ended(1, answer=b"late"))  # the dead one's journal turns up
     close(store, ended(2, answer=b"new"))
-    assert asked(store, claiming(3)) == KeptAnswer(b"new")
+    assert asked(store, claiming(3)) == KeptAnswer(2)
+    assert said(store, 2) == b"new"
 
 
 def test_an_answer_too_large_to_be_kept_is_not_generated_again(store: Store) -> None:
@@ -114,7 +145,9 @@ def test_answers_are_kept_for_a_day(store: Store) -> None:
         connection.execute(
             update(schema.answers).values(created_at=now_ms() - ANSWERS_KEPT_MS - 1000)
         )
-    assert isinstance(asked(store, claiming(2, fingerprint=b"g")), Granted)
+    again = asked(store, claiming(2, fingerprint=b"g"))
+    assert isinstance(again, Granted)
+    assert again.base > 0
     close(store, ended(2))
     with store.write() as connection:
         connection.execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reverie.gateway.auth import Caller
-from reverie.gateway.ledger import UNRECORDED, Ledger, Reservation
+from reverie.gateway.ledger import Ledger, Reservation, Unrecorded
 from reverie.gateway.models import ServedModel
 from reverie.gateway.record import Record
 from reverie.request import GenerateRequest
@@ -36,7 +36,7 @@ class Admission:
             AccountsUnavailable: the ledger can't be written now.
         """
         if self._ledger is None:
-            return UNRECORDED
+            return Unrecorded()
         terms = model.terms
         most = request.most_tokens()
         tokens = model.pool.within_context(most)

@@ -27,7 +27,7 @@ from reverie.store.answers import KeptAnswer
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.journal import Journal, directory, left_behind
 from reverie.store.keys import now_ms
-from reverie.store.reserve import Granted, Order, Result, reserve
+from reverie.store.reserve import Granted, Order, Result, own_base, reserve
 from reverie.store.settle import Checkpoint, Outcome, Settlement, checkpoint, settle
 from reverie.store.writer import Operation, Writer
 
@@ -48,6 +48,8 @@ class Reservation(Protocol):
 
     rate: RateStatus | None
     """What is left of the caller's limits."""
+    base: int
+    """The events of its answer are numbered from the next number on, if they are numbered."""
 
     async def settle(self, answer: bytes | None = None) -> None:
         """Close it with what its record says; returns when that is durable. Idempotent.
@@ -296,10 +298,11 @@ class Ledger:
 class StoredReservation:
     """One request's open row."""
 
-    __slots__ = ("_ledger", "_limited", "_order", "_record", "_sent", "_settled", "rate")
+    __slots__ = ("_ledger", "_limited", "_order", "_record", "_sent", "_settled", "base", "rate")
 
     def __init__(self, ledger: Ledger, order: Order, granted: Granted, record: Record) -> None:
         self.rate = granted.rate
+        self.base = granted.base
         self._limited = granted.limited
         self._ledger = ledger
         self._order = order
@@ -371,16 +374,16 @@ class StoredReservation:
         return now_ms() - int(ago * 1000)
 
 
-class _Unrecorded:
-    """A request of a gateway without a ledger."""
+class Unrecorded:
+    """A request of a gateway without a ledger, which can't know what there was before."""
 
     rate: RateStatus | None = None
 
+    def __init__(self) -> None:
+        self.base = own_base(time.time())
+
     async def settle(self, answer: bytes | None = None) -> None:
         pass
-
-
-UNRECORDED: Reservation = _Unrecorded()
 
 
 def _write_settlements(

@@ -22,6 +22,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 PING = b": ping\n\n"
+_PIECE = 64 * 1024
+"""Bytes of a body that are sent at once."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -185,9 +187,15 @@ class StreamWriter:
 
 
 async def respond(
-    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]
+    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, begin: int = 0
 ) -> None:
-    """Send a whole answer."""
-    length = (b"content-length", b"%d" % len(body))
+    """Send a whole answer, or all of it from its byte ``begin`` on.
+
+    A large one goes out piece by piece, as the client takes it: what is sent is copied.
+    """
+    length = (b"content-length", b"%d" % (len(body) - begin))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    while len(body) - begin > _PIECE:
+        piece, begin = body[begin : begin + _PIECE], begin + _PIECE
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": body[begin:], "more_body": False})

@@ -29,6 +29,8 @@ class Frame(NamedTuple):
 
     data: bytes
     last: bool
+    of: object = None
+    """The stored answer that it is a piece of, which is shared while somebody holds one."""
 
 
 class Job(NamedTuple):
@@ -54,7 +56,11 @@ async def frames(
     Raises:
         ReverieError: as ``relay`` and ``Reservation.settle``.
     """
-    kept = None if job.claim is None else _Kept(max_kept, numbered=job.request.stream)
+    kept = (
+        None
+        if job.claim is None
+        else _Kept(max_kept, reservation.base, numbered=job.request.stream)
+    )
     deltas: list[Delta] = []
     job.model.service.use()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
@@ -100,12 +106,12 @@ def _sort(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage
 
 
 class _Kept:
-    """An answer as it is kept: whole, and its events numbered from 1, for ``Last-Event-ID``."""
+    """An answer as it is kept: whole, and its events numbered, for ``Last-Event-ID``."""
 
-    def __init__(self, limit: int, *, numbered: bool) -> None:
+    def __init__(self, limit: int, base: int, *, numbered: bool) -> None:
         self._limit = limit
         self._numbered = numbered
-        self._events = 0
+        self._last = base
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -116,6 +122,8 @@ class _Kept:
         self._size += len(data)
         if self._size <= self._limit:
             self._parts.append(data)
+        else:
+            self._parts.clear()
         return data
 
     @property
@@ -124,5 +132,5 @@ class _Kept:
         return b"".join(self._parts) if self._size <= self._limit else None
 
     def _number(self, event: bytes) -> bytes:
-        self._events += 1
-        return b"id: %d\n%b%b" % (self._events, event, EVENT_END)
+        self._last += 1
+        return b"id: %d\n%b%b" % (self._last, event, EVENT_END)

@@ -38,6 +38,7 @@ from reverie.http.frames import Frame, Job, frames, rate_headers
 from reverie.http.in_flight import InFlight
 from reverie.http.protocol import close_after, drop
 from reverie.http.replays import REPLAYED, Replays, claim_of
+from reverie.http.transcript import Answer
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
 from reverie.store.answers import Claim, KeptAnswer
@@ -109,10 +110,9 @@ class Generate:
         try:
             model = self._choose(request, record, caller, claim)
         except ReverieError:
-            kept = None if claim is None else await self._replays.kept(caller, claim)
-            if kept is None:
+            if claim is None or (kept := await self._replays.kept(caller, claim)) is None:
                 raise
-            await self._replay(send, record, kept)
+            await self._replay(receive, send, record, kept, claim.after)
             return
         encoder = self._dialect.encoder(
             id=f"chatcmpl-{uuid.uuid4().hex}",
@@ -146,11 +146,11 @@ class Generate:
 
     @asynccontextmanager
     async def _interruptible(
-        self, receive: Receive, job: Job
+        self, receive: Receive, *, joins: bool
     ) -> AsyncGenerator[Interruption, None]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         async with self._in_flight.running(
-            self._settings.request_timeout, joins=job.claim is not None
+            self._settings.request_timeout, joins=joins
         ) as interruption:
             watcher = asyncio.create_task(watch_disconnect(receive, interruption))
             try:
@@ -176,19 +176,21 @@ class Generate:
     async def _collect(self, receive: Receive, send: Send, job: Job) -> None:
         """Answer with one JSON body."""
         headers = self._headers(job.record, _JSON)
-        async with (
-            self._interruptible(receive, job),
-            aclosing(self._frames(job, headers)) as made,
-        ):
-            body = b"".join([frame.data async for frame in made])
-        job.record.status = 200
-        await respond(send, 200, body, headers)
+        async with self._interruptible(receive, joins=job.claim is not None):
+            async with aclosing(self._frames(job, headers)) as made:
+                said = [frame async for frame in made]
+            job.record.status = 200
+            await respond(send, 200, b"".join([frame.data for frame in said]), headers)
 
-    async def _replay(self, send: Send, record: Record, kept: bytes) -> None:
+    async def _replay(
+        self, receive: Receive, send: Send, record: Record, kept: Answer, after: int
+    ) -> None:
         """Give an answer again whose model is served no more."""
+        begin = kept.begin(after)
         record.status, record.outcome, record.replayed = 200, "ok", True
-        headers = _STREAM if record.stream else [_JSON]
-        await respond(send, 200, kept, self._headers(record, *headers, REPLAYED))
+        headers = self._headers(record, *(_STREAM if record.stream else [_JSON]), REPLAYED)
+        async with self._interruptible(receive, joins=True):
+            await respond(send, 200, kept.body, headers, begin=begin)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, job: Job) -> None:
         """Answer with Server-Sent Events, a write for each batch."""
@@ -203,7 +205,7 @@ class Generate:
         )
         try:
             async with (
-                self._interruptible(receive, job) as interruption,
+                self._interruptible(receive, joins=job.claim is not None) as interruption,
                 aclosing(self._frames(job, headers)) as made,
             ):
                 writer.start(interruption)
@@ -226,10 +228,11 @@ class Generate:
             await writer.stop()
 
     async def _refuse(self, scope: Scope, send: Send, record: Record, error: ReverieError) -> None:
-        """Answer with an error; nothing of an answer has been sent yet."""
+        """Answer with an error, or break off an answer that has begun."""
         record.failed(error)
+        begun = record.status == 200
         record.status = self._dialect.status(error)
-        if isinstance(error, ClientGone):
+        if begun or isinstance(error, ClientGone):
             await drop(scope)  # it may have stopped reading only
             return
         headers = [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from reverie.errors import (
-    BackendError,
+    AccountsUnavailable,
     ClientGone,
     IdempotencyKeyReused,
     InvalidRequest,
-    RateStatus,
+    Overloaded,
     RequestInProgress,
-    ReverieError,
     StreamNotResumable,
 )
 from reverie.gateway.admission import Admission
@@ -31,8 +32,9 @@ from reverie.gateway.models import ServedModel
 from reverie.gateway.record import Record
 from reverie.http.exchange import Headers, Interruption, Scope, header
 from reverie.http.failures import understood
-from reverie.http.frames import EVENT_END, Frame, Job, frames, rate_headers
+from reverie.http.frames import Frame, Job, frames, rate_headers
 from reverie.http.in_flight import InFlight
+from reverie.http.transcript import Answer, Transcript
 from reverie.settings import ServerSettings
 from reverie.store import answers
 from reverie.store.answers import Claim, KeptAnswer
@@ -40,29 +42,33 @@ from reverie.store.engine import Store, StoreFailure
 from reverie.store.reserve import ANSWERS_KEPT_MS, clock
 
 REPLAYED = (b"idempotent-replayed", b"true")
-MAX_TRANSCRIPT = 16 * 1024 * 1024
-"""Bytes of an answer that is held for its readers."""
-_MOST_AT_ONCE = 64 * 1024
-"""Bytes of whole events that a reader is given in one write."""
+MAX_HELD = 256 * 1024 * 1024
+"""Bytes of stored answers that are held for those who read them; past it, no other is."""
+_LOADS = 4
+"""Stored answers that are read out of the store at once."""
+_ID_DIGITS = 16
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether another gateway has finished the same request."""
+
+_Place: TypeAlias = tuple[str, str]
+"""(API key's id, idempotency key)"""
 
 
 def claim_of(scope: Scope, dialect: str, body: bytes, *, stream: bool) -> Claim | None:
     """Read ``Idempotency-Key`` and ``Last-Event-ID``, which means nothing without a stream.
 
     Raises:
-        InvalidRequest: one of them is malformed.
+        InvalidRequest: one of them is malformed, or there twice.
     """
-    key = header(scope, b"idempotency-key")
+    key = _only(scope, "Idempotency-Key")
     if key is None:
         return None
     if not 0 < len(key) <= 255 or not all(0x21 <= byte <= 0x7E for byte in key):
         raise InvalidRequest(
             "Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key"
         )
-    after = header(scope, b"last-event-id") or b"0"
-    if not after.isdigit() or len(after) > 9:
+    after = _only(scope, "Last-Event-ID") or b"0"
+    if not after.isdigit() or len(after) > _ID_DIGITS:
         raise InvalidRequest(
             "Last-Event-ID is the number of the last event that arrived.", param="Last-Event-ID"
         )
@@ -70,96 +76,17 @@ def claim_of(scope: Scope, dialect: str, body: bytes, *, stream: bool) -> Claim 
     return Claim(key.decode(), fingerprint, int(after) if stream else 0)
 
 
-class Transcript:
-    """What a generation has said so far."""
+def _only(scope: Scope, name: str) -> bytes | None:
+    """The header of that name, of which there may be one.
 
-    def __init__(self) -> None:
-        self.rate: RateStatus | None = None
-        self.kept = False
-        """Whether it was said to an earlier request."""
-        self.begun = False
-        """Whether it is of a generation here."""
-        self.readers = 0
-        self.on_readers: Callable[[], None] = lambda: None
-        self._events: list[bytes] = []
-        self._size = 0
-        self._complete = False
-        self._error: ReverieError | None = None
-        self._changed = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        return self._complete or self._error is not None
-
-    def begin(self, rate: RateStatus | None) -> None:
-        """Note that it is generated here, and now."""
-        self.begun, self.rate = True, rate
-        self._wake()
-
-    def append(self, frame: Frame) -> None:
-        """Add what was said next.
-
-        Raises:
-            BackendError: it is more than anybody could want to read.
-        """
-        self._size += len(frame.data)
-        if self._size > MAX_TRANSCRIPT:
-            raise BackendError("The answer is too large.", reason="transcript full")
-        parts = frame.data.split(EVENT_END)
-        self._events += [part + EVENT_END for part in parts[:-1]]
-        if parts[-1]:
-            self._events.append(parts[-1])  # one JSON body
-        self._complete = frame.last
-        self._wake()
-
-    def fail(self, error: ReverieError) -> None:
-        """End it where it is."""
-        if not self.ended:
-            self._error = error
-            self._wake()
-
-    async def read(self, after: int) -> AsyncGenerator[Frame, None]:
-        """What was said after that event, and what is said from now on: one frame at least.
-
-        Raises:
-            StreamNotResumable: there is no such event.
-            ReverieError: as the generation ended.
-        """
-        of_another = after > 0 and not self.begun
-        said_all = False
-        self.readers += 1
-        self.on_readers()
-        try:
-            while not said_all:
-                if self._error is not None and not self.begun:
-                    raise self._error
-                if after > len(self._events) and (self.ended or self._events):
-                    raise StreamNotResumable
-                if of_another and self.begun:  # which was not gone on with, but begun anew
-                    raise StreamNotResumable
-                if after < len(self._events) or self._complete:
-                    data, after = self._some(after)
-                    said_all = self._complete and after == len(self._events)
-                    yield Frame(data, last=said_all)
-                elif self._error is not None:
-                    raise self._error
-                else:
-                    await self._changed.wait()
-        finally:
-            self.readers -= 1
-            self.on_readers()
-
-    def _some(self, after: int) -> tuple[bytes, int]:
-        """Events after that one, as many as are written at once; the number of the last of them."""
-        size, end = 0, after
-        while end < len(self._events) and size < _MOST_AT_ONCE:
-            size += len(self._events[end])
-            end += 1
-        return b"".join(self._events[after:end]), end
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    Raises:
+        InvalidRequest: there are more.
+    """
+    wanted = name.lower().encode()
+    given = [bytes(value) for key, value in scope["headers"] if key == wanted]
+    if len(given) > 1:
+        raise InvalidRequest(f"{name} is there {len(given)} times.", param=name)
+    return given[0] if given else None
 
 
 class _Running:
@@ -176,6 +103,12 @@ class _Running:
         self.task: asyncio.Task[None] | None = None
         self._grace = grace
         self._leaving: asyncio.TimerHandle | None = None
+
+    def join(self, claim: Claim) -> Transcript:
+        """Let the same request have part in it."""
+        if not claim.after:
+            self.claim = claim  # there is one now who may have it generated
+        return self.transcript
 
     def _readers_changed(self) -> None:
         if self._leaving is not None:
@@ -208,7 +141,10 @@ class Replays:
         self._in_flight = in_flight
         self._house = house
         self._metrics = metrics
-        self._running: dict[tuple[str, str], _Running] = {}
+        self._running: dict[_Place, _Running] = {}
+        self._answers: WeakValueDictionary[_Place, Answer] = WeakValueDictionary()
+        """Stored answers, each for as long as somebody reads it."""
+        self._loading = asyncio.Semaphore(_LOADS)
 
     @property
     def _settings(self) -> ServerSettings:
@@ -224,23 +160,20 @@ class Replays:
         running = self._running.get((caller.key_id, claim.key))
         return None if running is None or running.given_up else running.model
 
-    async def kept(self, caller: Caller, claim: Claim) -> bytes | None:
-        """What a client lacks of the answer that is kept, whether its model is served or not.
+    async def kept(self, caller: Caller, claim: Claim) -> Answer | None:
+        """The answer that is kept, whether its model is served or not.
 
         Raises:
-            StreamNotResumable: it has no such event.
+            Overloaded, AccountsUnavailable: it can't be had now.
         """
         if self._store is None:
             return None
+        place = (caller.key_id, claim.key)
         try:
-            found = await asyncio.to_thread(_find, self._store, caller.key_id, claim)
+            found = await asyncio.to_thread(_find, self._store, place, claim)
         except StoreFailure:
             return None
-        if found is None:
-            return None
-        transcript = Transcript()
-        transcript.append(Frame(found.body, last=True))
-        return b"".join([frame.data async for frame in transcript.read(claim.after)])
+        return None if found is None else await self._load(place, claim, found)
 
     async def read(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """The frames of the same request that runs here or is answered, or else of a new one.
@@ -248,7 +181,7 @@ class Replays:
         Before the first frame, ``headers`` gets what is known only then.
 
         Raises:
-            IdempotencyKeyReused, RequestInProgress, AnswerNotKept, StreamNotResumable
+            IdempotencyKeyReused, RequestInProgress, AnswerNotKept, StreamNotResumable, Overloaded
             ReverieError: as the generation ended.
         """
         assert job.claim is not None
@@ -256,18 +189,20 @@ class Replays:
         while (running := self._running.get(place)) is not None and running.given_up:
             assert running.task is not None
             await asyncio.wait({running.task})  # what it was claimed for is free by then
-        begun = running is None
-        if running is None:
-            running = self._begin(place, job.claim, job)
-        elif running.claim.fingerprint != job.claim.fingerprint:
+        answer = self._answers.get(place) if running is None else None
+        known = answer if running is None else running.claim
+        if known is not None and known.fingerprint != job.claim.fingerprint:
             raise IdempotencyKeyReused
-        elif not job.claim.after:
-            running.claim = job.claim  # there is one now who may have it generated
-        transcript = running.transcript
+        if answer is not None:
+            transcript = Transcript(answer)
+        elif running is not None:
+            transcript = running.join(job.claim)
+        else:
+            transcript = self._begin(place, job.claim, job).transcript
         async with aclosing(transcript.read(job.claim.after)) as made:
             async for frame in made:
                 if job.record.replayed is None:
-                    job.record.replayed = transcript.kept or not begun
+                    job.record.replayed = transcript.answer is not None or known is not None
                     if job.record.replayed:
                         headers.append(REPLAYED)
                     else:
@@ -275,7 +210,7 @@ class Replays:
                 yield frame
         job.record.outcome = "ok"
 
-    def _begin(self, place: tuple[str, str], claim: Claim, job: Job) -> _Running:
+    def _begin(self, place: _Place, claim: Claim, job: Job) -> _Running:
         running = self._running[place] = _Running(claim, job.model, self._settings.resume_grace)
         record = Record(job.record.id, job.record.route, "generation")
         record.key, record.model, record.stream = (
@@ -289,7 +224,7 @@ class Replays:
         running.task.add_done_callback(lambda _: service.release())
         return running
 
-    async def _run(self, place: tuple[str, str], running: _Running, job: Job) -> None:
+    async def _run(self, place: _Place, running: _Running, job: Job) -> None:
         record, transcript = job.record, running.transcript
         try:
             async with self._in_flight.running(self._settings.request_timeout) as interruption:
@@ -308,17 +243,16 @@ class Replays:
     async def _generate(self, job: Job, running: _Running) -> None:
         transcript = running.transcript
         granted = await self._claim(job, running)
-        if isinstance(granted, KeptAnswer):
+        if isinstance(granted, Answer):
             job.record.outcome, job.record.replayed = "ok", True
-            transcript.kept = True
-            transcript.append(Frame(granted.body, last=True))
+            transcript.give_again(granted)
             return
-        transcript.begin(granted.rate)
+        transcript.begin(granted.rate, granted.base)
         async with aclosing(frames(job, granted, self._settings.max_kept_answer)) as made:
             async for frame in made:
-                transcript.append(frame)
+                await transcript.append(frame)
 
-    async def _claim(self, job: Job, running: _Running) -> Reservation | KeptAnswer:
+    async def _claim(self, job: Job, running: _Running) -> Reservation | Answer:
         """Claim the request; wait for a gateway that was first, and for its answer.
 
         Raises:
@@ -339,16 +273,50 @@ class Replays:
                 if running.claim.after:
                     raise
             else:
-                if isinstance(granted, KeptAnswer) or not running.claim.after:
+                if isinstance(granted, KeptAnswer):
+                    place = (job.caller.key_id, claim.key)
+                    if (answer := await self._load(place, claim, granted)) is not None:
+                        return answer
+                elif not running.claim.after:
                     return granted
-                raise StreamNotResumable  # without a store nobody has said so
+                else:
+                    raise StreamNotResumable  # without a store nobody has said so
+
+    async def _load(self, place: _Place, claim: Claim, kept: KeptAnswer) -> Answer | None:
+        """Read an answer out of the store, unless it was read and is still held; None: it is gone.
+
+        Raises:
+            Overloaded: too much is held for others.
+            AccountsUnavailable: the store can't be read now.
+        """
+        assert self._store is not None
+        async with self._loading:
+            answer = self._answers.get(place)
+            if answer is not None and answer.row == kept.row:
+                return answer
+            if sum(len(held.body) for held in self._answers.values()) > MAX_HELD:
+                raise Overloaded(
+                    "Too many stored answers are being read. Try again shortly.", retry_after=1
+                )
+            try:
+                body = await asyncio.to_thread(_body, self._store, kept.row)
+            except StoreFailure:
+                raise AccountsUnavailable from None
+            if body is None:
+                return None
+            answer = self._answers[place] = Answer(kept.row, claim.fingerprint, body)
+            return answer
 
 
-def _find(store: Store, key_id: str, claim: Claim) -> KeptAnswer | None:
-    place = (key_id, claim.key)
+def _find(store: Store, place: _Place, claim: Claim) -> KeptAnswer | None:
     with store.read() as connection:
         found = answers.find(
             connection, {place: claim}, int(clock(connection) * 1000) - ANSWERS_KEPT_MS
         )
     kept = found.get(place)
     return kept if isinstance(kept, KeptAnswer) else None
+
+
+def _body(store: Store, row: int) -> bytes | None:
+    with store.read() as connection:
+        return answers.body(connection, row)

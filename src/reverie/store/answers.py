@@ -2,7 +2,8 @@
 
 A claim is made in the transaction that opens a request's row of the ledger, and its answer is kept
 in the one that closes it. So a request is generated once, billed once, and its answer is there
-exactly if its row says that it was completed.
+exactly if its row says that it was completed. A claim whose request ended otherwise stays as a mark
+that there was one, until it is made anew or a day old.
 """
 
 from __future__ import annotations
@@ -32,19 +33,23 @@ class Claim(Struct, frozen=True):
 
 
 class KeptAnswer(Struct, frozen=True):
-    """A complete answer, as it was sent."""
+    """A complete answer, as it was sent. It may be large: see ``body``."""
 
-    body: bytes
+    row: int
+    """Of the ledger."""
 
 
 def find(
     connection: Connection, wanted: Mapping[tuple[str, str], Claim], expired_before: int
-) -> dict[tuple[str, str], KeptAnswer | ReverieError]:
+) -> dict[tuple[str, str], KeptAnswer | ReverieError | None]:
     """What stands in the way of new claims: kept answers, running requests, misused keys.
 
     Args:
         wanted: (API key's id, idempotency key) → claim.
         expired_before: answers made before this moment are no more, in ms since 1970.
+
+    Returns:
+        None where nothing does, but something did before. A place without a past isn't in it.
     """
     if not wanted:
         return {}
@@ -53,14 +58,19 @@ def find(
         {
             "key_ids": [key_id for key_id, _ in wanted],
             "keys": [key for _, key in wanted],
-            "after": expired_before,
         },
     )
-    found: dict[tuple[str, str], KeptAnswer | ReverieError] = {}
+    found: dict[tuple[str, str], KeptAnswer | ReverieError | None] = {}
     for row in rows:
         place = (row.key_id, row.idempotency_key)
-        if (claim := wanted.get(place)) is not None and (state := _state(row, claim)) is not None:
-            found[place] = state
+        if (claim := wanted.get(place)) is not None:
+            found[place] = None if row.created_at < expired_before else _state(row, claim)
+    return found
+
+
+def body(connection: Connection, row: int) -> bytes | None:
+    """The answer of a row of the ledger, if it is still kept."""
+    found: bytes | None = connection.execute(_BODY, {"row": row}).scalar_one_or_none()
     return found
 
 
@@ -92,11 +102,6 @@ def keep(connection: Connection, answers: Sequence[tuple[int, bytes | None]], no
     )
 
 
-def drop(connection: Connection, rows: Sequence[int]) -> None:
-    """Give up claims whose requests were not completed, so that a retry begins anew."""
-    connection.execute(delete(_ANSWERS).where(_ANSWERS.c.ledger_id.in_(rows)))
-
-
 def sweep(connection: Connection, expired_before: int) -> None:
     """Forget old answers, of requests that have ended."""
     connection.execute(
@@ -115,12 +120,12 @@ def sweep(connection: Connection, expired_before: int) -> None:
 def _state(row: Any, claim: Claim) -> KeptAnswer | ReverieError | None:
     """What a row means to a new claim; None: nothing, it may be replaced."""
     if row.finished_at is None and row.outcome is not None:
-        return None  # it ended without an answer: a gateway died, or a settlement came by a detour
+        return None  # it ended without an answer
     if row.fingerprint != claim.fingerprint:
         return IdempotencyKeyReused()
     if row.finished_at is None:
         return RequestInProgress()
-    return AnswerNotKept() if row.body is None else KeptAnswer(row.body)
+    return KeptAnswer(row.ledger_id) if row.has_body else AnswerNotKept()
 
 
 _FOUND = (
@@ -128,17 +133,19 @@ _FOUND = (
         _ANSWERS.c.key_id,
         _ANSWERS.c.idempotency_key,
         _ANSWERS.c.fingerprint,
+        _ANSWERS.c.created_at,
         _ANSWERS.c.finished_at,
-        _ANSWERS.c.body,
+        _ANSWERS.c.ledger_id,
+        _ANSWERS.c.body.is_not(None).label("has_body"),
         _LEDGER.c.outcome,
     )
     .join(_LEDGER, _LEDGER.c.id == _ANSWERS.c.ledger_id)
     .where(
         _ANSWERS.c.key_id.in_(bindparam("key_ids", expanding=True)),
         _ANSWERS.c.idempotency_key.in_(bindparam("keys", expanding=True)),
-        _ANSWERS.c.created_at >= bindparam("after"),
     )
 )
+_BODY = select(_ANSWERS.c.body).where(_ANSWERS.c.ledger_id == bindparam("row"))
 _REMOVE = delete(_ANSWERS).where(
     _ANSWERS.c.key_id == bindparam("of"), _ANSWERS.c.idempotency_key == bindparam("key")
 )

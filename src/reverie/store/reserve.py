@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import (
     Connection,
     bindparam,
@@ -95,6 +95,17 @@ class Granted(Struct, frozen=True):
     limited: bool = False
     """Whether what it doesn't use is to be given back to a limit."""
     rate: RateStatus | None = None
+    base: int = 0
+    """The events of its answer are numbered from the next number on."""
+
+
+def own_base(now: float) -> int:
+    """A number from which no earlier stream of the same claim has counted, nor come to.
+
+    Args:
+        now: seconds since 1970; there are a million numbers for each.
+    """
+    return int(now * 1000) * 1000
 
 
 class _State:
@@ -130,7 +141,7 @@ def reserve(
     rows: list[dict[str, Any]] = []
     for order in orders:
         if order.id in opened:
-            results.append(Granted(limited=True))
+            results.append(Granted(limited=True, base=own_base(state.now)))
             continue
         place = _place(order)
         if place is not None and (before := taken.get(place)) is not None:
@@ -140,13 +151,16 @@ def reserve(
             results.append(StreamNotResumable())
             continue
         try:
-            results.append(_admit(order, state))
+            granted = _admit(order, state)
         except ReverieError as refusal:
             results.append(refusal)
         else:
             if place is not None and order.claim is not None:
+                if place in taken:
+                    granted = structs.replace(granted, base=own_base(state.now))
                 taken[place] = RequestInProgress()
                 claims.append((order.key_id, order.claim, order.id))
+            results.append(granted)
             rows.append(_row(order, gateway_id, int(state.now * 1000)))
     if rows:
         _OPEN_ROW.execute_many(connection, rows)
@@ -163,8 +177,8 @@ def _place(order: Order) -> tuple[str, str] | None:
 
 def _taken_claims(
     connection: Connection, orders: Iterable[Order], opened: frozenset[int], now: int
-) -> dict[tuple[str, str], KeptAnswer | ReverieError]:
-    """Claims that can't be made anew, because they were made before."""
+) -> dict[tuple[str, str], KeptAnswer | ReverieError | None]:
+    """Claims that were made before, and why they can't be made anew, if they can't."""
     wanted = {
         (order.key_id, order.claim.key): order.claim
         for order in orders

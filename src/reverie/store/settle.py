@@ -97,7 +97,6 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     updates: list[dict[str, Any]] = []
     given_back: list[dict[str, Any]] = []
     kept: list[tuple[int, bytes | None]] = []
-    unanswered: list[int] = []
     for settlement in settlements:
         row = rows.pop(settlement.id, None)  # popped: a second one of the same row finds nothing
         if row is None or row.outcome not in (None, "lost"):
@@ -114,11 +113,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             day_sums.add(row.outcome, _figures(row), -1)
         day_sums.add(settlement.outcome, (*tokens, cost), 1)
         updates.append(_closed(settlement, cost))
-        if row.idempotency_key is not None:
-            if settlement.outcome in _COMPLETE:
-                kept.append((row.id, settlement.answer))
-            elif settlement.outcome != "lost":  # whose truth may come yet, and its answer with it
-                unanswered.append(row.id)
+        if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
+            kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens
         if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
             given_back += _difference(row, used - row.reserved_tokens)
@@ -127,8 +123,6 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         _add_to_days(connection, sums)
     if kept:
         answers.keep(connection, kept, max(s.ended_at for s in settlements))
-    if unanswered:
-        answers.drop(connection, unanswered)
     if given_back:
         _GIVE_BACK.execute_many(connection, sorted(given_back, key=_place))
 
