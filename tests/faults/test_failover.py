@@ -140,6 +140,39 @@ async def test_when_both_engines_die_the_stream_ends_with_the_error_and_no_end(
     assert gateway.pool().in_flight == 0
 
 
+async def test_an_answer_goes_on_where_an_engine_is_back_that_was_down_a_moment_ago(
+    engines: list[ScriptedEngine], start_gateway: StartGateway
+) -> None:
+    gateway = await start(start_gateway, engines)
+    first, second = gateway.pool().members
+    engines[0].kill()
+    await gateway.until(lambda: first.breaker.down or bool(first.backend.suspect()))
+    next_answer(engines, die_after=2, delay=0.1)
+    streaming = asyncio.create_task(stream(gateway, "/llm"))
+    await gateway.until(lambda: second.in_flight == 1)
+    await engines[0].restart()
+    chunks, done = await streaming
+    assert done
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "".join(TOKENS)
+
+
+async def test_the_only_engine_goes_on_itself_once_it_has_been_restarted(
+    engines: list[ScriptedEngine], start_gateway: StartGateway
+) -> None:
+    gateway = await start(start_gateway, engines[:1])
+    next_answer(engines, stall_after=2)
+    engine = engines[0]
+    gateway.pool().backends[0].set_timeouts(first_token=60, stall=60)
+    streaming = asyncio.create_task(stream(gateway, "/llm"))
+    await gateway.until(lambda: engine.stalled == 1)
+    engine.kill()
+    await gateway.until(lambda: gateway.pool().members[0].breaker.down)
+    await engine.restart()
+    chunks, done = await streaming
+    assert done
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "".join(TOKENS)
+
+
 async def test_engines_that_would_begin_anew_are_never_asked_to_go_on(
     engines: list[ScriptedEngine], start_gateway: StartGateway
 ) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
+from typing import Any
 
 from reverie.backends.base import Health
 from reverie.events import Event
+from reverie.gateway.wish import Wish
 from reverie.request import GenerateRequest
+
+
+def wish(
+    tokens: int = 0, excluded: Set[str] = frozenset(), failed: Set[str] = frozenset(), **more: Any
+) -> Wish:
+    return Wish(tokens, excluded=frozenset(excluded), failed=frozenset(failed), **more)
 
 
 class FakeBackend:

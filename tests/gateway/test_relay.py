@@ -20,6 +20,13 @@ from reverie.gateway.relay import MAX_FAILURES, relay
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
+from tests.gateway.backend_state import wish
+
+
+@pytest.fixture(autouse=True)
+def _backends_are_soon_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.gateway.member.FAILURE_COOLDOWN", 0.1)
+
 
 TOKENS = ("Hé", "llo\n", "\n", " wörld", ".")
 WHOLE = Script(tokens=TOKENS, cached_tokens=3)
@@ -261,7 +268,7 @@ async def test_backends_that_would_begin_anew_are_passed_over(engines: Engines) 
             BackendSettings(url=able.url, slots=1, kind="vllm"),
         )
         async with pool_of(*backends, stall_timeout=0.2) as pool:
-            others = [await pool.acquire(excluded={"0"}) for _ in range(2)]
+            others = [await pool.acquire(wish(excluded={"0"})) for _ in range(2)]
             cut = asyncio.create_task(get_anyway(pool))
             await dying.wait_for(lambda engine: engine.stalled)
             for lease in sorted(others, key=lambda lease: lease.backend.name):
@@ -385,7 +392,7 @@ async def test_the_slot_of_a_dead_backend_is_free_while_its_request_waits(
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
     async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
-        other = await pool.acquire(excluded={"0"})
+        other = await pool.acquire(wish(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)
         first, second = pool.backends
@@ -399,7 +406,7 @@ async def test_a_client_that_leaves_while_its_answer_waits_to_go_on_frees_everyt
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
     async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
-        other = await pool.acquire(excluded={"0"})
+        other = await pool.acquire(wish(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)
         cut.cancel()

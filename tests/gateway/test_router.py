@@ -13,7 +13,7 @@ from reverie.gateway.breaker import FAILURES
 from reverie.gateway.member import Member
 from reverie.gateway.router import affinity_of, choose
 from reverie.request import GenerateRequest
-from tests.gateway.backend_state import FakeBackend
+from tests.gateway.backend_state import FakeBackend, wish
 
 NOW = 1000.0
 
@@ -29,8 +29,8 @@ def measured(made: Member, per_token: float, ttft: float = 0.1) -> Member:
     return made
 
 
-def chosen(*members: Member, affinity: bytes | None = None, **options: Any) -> str | None:
-    found = choose(members, 0, options.pop("excluded", set()), affinity, NOW, **options)
+def chosen(*members: Member, **wished: Any) -> str | None:
+    found = choose(members, wish(**wished), NOW)
     return found and found.name
 
 
@@ -80,7 +80,7 @@ def test_when_a_backend_goes_its_conversations_alone_move_and_come_back_with_it(
 def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
     members = [member("a", 64), member("b", 64), member("c", 64)]
     for _ in range(90):
-        home = choose(members, 0, set(), b"crowd", NOW)
+        home = choose(members, wish(affinity=b"crowd"), NOW)
         assert home is not None
         home.in_flight += 1
     loads = sorted(one.in_flight for one in members)
@@ -90,10 +90,10 @@ def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
 
 def test_two_turns_at_once_on_idle_backends_both_go_home() -> None:
     members = [member("a"), member("b")]
-    home = choose(members, 0, set(), b"1", NOW)
+    home = choose(members, wish(affinity=b"1"), NOW)
     assert home is not None
     home.in_flight = 1
-    assert choose(members, 0, set(), b"1", NOW) is home
+    assert choose(members, wish(affinity=b"1"), NOW) is home
 
 
 def test_a_home_without_room_or_trust_is_passed_over() -> None:
@@ -116,7 +116,7 @@ def test_without_measurements_the_least_loaded_is_taken() -> None:
 def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
     fast, slow = measured(member("fast", 64), 0.01), measured(member("slow", 64), 0.04)
     for _ in range(50):
-        one = choose([slow, fast], 0, set(), None, NOW)
+        one = choose([slow, fast], wish(), NOW)
         assert one is not None
         one.in_flight += 1
     assert fast.in_flight / slow.in_flight == pytest.approx(4, rel=0.3)
@@ -167,20 +167,20 @@ def test_a_request_that_was_let_down_is_no_trial_while_there_is_another_backend(
     assert chosen(back, good) == "good"
     clock[0] += 60
     assert chosen(back, good) == "back"
-    assert chosen(back, good, again=True) == "good"
-    assert chosen(back, member("full", 1, in_flight=1), again=True) == "back"
+    assert chosen(back, good, failed={"x"}) == "good"
+    assert chosen(back, member("full", 1, in_flight=1), failed={"x"}) == "back"
 
 
 def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -> None:
     bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
     worse.breaker.probed(False, "backend_error")
     assert chosen(bad, worse) is None
-    assert chosen(worse, bad, again=True) == "bad"
-    assert chosen(worse, bad, again=True, excluded={"bad"}) is None
+    assert chosen(worse, bad, failed={"x"}) == "bad"
+    assert chosen(worse, bad, failed={"x"}, excluded={"bad"}) is None
     back = broken("back", clock := [NOW - 60])
     clock[0] = NOW
     back.in_flight = 3
-    assert chosen(bad, back, again=True) == "back"
+    assert chosen(bad, back, failed={"x"}) == "back"
 
 
 def test_nobody_is_chosen_where_nobody_can_be() -> None:

@@ -19,6 +19,7 @@ from reverie.settings import BackendKind
 
 _HEALTHY_PACE = 15.0
 _UNHEALTHY_PACE = 5.0
+_HASTY_PACE = 0.5
 _TIMEOUT = 5.0
 _SPREAD = 0.2
 """The part of a pace by which it is varied, so that gateways don't ask in step."""
@@ -35,7 +36,8 @@ class Prober:
 
     Args:
         on_result: called in the event loop after each probe.
-        healthy_pace, unhealthy_pace: seconds between two probes, more or less.
+        healthy_pace, unhealthy_pace, hasty_pace: seconds between two probes, more or less; the
+            last while somebody has reason to ask.
         timeout: seconds for an answer.
     """
 
@@ -47,6 +49,7 @@ class Prober:
         *,
         healthy_pace: float = _HEALTHY_PACE,
         unhealthy_pace: float = _UNHEALTHY_PACE,
+        hasty_pace: float = _HASTY_PACE,
         timeout: float = _TIMEOUT,
     ) -> None:
         self._transport = transport
@@ -54,12 +57,13 @@ class Prober:
         self._on_result = on_result
         self._healthy_pace = healthy_pace
         self._unhealthy_pace = unhealthy_pace
+        self._hasty_pace = hasty_pace
         self._timeout = timeout
         self._suspected = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     def suspect(self) -> None:
-        """Keep the pace for an unhealthy server until the next probe."""
+        """Make the next probe soon: a request failed there, or has no other server left."""
         self._suspected.set()
 
     async def stop(self) -> None:
@@ -73,14 +77,12 @@ class Prober:
             self._suspected.clear()
             health = await probe(self._transport, self._path, self._timeout)
             self._on_result(health)
+            pace = self._healthy_pace if health.good else self._unhealthy_pace
             spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)
-            await asyncio.sleep(self._unhealthy_pace * spread)
-            if health.good:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(
-                        (self._healthy_pace - self._unhealthy_pace) * spread
-                    ):
-                        await self._suspected.wait()
+            await asyncio.sleep(self._hasty_pace * spread)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout((pace - self._hasty_pace) * spread):
+                    await self._suspected.wait()
 
 
 async def probe(transport: Transport, path: str, timeout: float) -> Health:

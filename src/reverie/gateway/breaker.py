@@ -28,8 +28,8 @@ FIRST_WAIT = 1.0
 """Seconds, at the most, until the first trial."""
 LONGEST_WAIT = 30.0
 """Seconds, at the most, between two trials."""
-PROBE_WAIT = 5.0
-"""Seconds until the next probe of a backend whose last one failed, more or less."""
+PROBE_WAIT = 1.0
+"""Seconds, more or less, until the next probe of a backend that is wanted and failed the last."""
 
 
 class Ticket:

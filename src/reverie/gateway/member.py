@@ -101,6 +101,7 @@ class Member:
         self._clock = clock
         self._cool_until = -math.inf
         self._pauses = False
+        self._vouched = False
         self._worked_at = -math.inf
         self._slow_probes = 0
         self._probe: Health | None = None
@@ -114,6 +115,11 @@ class Member:
     def cooling(self) -> bool:
         """Whether it failed, or was busy, just now."""
         return self._clock() < self._cool_until
+
+    @property
+    def failing(self) -> bool:
+        """Whether it failed just now, and no probe has shown since that it is well."""
+        return self.cooling and not (self._pauses or self._vouched)
 
     @property
     def pausing(self) -> bool:
@@ -157,8 +163,9 @@ class Member:
         pause, and is no failure.
         """
         if isinstance(error, BackendError):
-            self._cool(error, FAILURE_COOLDOWN)
-            self._pauses = False
+            # One that restarts by itself says by being ready that it is back.
+            self._cool(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
+            self._pauses = self._vouched = False
             self.breaker.failed(ticket, error.code)
             self.backend.suspect()
             return
@@ -182,6 +189,7 @@ class Member:
         self._probe = health
         self._slow_probes = self._slow_probes + 1 if health.slow else 0
         if health.good:
+            self._vouched = True
             self.breaker.probed(True, "")
         elif not self._outweighed(health):
             self.last_error = Mishap(health.code, self._clock())

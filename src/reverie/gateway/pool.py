@@ -7,14 +7,12 @@ Rule 2: a slot has one owner at any moment: the pool, or one ``Lease``. A waiter
 in the same turn of the event loop in which it was granted a slot gives it back at once.
 
 Rule 3: keys share slots and room in the queue by weight, not by arrival. Whose turn it is, is
-decided in ``fair``; nobody overtakes it to a backend that it waits for. Which backend it is, is
+decided in ``lines``; nobody overtakes it to a backend that it waits for. Which backend it is, is
 decided in ``router``.
 
-Rule 4: a request that a backend let down has had its turn, and its client may have half an answer.
-It goes before new ones, and there is always room for it in the queue.
-
-Rule 5: a request waits only for what may come. While every backend that it could go to is known to
-fail, and none is due for a trial, it is refused at once, and told when to return.
+Rule 4: a request waits only for what may come. While every backend that it could go to is known to
+fail, and none is due for a trial, it is refused at once, and told when to return. One whose client
+has a part of an answer waits for ``HOPE`` seconds even then: a server may just be restarting.
 """
 
 from __future__ import annotations
@@ -23,47 +21,19 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence, Set
-from typing import NamedTuple
 
 from reverie.backends.base import Backend
 from reverie.errors import BackendError, ModelLoading, Overloaded
 from reverie.gateway import router
-from reverie.gateway.fair import FairQueue
 from reverie.gateway.lease import Lease as Lease
+from reverie.gateway.lines import Line, Lines, Waiter
 from reverie.gateway.member import Member
+from reverie.gateway.wish import Wish
 
+HOPE = 5.0
+"""Seconds for which an answer that was cut waits for backends that are all known to fail."""
 _ALARM_SLACK = 0.001
 """Seconds after which a moment that was waited for has passed for certain."""
-
-
-class _Line(NamedTuple):
-    """What those who stand in one queue have in common."""
-
-    again: bool
-    """A backend has let them down."""
-    excluded: frozenset[str]
-    """Names of the backends that they can't go to."""
-
-
-class _Waiter:
-    __slots__ = ("affinity", "granted", "key", "line", "number", "position", "tokens")
-
-    def __init__(
-        self,
-        granted: asyncio.Future[Lease],
-        tokens: int,
-        line: _Line,
-        key: str,
-        number: int,
-        affinity: bytes | None,
-    ) -> None:
-        self.granted = granted
-        self.tokens = tokens
-        self.line = line
-        self.key = key
-        self.number = number  # in the order of arrival
-        self.affinity = affinity
-        self.position = 0
 
 
 class Pool:
@@ -90,8 +60,7 @@ class Pool:
         self.clock = clock
         self.members = tuple(Member(model, backend, clock) for backend in backends)
         self._by_name = {member.name: member for member in self.members}
-        self._queues: dict[_Line, FairQueue[_Waiter]] = {}
-        """Those who wait. None of these queues is empty."""
+        self._lines = Lines()
         self._arrivals = 0
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
@@ -111,7 +80,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._lines)
 
     @property
     def ready(self) -> bool:
@@ -123,25 +92,8 @@ class Pool:
         failures = [backend.failure for backend in self.backends]
         return next(filter(None, failures), None) if all(failures) else None
 
-    async def acquire(
-        self,
-        tokens: int = 0,
-        excluded: Set[str] = frozenset(),
-        *,
-        key: str = "",
-        weight: int = 1,
-        affinity: bytes | None = None,
-        again: bool = False,
-        patient: bool = False,
-    ) -> Lease:
-        """Wait for a slot, with room for ``tokens``, on a backend that isn't ``excluded`` by name.
-
-        Args:
-            again: a backend has let this request down.
-            patient: it waits for longer than others may, until its own deadline.
-
-        Keys that wait share the backends' tokens by their weights, which are 1 or more. Requests of
-        one ``affinity`` go to one backend, as far as ``router`` can have it so.
+    async def acquire(self, wish: Wish) -> Lease:
+        """Wait for a slot, with room for what is wished for.
 
         Raises:
             Overloaded: the queue is full and this key holds the most of it, this request made
@@ -151,13 +103,15 @@ class Pool:
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        line = _Line(again, frozenset(excluded))
-        if not self._queues and (chosen := self._choose(tokens, line, affinity)):
-            return self._grant(chosen, tokens)
-        waiter = self._enqueue(tokens, line, key, weight, affinity)
+        if not self._lines and (chosen := self._choose(wish)) is not None:
+            return self._grant(chosen, wish.tokens)
+        self._arrivals += 1
+        hopes_until = self.clock() + HOPE if wish.patient else -math.inf
+        waiter = Waiter(wish, self._arrivals, hopes_until)
+        self._lines.push(waiter)
         try:
             self._admit(waiter)
-            async with asyncio.timeout(None if patient else self._queue_timeout):
+            async with asyncio.timeout(None if wish.patient else self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
             self._forget(waiter)
@@ -171,102 +125,83 @@ class Pool:
         contexts = [backend.context for backend in self.backends]
         return min(tokens, max((c or tokens for c in contexts), default=tokens))
 
-    def can_take(self, excluded: Set[str]) -> bool:
-        """Whether to try again makes sense: a backend that isn't excluded may take a request that
-        another one let down.
-        """
-        left = any(backend.name not in excluded for backend in self.backends)
-        return left and self.failure is None and self._shut_for(True, excluded) is None
+    def can_take(self, wish: Wish) -> bool:
+        """Whether to try again makes sense: a backend may take a request that was let down."""
+        left = any(backend.name not in wish.excluded for backend in self.backends)
+        able = left and self.failure is None
+        return able and (wish.patient or self._shut_for(wish) is None)
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
         if (failure := self.failure) is not None:
-            for waiter in [waiter for queue in self._queues.values() for waiter in queue]:
+            for waiter in list(self._lines):
                 self._end(waiter, _unservable(failure))
             return
         for member in self.members:
             member.heed_probe()
         awaited: Set[str] = frozenset()
-        for line in self._order():
+        for line in self._lines.in_order():
             self._serve(line, awaited)
-            if line in self._queues and (wait := self._shut_for(*line)) is not None:
-                for waiter in list(self._queues[line]):
-                    self._end(waiter, _failing(wait))
-            if line in self._queues:
-                awaited |= self._by_name.keys() - line.excluded
+            if line.queue and (wait := self._shut_for(line.like)) is not None:
+                self._disappoint(line, wait)
+            if not self._lines.tidy(line):
+                awaited |= self._by_name.keys() - line.like.excluded
         self._set_alarm()
 
-    def _order(self) -> list[_Line]:
-        """The queues in the order in which they are served: the narrowest choice first."""
-        return sorted(self._queues, key=_rank, reverse=True)
-
-    def _serve(self, line: _Line, awaited: Set[str]) -> None:
-        """Grant what can be granted to one queue, in its order, on backends not ``awaited``.
+    def _serve(self, line: Line, awaited: Set[str]) -> None:
+        """Grant what can be granted to one line, in its order, on backends not ``awaited``.
 
         Nobody overtakes the one whose turn it is: a large request would never find room.
         """
-        queue = self._queues[line]
-        while (waiter := queue.peek()) is not None:
+        while (waiter := line.queue.peek()) is not None:
             if waiter.granted.done():
-                queue.remove(waiter)  # cancelled just now
+                line.queue.remove(waiter)  # cancelled just now
                 continue
-            chosen = self._choose(waiter.tokens, line, waiter.affinity, awaited)
+            chosen = self._choose(waiter.wish, awaited)
             if chosen is None:
                 return
-            queue.pop()
-            waiter.granted.set_result(self._grant(chosen, waiter.tokens, waiter.position))
-        del self._queues[line]
+            line.queue.pop()
+            waiter.granted.set_result(self._grant(chosen, waiter.wish.tokens, waiter.position))
 
-    def _enqueue(
-        self,
-        tokens: int,
-        line: _Line,
-        key: str,
-        weight: int,
-        affinity: bytes | None,
-    ) -> _Waiter:
-        self._arrivals += 1
-        granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(granted, tokens, line, key, self._arrivals, affinity)
-        queue = self._queues.get(line, FairQueue())
-        queue.push(waiter, key, weight, cost=max(1, tokens))
-        self._queues[line] = queue
-        return waiter
+    def _disappoint(self, line: Line, wait: float) -> None:
+        """End those who can't hope. Their backends are asked at once whether they are back."""
+        for member in self.members:
+            if member.name not in line.like.excluded:
+                member.backend.suspect()
+        now = self.clock()
+        for waiter in list(line.queue):
+            if waiter.hopes_until <= now:
+                self._end(waiter, _failing(wait))
 
-    def _admit(self, waiter: _Waiter) -> None:
+    def _admit(self, waiter: Waiter) -> None:
         """Grant it a slot, or see that the queue has room for it.
 
         Raises:
             Overloaded, ModelLoading: as ``_make_room``.
         """
         self.wake()  # its turn may come before that of those who are held up, and it may fit
-        crowded = sum(map(len, self._newcomers())) > self._queue_size
-        if crowded and not waiter.line.again and not waiter.granted.done():
+        if waiter.granted.done():
+            return
+        if not waiter.wish.again and self._lines.newcomers > self._queue_size:
             self._make_room(waiter)
         if not waiter.granted.done():
-            before = (line for line in self._queues if _rank(line) > _rank(waiter.line))
-            ahead = sum(len(self._queues[line]) for line in before)
-            waiter.position = ahead + self._queues[waiter.line].position(waiter)
+            waiter.position = self._lines.position(waiter)
 
-    def _make_room(self, newcomer: _Waiter) -> None:
+    def _make_room(self, newcomer: Waiter) -> None:
         """End the newest request of the key that holds the most of the queue, by its weight.
 
         Raises:
             Overloaded, ModelLoading: nobody holds more than the newcomer's own key.
         """
-        loads: dict[str, float] = {}
-        for queue in self._newcomers():
-            for key, load in queue.loads():
-                loads[key] = loads.get(key, 0) + load
-        greediest = max(loads, key=loads.__getitem__)
-        if loads[greediest] <= loads[newcomer.key]:
-            self._remove(newcomer)
+        greedy = self._lines.newest_of_greediest(than=newcomer.wish.key)
+        if greedy is None:
+            self._lines.remove(newcomer)
             raise self._full()
-        newest = (queue.newest_of(greediest) for queue in self._newcomers())
+        count = self._lines.newcomers_of(greedy.wish.key)
         self._end(
-            max(filter(None, newest), key=lambda waiter: waiter.number),
+            greedy,
             Overloaded(
-                f"Your key has {_requests(self._waiting_of(greediest))} waiting, each for up to "
+                f"Your key has {_requests(count)} waiting, each for up to "
                 f"{self._queue_timeout:g} s. The queue is full, and the newest of them made room "
                 "for another key's. Send fewer at once, or try again shortly.",
                 retry_after=self._patience(),
@@ -274,23 +209,10 @@ class Pool:
         )
         self.wake()  # it may have held up others
 
-    def _newcomers(self) -> list[FairQueue[_Waiter]]:
-        """The queues of those whose first turn is still to come."""
-        return [queue for line, queue in self._queues.items() if not line.again]
-
-    def _waiting_of(self, key: str) -> int:
-        return sum(queue.length_of(key) for queue in self._newcomers())
-
-    def _end(self, waiter: _Waiter, error: Exception) -> None:
-        self._remove(waiter)
+    def _end(self, waiter: Waiter, error: Exception) -> None:
+        self._lines.remove(waiter)
         if not waiter.granted.done():
             waiter.granted.set_exception(error)
-
-    def _remove(self, waiter: _Waiter) -> None:
-        queue = self._queues[waiter.line]
-        queue.remove(waiter)
-        if not queue:
-            del self._queues[waiter.line]
 
     def _grant(self, member: Member, tokens: int, position: int = 0) -> Lease:
         member.in_flight += 1
@@ -302,56 +224,44 @@ class Pool:
         member.tokens -= tokens
         self.wake()
 
-    def _forget(self, waiter: _Waiter) -> None:
+    def _forget(self, waiter: Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
-        if waiter in self._queues.get(waiter.line, ()):
-            self._remove(waiter)
+        if waiter in self._lines:
+            self._lines.remove(waiter)
             self.wake()  # it may have held up others
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()
 
-    def _choose(
-        self,
-        tokens: int,
-        line: _Line,
-        affinity: bytes | None,
-        awaited: Set[str] = frozenset(),
-    ) -> Member | None:
-        return router.choose(
-            self.members,
-            tokens,
-            line.excluded,
-            affinity,
-            self.clock(),
-            again=line.again,
-            awaited=awaited,
-        )
+    def _choose(self, wish: Wish, awaited: Set[str] = frozenset()) -> Member | None:
+        return router.choose(self.members, wish, self.clock(), awaited)
 
     def _set_alarm(self) -> None:
-        """While anybody waits, look again when a backend may be trusted again."""
+        """While anybody waits, look again when a backend may be trusted again, or hope ends."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if not self._queues:
+        if not self._lines:
             return
-        moment = min(member.changes_at for member in self.members)
-        if moment < math.inf:
+        now = self.clock()
+        moments = [member.changes_at for member in self.members]
+        moments += [waiter.hopes_until for waiter in self._lines if waiter.hopes_until > now]
+        if (moment := min(moments)) < math.inf:
             loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(moment - self.clock() + _ALARM_SLACK, self.wake)
+            self._alarm = loop.call_later(moment - now + _ALARM_SLACK, self.wake)
 
-    def _shut_for(self, again: bool, excluded: Set[str]) -> float | None:
+    def _shut_for(self, wish: Wish) -> float | None:
         """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
 
         None if there is one to send to, or to wait for: one that starts, or is on trial.
         """
-        if len(self.members) == 1:
+        if len(self.members) == 1 and not wish.patient:
             return None
         waits = []
         for member in self.members:
-            if member.name in excluded or member.backend.failure is not None:
+            if member.name in wish.excluded or member.backend.failure is not None:
                 continue
-            if router.may_take(member, again) or member.breaker.on_trial:
+            if router.may_take(member, wish) or member.breaker.on_trial:
                 return None
             waits.append(member.breaker.retry_in)
         return min(waits, default=None)
@@ -384,10 +294,6 @@ class Pool:
     def _patience(self) -> float:
         """Seconds after which another try is likely to find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
-
-
-def _rank(line: _Line) -> tuple[bool, int]:
-    return line.again, len(line.excluded)
 
 
 def _unservable(reason: str) -> BackendError:

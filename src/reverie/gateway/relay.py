@@ -25,6 +25,7 @@ from reverie.gateway.continuation import Continuation
 from reverie.gateway.pool import Pool
 from reverie.gateway.record import Record
 from reverie.gateway.router import affinity_of
+from reverie.gateway.wish import Wish
 from reverie.log import fields
 from reverie.request import GenerateRequest
 
@@ -50,23 +51,18 @@ async def relay(
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
     answer = Continuation(request)
-    attempts = _Attempts(pool, answer, record)
-    tokens = pool.within_context(request.most_tokens())
-    affinity = affinity_of(request)
+    wish = Wish(
+        tokens=pool.within_context(request.most_tokens()),
+        key=caller.key_id,
+        weight=caller.weight,
+        affinity=affinity_of(request),
+    )
+    attempts = _Attempts(pool, answer, record, wish)
     while True:
         try:
-            lease = await pool.acquire(
-                tokens,
-                attempts.excluded,
-                key=caller.key_id,
-                weight=caller.weight,
-                affinity=affinity,
-                again=attempts.again,
-                patient=answer.begun,
-            )
+            lease = await pool.acquire(attempts.wish)
         except ReverieError as error:
-            attempts.ended(error)
-            raise
+            raise attempts.ended(error) from None
         with lease:
             record.position = max(record.position, lease.position)
             record.granted = record.granted or time.monotonic()
@@ -82,6 +78,7 @@ async def relay(
                         events = answer.take(batch)
                         if not events:
                             continue
+                        attempts.brought()
                         record.saw(events)
                         if isinstance(events[-1], Usage):
                             last = events
@@ -104,32 +101,36 @@ async def relay(
 class _Attempts:
     """Which backends failed one request, and whether another may be asked.
 
-    ``excluded``: the names of those that may not be.
+    ``wish``: for the next one.
     """
 
-    def __init__(self, pool: Pool, answer: Continuation, record: Record) -> None:
-        self.excluded: frozenset[str] = frozenset()
-        self._useless: frozenset[str] = frozenset()  # to be asked about this answer once more
+    def __init__(self, pool: Pool, answer: Continuation, record: Record, wish: Wish) -> None:
+        self.wish = wish
         self._pool = pool
         self._answer = answer
         self._record = record
+        self._useless: frozenset[str] = frozenset()  # to be asked about this answer once more
         self._failures = 0
         self._in_vain = 0
-        self._cut: ReverieError | None = None
-        self._cut_by = ""
-
-    @property
-    def again(self) -> bool:
-        """Whether a backend has let the request down."""
-        return self._failures > 0
+        self._cut: ReverieError | None = None  # what ended the last part of the answer
+        self._latest: tuple[str, ReverieError] | None = None  # who failed, and how
+        self._moving = False
 
     def begin(self, backend: Backend) -> None:
         """Note that a backend is asked now."""
         if self._cut is None:
             return
-        self._log(
-            "continuing on another backend", self._cut, **{"from": self._cut_by, "to": backend.name}
-        )
+        assert self._latest is not None
+        self._moving = True
+        failed, error = self._latest
+        where = "the same" if failed == backend.name else "another"
+        self._log(f"continuing on {where} backend", error, **{"from": failed, "to": backend.name})
+
+    def brought(self) -> None:
+        """Note that the backend brought the answer further."""
+        if self._moving:
+            self._moving = False
+            self._record.failovers += 1
 
     def failed(self, backend: Backend, error: ReverieError) -> None:
         """Make ready for the next attempt, if there can be one.
@@ -140,70 +141,67 @@ class _Attempts:
         answer = self._answer
         if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
             raise error
-        self._count(backend, error)
+        self._note(backend, error)
         if not answer.begun:
-            if not self._may_try():
+            if self._lack_of_backends() is not None:
                 raise error
             self._log("trying again", error, failed=backend.name)
             return
         if answer.progressed or self._cut is None:
-            self._cut, self._cut_by = error, backend.name
+            self._cut = error
         if answer.exhausted:
             return
-        obstacle = answer.obstacle() or self._lack_of_backends(backend)
+        obstacle = answer.obstacle() or self._lack_of_backends()
         if obstacle is not None:
             self._give_up(obstacle)
             raise self._cut
         answer.resume()
-        self._record.failovers += 1
 
-    def ended(self, error: ReverieError) -> None:
-        """Note that there was no backend to be had."""
-        if self._cut is not None:
-            self._give_up(error.code)
+    def ended(self, error: ReverieError) -> ReverieError:
+        """Note that there was no backend to be had; gives what to tell the client."""
+        if self._cut is None:
+            return error
+        self._give_up(error.code)
+        return self._cut
 
-    def _count(self, backend: Backend, error: ReverieError) -> None:
-        """Exclude the backend that failed, unless it is known to be coming back.
+    def _note(self, backend: Backend, error: ReverieError) -> None:
+        """Count a failure, and wish for other backends than those that can't help.
 
-        One that was silent for too long is excluded in any case: a second wait would be as long.
-        So is one that refuses to go on.
+        Before the answer begins, none is asked twice that doesn't restart by itself. Later, one is
+        if it has recovered. One that was silent for too long isn't in any case, since a second wait
+        would be as long, nor is one that refuses to go on.
         """
+        answer = self._answer
         self._failures += 1
-        self._in_vain += 1
-        if self._answer.progressed:
-            self._in_vain = 0
-            self.excluded = frozenset()
+        self._in_vain = 0 if answer.progressed else self._in_vain + 1
+        self._latest = backend.name, error
         if isinstance(error, (BackendTimeout, ClientError)):
             self._useless |= {backend.name}
-        if not backend.recovers:
-            self.excluded |= {backend.name}
-        self.excluded |= self._useless
+        failed = (frozenset() if answer.progressed else self.wish.failed) | {backend.name}
+        barred = self._useless | {
+            other.name
+            for other in self._pool.backends
+            if (
+                not other.can_continue
+                if answer.begun
+                else other.name in failed and not other.recovers
+            )
+        }
+        self.wish = self.wish._replace(excluded=barred, failed=failed, patient=answer.begun)
 
-    def _lack_of_backends(self, last: Backend) -> str | None:
-        """Exclude the backends that can't continue; say why none is left, if none is.
-
-        A backend that failed before the last one did may be back by now.
-        """
-        backends = self._pool.backends
-        if not any(backend.can_continue for backend in backends):
+    def _lack_of_backends(self) -> str | None:
+        """Why no backend can be asked; None if one may be."""
+        if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
             return "no backend of the model can continue an answer"
-        self._useless |= {backend.name for backend in backends if not backend.can_continue}
-        self.excluded |= self._useless
-        if not self._pool.can_take(self.excluded):
-            self.excluded = self._useless
-            if not last.recovers:
-                self.excluded |= {last.name}
-        return None if self._may_try() else "no other backend is left to try"
-
-    def _may_try(self) -> bool:
         if self._in_vain >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
-            return False
-        return self._pool.can_take(self.excluded)
+            return "too many backends failed"
+        return None if self._pool.can_take(self.wish) else "no other backend is left to try"
 
     def _give_up(self, obstacle: str) -> None:
-        assert self._cut is not None
+        assert self._latest is not None
         self._record.cut_for_good = True
-        self._log("can't continue", self._cut, failed=self._cut_by, obstacle=obstacle)
+        failed, error = self._latest
+        self._log("can't continue", error, failed=failed, obstacle=obstacle)
 
     def _log(self, message: str, error: ReverieError, **more: Any) -> None:
         logger.warning(

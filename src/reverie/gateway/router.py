@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence, Set
 from hashlib import blake2b
 
 from reverie.gateway.member import Member
+from reverie.gateway.wish import Wish
 from reverie.request import GenerateRequest
 
 LOAD_BOUND = 1.25
@@ -30,43 +31,32 @@ _OPENING_PIECE = 4096
 
 
 def choose(
-    members: Sequence[Member],
-    tokens: int,
-    excluded: Set[str],
-    affinity: bytes | None,
-    now: float,
-    *,
-    again: bool = False,
-    awaited: Set[str] = frozenset(),
+    members: Sequence[Member], wish: Wish, now: float, awaited: Set[str] = frozenset()
 ) -> Member | None:
     """The backend for a request; None if none of them can take it now.
 
     A model's only backend is tried however it fared: to refuse would help nobody. So is, as a last
-    resort, any that can be reached, for a request that was let down: its client may have half an
-    answer. One that asked for a pause has it for as long as there is another to wait for.
+    resort, any that can be reached, for a request that was let down. One that asked for a pause has
+    it for as long as there is another to wait for.
 
     Args:
-        tokens: what the request may come to.
-        excluded: names of backends that it must not go to.
-        affinity: is the same for all turns of a conversation; None: goes anywhere.
         now: on the members' clock.
-        again: it was let down, so that it isn't the one to find out whether a backend is back, as
-            long as there is another.
         awaited: names of backends whose room is for others, who come first.
     """
-    alone = len(members) == 1
+    alone = len(members) == 1 and not wish.patient
     usable = [
         member
         for member in members
         if member.backend.ready
-        and member.name not in excluded
-        and (alone or may_take(member, again))
+        and member.name not in wish.excluded
+        and (alone or may_take(member, wish))
     ]
-    free = [member for member in usable if member.name not in awaited and member.has_room(tokens)]
-    candidates = [member for member in usable if not _is_doubtful(member, again)]
+    free = [m for m in usable if m.name not in awaited and m.has_room(wish.tokens)]
+    candidates = [member for member in usable if not _is_doubtful(member, wish)]
     trusted = [member for member in free if member in candidates]
     if not trusted:
         return _least_burdened([m for m in free if not (m.pausing and candidates)], now)
+    affinity = wish.affinity
     if affinity is not None:
         home = max(candidates, key=lambda member: _attraction(affinity, member))
         if home in trusted and _within_bound(home, candidates):
@@ -74,9 +64,15 @@ def choose(
     return _least_burdened(trusted, now)
 
 
-def may_take(member: Member, again: bool) -> bool:
-    """Whether a backend is trusted with a request; ``again`` as for ``choose``."""
-    return member.breaker.admits or (again and not member.breaker.down)
+def may_take(member: Member, wish: Wish) -> bool:
+    """Whether a backend is trusted with a request.
+
+    One that was let down isn't the one to find out whether a backend is back, as long as there is
+    another; but it may have to. If it can wait, it gives who failed it the time to recover.
+    """
+    if wish.patient and member.name in wish.failed and member.failing:
+        return False
+    return member.breaker.admits or (wish.again and not member.breaker.down)
 
 
 def affinity_of(request: GenerateRequest) -> bytes:
@@ -97,8 +93,8 @@ def affinity_of(request: GenerateRequest) -> bytes:
     return digest.digest()
 
 
-def _is_doubtful(member: Member, again: bool) -> bool:
-    return member.cooling or (again and member.breaker.state != "closed")
+def _is_doubtful(member: Member, wish: Wish) -> bool:
+    return member.cooling or (wish.again and member.breaker.state != "closed")
 
 
 def _attraction(affinity: bytes, member: Member) -> float:
