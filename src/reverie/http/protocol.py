@@ -37,7 +37,7 @@ MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 DISCARD_TIMEOUT = 30.0
 MAX_WAITING = 32
 STALL_TIMEOUT = 300.0
-LINGER = 0.25
+LINGER = 1
 """Seconds after an answer that was cut until its connection is closed. No header announced that: a
 client that sends its next request at once, most likely the same one again, would run into it."""
 
