@@ -44,7 +44,8 @@ set goes into `reverie.toml` in the working directory (or `--config FILE`).
 - Keys of callers are given in `REVERIE_API_KEYS`, comma-separated, never in the file.
 - A mistake is reported with its key path and the accepted values, and nothing starts. Unknown keys
   are mistakes. `reverie check` takes the flags of `reverie serve`, and says what that would run.
-- Durations are in seconds, sizes in bytes unless their name says otherwise.
+- Durations are in seconds, a day at most unless their row says otherwise. Sizes are in bytes
+  unless their name says otherwise. The file may have 1 MiB.
 
 ```toml
 [server]

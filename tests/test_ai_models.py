@@ -208,6 +208,17 @@ def test_what_has_no_effect_is_said_by_name_and_is_no_mistake() -> None:
     assert TOKEN not in str(found.remarks)
 
 
+def test_what_has_no_effect_is_told_in_few_words_that_a_terminal_can_bear() -> None:
+    odd = "\x1b[31m" + "x" * 1000
+    found = read(
+        {"pipeline": "y" * 1000},
+        llm("m", url=URL, **{odd: 1}, price_per_unit=0.3, pixels_per_unit=7, currency="z" * 1000),
+    )
+    assert len(found.remarks) == 3
+    assert all(len(remark) < 200 and remark.isprintable() for remark in found.remarks)
+    assert "\\x1b[31mxxx" in found.remarks[1]
+
+
 # Mistakes ----------------------------------------------------------------------------------
 
 
@@ -237,6 +248,12 @@ def test_what_has_no_effect_is_said_by_name_and_is_no_mistake() -> None:
         (llm(url=URL, pixels_per_unit=1.5), "[0].pixels_per_unit", "whole number"),
         (llm(url=URL, currency=1), "[0].currency", "valid string"),
         (llm(), "[0].model_id", "give the url of a server"),
+        (llm("a\0", url=URL), "[0].model_id", "must not have control characters"),
+        (llm("\x1b[31m"), "[0].model_id", "must not have control characters"),
+        (llm(url=URL + "/\x1b"), "[0].url", "must not have control characters"),
+        (llm(url=f"{URL}?{TOKEN}"), "[0].url", "must end before the ? of a query"),
+        (llm(url=URL, currency="\x1b"), "[0].currency", "must not have control characters"),
+        ({"pipeline": "\x1b"}, "[0].pipeline", "must not have control characters"),
     ],
 )
 def test_a_mistake_is_named_with_file_index_and_key(entry: Any, where: str, what: str) -> None:

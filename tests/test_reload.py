@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -51,6 +52,12 @@ async def text(gateway: Gateway, **request: Any) -> str:
     assert status == 200, answer
     content: str = answer["choices"][0]["message"]["content"]
     return content
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
 
 
 def says(*tokens: str) -> ScriptedEngine:
@@ -382,6 +389,21 @@ async def test_a_model_that_cannot_be_served_changes_nothing_and_all_of_them_are
     assert str(tmp_path) not in "".join(problems)
     assert gateway.pool() is pool
     assert await text(gateway) == "Hello world"
+
+
+async def test_a_backend_that_is_the_server_itself_is_told(
+    engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN, server={"port": free_port()})
+    said = "a backend is this server itself"
+    assert said not in caplog.messages
+    gateway.written["models"].append({"name": "n", "backends": [{"url": gateway.url}]})
+    await reload(gateway)
+    assert caplog.messages.count(said) == 1
+    other = free_port()
+    itself = {"url": f"http://localhost:{other}"}
+    await start_gateway(server={"port": other}, models=[{"name": "n", "backends": [itself]}])
+    assert caplog.messages.count(said) == 2
 
 
 async def test_what_needs_a_restart_is_named_until_it_is_undone(

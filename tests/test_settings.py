@@ -4,7 +4,15 @@ import pytest
 
 from reverie.errors import ConfigurationError
 from reverie.models.catalogue import CATALOGUE
-from reverie.settings import ModelSettings, Settings, load, variable_of
+from reverie.settings import (
+    BackendSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+    load,
+    variable_of,
+)
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -126,6 +134,10 @@ def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
             '[[models]]\nname="b"\nsource="y"\ndefault=true\n',
             "only one",
         ),
+        ('[[models]]\nname = "a"\nbackends = [{url = "http://h/\\u0000"}]\n', "control characters"),
+        ('[[models]]\nname = "a"\nbackends = [{url = "http://h /"}]\n', "spaces"),
+        ('[[models]]\nname = "\\u001b[31m"\nsource = "x"\n', "control characters"),
+        ('[[models]]\nname = "a"\naliases = ["a\\n"]\nsource = "x"\n', "control characters"),
         ("models = []\n", "models"),
         ("[server\n", "not valid TOML"),
         ("x = " + "[" * 100_000 + "]" * 100_000, "not valid TOML: it is nested too deeply"),
@@ -136,6 +148,57 @@ def test_a_mistake_on_the_command_line_says_so(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_served_is_explained(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in "\n".join(problems(tmp_path, text))
+
+
+@pytest.mark.parametrize("tail", ["?key=s3cret", "#s3cret", "/?", "?key=s3cret#more"])
+def test_a_url_with_a_query_or_a_fragment_is_refused_and_neither_is_told(
+    tmp_path: Path, tail: str
+) -> None:
+    text = f'[[models]]\nname = "a"\nbackends = [{{url = "http://h/v1{tail}"}}]\n'
+    (problem,) = problems(tmp_path, text)
+    assert "models[0].backends[0].url: must end before the ? of a query or the #" in problem
+    assert "s3cret" not in problem
+
+
+def durations() -> list[tuple[str, str]]:
+    """Where each number that may have a fraction is written."""
+    heads = {
+        "[server]": ServerSettings,
+        "[store]": StoreSettings,
+        '[[models]]\nname = "a"\nsource = "b"': ModelSettings,
+        '[[models]]\nname = "a"\n[[models.backends]]\nurl = "http://h"': BackendSettings,
+    }
+    return [
+        (head, key)
+        for head, section in heads.items()
+        for key, field in section.model_fields.items()
+        if field.annotation is float
+    ]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e300", "1e9", "-1"])
+@pytest.mark.parametrize(("head", "key"), durations())
+def test_a_duration_is_a_number_within_bounds(
+    tmp_path: Path, head: str, key: str, value: str
+) -> None:
+    (problem,) = problems(tmp_path, f"{head}\n{key} = {value}\n")
+    assert f"{key}: Input should be " in problem
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["max_kept_answer = 99999999999999", "resume_grace = 3601", "queue_size = 9999999999"],
+)
+def test_what_is_kept_for_callers_has_a_bound(tmp_path: Path, line: str) -> None:
+    (problem,) = problems(tmp_path, f"[server]\n{line}\n")
+    assert "less than or equal to" in problem
+
+
+def test_an_unknown_key_is_told_without_its_control_characters(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, '[server]\n"\\u001b[31m' + "x" * 1000 + '" = 1\n')
+    assert problem.isprintable()
+    assert "server.\\x1b[31mxxx" in problem
+    assert "x" * 100 not in problem
 
 
 def test_a_missing_file_that_was_named_is_a_mistake(tmp_path: Path) -> None:

@@ -18,9 +18,17 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from reverie.errors import ConfigurationError, ModelError
 from reverie.files import read_whole
@@ -28,6 +36,7 @@ from reverie.models.catalogue import CatalogueEntry
 from reverie.models.reference import parse
 from reverie.money import NANO
 from reverie.settings import BackendSettings, ModelSettings, PriceSettings
+from reverie.texts import require_printable, shown
 
 PIPELINE = "llm"
 _WITHOUT_EFFECT = ("gateway", "optimization_flags")
@@ -71,20 +80,23 @@ def _whole(value: object) -> int:
     return int(number)
 
 
+_Text: TypeAlias = Annotated[str, AfterValidator(require_printable)]
+
+
 class _Entry(BaseModel):
     """One entry of the pipeline ``llm``."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     pipeline: str
-    model_id: str
-    url: str = ""
+    model_id: _Text
+    url: _Text = ""
     token: SecretStr = SecretStr("")
     warm: bool | None = None
     capacity: int = Field(default=0, ge=0)
     price_per_unit: Annotated[Any, BeforeValidator(_amount)] = 0
     pixels_per_unit: Annotated[int, BeforeValidator(_whole)] = 1
-    currency: str = ""
+    currency: _Text = ""
 
     @property
     def slots(self) -> int:
@@ -144,8 +156,12 @@ class _Reader:
         if not isinstance(pipeline, str):
             self._problem(index, "pipeline", "must be a text, as llm")
             return None
+        if not pipeline.isprintable():
+            self._problem(index, "pipeline", "must not have control characters")
+            return None
         if pipeline != PIPELINE:
-            self._remark(index, "pipeline", f"{pipeline!r} is not served here, only {PIPELINE!r}")
+            what = f"'{shown(pipeline)}' is not served here, only '{PIPELINE}'"
+            self._remark(index, "pipeline", what)
             return None
         try:
             entry = _Entry.model_validate(_without_nulls(raw))
@@ -154,7 +170,7 @@ class _Reader:
             return None
         for key in entry.model_extra or {}:
             known = key in _WITHOUT_EFFECT
-            self._remark(index, key, "has no effect here" if known else "is not known here")
+            self._remark(index, shown(key), "has no effect here" if known else "is not known here")
         return entry
 
     def _add(self, index: int, entry: _Entry, names: set[str]) -> None:
@@ -240,7 +256,7 @@ class _Reader:
         if currency in ("WEI", "ETH"):
             why = f"prices in {currency.lower()} are not kept here, only those in money, as USD"
         elif (per_token * NANO).denominator != 1:
-            why = f"is no whole number of {currency} nano-units a token"
+            why = f"is no whole number of {shown(currency)} nano-units a token"
         else:
             try:
                 output = f"{_decimal(per_token * _PER_MILLION)}{currency}"

@@ -24,7 +24,7 @@ from reverie.http.exchange import Message, Receive, Scope, Send
 from reverie.http.generate import Generate
 from reverie.http.in_flight import InFlight
 from reverie.http.replays import Replays
-from reverie.reload import Reloader
+from reverie.reload import Reloader, warn_of_loops
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.migrate import migrate
@@ -140,6 +140,7 @@ class Application:
         """
         await self._open_accounts()
         require_keys(self.settings.server, keyless=self._keys.open)
+        warn_of_loops(self.settings)
         await self.house.start()
 
     async def _open_accounts(self) -> None:

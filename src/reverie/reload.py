@@ -13,6 +13,7 @@ from reverie.errors import ConfigurationError, ModelError, Overloaded
 from reverie.gateway.auth import Authenticator, static_keys
 from reverie.gateway.changes import Changes, applicable, compare
 from reverie.gateway.house import House
+from reverie.gateway.loops import loops
 from reverie.http.edge import require_keys
 from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
 from reverie.store.engine import parse_url
@@ -103,6 +104,7 @@ class Reloader:
                 [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
             ) from None
         self._keys.replace_static(static)
+        warn_of_loops(wanted)
         if wanted.server.log_level != before.server.log_level:
             log.set_level(wanted.server.log_level)
         return compare(before, written)
@@ -135,6 +137,12 @@ class Reloader:
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
             self._applying.cancel()
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
+
+
+def warn_of_loops(settings: Settings) -> None:
+    """Log which backends are this server itself."""
+    for sentence in loops(settings):
+        logger.warning("a backend is this server itself", extra=log.fields(reason=sentence))
 
 
 def _stopping() -> Overloaded:

@@ -31,18 +31,23 @@ from pydantic import (
 from reverie.errors import ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
+from reverie.texts import require_printable, shown
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """As the catalogue has them, which these settings lie under."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
+_DAY = 86_400.0
+_MIB = 1024 * 1024
 
 BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai", "livepeer"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ServerSettings(_Section):
@@ -56,33 +61,34 @@ class ServerSettings(_Section):
     """Serve callers without a key on any address. Anyone who can reach the port can use it."""
     api_keys_file: Path | None = None
     """A file of SHA-256 hashes of keys, one `HASH NAME` a line, beside `REVERIE_API_KEYS`."""
-    max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(default=10 * _MIB, ge=1024, le=1024 * _MIB)
     """A larger request body is refused with 413."""
-    body_timeout: float = Field(default=30.0, gt=0)
+    body_timeout: float = Field(default=30.0, gt=0, le=_DAY)
     """A body that has not arrived by then is refused with 408."""
-    queue_size: int = Field(default=128, ge=0)
+    queue_size: int = Field(default=128, ge=0, le=1_000_000)
     """Requests that may wait for a slot, per model; one more is refused with 503."""
-    queue_timeout: float = Field(default=30.0, gt=0)
+    queue_timeout: float = Field(default=30.0, gt=0, le=_DAY)
     """A request that has waited this long for a slot is refused with 503."""
-    first_token_timeout: float = Field(default=120.0, gt=0)
+    first_token_timeout: float = Field(default=120.0, gt=0, le=_DAY)
     """Without a token, or news of work on the prompt, for this long a backend has failed (504)."""
-    stall_timeout: float = Field(default=30.0, gt=0)
+    stall_timeout: float = Field(default=30.0, gt=0, le=_DAY)
     """A backend that falls silent between two tokens for this long has failed."""
-    request_timeout: float = Field(default=900.0, gt=0)
+    request_timeout: float = Field(default=900.0, gt=0, le=_DAY)
     """No request runs longer than this."""
-    write_timeout: float = Field(default=60.0, gt=0)
+    write_timeout: float = Field(default=60.0, gt=0, le=_DAY)
     """A client that takes no bytes for this long is treated as gone."""
-    ping_interval: float = Field(default=15.0, gt=0)
+    ping_interval: float = Field(default=15.0, gt=0, le=_DAY)
     """A silent stream carries an SSE comment this often."""
-    commit_delay: float = Field(default=10.0, gt=0)
+    commit_delay: float = Field(default=10.0, gt=0, le=_DAY)
     """A stream's HTTP status stays open until its first token, or for this long."""
-    resume_grace: float = Field(default=30.0, ge=0)
-    """A generation with an `Idempotency-Key` goes on for this long after its client has left."""
-    max_kept_answer: int = Field(default=4 * 1024 * 1024, ge=0)
-    """A larger answer is not kept for its `Idempotency-Key`."""
-    memory_budget_mib: int = Field(default=0, ge=0)
+    resume_grace: float = Field(default=30.0, ge=0, le=3600)
+    """A generation with an `Idempotency-Key` goes on for this long after its client has left; an
+    hour at most."""
+    max_kept_answer: int = Field(default=4 * _MIB, ge=0, le=64 * _MIB)
+    """A larger answer is not kept for its `Idempotency-Key`; 64 MiB at most."""
+    memory_budget_mib: int = Field(default=0, ge=0, le=2**30)
     """Memory that the models which run here may take together, by an estimate; 0: any."""
-    drain_timeout: float = Field(default=30.0, ge=0)
+    drain_timeout: float = Field(default=30.0, ge=0, le=_DAY)
     """After SIGTERM, running requests have this long to finish."""
     log_format: Literal["text", "json"] = "text"
     """The shape of log lines, on standard error."""
@@ -99,6 +105,8 @@ class StoreSettings(_Section):
     """What is acknowledged survives `kill -9` of this process, or the loss of power too (fsync)."""
     timeout: float = Field(default=3.0, gt=0, le=60)
     """Seconds to wait for a slow database; then requests are refused with 503."""
+    kept_answers_mib: int = Field(default=1024, ge=1, le=1024 * 1024)
+    """Answers kept for their `Idempotency-Key` take this much together; the oldest go first."""
 
 
 class PriceSettings(_Section):
@@ -126,11 +134,11 @@ class PriceSettings(_Section):
 class LimitSettings(_Section):
     """``[models.limits]``: what all callers of a model may use together."""
 
-    rpm: int | None = Field(default=None, ge=1)
+    rpm: int | None = Field(default=None, ge=1, le=10**12)
     """Requests in any 60 seconds."""
-    tpm: int | None = Field(default=None, ge=1)
+    tpm: int | None = Field(default=None, ge=1, le=10**12)
     """Tokens in any 60 seconds, prompts and answers together."""
-    concurrency: int | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1, le=10**12)
     """Requests at once, waiting ones included."""
 
 
@@ -139,7 +147,7 @@ class BackendSettings(_Section):
 
     url: str
     """The base URL that `/chat/completions` (`livepeer`: `/llm`) is appended to, as in
-    `http://127.0.0.1:9100/v1`."""
+    `http://127.0.0.1:9100/v1`; without a query."""
     model: str | None = None
     """The model's name there; absent: the same name."""
     kind: BackendKind = "generic"
@@ -149,11 +157,11 @@ class BackendSettings(_Section):
     continues: bool | None = None
     """Whether it can go on from an answer that another broke off (`continue_final_message`);
     absent: if it is `llamacpp`, `vllm` or `sglang`."""
-    slots: int = Field(default=64, ge=1)
+    slots: int = Field(default=64, ge=1, le=100_000)
     """Requests that may run there at once; more wait in this gateway's queue."""
     weight: float = Field(default=1.0, ge=0.01, le=100)
     """Its share of the model's requests, next to other backends with as many slots."""
-    connect_timeout: float = Field(default=5.0, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0, le=_DAY)
     """Seconds to wait for a connection."""
 
     _key: SecretStr | None = PrivateAttr(default=None)
@@ -161,12 +169,24 @@ class BackendSettings(_Section):
     @field_validator("url")
     @classmethod
     def _http(cls, value: str) -> str:
+        if " " in require_printable(value):
+            raise ValueError("must not have spaces")
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https", "http+unix") or not (parts.netloc or parts.path):
             raise ValueError("must be an http://, https:// or http+unix:// URL")
         if parts.username or parts.password:
             raise ValueError("must not carry a password; name the key's variable in api_key_env")
+        if "?" in value or "#" in value:
+            raise ValueError(
+                "must end before the ? of a query or the # of a fragment, which would not be sent; "
+                "name the key's variable in api_key_env"
+            )
         return value.rstrip("/")
+
+    @field_validator("model")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        return None if value is None else require_printable(value)
 
     @model_validator(mode="after")
     def _continues_where_that_can_be_asked(self) -> Self:
@@ -207,22 +227,32 @@ class ModelSettings(_Section):
     """What runs it: `xllamacpp` (llama.cpp inside a wheel) or the path of a `llama-server`."""
     slots: int = Field(default=8, ge=1, le=256)
     """Requests that run at once."""
-    context: int = Field(default=0, ge=0)
+    context: int = Field(default=0, ge=0, le=2**24)
     """Tokens one request may use, prompt and answer; 0: what the model was trained for, ≤ 32768."""
-    kv_tokens: int = Field(default=0, ge=0)
+    kv_tokens: int = Field(default=0, ge=0, le=2**30)
     """Tokens that all slots hold together; 0: twice the context, if that is ≤ 32768."""
-    batch: int = Field(default=128, ge=8)
+    batch: int = Field(default=128, ge=8, le=2**16)
     """Prompt tokens processed in one step. Smaller: long prompts hold others up less."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 takes one a core."""
-    gpu_layers: int = Field(default=-1, ge=-1)
+    gpu_layers: int = Field(default=-1, ge=-1, le=10_000)
     """Layers to put on a GPU; -1 decides by its memory."""
-    cache_mib: int = Field(default=256, ge=0)
+    cache_mib: int = Field(default=256, ge=0, le=2**20)
     """Memory for prompts kept warm beyond the slots, in MiB."""
     warm: bool = True
     """Load it at the start; false: when the first request asks for it."""
-    idle_unload: float = Field(default=0, ge=0)
-    """Unload it when nobody has used it for so many seconds; 0: never."""
+    idle_unload: float = Field(default=0, ge=0, le=30 * _DAY)
+    """Unload it when nobody has used it for so many seconds, at most 30 days; 0: never."""
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        return require_printable(value)
+
+    @field_validator("aliases")
+    @classmethod
+    def _all_printable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(require_printable, value))
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -375,7 +405,7 @@ def _explain(
         where = f"environment {variable_of(section, key)}"
     else:
         where = file
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in path)
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = f"unknown key; known here: {', '.join(_known_keys(path))}"

@@ -13,7 +13,7 @@ import pytest
 from reverie.backends.base import Health
 from reverie.backends.build import build_backends
 from reverie.backends.health import Prober, probe
-from reverie.backends.http import HttpBackend
+from reverie.backends.http import HttpBackend, public_url
 from reverie.backends.transport import Transport
 from reverie.settings import BackendSettings, Settings
 from reverie.testing import ScriptedEngine
@@ -198,12 +198,14 @@ async def test_every_backend_of_the_configuration_that_others_run_is_probed(
     ("written", "shown"),
     [
         ("https://api.example/v1?key=sk-secret#x", "https://api.example/v1"),
-        ("https://api.example:8443/v1", "https://api.example:8443/v1"),
+        ("https://me:sk-secret@api.example:8443/v1", "https://api.example:8443/v1"),
         ("http+unix://%2Ftmp%2Fs/v1", "http+unix://%2Ftmp%2Fs/v1"),
+        ("http+unix:///tmp/s", "http+unix:///tmp/s"),
     ],
 )
 def test_the_url_that_is_shown_has_no_secrets(written: str, shown: str) -> None:
+    assert public_url(written) == shown
     backend = HttpBackend(
-        "b", BackendSettings(url=written), model="m", first_token_timeout=1, stall_timeout=1
+        "b", BackendSettings(url=shown), model="m", first_token_timeout=1, stall_timeout=1
     )
     assert backend.url == shown

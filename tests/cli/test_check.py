@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,7 @@ def test_a_file_is_read_and_backends_are_named(folder: Path) -> None:
         [[models]]
         name = "m"
         [[models.backends]]
-        url = "http://127.0.0.1:9100/v1?key=secret"
+        url = "http://127.0.0.1:9100/v1"
         api_key_env = "BIG_KEY"
         """,
         "other.toml",
@@ -174,6 +176,25 @@ def test_no_auth_opens_an_address_that_needs_keys_otherwise() -> None:
     (mistake,) = errors(reverie("check", "--host", "0.0.0.0"))
     assert mistake.startswith("server.host: ")
     assert reverie("check", "--host", "0.0.0.0", REVERIE_NO_AUTH="1").returncode == 0
+
+
+def test_a_backend_that_is_the_server_itself_is_a_warning(folder: Path) -> None:
+    url = "http://localhost:9000/v1"
+    write(folder, f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{url}"\n')
+    done = reverie("check", "--port", "9000")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: model m: backends[0]: its URL is this server's own")
+    assert reverie("check", "--port", "9001").stderr == ""
+
+
+def test_a_file_that_can_be_read_once_is_read(folder: Path) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("[server]\nport = 9000\n",))
+    writer.start()
+    done = reverie("check", "--config", "pipe")
+    writer.join()
+    assert "port 9000" in done.stdout
 
 
 def test_a_model_that_is_no_reference_is_a_mistake() -> None:

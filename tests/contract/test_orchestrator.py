@@ -205,6 +205,6 @@ def test_an_orchestrators_file_is_served_as_it_is(keyed, serve, tmp_path: Path) 
     answer = parse(response, 200, LLMResponse)
     assert answer.choices[0].message is not None
     assert "Paris" in answer.choices[0].message.content
-    (warning,) = [line for line in front.errors if line.startswith("warning: ")]
-    assert warning.startswith("warning: aiModels.json: [0].pipeline: ")
+    (warning,) = [line for line in front.errors if "part of --ai-models has no effect" in line]
+    assert 'remark="aiModels.json: [0].pipeline: ' in warning
     assert KEY not in "".join(front.errors)

@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import reverie
 from reverie.backends import forced_tools, kinds, livepeer
@@ -112,7 +112,7 @@ class HttpBackend:
                 socket=str(self._socket()) if self._socket is not None else None,
             )
         except ValueError as error:
-            raise ModelError(f"The URL {self._settings.url} can't be used: {error}.") from error
+            raise ModelError(f"The URL {self.url} can't be used: {error}.") from error
         on_change()
         if self._probing:
 
@@ -187,7 +187,7 @@ class HttpBackend:
 def public_url(url: str) -> str:
     """A URL without what may be secret: credentials, a query, a fragment."""
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:

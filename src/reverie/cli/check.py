@@ -24,6 +24,7 @@ def check(
 ) -> None:
     """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
     from reverie.app import authenticator, open_store
+    from reverie.gateway.loops import loops
     from reverie.http.edge import require_keys
     from reverie.store.engine import StoreFailure
 
@@ -50,6 +51,8 @@ def check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             typer.echo(f"Model {served.name}: {_describe(served)}")
+    for sentence in loops(settings):
+        _warn(sentence)
     problems += _memory_problems(settings)
     if problems:
         raise ConfigurationError(problems)
