@@ -17,7 +17,7 @@ from reverie.errors import (
     ReverieError,
 )
 from reverie.gateway.breaker import FAILURES, LONGEST_WAIT, PROBE_WAIT
-from reverie.gateway.member import FAILURE_COOLDOWN, SLOW_PROBES
+from reverie.gateway.member import FAILURE_COOLDOWN, QUIET, SLOW_PROBES
 from reverie.gateway.pool import HOPE, Lease, Pool
 from tests.gateway.backend_state import FakeBackend, wish
 
@@ -797,6 +797,20 @@ async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -
         ward.now += 10.0
         ward.probe(backend, good=False, took=5.0, slow=True)
     assert ward.state(backend) == "open"
+
+
+async def test_a_backend_whose_requests_bring_nothing_gets_no_more_of_them() -> None:
+    one, two = FakeBackend("one", 9), FakeBackend("two", 9)
+    ward = Ward(one, two)
+    hanging = await ward.pool.acquire(wish(excluded={"two"}))
+    ward.now += QUIET + 1
+    held = [await ward.pool.acquire(wish()) for _ in range(4)]
+    assert {lease.backend for lease in held} == {two}
+    assert one.suspected
+    hanging.brought()
+    assert (await ward.pool.acquire(wish())).backend is one
+    ward.now += QUIET + 1
+    await ward.pool.acquire(wish())  # better a doubtful one than none
 
 
 async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_slow_probe() -> (

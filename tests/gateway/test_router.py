@@ -20,7 +20,8 @@ NOW = 1000.0
 
 def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> Member:
     made = Member("m", FakeBackend(name, slots, **options), lambda: NOW)
-    made.in_flight = in_flight
+    for _ in range(in_flight):
+        made.take(0)
     return made
 
 
@@ -82,7 +83,7 @@ def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
     for _ in range(90):
         home = choose(members, wish(affinity=b"crowd"), NOW)
         assert home is not None
-        home.in_flight += 1
+        home.take(0)
     loads = sorted(one.in_flight for one in members)
     assert loads[-1] <= 1.25 * 30 + 2
     assert loads[0] >= 20
@@ -92,7 +93,7 @@ def test_two_turns_at_once_on_idle_backends_both_go_home() -> None:
     members = [member("a"), member("b")]
     home = choose(members, wish(affinity=b"1"), NOW)
     assert home is not None
-    home.in_flight = 1
+    home.take(0)
     assert choose(members, wish(affinity=b"1"), NOW) is home
 
 
@@ -118,7 +119,7 @@ def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
     for _ in range(50):
         one = choose([slow, fast], wish(), NOW)
         assert one is not None
-        one.in_flight += 1
+        one.take(0)
     assert fast.in_flight / slow.in_flight == pytest.approx(4, rel=0.3)
 
 

@@ -24,6 +24,10 @@ SLOW_PROBES = 2
 """Probes in a row without an answer that a backend with requests must not have, in which nothing
 comes for any of these either. It may be slow to answer beside a long prompt."""
 
+QUIET = 5.0
+"""Seconds without a piece of any answer after which a backend with requests gets no more of them,
+if there is another."""
+
 _SMOOTHING = 0.2
 """The weight of the newest measurement."""
 _FORGOTTEN_AFTER = 120.0
@@ -103,6 +107,7 @@ class Member:
         self._pauses = False
         self._vouched = False
         self._worked_at = -math.inf
+        self._busy_since = -math.inf
         self._slow_probes = 0
         self._probe: Health | None = None
 
@@ -115,6 +120,12 @@ class Member:
     def cooling(self) -> bool:
         """Whether it failed, or was busy, just now."""
         return self._clock() < self._cool_until
+
+    @property
+    def quiet(self) -> bool:
+        """Whether its requests brought nothing for long: it may hang, or read a long prompt."""
+        latest = max(self._worked_at, self._busy_since)
+        return self.in_flight > 0 and self._clock() - latest > QUIET
 
     @property
     def failing(self) -> bool:
@@ -141,6 +152,18 @@ class Member:
         if self.in_flight == 0 or self.backend.capacity is None:
             return True
         return self.tokens + tokens <= self.backend.capacity
+
+    def take(self, tokens: int) -> None:
+        """One more request runs there."""
+        if not self.in_flight:
+            self._busy_since = self._clock()
+        self.in_flight += 1
+        self.tokens += tokens
+
+    def give_back(self, tokens: int) -> None:
+        """One request no longer does."""
+        self.in_flight -= 1
+        self.tokens -= tokens
 
     def started(self, ticket: Ticket) -> None:
         """Note a request's first token."""

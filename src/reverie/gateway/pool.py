@@ -215,13 +215,11 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _grant(self, member: Member, tokens: int, position: int = 0) -> Lease:
-        member.in_flight += 1
-        member.tokens += tokens
+        member.take(tokens)
         return Lease(member, tokens, position, clock=self.clock, give_back=self._release)
 
     def _release(self, member: Member, tokens: int) -> None:
-        member.in_flight -= 1
-        member.tokens -= tokens
+        member.give_back(tokens)
         self.wake()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -234,6 +232,9 @@ class Pool:
             granted.result().release()
 
     def _choose(self, wish: Wish, awaited: Set[str] = frozenset()) -> Member | None:
+        for member in self.members:
+            if member.quiet:
+                member.backend.suspect()
         return router.choose(self.members, wish, self.clock(), awaited)
 
     def _set_alarm(self) -> None:

@@ -94,7 +94,8 @@ def affinity_of(request: GenerateRequest) -> bytes:
 
 
 def _is_doubtful(member: Member, wish: Wish) -> bool:
-    return member.cooling or (wish.again and member.breaker.state != "closed")
+    unsure = wish.again and member.breaker.state != "closed"
+    return member.cooling or member.quiet or unsure
 
 
 def _attraction(affinity: bytes, member: Member) -> float:
