@@ -249,7 +249,7 @@ def test_models_are_given_in_one_place(folder: Path) -> None:
 
 
 def test_models_that_do_not_fit_into_their_memory_are_a_mistake(folder: Path) -> None:
-    model = '[[models]]\nname = "{}"\nsource = "smollm2-135m"\nkv_tokens = 2048\n'
+    model = '[[models]]\nname = "{}"\nsource = "smollm2-135m"\nkv_tokens = 2048\ncache_mib = 0\n'
     head = "[server]\nmemory_budget_mib = {}\n"
     write(folder, head.format(200) + model.format("a") + model.format("b") + "warm = false\n")
     done = reverie("check")

@@ -20,12 +20,12 @@ def test_all_parts_of_a_split_model_count_and_no_other_file(tmp_path: Path) -> N
     ):
         (tmp_path / name).write_bytes(bytes(size))
     header = Header("a", "", 4096, None, 1, None, 7)
-    assert estimate(tmp_path / "m-00001-of-00002.gguf", header, 10) == 100 + 20 + 7 * 10
-    assert estimate(tmp_path / "n-00002-of-00002.gguf", header, 0) == 4000
+    assert estimate(tmp_path / "m-00001-of-00002.gguf", header, 10, 0) == 100 + 20 + 7 * 10
+    assert estimate(tmp_path / "n-00002-of-00002.gguf", header, 0, 3) == 4000 + 3 * MIB
 
 
 async def test_an_engine_takes_about_what_was_estimated(start_runner: StartRunner) -> None:
-    runner = await start_runner(kv_tokens=8192)
+    runner = await start_runner(kv_tokens=8192, cache_mib=0)
     await runner.wait_ready(60)
     assert runner.pid is not None
     assert 0 < _resident(runner.pid) - runner.memory < 120 * MIB

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import resource
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -39,3 +43,70 @@ async def test_an_engine_that_does_not_tell_its_context(answer: bytes, context: 
 
 async def test_nobody_listening(tmp_path: Path) -> None:
     assert await probe.slot_context(tmp_path / "absent") is None
+
+
+@contextlib.asynccontextmanager
+async def engine(*, answers: bool = True) -> AsyncGenerator[tuple[Path, list[bytes]], None]:
+    """An engine's socket, and what it was asked. It may take questions and say nothing."""
+    asked = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        if answers:
+            writer.write(b"HTTP/1.1 503 Loading\r\n\r\n")
+        else:
+            await reader.read()
+        writer.close()
+
+    directory = PrivateDirectory()
+    socket = directory.path / SOCKET_NAME
+    try:
+        async with await asyncio.start_unix_server(serve, str(socket)):
+            yield socket, asked
+    finally:
+        directory.remove()
+
+
+async def test_an_engine_that_leaves_questions_unanswered_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
+    async with engine(answers=False) as (socket, asked):
+        life = probe.LifeCheck(socket, interval=0.01, misses=3)
+        await asyncio.wait_for(life.wait_silent(), 10)
+        assert len(asked) == 3
+
+
+async def test_one_that_is_doubted_hangs_at_the_first_and_all_who_doubt_ask_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
+    async with engine(answers=False) as (socket, asked):
+        life = probe.LifeCheck(socket, interval=60, misses=3)
+        silent = asyncio.create_task(life.wait_silent())
+        assert await asyncio.gather(*(life.doubt() for _ in range(5))) == [False] * 5
+        await asyncio.wait_for(silent, 10)
+        assert len(asked) == 1
+
+
+async def test_one_that_answers_lives_whatever_it_says() -> None:
+    async with engine() as (socket, asked):
+        life = probe.LifeCheck(socket, interval=0.01, misses=1)
+        silent = asyncio.create_task(life.wait_silent())
+        while len(asked) < 5:
+            assert await life.doubt()
+        assert not silent.done()
+        silent.cancel()
+
+
+async def test_an_engine_that_can_not_be_asked_is_not_held_to_hang() -> None:
+    async with engine() as (socket, _):
+        life = probe.LifeCheck(socket, interval=60, misses=1)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))  # not one more
+        try:
+            assert await life.doubt()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -1,8 +1,8 @@
 """How much memory an engine takes: an estimate, made before it is started.
 
-It is the model's file, and the keys and values of as many tokens as its slots hold together, at 16
-bits a number. Not in it: buffers for computing, which are small beside that, and the prompts that
-``cache_mib`` keeps. A model that attends to a window only takes less.
+It is the model's file, the keys and values of as many tokens as its slots hold together, at 16
+bits a number, and the prompts that ``cache_mib`` keeps. Not in it: buffers for computing, which are
+small beside that. A model that attends to a window only takes less.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from reverie.models.gguf import Header
 
+MIB = 1024 * 1024
 _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
-def estimate(model: Path, header: Header, kv_tokens: int) -> int:
-    """Bytes that an engine of this model takes."""
-    return _size(model) + header.kv_bytes_per_token * kv_tokens
+def estimate(model: Path, header: Header, kv_tokens: int, cache_mib: int) -> int:
+    """Bytes that an engine of this model comes to take."""
+    return _size(model) + header.kv_bytes_per_token * kv_tokens + cache_mib * MIB
 
 
 def _size(model: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,7 @@ class LifeCheck:
             self._condemned.set()
 
     async def _ask(self) -> bool:
+        """Whether the engine answers; it is believed to if it can't be asked."""
         status, _ = await _get(self._socket, "/health")
         return bool(status)
 
@@ -82,8 +84,13 @@ async def slot_context(socket: Path) -> int | None:
     return context if isinstance(context, int) and context > 0 else None
 
 
+_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What is lacking here then, and says nothing of the engine."""
+_UNASKED = -1
+
+
 async def _get(socket: Path, path: str) -> tuple[int, bytes]:
-    """Status and body of an answer; status 0 if there was none."""
+    """Status and body of an answer; 0: there was none; ``_UNASKED``: it couldn't be asked."""
     try:
         async with asyncio.timeout(_TIMEOUT):
             reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -93,7 +100,7 @@ async def _get(socket: Path, path: str) -> tuple[int, bytes]:
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
-        return 0, b""
+    except OSError as error:  # TimeoutError, too
+        return (_UNASKED if error.errno in _LACKING else 0), b""
     parts = head.split(b" ", 2)
     return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0), body

@@ -219,7 +219,7 @@ class Runner:
         context = self._settings.context or min(header.context_length, DEFAULT_CONTEXT)
         self.expected_context = context
         self.kv_tokens = self._settings.kv_tokens or _room_for(context)
-        self.memory = estimate(self.model, header, self.kv_tokens)
+        self.memory = estimate(self.model, header, self.kv_tokens, self._settings.cache_mib)
         return header, engine
 
     def _prepare(self) -> None:
