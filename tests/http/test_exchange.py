@@ -12,6 +12,7 @@ from reverie.http.exchange import (
     Scope,
     StreamWriter,
     read_body,
+    respond,
     watch_disconnect,
 )
 
@@ -165,3 +166,15 @@ async def test_a_client_that_stops_reading_ends_the_request() -> None:
             client.reading.clear()
             await stream.write(b"data: 1\n\n")
     await stream.stop()
+
+
+@pytest.mark.parametrize("begin", [0, 5, 300_000])
+async def test_a_large_body_is_handed_on_piece_by_piece(begin: int) -> None:
+    body = bytes(range(256)) * 1200
+    client = Client()
+    await respond(client.send, 200, body, [], begin=begin)
+    start, *pieces = client.got
+    assert dict(start["headers"])[b"content-length"] == b"%d" % (len(body) - begin)
+    assert client.body == body[begin:]
+    assert max(len(piece["body"]) for piece in pieces) <= 2**16
+    assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from reverie.http import transcript
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -397,6 +398,92 @@ async def test_who_comes_back_is_told_what_is_wrong_as_who_comes_first(
         locking.execute("BEGIN IMMEDIATE")
         status, code, again = await asked(second)
         assert (status, again) == (503, True), code
+
+
+async def test_of_too_many_answers_the_oldest_are_generated_anew(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, store={"kept_answers_mib": 1})
+    engine.script = Script(tokens=("x" * 1000,) * 400)
+
+    async def replayed(key: str) -> bool:
+        headers = {"Idempotency-Key": key}
+        async with gateway.http.post(
+            gateway.url + "/llm", json=chat(stream=True, max_tokens=400), headers=headers
+        ) as response:
+            assert (await response.text()).endswith("[DONE]\n\n")
+            return "idempotent-replayed" in response.headers
+
+    def kept() -> int:
+        with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
+            (size,) = database.execute("SELECT sum(length(body)) FROM answers").fetchone()
+            return int(size)
+
+    assert not any([await replayed(key) for key in ("first", "second", "third")])
+    await gateway.until(lambda: kept() <= 2**20)
+    assert [await replayed(key) for key in ("third", "first")] == [True, False]
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+async def test_all_who_are_given_an_answer_again_share_it(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, as_stream: bool
+) -> None:
+    """While one reads it, others get it though the store has lost it."""
+    gateway = await start_gateway(engine, server={"max_kept_answer": 2**25})
+    engine.script = Script(tokens=("x" * 20_000,) * 800)
+    body = chat(stream=as_stream, max_tokens=800)
+
+    async def asked() -> bytes:
+        async with gateway.http.post(gateway.url + "/llm", json=body, headers=ONCE) as response:
+            return await response.read()
+
+    whole = await asked()
+    assert len(whole) > 16_000_000
+    async with gateway.http.post(gateway.url + "/llm", json=body, headers=ONCE) as slow:
+        begin = await slow.content.read(1)
+        with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
+            assert database.execute("UPDATE answers SET body = x'00'").rowcount == 1
+            database.commit()
+        assert await asked() == whole
+        assert begin + await slow.read() == whole
+    async with asyncio.timeout(30):
+        while await asked() != b"\0":  # nobody holds it any more
+            pass
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+async def test_an_answer_larger_than_what_is_held_of_it_arrives_whole(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    as_stream: bool,
+) -> None:
+    monkeypatch.setattr(transcript, "MAX_TRANSCRIPT", 20_000 if as_stream else 2000)
+    monkeypatch.setattr(transcript, "_SPARE", 1000)
+    gateway = await start_gateway(engine, server={"max_kept_answer": 1000})
+    words = tuple(f"{number} " for number in range(1000))
+    engine.script = Script(tokens=words, stall_after=990 if as_stream else None, delay=0.0001)
+    body = chat(stream=as_stream, max_tokens=1000)
+    async with gateway.http.post(gateway.url + "/llm", json=body, headers=ONCE) as response:
+        if as_stream:
+            for number in range(1, 980):
+                event = (await response.content.readuntil(b"\n\n")).decode()
+                assert event.startswith(f"id: {number}\n")
+            first = {**ONCE, "Last-Event-ID": "1"}
+            assert (await gateway.post(body, headers=first))[0] == 410
+            status, answer, _ = await gateway.post(body, headers=ONCE)
+            assert (status, answer["error"]["code"]) == (409, "answer_not_kept")
+            engine.resume()
+        text = await response.text()
+    assert response.status == 200
+    if as_stream:
+        assert events(text)[-1].endswith("data: [DONE]")
+    else:
+        assert json.loads(text)["choices"][0]["message"]["content"] == "".join(words)
+    status, answer, _ = await gateway.post(body, headers=ONCE)
+    assert (status, answer["error"]["code"]) == (409, "answer_not_kept")
+    assert len(engine.requests) == 1
 
 
 async def test_a_drain_waits_for_a_generation_that_nobody_reads(

@@ -155,3 +155,23 @@ def test_answers_are_kept_for_a_day(store: Store) -> None:
         )
         bury_dead(connection, register(connection, now_ms()), now_ms())
     assert rows(store, "answers") == []
+
+
+def test_of_too_many_answers_the_oldest_go_as_if_they_had_expired(store: Store) -> None:
+    with store.read() as connection:
+        assert answers.past(connection, 0) is None
+    for number in range(1, 6):
+        asked(store, order(number, claim=Claim(f"key-{number}", b"f")))
+        close(store, ended(number, answer=b"x" * 100))
+        time.sleep(0.002)
+    with store.write() as connection:
+        assert answers.past(connection, 500) is None
+        until = answers.past(connection, 299)
+        assert until is not None
+        answers.shed(connection, until)
+        assert answers.past(connection, 299) is None
+    assert [said(store, number) for number in range(1, 6)] == [None] * 3 + [b"x" * 100] * 2
+    again = asked(store, order(6, claim=Claim("key-3", b"f")))
+    assert isinstance(again, Granted)
+    assert again.base > 0
+    assert asked(store, order(7, claim=Claim("key-4", b"f"))) == KeptAnswer(4)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from reverie.errors import AccountsUnavailable, RateStatus, ReverieError
 from reverie.gateway.record import Record
 from reverie.log import fields
-from reverie.store import gateways
+from reverie.store import answers, gateways
 from reverie.store.answers import KeptAnswer
 from reverie.store.engine import Store, StoreFailure
 from reverie.store.journal import Journal, directory, left_behind
@@ -39,6 +39,8 @@ _BURY_EVERY = 5
 """Beats between two looks for dead gateways."""
 _MAX_WAITING = 10_000
 """Operations that may wait for the store before new requests are refused at once."""
+_LOOKS = 16
+"""Looks whether too many answers are kept, for each time that so many were added."""
 _BATCH = 500
 """Journal entries brought to the store in one go."""
 
@@ -71,6 +73,9 @@ class Ledger:
         self._durable = store.settings.durability == "power"
         self._open: dict[int, StoredReservation] = {}
         self._unkept: list[Settlement] = []
+        self._most_kept = store.settings.kept_answers_mib * 1024 * 1024
+        self._kept = self._most_kept  # as if by those before
+        self._shedding: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._writer: Writer | None = None
         self._journal: Journal | None = None
@@ -121,6 +126,8 @@ class Ledger:
         for reservation in list(self._open.values()):
             reservation.end()
         await asyncio.gather(beating, *self._settling, return_exceptions=True)
+        if self._shedding is not None:
+            await asyncio.wait({self._shedding})
         await self._replay()
         await self._writer.stop()
         if self._journal is not None:
@@ -199,6 +206,10 @@ class Ledger:
             self._unkept.append(msgspec.structs.replace(settlement, outcome="failed"))
             raise AccountsUnavailable from None
 
+    def count(self, answer: bytes) -> None:
+        """An answer is kept."""
+        self._kept += len(answer)
+
     def forget(self, row: int) -> None:
         """A row is closed, or on its way to be."""
         self._open.pop(row, None)
@@ -232,6 +243,27 @@ class Ledger:
                 operation.future.add_done_callback(_seen)
             if not self._writer.failing:
                 await self._replay()
+                self._keep_bounded()
+
+    def _keep_bounded(self) -> None:
+        """Look whether too many answers are kept, once enough were added for that."""
+        if self._kept * _LOOKS < self._most_kept or self._shedding is not None:
+            return
+        self._kept = 0
+        self._shedding = asyncio.create_task(asyncio.to_thread(self._shed))
+        self._shedding.add_done_callback(self._has_shed)
+
+    def _shed(self) -> None:
+        with contextlib.suppress(StoreFailure):
+            with self._store.read() as connection:
+                until = answers.past(connection, self._most_kept)
+            if until is not None:
+                with self._store.write() as connection:
+                    answers.shed(connection, until)
+
+    def _has_shed(self, task: asyncio.Task[None]) -> None:
+        self._shedding = None
+        _seen(task)
 
     async def _replay(self) -> None:
         """Bring what could not be written before to the store."""
@@ -316,6 +348,8 @@ class StoredReservation:
             return
         self._settled = True
         self._ledger.forget(self._order.id)
+        if answer is not None:
+            self._ledger.count(answer)
         outcome: Outcome = "length" if self._record.outcome == "length" else "ok"
         await asyncio.shield(self._ledger.write(self._settlement(outcome, answer)))
 

@@ -110,6 +110,13 @@ class _Running:
             self.claim = claim  # there is one now who may have it generated
         return self.transcript
 
+    def end(self) -> None:
+        """Let go of the transcript, so that it goes with its last reader."""
+        self.transcript.on_readers = lambda: None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
     def _readers_changed(self) -> None:
         if self._leaving is not None:
             self._leaving.cancel()
@@ -236,6 +243,7 @@ class Replays:
             transcript.fail(error)
         finally:
             transcript.fail(ClientGone("The server stopped."))
+            running.end()
             del self._running[place]
             record.close()
             self._metrics.observe_generation(record)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from reverie.errors import AnswerNotKept, IdempotencyKeyReused, RequestInProgress, ReverieError
 from reverie.store import schema
@@ -117,6 +117,23 @@ def sweep(connection: Connection, expired_before: int) -> None:
     )
 
 
+def past(connection: Connection, limit: int) -> int | None:
+    """When the newest of the answers was claimed without which the others have ``limit`` bytes at
+    most, in ms since 1970; None: all have their place.
+    """
+    found: int | None = connection.execute(_PAST, {"limit": limit}).scalar_one()
+    return found
+
+
+def shed(connection: Connection, until: int) -> None:
+    """Drop the answers that were claimed until then, as if they had expired."""
+    connection.execute(
+        update(_ANSWERS)
+        .where(_ANSWERS.c.created_at <= until, _ANSWERS.c.body.is_not(None))
+        .values(body=None, finished_at=None)
+    )
+
+
 def _state(row: Any, claim: Claim) -> KeptAnswer | ReverieError | None:
     """What a row means to a new claim; None: nothing, it may be replaced."""
     if row.finished_at is None and row.outcome is not None:
@@ -145,6 +162,17 @@ _FOUND = (
         _ANSWERS.c.idempotency_key.in_(bindparam("keys", expanding=True)),
     )
 )
+# In a query of their own, or SQLite would carry the bodies themselves through the sum.
+_SIZES = (
+    select(_ANSWERS.c.created_at, func.length(_ANSWERS.c.body).label("size"))
+    .where(_ANSWERS.c.body.is_not(None))
+    .subquery()
+)
+_SUMS = select(
+    _SIZES.c.created_at,
+    func.sum(_SIZES.c.size).over(order_by=_SIZES.c.created_at.desc()).label("total"),
+).subquery()
+_PAST = select(func.max(_SUMS.c.created_at)).where(_SUMS.c.total > bindparam("limit"))
 _BODY = select(_ANSWERS.c.body).where(_ANSWERS.c.ledger_id == bindparam("row"))
 _REMOVE = delete(_ANSWERS).where(
     _ANSWERS.c.key_id == bindparam("of"), _ANSWERS.c.idempotency_key == bindparam("key")
