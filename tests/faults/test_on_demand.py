@@ -238,6 +238,7 @@ async def test_who_finds_no_room_waits_and_is_told_when_to_come_again(
             status, answer, headers = await gateway.post(chat(model="b", max_tokens=2))
             assert (status, answer["error"]["code"]) == (503, "model_loading")
             assert int(headers["Retry-After"]) >= 1
+            assert "waits for memory" in answer["error"]["message"]
             await gateway.until(lambda: gateway.app.models.find("b").state == "cold")
             gateway.pool("b").bound(queue_size=10, queue_timeout=60)
             waiting = asyncio.create_task(say(gateway, "b"))

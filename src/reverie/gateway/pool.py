@@ -65,6 +65,8 @@ class Pool:
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it is likely to be until a backend is ready, if that is known."""
+        self.hindrance: Callable[[], str] = lambda: "The model is still loading"
+        """Why none is ready yet, as the beginning of a sentence."""
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for those who come from now on."""
@@ -271,7 +273,7 @@ class Pool:
         waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
         if not self.ready:
             return ModelLoading(
-                f"The model is still loading, and the queue is full: {waiting}. Try again shortly.",
+                f"{self.hindrance()}, and the queue is full: {waiting}. Try again shortly.",
                 retry_after=self.seconds_to_ready() or self._patience(),
             )
         return Overloaded(
@@ -282,7 +284,7 @@ class Pool:
     def _too_late(self) -> Overloaded:
         if not self.ready:
             return ModelLoading(
-                f"The model is still loading after {self._queue_timeout:g} s, with "
+                f"{self.hindrance()} after {self._queue_timeout:g} s, with "
                 f"{_requests(self.waiting)} waiting. Try again shortly.",
                 retry_after=self.seconds_to_ready() or self._patience(),
             )

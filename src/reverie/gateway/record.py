@@ -129,7 +129,7 @@ class Record:
                 model=self.model,
                 backend=self.backend,
                 stream=self.stream,
-                status=self.status,
+                status=self.status or None,
                 outcome=self.outcome,
                 error=self.error,
                 reason=self.reason or None,

@@ -200,6 +200,12 @@ class Resident:
             self._idle.cancel()
             self._idle = None
 
+    def hindrance(self) -> str:
+        """Why it can't answer yet, as the beginning of a sentence."""
+        if self._loading is not None and not self.present:
+            return "The model still waits for memory, which models that are in use take"
+        return "The model is still loading"
+
     def seconds_to_ready(self) -> float | None:
         """Whole seconds until it can answer, by what its last load took; None: it can."""
         if self._backend.ready:

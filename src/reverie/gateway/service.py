@@ -57,6 +57,7 @@ class Service:
                     on_change=self._changed,
                 )
                 self.pool.seconds_to_ready = self.resident.seconds_to_ready
+                self.pool.hindrance = self.resident.hindrance
         self._holders = 0
         self._retired = False
         self._on_stopped: Callable[[Service], None] = lambda _: None
