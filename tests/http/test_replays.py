@@ -237,6 +237,19 @@ async def test_who_wants_all_of_it_is_not_refused_with_who_wants_the_rest(
     assert len(engine.requests) == 2
 
 
+async def test_a_generation_and_each_request_for_it_is_one_line(
+    engine: ScriptedEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="reverie.request"):
+        await stream(gateway)
+        await stream(gateway)
+        await stream(gateway, seed=1)
+    lines = [(record.message, record.fields) for record in caplog.records]  # type: ignore[attr-defined]
+    assert [name for name, _ in lines] == ["generation", "request", "request", "request"]
+    assert "status" not in lines[0][1]
+    assert [fields["status"] for _, fields in lines[1:]] == [200, 200, 422]
+
+
 async def test_generation_goes_on_while_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:

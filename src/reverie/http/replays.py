@@ -245,14 +245,14 @@ class Replays:
             transcript.fail(ClientGone("The server stopped."))
             running.end()
             del self._running[place]
-            record.close()
-            self._metrics.observe_generation(record)
+            if transcript.begun:  # else there was none, and the requests' own lines say why
+                record.close()
+                self._metrics.observe_generation(record)
 
     async def _generate(self, job: Job, running: _Running) -> None:
         transcript = running.transcript
         granted = await self._claim(job, running)
         if isinstance(granted, Answer):
-            job.record.outcome, job.record.replayed = "ok", True
             transcript.give_again(granted)
             return
         transcript.begin(granted.rate, granted.base)
