@@ -398,7 +398,7 @@ class BackendTimeout(BackendError):
 
 # Start-up ---------------------------------------------------------------------------------
 
-_MOST_PROBLEMS = 20
+MOST_PROBLEMS = 20
 """That are worth reading before the first of them are mended."""
 
 
@@ -406,12 +406,16 @@ class ConfigurationError(Exception):
     """What the operator wrote can't be run.
 
     ``problems`` holds one sentence each; of many, the first and how many more there are.
+
+    Args:
+        more: how many there are that ``problems`` leaves out.
     """
 
-    def __init__(self, problems: list[str]) -> None:
-        if len(problems) > _MOST_PROBLEMS:
-            more = len(problems) - _MOST_PROBLEMS
-            problems = [*problems[:_MOST_PROBLEMS], f"and {more} more"]
+    def __init__(self, problems: list[str], more: int = 0) -> None:
+        more += max(0, len(problems) - MOST_PROBLEMS)
+        problems = problems[:MOST_PROBLEMS]
+        if more:
+            problems.append(f"and {more} more")
         super().__init__("\n".join(problems))
         self.problems = problems
 

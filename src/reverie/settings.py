@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from reverie.errors import ConfigurationError
+from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
 from reverie.texts import require_printable, shown
@@ -346,8 +346,11 @@ def load(
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        told = mistakes[:MOST_PROBLEMS]
         raise ConfigurationError(
-            [_explain(mistake, str(file), variables, given) for mistake in error.errors()]
+            [_explain(mistake, str(file), variables, given) for mistake in told],
+            more=len(mistakes) - len(told),
         ) from None
     return settings.with_file(file) if any(written.values()) else settings
 
