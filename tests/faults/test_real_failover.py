@@ -187,10 +187,10 @@ async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
         )
 
     undisturbed = {question: await stream(gateway, question) for question in QUESTIONS}
-    killer = Killer(engines, well, most=30)
+    killer = Killer(engines, well, most=8)
     wrong = await rush(gateway, 200, killer, undisturbed)
     assert wrong == []
-    assert moved(caplog) > 10
+    assert moved(caplog) > 25
 
 
 async def test_a_stream_goes_on_elsewhere_when_its_engine_is_stopped(

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from reverie.backends.base import Health
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, BackendTimeout, ReverieError
 from reverie.events import Delta, Event, Finish, Usage
@@ -469,3 +470,18 @@ async def test_before_the_first_token_another_backend_answers_from_the_beginning
         with pytest.raises(ReverieError) as refused:
             await get(pool)
         assert refused.value.status == 400
+
+
+async def test_before_the_first_token_a_backend_that_failed_is_asked_again_once_it_is_back(
+    engines: Engines,
+) -> None:
+    engines[0].scripts = engines[1].scripts = [Script(raw=b""), Script(first_delay=60)]
+    async with pool_of(*engines) as pool:
+        asking = asyncio.create_task(get(pool))
+        await until(lambda: any(engine.in_flight for engine in engines))
+        (working,) = [engine for engine in engines if engine.in_flight]
+        (failed,) = [member for member in pool.members if not member.in_flight]
+        failed.backend.health = Health(good=True, at=0.0)  # type: ignore[attr-defined]
+        pool.wake()
+        working.kill()
+        assert (await asking).text == "".join(TOKENS)

@@ -133,6 +133,11 @@ class Member:
         return self.cooling and not (self._pauses or self._vouched)
 
     @property
+    def recovered(self) -> bool:
+        """Whether it has answered a probe since it failed."""
+        return self._vouched and not self.breaker.down
+
+    @property
     def pausing(self) -> bool:
         """Whether it is cooling because it was busy, and asked for that."""
         return self._pauses and self.cooling

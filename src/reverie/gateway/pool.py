@@ -133,6 +133,10 @@ class Pool:
         able = left and self.failure is None
         return able and (wish.patient or self._shut_for(wish) is None)
 
+    def comes_back(self, backend: Backend) -> bool:
+        """Whether a backend that failed restarts by itself, or answered a probe since."""
+        return backend.recovers or self._by_name[backend.name].recovered
+
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
         if (failure := self.failure) is not None:

@@ -167,8 +167,8 @@ class _Attempts:
     def _note(self, backend: Backend, error: ReverieError) -> None:
         """Count a failure, and wish for other backends than those that can't help.
 
-        Before the answer begins, none is asked twice that doesn't restart by itself. Later, one is
-        if it has recovered. One that was silent for too long isn't in any case, since a second wait
+        Before the answer begins, none is asked twice unless it is known to be back by then, or will
+        be. Later, the pool waits for those that failed to recover. One that was silent for too long isn't in any case, since a second wait
         would be as long, nor is one that refuses to go on.
         """
         answer = self._answer
@@ -184,7 +184,7 @@ class _Attempts:
             if (
                 not other.can_continue
                 if answer.begun
-                else other.name in failed and not other.recovers
+                else other.name in failed and not self._pool.comes_back(other)
             )
         }
         self.wish = self.wish._replace(excluded=barred, failed=failed, patient=answer.begun)
