@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 
@@ -41,31 +42,34 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     answer_so_far: str = ""
+    prompt_size: int = -1
+    """Tokens of the prompt: a guess, rather too high than too low, which it makes itself."""
 
-    def most_tokens(self) -> int:
+    def __post_init__(self) -> None:
+        if self.prompt_size < 0:
+            msgspec.structs.force_setattr(self, "prompt_size", _prompt_size(self))
+
+    @property
+    def size(self) -> int:
         """Tokens that prompt and answer may come to."""
-        return self.prompt_tokens() + self.max_tokens
+        return self.prompt_size + self.max_tokens
 
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt: a guess, rather too high than too low.
 
-        A token is rarely shorter than three bytes of text; each message costs a few more.
-        """
-        size = sum(
-            _size(message.get(field) or "")
-            for message in self.messages
-            for field in ("content", "reasoning_content", "name")
-        )
-        size += sum(
-            _size(str(message["tool_calls"]))
-            for message in self.messages
-            if "tool_calls" in message
-        )
-        if self.tools:
-            size += _size(str(self.tools))
-        return size // 3 + 8 * len(self.messages) + 32
+def _prompt_size(request: GenerateRequest) -> int:
+    """A token is rarely shorter than three bytes of text; each message costs a few more."""
+    size = sum(
+        _size(message.get(field) or "")
+        for message in request.messages
+        for field in ("content", "reasoning_content", "name")
+    )
+    size += sum(
+        _size(str(message["tool_calls"])) for message in request.messages if "tool_calls" in message
+    )
+    if request.tools:
+        size += _size(str(request.tools))
+    return size // 3 + 8 * len(request.messages) + 32
 
 
 def _size(text: str) -> int:
     """Bytes of a text in UTF-8."""
-    return len(text) if text.isascii() else len(text.encode())
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -207,7 +207,7 @@ def test_a_speaker_has_a_name(role: str) -> None:
 
 def test_reasoning_counts_as_part_of_the_prompt() -> None:
     long = {**THOUGHT, "reasoning_content": "x" * 3000}
-    more = request(messages=[long]).most_tokens() - request(messages=[THOUGHT]).most_tokens()
+    more = request(messages=[long]).size - request(messages=[THOUGHT]).size
     assert more > 900
 
 

@@ -38,9 +38,8 @@ class Admission:
         if self._ledger is None:
             return Unrecorded()
         terms = model.terms
-        most = request.most_tokens()
-        tokens = model.pool.within_context(most)
-        prompt_tokens = min(tokens, most - request.max_tokens)
+        tokens = model.pool.within_context(request.size)
+        prompt_tokens = min(tokens, request.prompt_size)
         order = Order(
             id=self._ledger.next_row(),
             request_id=record.id,

@@ -66,7 +66,7 @@ class Continuation:
         """The usage with a guess at the prompt, if no engine told its size."""
         if usage.prompt_tokens:
             return usage
-        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_tokens())
+        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_size)
 
     def obstacle(self) -> str | None:
         """Why no backend can go on with this answer; None if one could."""

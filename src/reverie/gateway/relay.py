@@ -52,7 +52,7 @@ async def relay(
     """
     answer = Continuation(request)
     wish = Wish(
-        tokens=pool.within_context(request.most_tokens()),
+        tokens=pool.within_context(request.size),
         key=caller.key_id,
         weight=caller.weight,
         affinity=affinity_of(request),
@@ -168,8 +168,9 @@ class _Attempts:
         """Count a failure, and wish for other backends than those that can't help.
 
         Before the answer begins, none is asked twice unless it is known to be back by then, or will
-        be. Later, the pool waits for those that failed to recover. One that was silent for too long isn't in any case, since a second wait
-        would be as long, nor is one that refuses to go on.
+        be. Later, the pool waits for those that failed to recover. One that was silent for too long
+        isn't asked again in any case, since a second wait would be as long, nor is one that refuses
+        to go on.
         """
         answer = self._answer
         self._failures += 1
