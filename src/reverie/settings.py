@@ -42,6 +42,7 @@ _DAY = 86_400.0
 _MIB = 1024 * 1024
 
 BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai", "livepeer"]
+AnyKind = Literal["auto", BackendKind]
 
 
 class _Section(BaseModel):
@@ -150,8 +151,9 @@ class BackendSettings(_Section):
     `http://127.0.0.1:9100/v1`; without a query."""
     model: str | None = None
     """The model's name there; absent: the same name."""
-    kind: BackendKind = "generic"
-    """What it is, which decides the fields it is known to honour; `generic` is trusted with all."""
+    kind: AnyKind = "auto"
+    """What it is, which decides the fields it is known to honour; `generic` is trusted with all.
+    `auto`: what it says in its list of models, else `generic`."""
     api_key_env: str | None = None
     """The environment variable that holds its key. The key itself is never written here."""
     continues: bool | None = None

@@ -143,6 +143,50 @@ async def test_a_server_is_asked_for_ever_and_its_changes_are_seen(engine: Scrip
     assert len(engine.probes) == asked  # it was stopped
 
 
+@pytest.mark.parametrize(
+    ("page", "maker"),
+    [
+        (b'{"object":"list","data":[{"id":"m","owned_by":"vllm"}],"more":1}', "vllm"),
+        (b'{"data":[]}', ""),
+        (b'{"data":[{"id":"m"}]}', ""),
+        (b'{"data":[{"owned_by":7}]}', ""),
+        (b'["vllm"]', ""),
+        (b"<html>", ""),
+    ],
+)
+async def test_a_list_of_models_tells_who_made_the_server(page: bytes, maker: str) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
+    async with server_that_says(answer) as url, transport_to(url) as transport:
+        health = await probe(transport, "models", 5.0)
+    assert (health.good, health.maker) == (True, maker)
+
+
+async def test_a_list_of_models_that_does_not_end_is_an_answer() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
+    async with server_that_says(answer) as url, transport_to(url) as transport:
+        assert (await probe(transport, "models", 5.0)).good
+
+
+async def test_a_server_is_what_its_list_of_models_says_unless_it_is_configured(
+    engine: ScriptedEngine,
+) -> None:
+    engine.maker = "llamacpp"
+    for configured, kind, continues in (
+        ("auto", "llamacpp", True),
+        ("generic", "generic", False),
+        ("ollama", "ollama", False),
+    ):
+        settings = BackendSettings.model_validate({"url": engine.url, "kind": configured})
+        backend = HttpBackend(
+            "b", settings, model="m", first_token_timeout=5, stall_timeout=5, probing=True
+        )
+        known = asyncio.Event()
+        await backend.start(lambda b=backend, k=known: b.health and k.set())
+        await asyncio.wait_for(known.wait(), 5)
+        assert (backend.kind, backend.can_continue) == (kind, continues)
+        await backend.stop()
+
+
 async def test_a_suspect_is_looked_at_sooner(engine: ScriptedEngine) -> None:
     async with prober(engine.url, unhealthy_pace=0.01) as (made, found):
         await engine.wait_for(lambda e: len(e.probes) == 1)

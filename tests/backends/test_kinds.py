@@ -236,6 +236,6 @@ def test_engines_known_to_continue_are_asked_to_and_others_if_they_are_said_to(
     kind: BackendKind,
 ) -> None:
     known = kind in ("llamacpp", "vllm", "sglang")
-    assert can_continue(BackendSettings(url="http://h", kind=kind)) is known
+    assert can_continue(BackendSettings(url="http://h"), kind) is known
     for said in (True, False):
-        assert can_continue(BackendSettings(url="http://h", kind=kind, continues=said)) is said
+        assert can_continue(BackendSettings(url="http://h", continues=said), kind) is said

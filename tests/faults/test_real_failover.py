@@ -168,7 +168,6 @@ def urls(runners: list[Runner]) -> list[dict[str, Any]]:
     return [
         {
             "url": f"http+unix://{quote(str(runner.socket), safe='')}/v1",
-            "kind": "llamacpp",
             "slots": 1,
         }
         for runner in runners

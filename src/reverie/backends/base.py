@@ -21,6 +21,8 @@ class Health(Struct, frozen=True):
     """Seconds."""
     code: str = ""
     """The code of the error, if it failed."""
+    maker: str = ""
+    """Who made the server, as its list of models says, if that was asked for."""
     slow: bool = False
     """Whether it failed for want of an answer in time, which a busy server may be guilty of."""
 
@@ -40,8 +42,10 @@ class Backend(Protocol):
     """Its share of the model's requests, next to other backends of as many slots."""
     recovers: bool
     """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
-    can_continue: bool
-    """Whether it goes on from a request's ``answer_so_far``. One that can't would begin anew."""
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether it goes on from a request's ``answer_so_far``. Another would begin anew."""
 
     @property
     def ready(self) -> bool:

@@ -12,10 +12,13 @@ import random
 import time
 from collections.abc import Callable
 
+import msgspec
+from msgspec import Struct
+
 from reverie.backends.base import Health
 from reverie.backends.transport import Transport
 from reverie.errors import BackendError, BackendTimeout
-from reverie.settings import BackendKind
+from reverie.settings import AnyKind
 
 _HEALTHY_PACE = 15.0
 _UNHEALTHY_PACE = 5.0
@@ -26,7 +29,7 @@ _SPREAD = 0.2
 
 _HEALTH = "/health"
 _MODELS = "models"
-_PATHS: dict[BackendKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
+_PATHS: dict[AnyKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
 _BAD_GATEWAY = frozenset({502, 503, 504})
 """What a proxy says of a server that isn't there, and llama.cpp while it loads."""
 
@@ -44,7 +47,7 @@ class Prober:
     def __init__(
         self,
         transport: Transport,
-        kind: BackendKind,
+        kind: AnyKind,
         on_result: Callable[[Health], None],
         *,
         healthy_pace: float = _HEALTHY_PACE,
@@ -88,12 +91,31 @@ class Prober:
 async def probe(transport: Transport, path: str, timeout: float) -> Health:
     """Ask once. Any answer but a proxy's shows that the server lives, be it a refusal."""
     began = time.monotonic()
-    code, slow = "", False
+    code, slow, maker = "", False, ""
     try:
-        status = await transport.ask(path, timeout)
+        status, page = await transport.ask(path, timeout)
+        if path == _MODELS and status == 200:
+            maker = _maker(page)
         if status in _BAD_GATEWAY or (path == _HEALTH and status >= 500):
             code = BackendError.code
     except BackendError as error:
         code, slow = error.code, isinstance(error, BackendTimeout)
     took = time.monotonic() - began
-    return Health(good=not code, at=time.time(), took=took, code=code, slow=slow)
+    return Health(not code, at=time.time(), took=took, code=code, maker=maker, slow=slow)
+
+
+class _Model(Struct):
+    owned_by: str = ""
+
+
+class _Models(Struct):
+    data: list[_Model] = []
+
+
+def _maker(page: bytes) -> str:
+    """Whose the first of a list of models is, in OpenAI's shape; empty: it doesn't say."""
+    try:
+        models = msgspec.json.decode(page, type=_Models).data
+    except msgspec.DecodeError:
+        return ""
+    return models[0].owned_by if models else ""

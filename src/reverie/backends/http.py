@@ -9,6 +9,7 @@ Rule 2: what one read brought is one batch, handed on at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
@@ -24,8 +25,11 @@ from reverie.backends.refusals import refusal
 from reverie.backends.transport import Body, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event
+from reverie.log import fields
 from reverie.request import GenerateRequest
-from reverie.settings import BackendSettings
+from reverie.settings import BackendKind, BackendSettings
+
+logger = logging.getLogger("reverie.backends")
 
 _MAX_ERROR_BYTES = 64 * 1024
 _ERROR_BODY_TIMEOUT = 5.0
@@ -70,10 +74,10 @@ class HttpBackend:
         probing: bool = False,
     ) -> None:
         self.name = name
-        self.kind: str = settings.kind
+        self.kind: str = kinds.of(settings)
+        self._kind = kinds.of(settings)
         self.url = public_url(settings.url)
         self.slots = settings.slots
-        self.can_continue = kinds.can_continue(settings)
         self.weight = settings.weight
         self._settings = settings
         self._url, self._path = kinds.address(settings)
@@ -88,6 +92,10 @@ class HttpBackend:
         self._prober: Prober | None = None
 
     @property
+    def can_continue(self) -> bool:
+        return kinds.can_continue(self._settings, self._kind)
+
+    @property
     def ready(self) -> bool:
         return self._transport is not None
 
@@ -96,7 +104,7 @@ class HttpBackend:
         return None
 
     def check(self, request: GenerateRequest) -> None:
-        kinds.check(request, self._settings.kind, self._converter)
+        kinds.check(request, self._kind, self._converter)
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         self._first_token_timeout = first_token
@@ -118,6 +126,8 @@ class HttpBackend:
 
             def heed(health: Health) -> None:
                 self.health = health
+                if health.maker:
+                    self._learn(health.maker)
                 on_change()
 
             self._prober = Prober(self._transport, self._settings.kind, heed)
@@ -140,12 +150,13 @@ class HttpBackend:
         transport = self._transport
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
-        question = kinds.encode(request, self._model, self._settings.kind, self._converter)
+        kind = self._kind
+        question = kinds.encode(request, self._model, kind, self._converter)
         async with transport.post(self._path, question, deadline) as body:
             if body.status != 200:
                 wrong = await body.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(body.status, body.headers, wrong, request)
-            reader = self._reader(body, request)
+            reader = _reader(body, request, kind)
             while True:
                 pieces, reports = reader.pieces, reader.reports
                 data = await _read(body, deadline, reader)
@@ -153,7 +164,7 @@ class HttpBackend:
                 if not data or (
                     reader.complete and (body.at_end or not transport.reuses_connections)
                 ):
-                    yield events + self._end(reader, request)
+                    yield events + _end(reader, request, kind)
                     return
                 if events:
                     yield events
@@ -166,22 +177,31 @@ class HttpBackend:
                 elif reader.reports > reports and not pieces:
                     deadline = clock() + self._first_token_timeout
 
-    def _reader(self, body: Body, request: GenerateRequest) -> AnswerReader:
-        streamed = body.content_type == "text/event-stream"
-        if not streamed and body.content_type != "application/json":
-            raise BackendError(
-                "The model's backend answered with something else than a completion.",
-                reason="the content type is neither text/event-stream nor application/json",
-            )
-        forced = self._settings.kind == "llamacpp" and forced_tools.is_forced(request)
-        tells_usage = streamed and self._settings.kind in kinds.TELLING_USAGE
-        return AnswerReader(request, streamed=streamed, forced=forced, tells_usage=tells_usage)
+    def _learn(self, maker: str) -> None:
+        """Take notice of what it is, if that is for it to say."""
+        kind = kinds.of(self._settings, maker)
+        if kind != self._kind:
+            logger.info("backend is known", extra=fields(backend=self.name, kind=kind))
+            self.kind = self._kind = kind
 
-    def _end(self, reader: AnswerReader, request: GenerateRequest) -> list[Event]:
-        last = reader.end()
-        if self._settings.kind == "livepeer":
-            return livepeer.finish_truthfully(last, reader.pieces, request.max_tokens)
-        return last
+
+def _reader(body: Body, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
+    streamed = body.content_type == "text/event-stream"
+    if not streamed and body.content_type != "application/json":
+        raise BackendError(
+            "The model's backend answered with something else than a completion.",
+            reason="the content type is neither text/event-stream nor application/json",
+        )
+    forced = kind == "llamacpp" and forced_tools.is_forced(request)
+    tells_usage = streamed and kind in kinds.TELLING_USAGE
+    return AnswerReader(request, streamed=streamed, forced=forced, tells_usage=tells_usage)
+
+
+def _end(reader: AnswerReader, request: GenerateRequest, kind: BackendKind) -> list[Event]:
+    last = reader.end()
+    if kind == "livepeer":
+        return livepeer.finish_truthfully(last, reader.pieces, request.max_tokens)
+    return last
 
 
 def public_url(url: str) -> str:

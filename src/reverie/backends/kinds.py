@@ -37,6 +37,14 @@ models could see is lost by leaving it out, which docs/clients.md says.
 _CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
 """The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
 
+_MAKERS: dict[str, BackendKind] = {
+    "llamacpp": "llamacpp",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "library": "ollama",
+}
+"""What these engines' lists of models have for ``owned_by``."""
+
 TELLING_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
 """The kinds that know ``continuous_usage_stats``: the usage so far on each piece, of which several
 tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
@@ -75,11 +83,14 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
             translate(schema, param, converter)
 
 
-def can_continue(settings: BackendSettings) -> bool:
+def of(settings: BackendSettings, maker: str = "") -> BackendKind:
+    """What an engine is: as configured, else as its maker's name tells."""
+    return _MAKERS.get(maker, "generic") if settings.kind == "auto" else settings.kind
+
+
+def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
     """Whether this engine goes on from an answer's beginning."""
-    if settings.continues is not None:
-        return settings.continues
-    return settings.kind in _CONTINUING
+    return kind in _CONTINUING if settings.continues is None else settings.continues
 
 
 def address(settings: BackendSettings) -> tuple[str, str]:

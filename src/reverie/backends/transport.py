@@ -12,6 +12,7 @@ when it fires, not per read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import math
 from collections.abc import AsyncGenerator, Mapping
@@ -30,6 +31,8 @@ _LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # OSError
 
 
 _LARGE_BODY = 512 * 1024
+_PAGE = 64 * 1024
+_PAGE_TIMEOUT = 0.5
 
 
 class Body:
@@ -176,12 +179,12 @@ class Transport:
             answer.close()  # the session's own close would leave them waiting
         await self._session.close()
 
-    async def ask(self, path: str, timeout: float) -> int:
-        """GET a page, on a connection of its own, and give its status.
+    async def ask(self, path: str, timeout: float) -> tuple[int, bytes]:
+        """GET a page, on a connection of its own; give its status, and what there is of it at once.
 
         Args:
             path: appended to the URL; with a slash before it, in place of the URL's ``/v1``.
-            timeout: seconds for all of it.
+            timeout: seconds for the status.
 
         Raises:
             BackendTimeout, BackendError: no answer came.
@@ -200,7 +203,7 @@ class Transport:
                 ) as session,
                 session.get(base.joinpath(path.lstrip("/")), allow_redirects=False) as response,
             ):
-                return response.status
+                return response.status, await _page(response.content)
         except _LIBRARY_ERRORS as error:
             raise _unanswered(error) from error
 
@@ -241,6 +244,15 @@ class Transport:
             if not trace.reused or self._session.closed:
                 raise
         return await self._session.post(url, data=_payload(body), allow_redirects=False)
+
+
+async def _page(content: aiohttp.StreamReader) -> bytes:
+    page = bytearray()
+    with contextlib.suppress(*_LIBRARY_ERRORS):
+        async with asyncio.timeout(_PAGE_TIMEOUT):
+            while len(page) < _PAGE and (part := await content.readany()):
+                page += part
+    return bytes(page)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:

@@ -58,6 +58,8 @@ class ScriptedEngine(Record):
         """While it is not empty, each request takes its first one instead of ``script``."""
         self.healthy = True
         """False makes ``/health`` answer 503, as an engine does that loads its model."""
+        self.maker = "reverie.testing"
+        """Who made it, as its list of models says: ``llamacpp``, ``vllm``, …"""
         self._host = host
         self._port = port
         self._socket = None if socket is None else Path(socket)
@@ -199,7 +201,7 @@ class ScriptedEngine(Record):
     def _page(self, request: Request) -> tuple[int, bytes]:
         if request.method == "GET" and request.path in _MODELS:
             model = {"id": self._model, "object": "model", "created": render.CREATED}
-            models = {"object": "list", "data": [{**model, "owned_by": "reverie.testing"}]}
+            models = {"object": "list", "data": [{**model, "owned_by": self.maker}]}
             return 200, json.dumps(models).encode()
         if request.method == "GET" and request.path == "/health":
             if self.healthy:
