@@ -654,6 +654,50 @@ async def test_who_has_a_part_of_an_answer_gives_who_failed_it_time_to_recover()
     assert (await asyncio.wait_for(waiting, 1)).backend is only
 
 
+async def test_who_has_a_part_of_an_answer_waits_out_the_pause_of_a_busy_backend() -> None:
+    down, busy = FakeBackend("down", 4), FakeBackend("busy", 4)
+    ward = Ward(down, busy)
+    ward.probe(down, good=False)
+    ward.probe(busy, good=True)
+    await ward.end(Overloaded("busy", retry_after=2.0))
+    (waiting,) = await queued(ward.pool, failed={"busy", "down"}, patient=True)
+    assert not waiting.done()
+    ward.now += 2.0
+    ward.pool.wake()
+    assert (await asyncio.wait_for(waiting, 1)).backend is busy
+
+
+async def test_a_busy_backend_has_not_come_back_though_it_answers_probes() -> None:
+    busy = FakeBackend("busy")
+    ward = Ward(busy, FakeBackend("other"))
+    ward.probe(busy, good=True)
+    await ward.end(Overloaded("busy", retry_after=2.0), {"other"})
+    ward.probe(busy, good=True)
+    assert not ward.pool.comes_back(busy)
+    ward.now += 2.0
+    assert ward.pool.comes_back(busy)
+
+
+async def test_backends_that_fail_requests_and_answer_probes_are_not_all_given_up() -> None:
+    """It may be one client's requests that they fail."""
+    backends = FakeBackend("one", 4), FakeBackend("two", 4)
+    ward = Ward(*backends)
+    for backend in backends:
+        await ward.open(backend)
+        ward.probe(backend, good=True)
+    assert {ward.state(backend) for backend in backends} == {"open"}
+    await ward.end(None)
+
+
+async def test_newcomers_are_not_held_up_by_who_waits_for_a_backend_to_recover() -> None:
+    ward = Ward(FakeBackend("only", 4))
+    await ward.end(BackendError("no"))
+    (waiting,) = await queued(ward.pool, failed={"only"}, patient=True)
+    await asyncio.wait_for(ward.pool.acquire(wish()), 1)
+    assert not waiting.done()
+    waiting.cancel()
+
+
 async def test_who_waits_when_the_last_backend_fails_is_refused_too() -> None:
     one, two = FakeBackend("one"), FakeBackend("two")
     ward = Ward(one, two, queue_timeout=60)

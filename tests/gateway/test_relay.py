@@ -239,6 +239,14 @@ async def test_a_backend_that_comes_back_goes_on_itself() -> None:
         assert (got.text, got.usage) == ("".join(TOKENS), (10, 5, 3))
 
 
+async def test_an_engine_that_is_busy_for_a_while_after_it_came_back_is_waited_for() -> None:
+    async with ScriptedEngine(Script(tokens=TOKENS, die_after=2)) as engine:
+        engine.scripts = [engine.script, *[Script(status=503)] * 5, WHOLE]
+        async with pool_of(engine) as pool:
+            got = await get(pool)
+        assert (got.text, got.usage) == ("".join(TOKENS), (10, 5, 3))
+
+
 async def test_an_engine_that_comes_back_but_never_gets_further_is_given_up() -> None:
     async with ScriptedEngine(Script(raw=b"")) as engine:
         engine.scripts = [Script(tokens=TOKENS, die_after=2)]

@@ -134,8 +134,8 @@ class Member:
 
     @property
     def recovered(self) -> bool:
-        """Whether it has answered a probe since it failed."""
-        return self._vouched and not self.breaker.down
+        """Whether it has answered a probe since it failed, and asked for no pause."""
+        return self._vouched and not (self.breaker.down or self.pausing)
 
     @property
     def pausing(self) -> bool:
@@ -200,6 +200,7 @@ class Member:
         if isinstance(error, Overloaded):
             self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
             self._pauses = True
+            self._vouched = False
         elif isinstance(error, ClientError):
             self.started(ticket)
         self.breaker.left(ticket)

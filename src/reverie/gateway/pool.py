@@ -151,8 +151,12 @@ class Pool:
             if line.queue and (wait := self._shut_for(line.like)) is not None:
                 self._disappoint(line, wait)
             if not self._lines.tidy(line):
-                awaited |= self._by_name.keys() - line.like.excluded
+                awaited |= {m.name for m in self.members if self._is_awaited(m, line.like)}
         self._set_alarm()
+
+    @staticmethod
+    def _is_awaited(member: Member, wish: Wish) -> bool:
+        return member.name not in wish.excluded and router.may_take(member, wish)
 
     def _serve(self, line: Line, awaited: Set[str]) -> None:
         """Grant what can be granted to one line, in its order, on backends not ``awaited``.
@@ -269,6 +273,8 @@ class Pool:
             if member.name in wish.excluded or member.backend.failure is not None:
                 continue
             if router.may_take(member, wish) or member.breaker.on_trial:
+                return None
+            if not wish.patient and router.is_alive(member):
                 return None
             waits.append(member.breaker.retry_in)
         return min(waits, default=None)

@@ -174,7 +174,10 @@ class _Attempts:
         """
         answer = self._answer
         self._failures += 1
-        self._in_vain = 0 if answer.progressed else self._in_vain + 1
+        if answer.progressed:
+            self._in_vain = 0
+        elif not isinstance(error, Overloaded):  # whose pause the pool heeds
+            self._in_vain += 1
         self._latest = backend.name, error
         if isinstance(error, (BackendTimeout, ClientError)):
             self._useless |= {backend.name}

@@ -35,22 +35,18 @@ def choose(
 ) -> Member | None:
     """The backend for a request; None if none of them can take it now.
 
-    A model's only backend is tried however it fared: to refuse would help nobody. So is, as a last
-    resort, any that can be reached, for a request that was let down. One that asked for a pause has
-    it for as long as there is another to wait for.
+    A model's only backend is tried however it fared: to refuse would help nobody. So is, where all
+    fail requests, any that answers probes: it may be one client's requests that they fail. One that
+    asked for a pause has it for as long as there is another to wait for.
 
     Args:
         now: on the members' clock.
         awaited: names of backends whose room is for others, who come first.
     """
-    alone = len(members) == 1 and not wish.patient
-    usable = [
-        member
-        for member in members
-        if member.backend.ready
-        and member.name not in wish.excluded
-        and (alone or may_take(member, wish))
-    ]
+    ready = [m for m in members if m.backend.ready and m.name not in wish.excluded]
+    usable = [member for member in ready if may_take(member, wish)]
+    if not usable and not wish.patient:
+        usable = ready if len(members) == 1 else [m for m in ready if is_alive(m)]
     free = [m for m in usable if m.name not in awaited and m.has_room(wish.tokens)]
     candidates = [member for member in usable if not _is_doubtful(member, wish)]
     trusted = [member for member in free if member in candidates]
@@ -70,9 +66,15 @@ def may_take(member: Member, wish: Wish) -> bool:
     One that was let down isn't the one to find out whether a backend is back, as long as there is
     another; but it may have to. If it can wait, it gives who failed it the time to recover.
     """
-    if wish.patient and member.name in wish.failed and member.failing:
+    if wish.patient and member.name in wish.failed and (member.failing or member.pausing):
         return False
     return member.breaker.admits or (wish.again and not member.breaker.down)
+
+
+def is_alive(member: Member) -> bool:
+    """Whether the latest probe of a backend was answered."""
+    health = member.backend.health
+    return health is not None and health.good and not member.breaker.down
 
 
 def affinity_of(request: GenerateRequest) -> bytes:
