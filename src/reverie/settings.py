@@ -43,6 +43,7 @@ _MIB = 1024 * 1024
 
 BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai", "livepeer"]
 AnyKind = Literal["auto", BackendKind]
+CacheType = Literal["auto", "f16", "q8_0"]
 
 
 class _Section(BaseModel):
@@ -239,6 +240,10 @@ class ModelSettings(_Section):
     """CPU threads; 0 takes one a core."""
     gpu_layers: int = Field(default=-1, ge=-1, le=10_000)
     """Layers to put on a GPU; -1 decides by its memory."""
+    cache_type_k: CacheType = "auto"
+    """How keys of the context are held. On a CPU, `q8_0` lets a greedy answer that was cut go on
+    as it would have, and slows long prompts. `auto`: `q8_0` where the wheel's engine runs on a CPU,
+    else `f16`."""
     cache_mib: int = Field(default=256, ge=0, le=2**20)
     """Memory for prompts kept warm beyond the slots, in MiB."""
     warm: bool = True

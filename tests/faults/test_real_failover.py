@@ -7,11 +7,12 @@ in the same batch, whether or not anybody is killed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +60,16 @@ def body(question: str) -> dict[str, Any]:
 
 
 async def stream(
-    gateway: Gateway, question: str, on_token: Callable[[], None] = lambda: None
+    gateway: Gateway,
+    question: str,
+    on_token: Callable[[], None] = lambda: None,
+    max_tokens: int = MAX_TOKENS,
 ) -> Answer:
     """One whole answer; anything else fails the test."""
     text = ""
     last: dict[str, Any] = {}
-    async with gateway.http.post(gateway.url + "/llm", json=body(question)) as response:
+    asked = {**body(question), "max_tokens": max_tokens}
+    async with gateway.http.post(gateway.url + "/llm", json=asked) as response:
         assert response.status == 200, await response.text()
         async for line in response.content:
             if not line.startswith(b"data: {"):
@@ -245,6 +250,27 @@ async def test_streams_of_one_embedded_engine_that_is_stopped_and_replaced(
     assert moved(caplog) == 1
     (died,) = [record for record in caplog.records if record.message == "engine died"]
     assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
+
+
+async def test_a_long_answer_goes_on_to_the_letter_as_it_would_have(
+    start_gateway: StartGateway,
+) -> None:
+    """With the settings that everybody has."""
+    await asyncio.to_thread(fetch, DEFAULT_MODEL)
+    gateway = await start_gateway(models=[{"name": "m", "source": DEFAULT_MODEL}])
+    await gateway.until(lambda: gateway.pool().ready)
+    question = "Tell me a story about a fox."
+    undisturbed = await stream(gateway, question, max_tokens=120)
+    runner = gateway.pool().backends[0].runner
+    for cut in (12, 30, 47, 80):
+        pieces = itertools.count(1)
+
+        def kill(pieces: Iterator[int] = pieces, cut: int = cut) -> None:
+            if next(pieces) == cut:
+                assert runner.pid is not None
+                os.kill(runner.pid, signal.SIGKILL)
+
+        assert await stream(gateway, question, kill, max_tokens=120) == undisturbed, cut
 
 
 async def test_streams_of_one_embedded_engine_that_is_killed_and_restarts(

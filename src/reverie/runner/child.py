@@ -5,9 +5,12 @@ It becomes the engine: llama.cpp's server inside ``xllamacpp``, or a ``llama-ser
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from reverie.runner.guard import die_with_parent
 from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
@@ -26,6 +29,15 @@ def main() -> None:
 
 
 def _serve(options: EngineOptions) -> None:
+    server = _load(options)
+    if server is None:
+        sys.exit(MODEL_REFUSED)
+    while server:  # it stops when its object goes
+        signal.pause()
+
+
+def _load(options: EngineOptions) -> Any:
+    """The running server; None if the model can't be loaded: its log says why."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -49,13 +61,31 @@ def _serve(options: EngineOptions) -> None:
     if options.template is not None:
         with open(options.template, encoding="utf-8") as file:
             params.chat_template = file.read()
-    try:
-        # Kept in a variable: the server stops when its object goes.
-        server = xllamacpp.Server(params)
-    except RuntimeError:  # the reason is in the log, which the engine has written itself
-        sys.exit(MODEL_REFUSED)
-    while server:
-        signal.pause()
+    for cache_type in _cache_types(options):
+        params.cache_type_k = cache_type
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(options.socket)
+    return None
+
+
+def _cache_types(options: EngineOptions) -> Sequence[Any]:
+    """How the keys may be held, as llama.cpp's types; what comes first is tried first.
+
+    On a CPU llama.cpp multiplies 16-bit keys in another order for a long batch than for a single
+    token, and rounds otherwise. With 8-bit ones a prompt comes to the same however it is split, and
+    a greedy answer that is gone on with to the same text. Some models' keys can't be held so.
+    """
+    import xllamacpp
+
+    f16, q8_0 = xllamacpp.ggml_type.GGML_TYPE_F16, xllamacpp.ggml_type.GGML_TYPE_Q8_0
+    if options.cache_type_k != "auto":
+        return (q8_0,) if options.cache_type_k == "q8_0" else (f16,)
+    devices = (device["type"].name for device in xllamacpp.get_device_info())
+    on_gpu = options.gpu_layers != 0 and any("GPU" in device for device in devices)
+    return (f16,) if on_gpu else (q8_0, f16)
 
 
 def _become_llama_server(options: EngineOptions) -> None:
@@ -83,6 +113,8 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
     }
     if options.context:  # only then, since older servers lack it
         flags["--kv-unified-per-slot"] = options.context
+    if options.cache_type_k != "auto":
+        flags["--cache-type-k"] = options.cache_type_k
     if options.gpu_layers >= 0:
         flags["--n-gpu-layers"] = options.gpu_layers
     if options.template is not None:

@@ -23,7 +23,8 @@ class EngineOptions(NamedTuple):
 
     ``context`` is what one request may use, 0 for what the model was trained for; ``kv_tokens``
     is what all may use together. ``template`` is the path of a Jinja file that replaces the
-    model's own chat template. ``parent`` is the process which the child must not outlive.
+    model's own chat template. ``cache_type_k`` is as in the settings. ``parent`` is the process
+    which the child must not outlive.
     """
 
     engine: str
@@ -37,6 +38,7 @@ class EngineOptions(NamedTuple):
     batch: int
     threads: int
     gpu_layers: int
+    cache_type_k: str
     cache_mib: int
     parent: int
 

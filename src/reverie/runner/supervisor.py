@@ -242,6 +242,7 @@ class Runner:
             batch=settings.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
+            cache_type_k=settings.cache_type_k,
             cache_mib=settings.cache_mib,
             parent=os.getpid(),
         )
