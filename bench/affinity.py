@@ -131,6 +131,6 @@ async def main(chats: int, turns: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chats", type=int, default=50)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=4)
     given = parser.parse_args()
     asyncio.run(main(given.chats, given.turns))
