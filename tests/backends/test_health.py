@@ -161,6 +161,18 @@ async def test_a_list_of_models_tells_who_made_the_server(page: bytes, maker: st
     assert (health.good, health.maker) == (True, maker)
 
 
+async def test_a_server_that_tells_what_it_is_is_asked_for_its_health_too(
+    engine: ScriptedEngine,
+) -> None:
+    engine.maker, engine.healthy = "llamacpp", False  # it loads its model
+    async with prober(engine.url, "auto") as (_, found):
+        async with asyncio.timeout(10):
+            while not found:
+                await asyncio.sleep(0.005)
+    assert engine.probes == ["GET /v1/models", "GET /health"]
+    assert (found[0].good, found[0].maker) == (False, "llamacpp")
+
+
 async def test_a_list_of_models_that_does_not_end_is_an_answer() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
     async with server_that_says(answer) as url, transport_to(url) as transport:

@@ -29,7 +29,7 @@ _SPREAD = 0.2
 
 _HEALTH = "/health"
 _MODELS = "models"
-_PATHS: dict[AnyKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
+_PATHS: dict[str, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
 _BAD_GATEWAY = frozenset({502, 503, 504})
 """What a proxy says of a server that isn't there, and llama.cpp while it loads."""
 
@@ -57,6 +57,7 @@ class Prober:
     ) -> None:
         self._transport = transport
         self._path = _PATHS.get(kind, _MODELS)
+        self._tells_kind = kind == "auto"
         self._on_result = on_result
         self._healthy_pace = healthy_pace
         self._unhealthy_pace = unhealthy_pace
@@ -78,7 +79,7 @@ class Prober:
     async def _run(self) -> None:
         while True:
             self._suspected.clear()
-            health = await probe(self._transport, self._path, self._timeout)
+            health = await self._look()
             self._on_result(health)
             pace = self._healthy_pace if health.good else self._unhealthy_pace
             spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)
@@ -86,6 +87,17 @@ class Prober:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout((pace - self._hasty_pace) * spread):
                     await self._suspected.wait()
+
+    async def _look(self) -> Health:
+        """One probe. A server that tells what it is, is asked what its kind is asked as well:
+        llama.cpp has its list of models ready before the model.
+        """
+        health = await probe(self._transport, self._path, self._timeout)
+        page = _PATHS.get(health.maker) if self._tells_kind else None
+        if page is None:
+            return health
+        found = await probe(self._transport, page, self._timeout)
+        return msgspec.structs.replace(found, maker=health.maker)
 
 
 async def probe(transport: Transport, path: str, timeout: float) -> Health:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from reverie.backends.base import Backend, Health
-from reverie.errors import BackendError, ClientError, Overloaded, ReverieError
+from reverie.errors import BackendError, ClientError, ModelLoading, Overloaded, ReverieError
 from reverie.gateway.breaker import Breaker, State, Ticket
 from reverie.log import fields
 
@@ -199,7 +199,8 @@ class Member:
             return
         if isinstance(error, Overloaded):
             self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
-            self._pauses = True
+            # One that loads is ready when a probe says so.
+            self._pauses = not isinstance(error, ModelLoading)
             self._vouched = False
         elif isinstance(error, ClientError):
             self.started(ticket)
