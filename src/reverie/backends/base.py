@@ -32,8 +32,6 @@ class Backend(Protocol):
 
     name: str
     """For logs and metrics; unique within its model, stable, and without secrets."""
-    kind: str
-    """What it is, for the operator."""
     url: str
     """Where it is, for the operator, without secrets; empty: here."""
     slots: int
@@ -42,6 +40,10 @@ class Backend(Protocol):
     """Its share of the model's requests, next to other backends of as many slots."""
     recovers: bool
     """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, for the operator."""
 
     @property
     def can_continue(self) -> bool:

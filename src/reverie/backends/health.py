@@ -15,6 +15,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from reverie.backends import kinds
 from reverie.backends.base import Health
 from reverie.backends.transport import Transport
 from reverie.errors import BackendError, BackendTimeout
@@ -29,7 +30,7 @@ _SPREAD = 0.2
 
 _HEALTH = "/health"
 _MODELS = "models"
-_PATHS: dict[str, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
+_PATHS: dict[AnyKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
 _BAD_GATEWAY = frozenset({502, 503, 504})
 """What a proxy says of a server that isn't there, and llama.cpp while it loads."""
 
@@ -93,7 +94,7 @@ class Prober:
         llama.cpp has its list of models ready before the model.
         """
         health = await probe(self._transport, self._path, self._timeout)
-        page = _PATHS.get(health.maker) if self._tells_kind else None
+        page = _PATHS.get(kinds.made_by(health.maker)) if self._tells_kind else None
         if page is None:
             return health
         found = await probe(self._transport, page, self._timeout)

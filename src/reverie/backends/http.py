@@ -74,8 +74,7 @@ class HttpBackend:
         probing: bool = False,
     ) -> None:
         self.name = name
-        self.kind: str = kinds.of(settings)
-        self._kind = kinds.of(settings)
+        self.kind = kinds.of(settings)
         self.url = public_url(settings.url)
         self.slots = settings.slots
         self.weight = settings.weight
@@ -93,7 +92,7 @@ class HttpBackend:
 
     @property
     def can_continue(self) -> bool:
-        return kinds.can_continue(self._settings, self._kind)
+        return kinds.can_continue(self._settings, self.kind)
 
     @property
     def ready(self) -> bool:
@@ -104,7 +103,7 @@ class HttpBackend:
         return None
 
     def check(self, request: GenerateRequest) -> None:
-        kinds.check(request, self._kind, self._converter)
+        kinds.check(request, self.kind, self._converter)
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         self._first_token_timeout = first_token
@@ -150,7 +149,7 @@ class HttpBackend:
         transport = self._transport
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
-        kind = self._kind
+        kind = self.kind
         question = kinds.encode(request, self._model, kind, self._converter)
         async with transport.post(self._path, question, deadline) as body:
             if body.status != 200:
@@ -180,9 +179,9 @@ class HttpBackend:
     def _learn(self, maker: str) -> None:
         """Take notice of what it is, if that is for it to say."""
         kind = kinds.of(self._settings, maker)
-        if kind != self._kind:
+        if kind != self.kind:
             logger.info("backend is known", extra=fields(backend=self.name, kind=kind))
-            self.kind = self._kind = kind
+            self.kind = kind
 
 
 def _reader(body: Body, request: GenerateRequest, kind: BackendKind) -> AnswerReader:

@@ -85,7 +85,12 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
 
 def of(settings: BackendSettings, maker: str = "") -> BackendKind:
     """What an engine is: as configured, else as its maker's name tells."""
-    return _MAKERS.get(maker, "generic") if settings.kind == "auto" else settings.kind
+    return made_by(maker) if settings.kind == "auto" else settings.kind
+
+
+def made_by(maker: str) -> BackendKind:
+    """What an engine is by its maker's name."""
+    return _MAKERS.get(maker, "generic")
 
 
 def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
