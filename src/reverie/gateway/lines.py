@@ -68,6 +68,12 @@ class Lines:
         for line in self._lines.values():
             yield from line.queue
 
+    def patient(self) -> Iterator[Waiter]:
+        """Those whose clients have a part of an answer."""
+        for line in self._lines.values():
+            if line.kind.patient:
+                yield from line.queue
+
     def __contains__(self, waiter: Waiter) -> bool:
         line = self._lines.get(_kind_of(waiter))
         return line is not None and waiter in line.queue

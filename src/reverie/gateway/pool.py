@@ -256,7 +256,7 @@ class Pool:
             return
         now = self.clock()
         moments = [member.changes_at for member in self.members]
-        moments += [waiter.hopes_until for waiter in self._lines if waiter.hopes_until > now]
+        moments += [one.hopes_until for one in self._lines.patient() if one.hopes_until > now]
         if (moment := min(moments)) < math.inf:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(moment - now + _ALARM_SLACK, self.wake)
