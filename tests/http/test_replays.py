@@ -41,6 +41,15 @@ def events(text: str) -> list[str]:
     return [event for event in text.split("\n\n") if event]
 
 
+async def begin_and_leave(gateway: Gateway) -> None:
+    """Ask for a stream, and drop it once it has begun."""
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
+    ) as response:
+        await response.content.readline()
+        response.close()
+
+
 @pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
 async def test_a_finished_stream_is_replayed_byte_for_byte(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path, path: str
@@ -204,11 +213,7 @@ async def test_who_comes_back_when_it_was_just_given_up_has_it_generated_anew(
 ) -> None:
     gateway = await start_gateway(engine, server={"resume_grace": 0})
     engine.scripts = [Script(tokens=WORDS, stall_after=2)]
-    async with gateway.http.post(
-        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
-    ) as response:
-        await response.content.readline()
-        response.close()
+    await begin_and_leave(gateway)
     engine.script = Script(tokens=("anew",))
     status, text = await stream(gateway)
     assert status == 200
@@ -254,11 +259,7 @@ async def test_generation_goes_on_while_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
     engine.script = Script(tokens=WORDS, delay=0.05)
-    async with gateway.http.post(
-        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
-    ) as response:
-        await response.content.readline()
-        response.close()
+    await begin_and_leave(gateway)
     await gateway.until(lambda: ledger(tmp_path) == [("ok", 5)])
     assert "five" in (await stream(gateway))[1]
     assert len(engine.requests) == 1
@@ -517,11 +518,7 @@ async def test_a_stream_is_resumed_during_a_drain_and_finishes(
     engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     engine.script = Script(tokens=WORDS, stall_after=2)
-    async with gateway.http.post(
-        gateway.url + "/llm", json=chat(stream=True), headers=ONCE
-    ) as response:
-        await response.content.readline()
-        response.close()
+    await begin_and_leave(gateway)
     gateway.server.stop()
     await gateway.until(lambda: gateway.app.in_flight.draining)
     resumed = asyncio.create_task(stream(gateway, after=1))
