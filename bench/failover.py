@@ -29,7 +29,7 @@ from rich.table import Table
 
 from reverie.app import Application
 from reverie.backends.embedded import EmbeddedBackend
-from reverie.gateway.pool import Pool
+from reverie.gateway.scheduling.pool import Pool
 from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.server import Server, listen

@@ -10,10 +10,10 @@ from sqlalchemy.dialects import sqlite
 
 from reverie.settings import StoreSettings
 from reverie.store import keys, usage
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key, RateLimits, now_ms
 from reverie.store.limits import day_of, period_begin
-from reverie.store.migrate import migrate
 from reverie.times import DAY_MS
 
 DAYS = 90

@@ -15,8 +15,8 @@ import pytest
 from reverie.app import Application
 from reverie.server import Server, listen
 from reverie.settings import Settings, StoreSettings
-from reverie.store.engine import Store
-from reverie.store.migrate import migrate
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 

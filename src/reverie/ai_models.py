@@ -36,7 +36,7 @@ from reverie.models.catalogue import CatalogueEntry
 from reverie.models.reference import parse
 from reverie.money import NANO
 from reverie.settings import BackendSettings, ModelSettings, PriceSettings
-from reverie.texts import require_printable, shown
+from reverie.text import require_printable, shown
 
 PIPELINE = "llm"
 _WITHOUT_EFFECT = ("gateway", "optimization_flags")

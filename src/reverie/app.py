@@ -9,25 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 
 from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError
-from reverie.gateway.admission import Admission
-from reverie.gateway.auth import Authenticator, admin_key, static_keys
-from reverie.gateway.changes import Changes
-from reverie.gateway.house import House
-from reverie.gateway.ledger import Ledger
+from reverie.gateway.accounts.admission import Admission
+from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
+from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.models import ServedModels
-from reverie.http import admin, admin_backends, operations, reload
+from reverie.gateway.serving.config_diff import Changes
+from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.served_models import ServedModels
+from reverie.http.access import Edge, require_keys
+from reverie.http.admin import accounts as admin_accounts
+from reverie.http.admin import backends as admin_backends
+from reverie.http.admin import reload as admin_reload
+from reverie.http.connection.exchange import Message, Receive, Scope, Send
+from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
-from reverie.http.edge import Edge, require_keys
-from reverie.http.exchange import Message, Receive, Scope, Send
 from reverie.http.generate import Generate
-from reverie.http.in_flight import InFlight
-from reverie.http.replays import Replays
+from reverie.http.idempotency.replays import Replays
+from reverie.http.operations import application
 from reverie.reload import Reloader, warn_of_loops
 from reverie.settings import NO_STORE, ModelSettings, Settings
-from reverie.store.engine import Store, StoreFailure
-from reverie.store.migrate import migrate
+from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.migrate import migrate
 
 logger = logging.getLogger("reverie")
 
@@ -110,11 +113,11 @@ class Application:
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }
-        self._operations = operations.build(self.house, edge, metrics, self.in_flight)
+        self._operations = application.build(self.house, edge, metrics, self.in_flight)
         if self._store is not None:
-            admin.add_routes(self._operations, self._store, edge)
+            admin_accounts.add_routes(self._operations, self._store, edge)
         admin_backends.add_routes(self._operations, lambda: self.models.all, edge)
-        reload.add_route(self._operations, self.reload, edge)
+        admin_reload.add_route(self._operations, self.reload, edge)
 
     @property
     def settings(self) -> Settings:

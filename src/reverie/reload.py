@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reverie import log
+from reverie.addresses import loops
 from reverie.errors import ConfigurationError, ModelError, Overloaded
-from reverie.gateway.auth import Authenticator, static_keys
-from reverie.gateway.changes import Changes, applicable, compare
-from reverie.gateway.house import House
-from reverie.gateway.loops import loops
-from reverie.http.edge import require_keys
+from reverie.gateway.accounts.authentication import Authenticator, static_keys
+from reverie.gateway.serving.config_diff import Changes, applicable, compare
+from reverie.gateway.serving.registry import House
+from reverie.http.access import require_keys
 from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
-from reverie.store.engine import parse_url
+from reverie.store.database.engine import parse_url
 from reverie.threads import in_daemon
 
 logger = logging.getLogger("reverie")

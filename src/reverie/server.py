@@ -24,9 +24,9 @@ import uvicorn
 
 from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded
-from reverie.hangup import Hangup, note_hangups
-from reverie.http.protocol import as_http_class
+from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
+from reverie.sighup import Hangup, note_hangups
 
 logger = logging.getLogger("reverie")
 

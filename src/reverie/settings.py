@@ -31,7 +31,7 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
-from reverie.texts import require_printable, shown
+from reverie.text import require_printable, shown
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)

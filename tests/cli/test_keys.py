@@ -17,7 +17,7 @@ from sqlalchemy import text
 from reverie import cli
 from reverie.settings import StoreSettings
 from reverie.store import keys
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 

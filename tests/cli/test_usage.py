@@ -15,10 +15,11 @@ import pytest
 from sqlalchemy import insert
 
 from reverie import cli
+from reverie.gateway.accounts import key_service
+from reverie.gateway.accounts.key_service import KeyOrder
 from reverie.settings import StoreSettings
-from reverie.store import keyring, schema
-from reverie.store.engine import Store
-from reverie.store.keyring import KeyOrder
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.store.keys import now_ms
 from reverie.store.usage import FIGURES
 from reverie.times import DAY_MS, first_of_month, format_day, parse_day
@@ -64,7 +65,7 @@ def add(store: Store, key_id: str, **more: Any) -> None:
 
 def key_named(store: Store, name: str) -> str:
     with store.write() as connection:
-        return keyring.create(connection, KeyOrder(name=name), now_ms())[0].id
+        return key_service.create(connection, KeyOrder(name=name), now_ms())[0].id
 
 
 def rows(out: str) -> list[list[str]]:
@@ -162,7 +163,7 @@ def test_keys_of_one_name_are_told_apart_by_their_ids(run: Run, store: Store) ->
         ids.append(key_named(store, "alice"))
         add(store, ids[-1])
         with store.write() as connection:
-            keyring.revoke(connection, ids[-1], now_ms())
+            key_service.revoke(connection, ids[-1], now_ms())
     _, out, _ = run(*NOVEMBER)
     assert {row[0] for row in rows(out)[1:-1]} == {f"alice ({id})" for id in ids}
     told = asked(run, *NOVEMBER, "--key", "alice")

@@ -22,10 +22,11 @@ import aiohttp
 from sqlalchemy import Row, select
 
 from reverie.settings import StoreSettings
-from reverie.store import keys, schema
-from reverie.store.engine import Store
+from reverie.store import keys
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key, now_ms
-from reverie.store.migrate import migrate
 from reverie.testing import ScriptedEngine
 from tests.faults import ledger_nursery
 

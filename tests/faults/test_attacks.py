@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from reverie.http import protocol
+from reverie.http.connection import protocol
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import select
 
-from reverie.store import schema
-from reverie.store.engine import Store
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.testing import ScriptedEngine
 from tests.faults.ledger_tools import (
     Client,

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from reverie.gateway.ledger import Ledger
+from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import Record
 from reverie.settings import StoreSettings
 from reverie.store import gateways
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.journal import Journal, left_behind
 from reverie.store.keys import now_ms
-from reverie.store.migrate import migrate
 from reverie.store.reserve import Order, reserve
 from reverie.store.settle import Settlement
 from tests.faults.ledger_tools import rows_of

@@ -14,7 +14,7 @@ import pytest
 
 from reverie.money import NANO
 from reverie.store import keys
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
 from reverie.store.keys import RateLimits, now_ms
 from reverie.testing import Script, ScriptedEngine
 from tests.faults.ledger_tools import (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reverie.errors import ConfigurationError
-from reverie.gateway.house import House
+from reverie.gateway.serving.registry import House
 from reverie.models.store import fetch
 from reverie.settings import DEFAULT_MODEL, Settings
 from tests.harness import Gateway, StartGateway, chat

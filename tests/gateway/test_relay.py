@@ -15,18 +15,18 @@ from reverie.backends.base import Health
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, BackendTimeout, ReverieError
 from reverie.events import Delta, Event, Finish, Usage
-from reverie.gateway.pool import Pool
 from reverie.gateway.record import Record
 from reverie.gateway.relay import MAX_FAILURES, relay
+from reverie.gateway.scheduling.pool import Pool
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
-from tests.gateway.backend_state import wish
+from tests.gateway.scheduling.fake_backend import wish
 
 
 @pytest.fixture(autouse=True)
 def _backends_are_soon_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reverie.gateway.member.FAILURE_COOLDOWN", 0.1)
+    monkeypatch.setattr("reverie.gateway.scheduling.backend_state.FAILURE_COOLDOWN", 0.1)
 
 
 TOKENS = ("Hé", "llo\n", "\n", " wörld", ".")

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from reverie.store import keys, schema
-from reverie.store.engine import Store
+from reverie.store import keys
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.store.keys import Key, RateLimits, now_ms
 from reverie.store.reserve import Order, Price, Result, reserve
 from reverie.store.settle import Outcome, Settlement, settle

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from reverie.settings import StoreSettings
-from reverie.store.engine import Store
-from reverie.store.migrate import migrate
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -14,9 +14,10 @@ from reverie.errors import (
     RequestInProgress,
     StreamNotResumable,
 )
-from reverie.store import answers, schema
+from reverie.store import answers
 from reverie.store.answers import Claim, KeptAnswer
-from reverie.store.engine import Store
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.store.gateways import bury_dead, register
 from reverie.store.keys import now_ms
 from reverie.store.reserve import ANSWERS_KEPT_MS, Granted, Order

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import update
 
-from reverie.store import gateways, schema
-from reverie.store.engine import Store
+from reverie.store import gateways
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.store.gateways import DEAD_AFTER_MS, register
 from reverie.store.keys import now_ms
 from reverie.store.reserve import reserve

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 from sqlalchemy import insert, select
 
-from reverie.store import keyring, keys, schema
-from reverie.store.engine import Store
-from reverie.store.keyring import KeyOrder, NoSuchKey, OperatorError
+from reverie.gateway.accounts import key_service
+from reverie.gateway.accounts.key_service import KeyOrder, NoSuchKey, OperatorError
+from reverie.store import keys
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
 from reverie.store.keys import Key, RateLimits
 from reverie.store.usage import FIGURES
 
@@ -40,12 +42,12 @@ UNPRINTABLE += ["a\u2028b", "x" * 201]
 
 def make(store: Store, name: str = "alice", now: int = NOW, **order: Any) -> tuple[Key, str]:
     with store.write() as connection:
-        return keyring.create(connection, KeyOrder(name=name, **order), now)
+        return key_service.create(connection, KeyOrder(name=name, **order), now)
 
 
 def refused(**order: Any) -> OperatorError:
     with pytest.raises(OperatorError) as caught:
-        keyring.key_of(KeyOrder(**{"name": "alice", **order}), NOW)
+        key_service.key_of(KeyOrder(**{"name": "alice", **order}), NOW)
     return caught.value
 
 
@@ -99,7 +101,7 @@ def test_secrets_are_long_and_differ() -> None:
 def test_a_rotated_key_is_found_by_its_new_secret_only(store: Store) -> None:
     key, old = make(store)
     with store.write() as connection:
-        rotated, new = keyring.rotate(connection, "alice", NOW)
+        rotated, new = key_service.rotate(connection, "alice", NOW)
     assert rotated.id == key.id
     with store.read() as connection:
         assert keys.by_hash(connection, keys.hash_of(old.encode())) is None
@@ -121,7 +123,7 @@ def test_a_store_knows_whether_it_ever_had_a_key(store: Store) -> None:
         assert not keys.any_exists(connection)
     make(store)
     with store.write() as connection:
-        keyring.revoke(connection, "alice", NOW)
+        key_service.revoke(connection, "alice", NOW)
     with store.read() as connection:
         assert keys.any_exists(connection)
 
@@ -140,17 +142,17 @@ def test_strange_names_are_kept_as_they_are_and_found(store: Store) -> None:
     made = {name: make(store, name, models=(name,))[0] for name in STRANGE}
     with store.write() as connection:
         for name, key in made.items():
-            assert keyring.find(connection, name, NOW) == key
+            assert key_service.find(connection, name, NOW) == key
             assert key.name == name
             assert key.may_use(name)
-            keyring.revoke(connection, name, NOW)
+            key_service.revoke(connection, name, NOW)
         assert len(keys.listed(connection)) == len(STRANGE)
 
 
 def test_a_name_is_found_however_its_accents_are_encoded(store: Store) -> None:
     key, _ = make(store, "Zoe\u0308")
     with store.read() as connection:
-        assert keyring.find(connection, "Zo\u00eb", NOW) == key
+        assert key_service.find(connection, "Zo\u00eb", NOW) == key
 
 
 @pytest.mark.parametrize("name", UNPRINTABLE)
@@ -164,7 +166,7 @@ def test_a_name_that_can_t_be_printed_isn_t_even_looked_for(store: Store) -> Non
     with store.read() as connection:
         for name in UNPRINTABLE:
             with pytest.raises(OperatorError):
-                keyring.find(connection, name, NOW)
+                key_service.find(connection, name, NOW)
 
 
 @pytest.mark.parametrize("name", ["anonymous", "Anonymous", "static-1", "file-2", "key_0", "KEY_x"])
@@ -208,12 +210,12 @@ def test_the_name_of_a_key_that_has_ended_is_free(store: Store, end: str) -> Non
     old, _ = make(store, expires_at="1d" if end == "expired" else None)
     if end == "revoked":
         with store.write() as connection:
-            keyring.revoke(connection, "alice", NOW)
+            key_service.revoke(connection, "alice", NOW)
     later = NOW + 2 * DAY
     new, _ = make(store, now=later)
     with store.read() as connection:
-        assert keyring.find(connection, "alice", later).id == new.id
-        assert keyring.find(connection, old.id, later).id == old.id
+        assert key_service.find(connection, "alice", later).id == new.id
+        assert key_service.find(connection, old.id, later).id == old.id
 
 
 def test_of_several_that_have_ended_one_is_named_by_its_id(store: Store) -> None:
@@ -221,10 +223,10 @@ def test_of_several_that_have_ended_one_is_named_by_its_id(store: Store) -> None
     for _ in range(2):
         ids.append(make(store)[0].id)
         with store.write() as connection:
-            keyring.revoke(connection, "alice", NOW)
+            key_service.revoke(connection, "alice", NOW)
     with store.read() as connection:
         with pytest.raises(OperatorError) as caught:
-            keyring.find(connection, "alice", NOW)
+            key_service.find(connection, "alice", NOW)
     assert all(id in caught.value.message for id in ids)
 
 
@@ -240,7 +242,7 @@ def test_of_operators_who_make_the_same_name_at_once_one_wins(store: Store) -> N
 
     others = [threading.Thread(target=create) for _ in range(3)]
     with store.write() as connection:
-        keyring.create(connection, KeyOrder(name="alice"), NOW)
+        key_service.create(connection, KeyOrder(name="alice"), NOW)
         for other in others:
             other.start()
         for other in others:
@@ -253,24 +255,24 @@ def test_of_operators_who_make_the_same_name_at_once_one_wins(store: Store) -> N
 def test_revoking_again_keeps_the_first_moment(store: Store) -> None:
     make(store)
     with store.write() as connection:
-        assert keyring.revoke(connection, "alice", NOW).revoked_at == NOW
-        assert keyring.revoke(connection, "alice", NOW + 5).revoked_at == NOW
+        assert key_service.revoke(connection, "alice", NOW).revoked_at == NOW
+        assert key_service.revoke(connection, "alice", NOW + 5).revoked_at == NOW
 
 
 def test_a_key_that_has_ended_gets_no_new_secret(store: Store) -> None:
     make(store)
     make(store, "bob", expires_at="1d")
     with store.write() as connection:
-        keyring.revoke(connection, "alice", NOW)
+        key_service.revoke(connection, "alice", NOW)
         with pytest.raises(OperatorError, match="alice is revoked"):
-            keyring.rotate(connection, "alice", NOW)
+            key_service.rotate(connection, "alice", NOW)
         with pytest.raises(OperatorError, match="bob is expired"):
-            keyring.rotate(connection, "bob", NOW + DAY)
+            key_service.rotate(connection, "bob", NOW + DAY)
 
 
 def test_a_key_that_isn_t_there_can_t_be_found_changed_or_ended(store: Store) -> None:
     with store.write() as connection:
-        for act in (keyring.find, keyring.revoke, keyring.rotate):
+        for act in (key_service.find, key_service.revoke, key_service.rotate):
             with pytest.raises(NoSuchKey, match="no key nobody"):
                 act(connection, "nobody", NOW)
 
@@ -301,7 +303,7 @@ def test_what_is_told_holds_what_was_spent_in_the_running_period(
     _use(store, key.id, today, 10**9, "ZAR")
     _use(store, "anonymous", today, 10**9)
     with store.read() as connection:
-        [told] = keyring.describe(connection, [key], NOW)
+        [told] = key_service.describe(connection, [key], NOW)
     assert told["budget"] == f"10.00 USD/{period}"
     assert told["spent"] == spent
     assert told["spent_since"] == ("2026-11-01" if period == "month" else "2026-11-23")
@@ -312,7 +314,7 @@ def test_what_is_told_holds_what_was_spent_in_the_running_period(
 def test_what_is_told_can_be_ordered_again(store: Store) -> None:
     key, _ = make(store, budget="0.5EUR/day", expires_at="2027-01-31", rpm=3, models=("a",))
     with store.read() as connection:
-        [told] = keyring.describe(connection, [key], NOW)
+        [told] = key_service.describe(connection, [key], NOW)
     order = KeyOrder(
         name=told["name"],
         models=tuple(told["models"]),
@@ -320,5 +322,5 @@ def test_what_is_told_can_be_ordered_again(store: Store) -> None:
         budget=told["budget"],
         expires_at=told["expires_at"],
     )
-    again = keyring.key_of(order, NOW)
+    again = key_service.key_of(order, NOW)
     assert msgspec.structs.replace(again, id=key.id) == key

@@ -14,7 +14,7 @@ from reverie.errors import (
 )
 from reverie.store import keys
 from reverie.store.answers import Claim
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
 from reverie.store.keys import RateLimits, now_ms
 from reverie.store.reserve import Granted, Order, Result
 from tests.store.accounts import GATEWAY, PRICE, ask, close, make_key, order, rows, settled

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from reverie.store.answers import Claim
-from reverie.store.engine import Store
+from reverie.store.database.engine import Store
 from reverie.store.keys import RateLimits
 from reverie.store.reserve import Price
 from reverie.store.settle import Checkpoint, Outcome, Settlement, checkpoint, close_lost

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Compiled, Connection, insert, text
 
+from reverie.gateway.accounts import key_service
+from reverie.gateway.accounts.key_service import KeyOrder
 from reverie.settings import StoreSettings
-from reverie.store import keyring, schema, usage
-from reverie.store.engine import Store
-from reverie.store.keyring import KeyOrder
-from reverie.store.migrate import migrate
+from reverie.store import usage
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.usage import FIGURES, Question, Use
 from reverie.times import parse_day
 
@@ -117,8 +119,8 @@ def test_a_key_is_known_by_its_name_its_id_or_by_what_it_used(store: Store) -> N
     ids = []
     for _ in range(2):
         with store.write() as connection:
-            key, _ = keyring.create(connection, KeyOrder(name="alice"), 1)
-            keyring.revoke(connection, key.id, 2)
+            key, _ = key_service.create(connection, KeyOrder(name="alice"), 1)
+            key_service.revoke(connection, key.id, 2)
         ids.append(key.id)
     add(store, {"key_id": "static-1"})
     with store.read() as connection:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from reverie.settings import StoreSettings
-from reverie.store.engine import Store, StoreFailure
+from reverie.store.database.engine import Store, StoreFailure
 from reverie.store.writer import Operation, Writer
 
 WriteTo = Callable[..., Operation[Any]]

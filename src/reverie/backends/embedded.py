@@ -10,9 +10,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from reverie.backends import kinds
 from reverie.backends.base import Health
-from reverie.backends.forced_tools import is_forced, response_format
+from reverie.backends.encoding import kinds
+from reverie.backends.encoding.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, BackendTimeout, UnsupportedParameter
 from reverie.events import Delta, Event

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from reverie.backends import kinds
 from reverie.backends.base import Health
+from reverie.backends.encoding import kinds
 from reverie.backends.transport import Transport
 from reverie.errors import BackendError, BackendTimeout
 from reverie.settings import AnyKind

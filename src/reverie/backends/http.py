@@ -16,12 +16,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import reverie
-from reverie.backends import forced_tools, kinds, livepeer
 from reverie.backends.base import Health
+from reverie.backends.decoding.reader import AnswerReader
+from reverie.backends.decoding.refusals import refusal
+from reverie.backends.encoding import forced_tools, kinds, livepeer
+from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.health import Prober
-from reverie.backends.json_schema import Converter
-from reverie.backends.reader import AnswerReader
-from reverie.backends.refusals import refusal
 from reverie.backends.transport import Body, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event

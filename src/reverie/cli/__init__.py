@@ -9,7 +9,7 @@ def main() -> None:
     """Run a command; what the operator can mend ends in plain sentences, not in a traceback."""
     try:
         if sys.argv[1:2] == ["serve"]:
-            from reverie.hangup import note_hangups
+            from reverie.sighup import note_hangups
 
             note_hangups()  # before the imports below, which take a moment
         from reverie.cli.commands import run

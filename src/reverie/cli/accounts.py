@@ -15,7 +15,7 @@ from reverie.settings import NO_STORE, Settings, load
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from reverie.store.engine import Store
+    from reverie.store.database.engine import Store
 
 Config: TypeAlias = Annotated[
     Path | None,
@@ -42,8 +42,8 @@ def store_of(settings: Settings, *, make: bool) -> Generator[Store, None, None]:
         ConfigurationError: there is none, or it can't be used by this version.
         StoreFailure: it can't be reached, or is locked.
     """
-    from reverie.store.engine import Store, parse_url
-    from reverie.store.migrate import migrate
+    from reverie.store.database.engine import Store, parse_url
+    from reverie.store.database.migrate import migrate
 
     if settings.store.url == NO_STORE:
         raise ConfigurationError(
@@ -76,7 +76,7 @@ def plain_errors(options: dict[str, str]) -> Generator[None, None, None]:
     Args:
         options: field → the option or argument that it was given by.
     """
-    from reverie.store.keyring import OperatorError
+    from reverie.gateway.accounts.key_service import OperatorError
 
     try:
         yield

@@ -23,10 +23,10 @@ def check(
     ai_models: AiModels = None,
 ) -> None:
     """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
+    from reverie.addresses import loops
     from reverie.app import authenticator, open_store
-    from reverie.gateway.loops import loops
-    from reverie.http.edge import require_keys
-    from reverie.store.engine import StoreFailure
+    from reverie.http.access import require_keys
+    from reverie.store.database.engine import StoreFailure
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
     problems: list[str] = []
@@ -87,7 +87,7 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
 
 def _memory_problems(settings: Settings) -> list[str]:
     """Whether the models that run here, as far as they are here, fit into their memory."""
-    from reverie.gateway.memory import MIB, shortage
+    from reverie.gateway.serving.memory_budget import MIB, shortage
     from reverie.models.store import find
     from reverie.runner.supervisor import Runner
 

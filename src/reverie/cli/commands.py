@@ -61,7 +61,7 @@ def run() -> None:
         sys.exit(1)
     except Exception as error:
         # Imported here: it takes half a second, and most commands need no database.
-        from reverie.store.engine import StoreFailure
+        from reverie.store.database.engine import StoreFailure
 
         if not isinstance(error, StoreFailure):
             raise

@@ -18,7 +18,7 @@ from reverie.cli.accounts import (
 from reverie.settings import Settings, load
 
 if TYPE_CHECKING:
-    from reverie.store.engine import Store
+    from reverie.store.database.engine import Store
     from reverie.store.keys import Key, RateLimits
 
 app = typer.Typer(
@@ -89,12 +89,12 @@ def create(
     Example: reverie keys create --name alice --models smollm2-135m --rpm 60 --tpm 20000
     --budget 10USD/month --expires 90d
     """
-    from reverie.store import keyring
+    from reverie.gateway.accounts import key_service
     from reverie.store.keys import now_ms
 
     settings = load(config)
     with plain_errors(_OPTIONS):
-        order = keyring.KeyOrder(
+        order = key_service.KeyOrder(
             name=name,
             models=None if models is None else tuple(_listed(models)),
             rpm=rpm,
@@ -106,10 +106,10 @@ def create(
             model_limits=_model_limits(model_limit or []),
         )
         now = now_ms()
-        keyring.key_of(order, now)  # before the store is touched: a slip shouldn't make one
+        key_service.key_of(order, now)  # before the store is touched: a slip shouldn't make one
         with store_of(settings, make=True) as store, store.write() as connection:
-            key, secret = keyring.create(connection, order, now)
-            [told] = keyring.describe(connection, [key], now)
+            key, secret = key_service.create(connection, order, now)
+            [told] = key_service.describe(connection, [key], now)
     for unknown in _unknown_models(key, settings):
         typer.echo(f"note: no model here is called {unknown}", err=True)
     _show_secret(told, secret, "made", as_json)
@@ -155,12 +155,12 @@ def show(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
 
     Example: reverie keys show alice
     """
-    from reverie.store import keyring
+    from reverie.gateway.accounts import key_service
     from reverie.store.keys import now_ms
 
     now = now_ms()
     with plain_errors(_OPTIONS), store_at(config) as store, store.read() as connection:
-        [told] = keyring.describe(connection, [keyring.find(connection, which, now)], now)
+        [told] = key_service.describe(connection, [key_service.find(connection, which, now)], now)
     if as_json:
         print_json(told)
     else:
@@ -173,13 +173,13 @@ def revoke(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
 
     Example: reverie keys revoke alice
     """
-    from reverie.store import keyring
+    from reverie.gateway.accounts import key_service
     from reverie.store.keys import now_ms
 
     now = now_ms()
     with plain_errors(_OPTIONS), store_at(config) as store, store.write() as connection:
-        key = keyring.revoke(connection, which, now)
-        [told] = keyring.describe(connection, [key], now)
+        key = key_service.revoke(connection, which, now)
+        [told] = key_service.describe(connection, [key], now)
     if as_json:
         print_json(told)
     else:
@@ -194,13 +194,13 @@ def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
 
     Example: reverie keys rotate alice
     """
-    from reverie.store import keyring
+    from reverie.gateway.accounts import key_service
     from reverie.store.keys import now_ms
 
     now = now_ms()
     with plain_errors(_OPTIONS), store_at(config) as store, store.write() as connection:
-        key, secret = keyring.rotate(connection, which, now)
-        [told] = keyring.describe(connection, [key], now)
+        key, secret = key_service.rotate(connection, which, now)
+        [told] = key_service.describe(connection, [key], now)
     _show_secret(told, secret, "rotated: its old secret ends within a second", as_json)
 
 
@@ -247,14 +247,15 @@ def _unknown_models(key: Key, settings: Settings) -> list[str]:
 
 
 def _all(store: Store) -> list[dict[str, Any]]:
-    from reverie.store import keyring, keys
+    from reverie.gateway.accounts import key_service
+    from reverie.store import keys
     from reverie.store.keys import now_ms
 
     now = now_ms()
     told: list[dict[str, Any]] = []
     with store.read() as connection:
         while page := keys.listed(connection, after=told[-1]["id"] if told else "", limit=_PAGE):
-            told += keyring.describe(connection, page, now)
+            told += key_service.describe(connection, page, now)
     return told
 
 

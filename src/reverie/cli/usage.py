@@ -11,7 +11,7 @@ import typer
 from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, print_table, store_at
 
 if TYPE_CHECKING:
-    from reverie.store.report import Report
+    from reverie.gateway.accounts.usage_report import Report
     from reverie.store.usage import Use
 
 _OPTIONS = {
@@ -62,17 +62,17 @@ def usage(
 
     Example: reverie usage --by key,model --since 7d
     """
-    from reverie.store import report
+    from reverie.gateway.accounts import usage_report
     from reverie.store.keys import now_ms
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="'--csv'")
     with plain_errors(_OPTIONS):
-        wanted = report.read(by or (), since, until, key, model, now_ms())
+        wanted = usage_report.read(by or (), since, until, key, model, now_ms())
         with store_at(config) as store, store.read() as connection:
-            found = report.make(connection, wanted)
+            found = usage_report.make(connection, wanted)
     if as_json:
-        print_json(report.told(found))
+        print_json(usage_report.told(found))
     elif as_csv:
         _print_csv(found)
     else:
@@ -83,7 +83,7 @@ def _print_table(found: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from reverie.store.report import cost
+    from reverie.gateway.accounts.usage_report import cost
 
     table = Table(title=f"{found.first} to {found.last}", title_justify="left")
     for dimension in found.wanted.by:
@@ -105,8 +105,8 @@ def _print_table(found: Report) -> None:
 
 def _print_csv(found: Report) -> None:
     """One line a group; its money in one column for each currency, as exact decimals."""
+    from reverie.gateway.accounts.usage_report import told
     from reverie.money import format_amount
-    from reverie.store.report import told
 
     currencies = sorted(found.total.costs)
     writer = csv.writer(sys.stdout, lineterminator="\n")

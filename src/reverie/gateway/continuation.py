@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from reverie.backends import forced_tools
+from reverie.backends.encoding import forced_tools
 from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.gateway.stops import SeamStops
 from reverie.request import GenerateRequest

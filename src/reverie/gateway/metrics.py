@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from reverie.gateway import standing
-from reverie.gateway.house import House
-from reverie.gateway.ledger import Ledger
+from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import Record
+from reverie.gateway.scheduling import standing
+from reverie.gateway.serving.registry import House
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)

@@ -20,12 +20,12 @@ from typing import Any
 from reverie.backends.base import Backend
 from reverie.errors import BackendError, BackendTimeout, ClientError, Overloaded, ReverieError
 from reverie.events import Event, Usage
-from reverie.gateway.auth import ANONYMOUS, Caller
+from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
-from reverie.gateway.pool import Pool
 from reverie.gateway.record import Record
-from reverie.gateway.router import affinity_of
-from reverie.gateway.wish import Wish
+from reverie.gateway.scheduling.pool import Pool
+from reverie.gateway.scheduling.routing import affinity_of
+from reverie.gateway.scheduling.slot_request import Wish
 from reverie.log import fields
 from reverie.request import GenerateRequest
 

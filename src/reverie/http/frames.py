@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
-from reverie.gateway.auth import Caller
-from reverie.gateway.ledger import Reservation
-from reverie.gateway.models import ServedModel
+from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.ledger import Reservation
 from reverie.gateway.record import Record
 from reverie.gateway.relay import relay
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
-from reverie.http.exchange import Headers
 from reverie.request import GenerateRequest
 from reverie.store.answers import Claim
 

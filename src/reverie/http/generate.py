@@ -1,7 +1,7 @@
 """The routes that generate: authenticate, read, parse, relay, write.
 
 A raw ASGI handler, since this is the hot path: no dependency injection, no response object. Its
-OpenAPI entry is in ``http.openapi``.
+OpenAPI entry is in ``http.operations.openapi``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
 from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
-from reverie.gateway.admission import Admission
-from reverie.gateway.auth import Caller
-from reverie.gateway.house import House
+from reverie.gateway.accounts.admission import Admission
+from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.models import ServedModel
 from reverie.gateway.record import Record
-from reverie.http.body import parse
-from reverie.http.dialects.base import Dialect
-from reverie.http.edge import Edge
-from reverie.http.exchange import (
+from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.http.access import Edge
+from reverie.http.connection.exchange import (
     Headers,
     Interruption,
     Receive,
@@ -33,12 +31,14 @@ from reverie.http.exchange import (
     respond,
     watch_disconnect,
 )
-from reverie.http.failures import understood
+from reverie.http.connection.failures import understood
+from reverie.http.connection.in_flight import InFlight
+from reverie.http.connection.protocol import close_after, drop
+from reverie.http.dialects.base import Dialect
 from reverie.http.frames import Frame, Job, frames, rate_headers
-from reverie.http.in_flight import InFlight
-from reverie.http.protocol import close_after, drop
-from reverie.http.replays import REPLAYED, Replays, claim_of
-from reverie.http.transcript import Answer
+from reverie.http.idempotency.replays import REPLAYED, Replays, claim_of
+from reverie.http.idempotency.transcript import Answer
+from reverie.http.request.body import parse
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
 from reverie.store.answers import Claim, KeptAnswer

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from reverie.places import state_directory
+from reverie.paths import state_directory
 
 MAX_BYTES = 10 * 1024 * 1024
 """A log that has grown beyond this is cut; what was there moves to ``NAME.log.1``."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from reverie.errors import AnswerNotKept, IdempotencyKeyReused, RequestInProgress, ReverieError
-from reverie.store import schema
+from reverie.store.database import schema
 
 _ANSWERS = schema.answers
 _LEDGER = schema.ledger

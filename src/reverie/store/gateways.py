@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from reverie.store import answers, schema
+from reverie.store import answers
+from reverie.store.database import schema
 from reverie.store.reserve import ANSWERS_KEPT_MS
 from reverie.store.settle import close_lost
 

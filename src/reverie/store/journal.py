@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from reverie.places import state_directory
+from reverie.paths import state_directory
 from reverie.store.settle import Settlement
 
 _encode = msgspec.json.Encoder().encode

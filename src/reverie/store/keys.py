@@ -18,8 +18,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, insert, select, text, update
 
 from reverie.money import Period
-from reverie.store import schema
-from reverie.store.prepared import Prepared
+from reverie.store.database import schema
+from reverie.store.database.prepared import Prepared
 
 _SECRET_PREFIX = "rv_"
 _SECRET_BYTES = 32

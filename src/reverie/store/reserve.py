@@ -34,11 +34,12 @@ from reverie.errors import (
     ReverieError,
     StreamNotResumable,
 )
-from reverie.store import answers, keys, schema
+from reverie.store import answers, keys
 from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.database import schema
+from reverie.store.database.prepared import Prepared, upsert_into
 from reverie.store.keys import Key, RateLimits
 from reverie.store.limits import SPAN, Purse, Standing, period_begin, tightest
-from reverie.store.prepared import Prepared, upsert_into
 
 ANSWERS_KEPT_MS = 24 * 3600 * 1000
 """For how long an answer is given again."""

@@ -16,9 +16,10 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from reverie.store import answers, schema
+from reverie.store import answers
+from reverie.store.database import schema
+from reverie.store.database.prepared import Prepared, upsert_into
 from reverie.store.limits import SPAN, day_of
-from reverie.store.prepared import Prepared, upsert_into
 from reverie.store.reserve import Price, subjects_of
 
 _ANSWERS = schema.answers

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Select, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.money import Period
-from reverie.store import keys, schema
+from reverie.store import keys
+from reverie.store.database import schema
 from reverie.store.keys import Key
 from reverie.store.limits import period_begin
 

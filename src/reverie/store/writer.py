@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from sqlalchemy import Connection
 
 from reverie.log import fields
-from reverie.store.engine import Store, StoreFailure
+from reverie.store.database.engine import Store, StoreFailure
 
 logger = logging.getLogger("reverie.store")
 

@@ -1,0 +1,1 @@
+"""The bytes of an engine's answer → events or errors, sans-IO."""

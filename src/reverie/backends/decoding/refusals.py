@@ -1,0 +1,215 @@
+"""What an engine's error answer means: its status and body → the one error tree.
+
+Engines say the same thing in many words. What is recognised here was read in their sources:
+llama.cpp (``exceed_context_size_error``), vLLM, SGLang, Ollama, OpenAI, Livepeer's ai-runner, and
+Reverie itself. Rule: an engine's own text decides which error it is, and never goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from reverie.backends.decoding.chunks import describe
+from reverie.errors import (
+    BackendError,
+    BackendTimeout,
+    ContextLengthExceeded,
+    ModelLoading,
+    Overloaded,
+    RefusedByBackend,
+    ReverieError,
+)
+from reverie.request import GenerateRequest
+
+_LOADING_RETRY = 2.0
+_BUSY_RETRY = 1.0
+_LONGEST_RETRY = 3600.0
+
+
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, request: GenerateRequest
+) -> ReverieError:
+    """The error for an HTTP answer that isn't 200."""
+    error = _error_of(body)
+    reason = f"HTTP {status}, {describe(error)}"
+    if status in (400, 413, 422, 500) and (overflow := _overflow(error, request)) is not None:
+        return overflow
+    if status in (400, 413, 422):
+        if _is_wrong_model(error):
+            return _does_not_serve(reason)
+        return _refused(error, request)
+    if status == 429:
+        return Overloaded(
+            "The model's backend is at its limit. Try again later.",
+            retry_after=_retry_after(headers, _BUSY_RETRY),
+        )
+    if status == 503:
+        return _unavailable(error, headers)
+    if status in (408, 504):
+        return BackendTimeout("The model's backend did not answer in time.", reason=reason)
+    if status in (401, 403):
+        return BackendError(
+            "The model's backend refused this gateway's credentials.", reason=reason
+        )
+    if status in (404, 405):
+        return _does_not_serve(reason)
+    return BackendError("The model's backend failed.", reason=reason)
+
+
+def _does_not_serve(reason: str) -> BackendError:
+    return BackendError("The model's backend does not serve this model.", reason=reason)
+
+
+def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) -> ReverieError:
+    """The error for one that the engine reported within an answer of status 200."""
+    if not started and (overflow := _overflow(error, request)) is not None:
+        return overflow
+    return BackendError(
+        "The model's backend failed while it answered.",
+        reason=f"error in the stream, {describe(error)}",
+    )
+
+
+def _error_of(body: bytes) -> Any:
+    """The error object of a body (or its text), however it is wrapped; None of no JSON."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(parsed, dict):
+        for key in ("error", "detail"):
+            if parsed.get(key):
+                return parsed[key]
+    return parsed
+
+
+def _text_of(error: Any) -> str:
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("msg")
+    return error if isinstance(error, str) else ""
+
+
+def _code_of(error: Any) -> Any:
+    return error.get("code") if isinstance(error, dict) else None
+
+
+def _is_wrong_model(error: Any) -> bool:
+    """Whether the model's name is what is refused: the operator's mistake, not the client's."""
+    return _code_of(error) == "model_not_found" or "pipeline configured with" in _text_of(error)
+
+
+def _field_of(error: Any) -> str | None:
+    """The request's field that is at fault, in a list as FastAPI makes them, or in an object."""
+    name = error.get("param") if isinstance(error, dict) else None
+    if isinstance(error, list) and error and isinstance(error[0], dict):
+        where = error[0].get("loc")
+        name = where[1] if isinstance(where, list) and len(where) > 1 else None
+    return name if isinstance(name, str) and name in GenerateRequest.__struct_fields__ else None
+
+
+def _refused(error: Any, request: GenerateRequest) -> ReverieError:
+    """Schemas and grammars are what engines refuse most; else the request as a whole."""
+    text = _text_of(error).lower()
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        return RefusedByBackend(
+            "The engine refused the request as invalid; most likely its response_format has a "
+            "part that this engine does not support.",
+            param="response_format",
+        )
+    if request.tools:
+        return RefusedByBackend(
+            "The engine refused the request as invalid; most likely its tools have a part that "
+            "this engine does not support.",
+            param="tools",
+        )
+    if "template" in text or "roles must" in text:
+        return RefusedByBackend(
+            "The model's chat template refuses these messages, for the order of their roles or "
+            "for a role that it does not know.",
+            param="messages",
+        )
+    field = _field_of(error)
+    if field is not None:
+        return RefusedByBackend(f"The engine refused the request's {field}.", param=field)
+    return RefusedByBackend(
+        "The engine refused the request as invalid. Check its messages and parameters."
+    )
+
+
+def _unavailable(error: Any, headers: Mapping[str, str]) -> ReverieError:
+    if _code_of(error) == "model_loading" or "loading" in _text_of(error).lower():
+        return ModelLoading(
+            "The model is still loading. Try again shortly.",
+            retry_after=_retry_after(headers, _LOADING_RETRY),
+        )
+    return Overloaded(
+        "The model's backend is overloaded. Try again later.",
+        retry_after=_retry_after(headers, _BUSY_RETRY),
+    )
+
+
+def _retry_after(headers: Mapping[str, str], default: float) -> float:
+    """Seconds, of a header that holds seconds or a date (RFC 9110 §10.2.3), within 1..3600."""
+    written = headers.get("Retry-After", "").strip()
+    if not written:
+        return default
+    try:
+        seconds = float(written)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(written).timestamp() - time.time()
+        except ValueError:
+            return default
+    return min(max(seconds, 1.0), _LONGEST_RETRY) if seconds == seconds else default
+
+
+_OVERFLOW_TYPES = frozenset({"exceed_context_size_error", "context_length_exceeded"})
+
+_CONTEXT = re.compile(
+    r"(?:context length|context size|context window|max(?:imum)? model len(?:gth)?"
+    r"|maximum allowed \(|context holds|model's context of)"
+    r"[^\d]{0,40}(\d{1,12})",
+    re.IGNORECASE,
+)
+_OVERFLOW = re.compile(
+    r"maximum context length|exceeds? the (?:available |model'?s? )?(?:maximum )?context"
+    r"|longer than the (?:model'?s? context|maximum model)|context length exceeded"
+    r"|input sequence length \(\d+\) exceeds maximum allowed",
+    re.IGNORECASE,
+)
+_PROMPT = re.compile(
+    r"(\d{1,12}) (?:in the messages|tokens from the input)"
+    r"|prompt contains (?:at least )?(\d{1,12})"
+    r"|resulted in (\d{1,12}) tokens|prompt is (\d{1,12}) tokens long"
+    r"|(?:prompt|input)[^\d]{0,20}\((?:length )?(\d{1,12})",
+    re.IGNORECASE,
+)
+_TOTAL = re.compile(r"requested (?:a total of )?(\d{1,12}) tokens", re.IGNORECASE)
+
+
+def _overflow(error: Any, request: GenerateRequest) -> ContextLengthExceeded | None:
+    """The error for a prompt that doesn't fit, if that is what the engine says."""
+    fields: dict[str, Any] = error if isinstance(error, dict) else {}
+    text = _text_of(error)
+    named = fields.get("type") in _OVERFLOW_TYPES or fields.get("code") in _OVERFLOW_TYPES
+    if not named and not _OVERFLOW.search(text):
+        return None
+    prompt = _integer(fields.get("n_prompt_tokens"))
+    context = _integer(fields.get("n_ctx"))
+    if context is None and (found := _CONTEXT.search(text)):
+        context = int(found[1])
+    if prompt is None and (found := _PROMPT.search(text)):
+        prompt = int(next(number for number in found.groups() if number))
+    if prompt is None and (found := _TOTAL.search(text)):
+        prompt = max(0, int(found[1]) - request.max_tokens)
+    fits = prompt is not None and context is not None and prompt < context
+    return ContextLengthExceeded(prompt, context, max_tokens=request.max_tokens if fits else None)
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,1 @@
+"""A request in the words of each kind of engine."""

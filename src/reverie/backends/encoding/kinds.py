@@ -1,0 +1,268 @@
+"""What each kind of engine is asked, in its own words.
+
+Rule 1: a body is built field by field (an allow-list); nothing that a client wrote is passed on
+as it came.
+
+Rule 2: nothing is dropped in silence. What a kind can't honour, ``check`` refuses by name.
+
+Rule 3: a field that is off is not sent, unless the engine's own default is something else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from reverie.backends.encoding import forced_tools, livepeer
+from reverie.backends.encoding.json_schema import Converter, translate
+from reverie.errors import UnsupportedParameter
+from reverie.request import GenerateRequest
+from reverie.settings import BackendKind, BackendSettings
+
+_SEEDS = 2**32 - 1
+"""llama.cpp's seeds are 32 bits wide, of which the highest number means "random"."""
+
+_REASONING: dict[BackendKind, tuple[str, ...]] = {
+    "vllm": ("reasoning", "reasoning_content"),  # the newer name and the older one
+    "ollama": ("reasoning",),
+    "openai": (),
+}
+"""What an assistant's ``reasoning_content`` is called by kinds that call it otherwise.
+
+OpenAI's chat completions take no reasoning at all, and would refuse the field: nothing that its
+models could see is lost by leaving it out, which docs/clients.md says.
+"""
+
+_CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
+"""The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
+
+_MAKERS: dict[str, BackendKind] = {
+    "llamacpp": "llamacpp",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "library": "ollama",
+}
+"""What these engines' lists of models have for ``owned_by``."""
+
+TELLING_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
+"""The kinds that know ``continuous_usage_stats``: the usage so far on each piece, of which several
+tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
+
+_SCHEMA = "response_format.json_schema.schema"
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Where whitespace is free, a small model goes on with it for ever."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "gbnf") -> None:
+    """Refuse what this kind of engine can't honour.
+
+    Args:
+        converter: what makes a constraint of a JSON Schema, on llama.cpp.
+
+    Raises:
+        UnsupportedParameter: naming the field.
+    """
+    if kind == "livepeer":
+        livepeer.check(request)
+    if kind in ("openai", "ollama"):
+        _refuse(request.top_k > 0, "top_k", kind)
+        _refuse(request.min_p > 0, "min_p", kind)
+    if kind == "ollama":
+        _refuse(bool(request.logit_bias), "logit_bias", kind)
+        _refuse(forced_tools.is_forced(request), "tool_choice", kind)
+    if kind == "llamacpp":
+        if request.tools:
+            constrained = (request.response_format or {}).get("type", "text") != "text"
+            callable_ = request.tool_choice != "none"
+            _refuse(request.logprobs, "logprobs", kind, beside="tools")
+            _refuse(constrained and callable_, "response_format", kind, beside="tools")
+        for schema, param in _schemas(request):
+            translate(schema, param, converter)
+
+
+def of(settings: BackendSettings, maker: str = "") -> BackendKind:
+    """What an engine is: as configured, else as its maker's name tells."""
+    return made_by(maker) if settings.kind == "auto" else settings.kind
+
+
+def made_by(maker: str) -> BackendKind:
+    """What an engine is by its maker's name."""
+    return _MAKERS.get(maker, "generic")
+
+
+def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
+    """Whether this engine goes on from an answer's beginning."""
+    return kind in _CONTINUING if settings.continues is None else settings.continues
+
+
+def address(settings: BackendSettings) -> tuple[str, str]:
+    """The base URL of this engine, and the path below it where it generates."""
+    if settings.kind == "livepeer":
+        return livepeer.base(settings.url), livepeer.PATH
+    return settings.url, "chat/completions"
+
+
+def encode(
+    request: GenerateRequest, model: str, kind: BackendKind, converter: Converter = "gbnf"
+) -> bytes:
+    """The JSON body that asks for the answer. The request has passed ``check``.
+
+    Args:
+        model: the model's name on that engine.
+        converter: as in ``check``.
+    """
+    if kind == "livepeer":
+        return livepeer.encode(request, model)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": _messages(_conversation(request, kind), kind),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": request.temperature,
+        "max_completion_tokens" if kind == "openai" else "max_tokens": request.max_tokens,
+        "top_p": request.top_p,
+        **_sampling(request),
+        **_output(request),
+    }
+    if request.answer_so_far:
+        body["add_generation_prompt"] = False
+        body["continue_final_message"] = True
+    if kind == "llamacpp":
+        # Its own defaults are top_k 40 and min_p 0.05.
+        body["top_k"] = request.top_k
+        body["min_p"] = request.min_p
+        # An event per prompt batch. Without these llama.cpp notices a client that left during its
+        # prompt only in a quiet second: its wait for a result begins anew with anyone's result.
+        body["return_progress"] = True
+        body["timings_per_token"] = True  # a piece may be several tokens: an emoji is
+        if request.seed is not None:
+            body["seed"] = request.seed % _SEEDS
+        body |= _constraint(request, converter)
+    elif kind in TELLING_USAGE:
+        body["stream_options"]["continuous_usage_stats"] = True
+    elif kind == "ollama" and body.pop("tool_choice", None) == "none":
+        del body["tools"]  # it knows no tool_choice; without tools, it calls none
+    return _encode(body)
+
+
+def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str, Any]]:
+    """The messages, with what there is of the answer at their end."""
+    if not request.answer_so_far:
+        return request.messages
+    *before, last = request.messages
+    answer = {"role": "assistant", "content": request.answer_so_far}
+    if kind == "llamacpp" and last["role"] == "assistant" and last.get("content"):
+        # It takes an assistant's message at the end for the answer's beginning in any case.
+        return [*before, {**last, "content": last["content"] + request.answer_so_far}]
+    return [*request.messages, answer]
+
+
+def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[str, Any]]:
+    """The conversation, its reasoning under the names that the kind knows."""
+    names = _REASONING.get(kind)
+    if names is None or not any("reasoning_content" in message for message in messages):
+        return messages
+    renamed = []
+    for message in messages:
+        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if "reasoning_content" in message:
+            rest |= dict.fromkeys(names, message["reasoning_content"])
+        renamed.append(rest)
+    return renamed
+
+
+def grammar(request: GenerateRequest) -> str | None:
+    """What LLGuidance constrains the answer with; None for an answer that is free."""
+    schema = _wanted(request, "llguidance")
+    if schema is None:
+        return None
+    return f"%llguidance {{}}\nstart: %json {_encode({**schema, 'x-guidance': _LAYOUT}).decode()}"
+
+
+def _constraint(request: GenerateRequest, converter: Converter) -> dict[str, Any]:
+    """llama.cpp's fields that constrain an answer to JSON, instead of those that were asked for."""
+    if converter == "gbnf":
+        schema = _wanted(request, "gbnf")
+        if schema is None:
+            return {}
+        asked = {"name": "answer", "strict": True, "schema": schema}
+        fields: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": asked}}
+        if forced_tools.is_forced(request):
+            fields["tool_choice"] = "auto"
+        return fields
+    constraint = grammar(request)
+    if constraint is None:
+        return {}
+    fields = {
+        "grammar": constraint,
+        "response_format": {"type": "text"},
+        # The grammar holds from the first token on: nothing of the answer is reasoning.
+        "reasoning_format": "none",
+    }
+    if request.tools:  # it takes no grammar beside tools that may be called, yet renders these
+        fields["tool_choice"] = "none"
+    return fields
+
+
+def _wanted(request: GenerateRequest, converter: Converter) -> dict[str, Any] | None:
+    """The JSON Schema of the answer's text, in the converter's words."""
+    form = forced_tools.response_format(request) or {"type": "text"}
+    if form["type"] == "text":
+        return None
+    if form["type"] == "json_object":
+        return {"type": "object"}
+    return translate(form["json_schema"]["schema"], _SCHEMA, converter)
+
+
+def _schemas(request: GenerateRequest) -> list[tuple[Any, str]]:
+    """The JSON Schemas that the answer is constrained to, each with its path in the request."""
+    if forced_tools.is_forced(request):
+        return forced_tools.parameters(request)
+    form = request.response_format or {}
+    return [(form["json_schema"]["schema"], _SCHEMA)] if form.get("type") == "json_schema" else []
+
+
+def _sampling(request: GenerateRequest) -> dict[str, Any]:
+    set_: dict[str, Any] = {}
+    if request.top_k > 0:
+        set_["top_k"] = request.top_k
+    if request.min_p > 0:
+        set_["min_p"] = request.min_p
+    if request.stop:
+        set_["stop"] = request.stop
+    if request.seed is not None:
+        set_["seed"] = request.seed
+    if request.presence_penalty:
+        set_["presence_penalty"] = request.presence_penalty
+    if request.frequency_penalty:
+        set_["frequency_penalty"] = request.frequency_penalty
+    if request.logit_bias:
+        set_["logit_bias"] = request.logit_bias
+    return set_
+
+
+def _output(request: GenerateRequest) -> dict[str, Any]:
+    set_: dict[str, Any] = {}
+    if request.logprobs:
+        set_["logprobs"] = True
+        set_["top_logprobs"] = request.top_logprobs
+    if request.response_format is not None:
+        set_["response_format"] = request.response_format
+    if request.tools:
+        set_["tools"] = request.tools
+        if request.tool_choice is not None:
+            set_["tool_choice"] = request.tool_choice
+        if request.parallel_tool_calls is not None:
+            set_["parallel_tool_calls"] = request.parallel_tool_calls
+    return set_
+
+
+def _refuse(asked: bool, field: str, kind: BackendKind, *, beside: str = "") -> None:
+    if asked:
+        together = f" together with {beside}" if beside else ""
+        raise UnsupportedParameter(
+            f"This model's engine ({kind}) does not support {field}{together}.", param=field
+        )

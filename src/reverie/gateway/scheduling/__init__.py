@@ -1,0 +1,1 @@
+"""Which backend of a model takes a request, and whose turn it is."""

@@ -1,0 +1,104 @@
+"""What every request passes first: its id, and whether its caller may be here at all."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from reverie.errors import ConfigurationError, Forbidden
+from reverie.gateway.accounts.authentication import Authenticator, Caller
+from reverie.http.connection.exchange import Scope, header
+from reverie.settings import ServerSettings
+
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+        # A listener on "::" sees callers over IPv4 as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
+
+
+def require_keys(settings: ServerSettings, *, keyless: bool) -> None:
+    """Refuse an address that strangers can reach if they would need no key.
+
+    Raises:
+        ConfigurationError
+    """
+    if keyless and not is_loopback(settings.host) and not settings.no_auth:
+        raise ConfigurationError(
+            [
+                f"server.host: {settings.host} can be reached from other machines, and no "
+                "API key is set: set REVERIE_API_KEYS, create a key (reverie keys create), or pass "
+                "--no-auth to serve everyone"
+            ]
+        )
+
+
+class Edge:
+    """Gives each request its id and its caller.
+
+    Without keys only this machine may call (CONTRACT §7). The peer's address alone doesn't show
+    that: a web page in a browser here could reach the port under a name of its own (DNS
+    rebinding) or from its own origin, so both names must be this machine's too.
+    """
+
+    def __init__(self, authenticator: Authenticator, *, open_to_all: bool) -> None:
+        self._authenticator = authenticator
+        self._open_to_all = open_to_all
+
+    def request_id(self, scope: Scope) -> str:
+        """The caller's ``X-Request-Id`` where it is harmless, else a new one."""
+        given = header(scope, b"x-request-id")
+        if given is not None and _ACCEPTABLE_ID.fullmatch(given):
+            return given.decode()
+        return f"req_{uuid.uuid4().hex}"
+
+    async def admit(self, scope: Scope) -> Caller:
+        """Say who calls.
+
+        Raises:
+            InvalidApiKey, Forbidden, AccountsUnavailable
+        """
+        if self._authenticator.open and not self._open_to_all and not _comes_from_here(scope):
+            raise Forbidden(
+                "Without API keys this server answers callers on its own machine only. "
+                "The operator can set REVERIE_API_KEYS."
+            )
+        return await self._authenticator.authenticate(header(scope, b"authorization"))
+
+    async def admit_admin(self, scope: Scope) -> None:
+        """Let in the holder of the admin key.
+
+        Raises:
+            InvalidApiKey, Forbidden
+        """
+        await self._authenticator.authenticate_admin(header(scope, b"authorization"))
+
+    async def admit_operator(self, scope: Scope) -> None:
+        """Let in whoever may see the figures of operation: this machine, and callers with a key."""
+        if not _comes_from_here(scope):
+            await self.admit(scope)
+
+
+def _comes_from_here(scope: Scope) -> bool:
+    """Whether the peer, and every name that it called this server by, is this machine."""
+    client = scope.get("client")
+    origin = header(scope, b"origin")
+    names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
+    if origin is not None:
+        names.append(_host_of(origin))
+    return (client is None or is_loopback(client[0])) and all(map(is_loopback, names))
+
+
+def _host_of(url: bytes) -> str:
+    try:
+        return urlsplit(url.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""

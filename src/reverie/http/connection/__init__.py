@@ -1,0 +1,1 @@
+"""One HTTP connection and one exchange over it: bounds, timeouts, a client that leaves."""

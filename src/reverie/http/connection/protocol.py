@@ -1,0 +1,292 @@
+"""uvicorn's HTTP/1.1 protocol, with the bounds that it leaves to a proxy in front.
+
+- A request's head must arrive within ``HEAD_TIMEOUT`` seconds and ``MAX_HEAD_BYTES`` bytes.
+- A body that nobody reads any more (the answer is out: 401, 413) is discarded, so that the client
+  gets to read the answer; past ``MAX_DISCARDED_BYTES``, or after ``DISCARD_TIMEOUT`` seconds, the
+  connection is closed.
+- Requests sent ahead of an answer wait for their turn, ``MAX_WAITING`` at the most. A client that
+  leaves is noticed all the same, and none of them is begun.
+- What isn't HTTP is answered in the shape of CONTRACT §6, as everything else is, and never in the
+  midst of another request's answer.
+- A wish for another protocol (``Upgrade: h2c``) is passed over, as RFC 9110 §7.8 allows. The
+  parser would drop the request's body with it.
+- HTTP/1.0 knows no chunks: a stream ends with its connection there.
+- A client that takes nothing for ``STALL_TIMEOUT`` seconds is cut off, even if all that is left is
+  to close.
+- ``close_after(scope)`` closes a connection whose answer has already begun; ``drop(scope)`` doesn't
+  wait for its client to take the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from reverie.errors import InvalidRequest, ReverieError
+from reverie.http.connection.exchange import Scope
+from reverie.http.dialects.chat import OPENAI
+
+HEAD_TIMEOUT = 30.0
+MAX_HEAD_BYTES = 64 * 1024
+MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+DISCARD_TIMEOUT = 30.0
+MAX_WAITING = 32
+STALL_TIMEOUT = 300.0
+LINGER = 1
+"""Seconds after an answer that was cut until its connection is closed. No header announced that: a
+client that sends its next request at once, most likely the same one again, would run into it."""
+
+_CLOSE = "reverie.close"
+_DROP = "reverie.drop"
+
+
+class _HeadTooLarge(ReverieError):
+    status = 431
+    code = "request_too_large"
+    type = "invalid_request_error"
+
+
+def close_after(scope: Scope, patience: float) -> None:
+    """Close the connection once the answer that is under way is complete, and taken by the client
+    or ``patience`` seconds old.
+
+    A header can't say so any more, since it has been sent. Without effect on other servers.
+    """
+    close = scope.get("extensions", {}).get(_CLOSE)
+    if close is not None:
+        close(patience)
+
+
+async def drop(scope: Scope) -> None:
+    """Close the connection at once, with all that its client hasn't taken.
+
+    Closing it in good order would wait for a client that reads no more. Without effect on other
+    servers.
+    """
+    abort = scope.get("extensions", {}).get(_DROP)
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # for uvicorn to learn of it: an unfinished answer is no bug now
+
+
+def _without_chunks(cycle: RequestResponseCycle) -> Any:
+    """A ``send`` for ``cycle`` that lets an answer without a length end with the connection."""
+    has_length = True
+
+    async def send(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name == b"content-length" for name, _ in message["headers"])
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await RequestResponseCycle.send(cycle, message)
+
+    return send
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Hands back what follows a head that asks for another protocol."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            self._protocol.go_on_with_http(data[wish.args[0] :])
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    _head_bytes = 0
+    _discarded = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _discard_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _patience = STALL_TIMEOUT
+    _deaf = False
+    """Whether what still comes isn't read as requests: it can't be, or is too much."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parser = _Parser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._unanswered: deque[RequestResponseCycle] = deque()
+
+    # The connection -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        self._body_arrived()
+        self._client_reads()
+        for cycle in self._unanswered:  # uvicorn tells only the latest
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_client()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._client_reads()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+            self._give_up(_HeadTooLarge(f"Headers may have at most {MAX_HEAD_BYTES} bytes."))
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    # What the parser finds ------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if len(self._unanswered) > MAX_WAITING:
+            raise OverflowError  # nothing else stops the parser
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        if self._wants_another_protocol():
+            return
+        self._head_arrived()
+        self.timeout_keep_alive = self.config.timeout_keep_alive
+        super().on_headers_complete()
+        extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
+        self.scope["extensions"] = extensions
+        self._discarded = 0
+        self._unanswered.append(self.cycle)
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
+        self.flow.resume_reading()  # or a client that leaves would not be noticed
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                self._close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._wants_another_protocol():
+            return
+        self._body_arrived()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        answered = self._unanswered.popleft()
+        if answered.more_body and not self.transport.is_closing():
+            self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self._close)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._client_reads()
+            self._watch_client()
+
+    def go_on_with_http(self, rest: bytes) -> None:
+        """Read the latest head once more, without its wish for another protocol."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":  # a wish in itself, and never with a body
+            return
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser.feed_data(b"\r\n".join([*head, b"", rest]))
+
+    def _wants_another_protocol(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    # How it ends ----------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
+
+    def _close_after_answer(self, patience: float) -> None:
+        self.timeout_keep_alive = LINGER
+        self._patience = patience
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._watch_client()
+
+    def _watch_client(self) -> None:
+        if self._stall_timer is None and self.transport.get_write_buffer_size():
+            self._stall_timer = self.loop.call_later(self._patience, self.transport.abort)
+
+    def _client_reads(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _body_arrived(self) -> None:
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._head_is_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        self._give_up(None)
+
+    def _give_up(self, error: ReverieError | None) -> None:
+        """Read no more requests. Those that are whole are answered first; then ``error`` is, unless
+        it would come as the answer to one of them.
+        """
+        self._deaf = True
+        self._head_arrived()
+        whole = [cycle for cycle in self._unanswered if not cycle.more_body]
+        if whole:
+            whole[-1].keep_alive = False
+        elif error is None or any(cycle.response_started for cycle in self._unanswered):
+            self._close()
+        else:
+            self._refuse(error)
+
+    def _refuse(self, error: ReverieError) -> None:
+        """Answer outside any exchange, then close."""
+        if self.transport.is_closing():
+            return
+        body = OPENAI.error_body(error)
+        status = OPENAI.status(error)
+        reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: req_{uuid.uuid4().hex}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self._close()
+
+
+def as_http_class() -> Any:
+    """The class, typed as uvicorn's configuration wants it."""
+    return Protocol

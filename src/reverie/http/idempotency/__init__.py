@@ -1,0 +1,1 @@
+"""Requests with an ``Idempotency-Key``: generated once, answered as often as asked."""

@@ -1,0 +1,1 @@
+"""Health, versions, models, hardware, metrics and the description of the API."""

@@ -1,0 +1,321 @@
+"""The wire shape of a request: every field that it may carry, its type and its bounds.
+
+These models refuse what ``docs/protocol.md`` does not list; ``body`` turns their complaints into
+errors, and ``http.operations.openapi`` publishes them.
+
+Rule: a list stops at its first bad item, and an object's size is bounded before its fields are
+looked at, so that a hostile body can't buy a mountain of error records.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    Tag,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+UNSUPPORTED = "unsupported_parameter"
+"""The type of a mistake that names something valid elsewhere, but not honoured here."""
+
+_MAX_FIELDS = 64
+_MAX_INT32 = 2**31 - 1
+_NUMBER = re.compile(r"\s*-?(0|[1-9]\d{0,30})(\.\d{1,30})?([eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+# Scalars ----------------------------------------------------------------------------------
+
+
+def _number(value: Any) -> Any:
+    """JSON numbers, and strings that hold one; not booleans, which Python counts as numbers."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number, not a boolean")
+    if isinstance(value, str):
+        if not _NUMBER.fullmatch(value):
+            raise PydanticCustomError("number_parsing", "Input should be a number")
+        return float(value) if any(mark in value for mark in ".eE") else int(value)
+    return value
+
+
+def _form(value: Any) -> str | None:
+    """Which member of a union a value's JSON type chooses."""
+    if isinstance(value, str):
+        return "<string>"
+    if isinstance(value, list):
+        return "<array>"
+    return "<object>" if isinstance(value, dict) else None
+
+
+TAGS = frozenset({"<string>", "<array>", "<object>"})
+"""What ``_form`` adds to the path of a mistake; it is no part of the client's path."""
+
+_LAX = BeforeValidator(_number)
+"""Comes after the bounds: what stands before it describes a plain number, in OpenAPI too."""
+
+_NAME = "^[a-zA-Z0-9_-]{1,64}$"
+_TOKEN_ID = "^(0|[1-9][0-9]{0,9})$"
+PATTERNS = {
+    _NAME: "Input should be 1 to 64 characters out of a-z, A-Z, 0-9, '_' and '-'",
+    _TOKEN_ID: "This name should be a token's id: up to ten digits, with no 0 in front",
+}
+"""What each pattern accepts, in words."""
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+def _union(members: Any, expected: str) -> Any:
+    return Annotated[
+        members,
+        Discriminator(
+            _form,
+            custom_error_type="wrong_type",
+            custom_error_message=f"Input should be {expected}",
+        ),
+    ]
+
+
+class Wire(BaseModel):
+    """A JSON object that a client sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields", f"Object should have {_MAX_FIELDS} or fewer fields"
+            )
+        return value
+
+
+# Messages ---------------------------------------------------------------------------------
+
+
+def _only_text(value: Any) -> Any:
+    """Tell other kinds of parts (images, sounds, files) from malformed ones."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "text":
+        raise PydanticCustomError(
+            UNSUPPORTED, "Only parts of type 'text' are supported", {"at": "type"}
+        )
+    return value
+
+
+class LLMTextPart(Wire):
+    type: Literal["text"]
+    text: str
+
+
+class LLMFunctionCall(Wire):
+    name: str = Field(min_length=1, max_length=200)
+    arguments: str
+    """The arguments as JSON text, as the model wrote it."""
+
+
+class LLMToolCall(Wire):
+    id: str = Field(max_length=200)
+    type: Literal["function"]
+    function: LLMFunctionCall
+
+
+def _only_null(value: Any) -> None:
+    if value is not None:
+        raise PydanticCustomError(UNSUPPORTED, "This field is not supported")
+
+
+_RoundTripped: TypeAlias = Annotated[SkipJsonSchema[None], BeforeValidator(_only_null)]
+"""A field of OpenAI's own answers, which SDKs send back as null."""
+
+Content: TypeAlias = _union(  # type: ignore[valid-type]
+    Annotated[str, Tag("<string>")]
+    | Annotated[
+        list[Annotated[LLMTextPart, BeforeValidator(_only_text)]],
+        Field(min_length=1, fail_fast=True),
+        Tag("<array>"),
+    ],
+    "a string or a list of text parts",
+)
+
+
+class LLMMessage(Wire):
+    """A message of the conversation. Fields of OpenAI's own answers may be there as null."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    """Text, or a list of text parts; null only for an assistant that carries `tool_calls`."""
+    tool_calls: Annotated[list[LLMToolCall], Field(max_length=128, fail_fast=True)] | None = None
+    """The tools that the assistant called."""
+    tool_call_id: Annotated[str, Field(max_length=200)] | None = None
+    """The call that a `tool` message answers."""
+    name: Annotated[str, Field(max_length=64)] | None = None
+    """Who speaks, to tell apart several of one role."""
+    reasoning_content: str | None = None
+    """What the assistant thought before this answer, as answers carry it."""
+    reasoning: str | None = None
+    """Another name of `reasoning_content`."""
+    refusal: _RoundTripped = None
+    annotations: _RoundTripped = None
+    audio: _RoundTripped = None
+    function_call: _RoundTripped = None
+
+
+# Tools and formats ------------------------------------------------------------------------
+
+
+class LLMFunction(Wire):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON Schema of the arguments."""
+    strict: StrictBool | None = None
+
+
+class LLMTool(Wire):
+    type: Literal["function"]
+    function: LLMFunction
+
+
+class LLMFunctionName(Wire):
+    name: Name
+
+
+class LLMNamedTool(Wire):
+    type: Literal["function"]
+    function: LLMFunctionName
+
+
+class LLMJsonSchema(Wire):
+    name: Name
+    # "schema" is a method of pydantic's own models
+    json_schema: dict[str, Any] = Field(alias="schema")
+    """A JSON Schema of the answer."""
+    strict: StrictBool | None = None
+    description: str | None = None
+
+
+class LLMResponseFormat(Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: LLMJsonSchema | None = None
+    """Required where `type` is `json_schema`."""
+
+
+class LLMStreamOptions(Wire):
+    include_usage: StrictBool | None = None
+    """On `/v1`, send the usage in a last chunk. `/llm` always sends it."""
+    include_obfuscation: StrictBool | None = None
+    """Accepted, no effect."""
+
+
+# The request ------------------------------------------------------------------------------
+
+
+def _at_most_1024(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > 1024:
+        raise PydanticCustomError("too_many_fields", "Object should have 1024 or fewer fields")
+    return value
+
+
+def _only_one(value: int) -> int:
+    if value > 1:
+        raise PydanticCustomError(UNSUPPORTED, "Only n = 1 is supported")
+    return value
+
+
+_StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+_Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
+_TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
+_MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
+
+Stop: TypeAlias = _union(  # type: ignore[valid-type]
+    Annotated[_StopString, Tag("<string>")]
+    | Annotated[list[_StopString], Field(max_length=4, fail_fast=True), Tag("<array>")],
+    "a string or a list of at most 4 strings",
+)
+ToolChoice: TypeAlias = _union(  # type: ignore[valid-type]
+    Annotated[Literal["none", "auto", "required"], Tag("<string>")]
+    | Annotated[LLMNamedTool, Tag("<object>")],
+    "'none', 'auto', 'required' or an object that names a function",
+)
+
+
+class LLMRequest(Wire):
+    """A request for text. A field that is null counts as absent."""
+
+    messages: Annotated[list[LLMMessage], Field(min_length=1, fail_fast=True)]
+    """The conversation so far."""
+    model: str = Field(default="", max_length=200)
+    """The model's name; empty takes the default model."""
+    temperature: Annotated[float, Field(ge=0, le=2), _LAX] = 0.7
+    """How freely tokens are chosen; 0 always takes the likeliest."""
+    max_tokens: _MaxTokens = 256
+    """The answer is cut after this many tokens."""
+    max_completion_tokens: _MaxTokens | None = None
+    """OpenAI's newer name of `max_tokens`."""
+    top_p: Annotated[float, Field(gt=0, le=1), _LAX] = 1.0
+    """Choose among the likeliest tokens that together have this probability."""
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), _LAX] = -1
+    """Choose among this many of the likeliest tokens; -1 or 0 is off."""
+    min_p: Annotated[float, Field(ge=0, le=1), _LAX] = 0.0
+    """Leave out tokens less likely than this share of the likeliest one's probability."""
+    stream: StrictBool = False
+    """Send the answer piece by piece, as server-sent events."""
+    stream_options: LLMStreamOptions | None = None
+    """Only with `stream`."""
+    stop: Stop | None = None
+    """The answer ends before any of these strings."""
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _LAX] | None = None
+    """Makes sampling repeatable, as far as the backend can."""
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    logit_bias: (
+        Annotated[
+            dict[_TokenId, Annotated[float, Field(ge=-100, le=100), _LAX]],
+            BeforeValidator(_at_most_1024),
+        ]
+        | None
+    ) = None
+    """Token ids, each with what is added to its logit."""
+    logprobs: StrictBool = False
+    """Send the log-probability of each token."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
+    """Send as many alternatives of each token; only with `logprobs`."""
+    n: Annotated[int, Field(ge=1), AfterValidator(_only_one), _LAX] = 1
+    """The number of answers: 1."""
+    response_format: LLMResponseFormat | None = None
+    """Constrain the answer to JSON."""
+    tools: Annotated[list[LLMTool], Field(max_length=128, fail_fast=True)] | None = None
+    """Functions that the model may call."""
+    tool_choice: ToolChoice | None = None
+    """Whether, or which, tool is called."""
+    parallel_tool_calls: StrictBool | None = None
+    user: Any = None
+    """Accepted, no effect on the text."""
+    metadata: Any = None
+    """Accepted, no effect on the text."""
+    store: Any = None
+    """Accepted, no effect on the text."""
+    service_tier: Any = None
+    """Accepted, no effect on the text."""
+    safety_identifier: Any = None
+    """Accepted, no effect on the text."""
+    prompt_cache_key: Any = None
+    """Accepted, no effect on the text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if isinstance(value, dict) and None in value.values():
+            known = cls.model_fields
+            return {k: v for k, v in value.items() if v is not None or k not in known}
+        return value

@@ -1,0 +1,190 @@
+"""A store's URL → a database that is ready to use, and its failures as ours.
+
+Rule: a database's exceptions are translated here, by ``translated``, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from reverie.errors import ConfigurationError
+from reverie.settings import StoreSettings
+from reverie.store.database.timeouts import connection_class
+
+_TRANSIENT = (OperationalError, InterfaceError, InternalError)
+
+
+class StoreFailure(Exception):
+    """The database could not do it; the message says why, without its address.
+
+    ``transient``: it may well do it at another time; otherwise it refuses what it was asked.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = True) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+class Store:
+    """A database, and how to open transactions on it."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        """Raises:
+        ConfigurationError: the URL can't be used.
+        """
+        self.settings = settings
+        self.url = parse_url(settings.url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = (
+            _connect_sqlite(self.url, settings)
+            if self.is_sqlite
+            else _connect_postgres(self.url, settings)
+        )
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @contextmanager
+    def write(self) -> Generator[Connection, None, None]:
+        """One transaction that may write; committed at the end of the block.
+
+        Raises:
+            StoreFailure
+        """
+        with (
+            translated(),
+            self._engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def read(self) -> Generator[Connection, None, None]:
+        """One transaction that only reads.
+
+        Raises:
+            StoreFailure
+        """
+        with translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """Check a store's URL.
+
+    Raises:
+        ConfigurationError
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigurationError(
+            ["store.url: write sqlite:///FILE, postgresql://USER@HOST/DATABASE, or none"]
+        )
+    if parsed.get_backend_name() == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigurationError(["store.url: sqlite needs a file: sqlite:///FILE"])
+    return parsed
+
+
+@contextmanager
+def translated() -> Generator[None, None, None]:
+    """SQLAlchemy's exceptions as ``StoreFailure``."""
+    try:
+        yield
+    except DBAPIError as error:
+        transient = error.connection_invalidated or isinstance(error, _TRANSIENT)
+        raise StoreFailure(_reason(error.orig), transient=transient) from error
+    except SQLAlchemyError as error:
+        raise StoreFailure(type(error).__name__) from error
+
+
+def _reason(error: BaseException | None) -> str:
+    """A driver's own word for what is wrong: one line, and no address or value in it."""
+    if isinstance(error, sqlite3.Error):
+        return str(error)
+    state = getattr(error, "sqlstate", None)
+    if state:
+        return f"{type(error).__name__} ({state})"
+    return type(error).__name__
+
+
+def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
+    assert url.database is not None
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError([f"store.url: {folder} can't be made: {error.strerror}"]) from None
+    engine = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=settings.timeout)
+    synchronous = "FULL" if settings.durability == "power" else "NORMAL"
+
+    def on_connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # transactions are begun by ``on_begin``
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {int(settings.timeout * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+        cursor.execute("PRAGMA cache_size = -16000")  # KiB
+        cursor.close()
+
+    def on_begin(connection: Connection) -> None:
+        # A writer takes the lock at once: one that begins as a reader can't wait for it.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return engine
+
+
+def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
+    milliseconds = int(settings.timeout * 1000)
+    options = [
+        f"-c statement_timeout={milliseconds}",
+        f"-c lock_timeout={milliseconds}",
+        f"-c idle_in_transaction_session_timeout={2 * milliseconds}",
+    ]
+    if settings.durability == "power":
+        options.append("-c synchronous_commit=on")
+    given = url.query.get("options")
+    if isinstance(given, str):
+        options.append(given)
+    engine = create_engine(
+        url.difference_update_query(["options"]),
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=settings.timeout,
+        connect_args={
+            "connect_timeout": max(2, math.ceil(settings.timeout)),
+            "tcp_user_timeout": milliseconds,
+            "application_name": "reverie",
+            "options": " ".join(options),
+        },
+    )
+    # Longer than the server's own bounds, which say more of what took so long.
+    patient = connection_class(settings.timeout + 1)
+    event.listen(engine, "do_connect", lambda _, __, args, named: patient.connect(*args, **named))
+    return engine

@@ -1,0 +1,241 @@
+"""Each kind of engine is sent what it understands, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from reverie.backends.encoding.kinds import can_continue, check, encode
+from reverie.errors import UnsupportedParameter
+from reverie.request import GenerateRequest
+from reverie.settings import BackendKind, BackendSettings
+
+Ask = Callable[..., GenerateRequest]
+
+KINDS: tuple[BackendKind, ...] = tuple(kind for kind in get_args(BackendKind) if kind != "livepeer")
+"""Those that speak OpenAI's dialect."""
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+EVERYTHING: dict[str, Any] = {
+    "top_k": 3,
+    "min_p": 0.1,
+    "stop": ("a", "b"),
+    "seed": 7,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"5": -1.0},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "response_format": SCHEMA,
+    "tools": TOOLS,
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+}
+
+
+def body(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(encode(request, "up", kind))
+    return decoded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_request_asks_for_a_counted_stream_and_no_more(ask: Ask, kind: BackendKind) -> None:
+    counted = {"include_usage": True}
+    extra: dict[str, Any] = {}
+    if kind == "llamacpp":
+        extra = {"top_k": 0, "min_p": 0.0, "return_progress": True, "timings_per_token": True}
+    elif kind in ("vllm", "sglang"):
+        counted["continuous_usage_stats"] = True
+    limit = "max_completion_tokens" if kind == "openai" else "max_tokens"
+    check(ask(), kind)
+    assert body(ask(), kind) == {
+        "model": "up",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": counted,
+        "temperature": 0.7,
+        limit: 256,
+        "top_p": 1.0,
+        **extra,
+    }
+
+
+def test_a_trusted_engine_is_sent_every_field_that_was_set(ask: Ask) -> None:
+    sent = body(ask(**EVERYTHING), "generic")
+    expected = json.loads(json.dumps(EVERYTHING))
+    assert {key: sent[key] for key in EVERYTHING} == expected
+
+
+@pytest.mark.parametrize("kind", ["generic", "vllm", "sglang"])
+def test_these_kinds_refuse_nothing(ask: Ask, kind: BackendKind) -> None:
+    check(ask(**EVERYTHING), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "param"),
+    [
+        ("openai", {"top_k": 3}, "top_k"),
+        ("openai", {"min_p": 0.1}, "min_p"),
+        ("ollama", {"top_k": 3}, "top_k"),
+        ("ollama", {"min_p": 0.1}, "min_p"),
+        ("ollama", {"logit_bias": {"5": 1.0}}, "logit_bias"),
+        ("ollama", {"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ("llamacpp", {"tools": TOOLS, "response_format": SCHEMA}, "response_format"),
+        (
+            "llamacpp",
+            {"tools": TOOLS, "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
+        ("llamacpp", {"tools": TOOLS, "logprobs": True}, "logprobs"),
+    ],
+)
+def test_what_a_kind_cannot_honour_is_refused_by_name(
+    ask: Ask, kind: BackendKind, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(ask(**fields), kind)
+    assert caught.value.param == param
+    assert param in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("llamacpp", {"tools": TOOLS, "response_format": {"type": "text"}}),
+        ("llamacpp", {"tools": TOOLS, "tool_choice": "none", "response_format": SCHEMA}),
+        ("ollama", {"tools": TOOLS, "tool_choice": "auto"}),
+        ("ollama", {"tools": TOOLS, "tool_choice": "none"}),
+    ],
+)
+def test_what_a_kind_can_honour_is_not_refused(
+    ask: Ask, kind: BackendKind, fields: dict[str, Any]
+) -> None:
+    check(ask(**fields), kind)
+
+
+def test_ollama_calls_no_tool_when_it_is_given_none(ask: Ask) -> None:
+    sent = body(ask(tools=TOOLS, tool_choice="none"), "ollama")
+    assert "tools" not in sent
+    assert "tool_choice" not in sent
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 2, 2**32 - 1, 2**63 - 1, -1, -(2**63)])
+def test_llamacpps_seed_is_32_bits_and_never_the_random_one(ask: Ask, seed: int) -> None:
+    sent = body(ask(seed=seed), "llamacpp")["seed"]
+    assert 0 <= sent < 2**32 - 1
+    assert sent == body(ask(seed=seed), "llamacpp")["seed"]
+    assert body(ask(seed=seed), "vllm")["seed"] == seed
+
+
+def test_llamacpp_is_made_to_call_a_required_tool(ask: Ask) -> None:
+    sent = body(ask(tools=TOOLS, tool_choice="required"), "llamacpp")
+    assert sent["tools"] == TOOLS
+    assert sent["tool_choice"] == "auto"
+    assert sent["response_format"]["type"] == "json_schema"
+    free = body(ask(tools=TOOLS, tool_choice="auto"), "llamacpp")
+    assert "response_format" not in free
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("generic", {"reasoning_content"}),
+        ("llamacpp", {"reasoning_content"}),
+        ("sglang", {"reasoning_content"}),
+        ("vllm", {"reasoning", "reasoning_content"}),
+        ("ollama", {"reasoning"}),
+        ("openai", set()),
+    ],
+)
+def test_reasoning_goes_by_the_names_that_the_kind_knows(
+    ask: Ask, kind: BackendKind, names: set[str]
+) -> None:
+    answer = {"role": "assistant", "content": "Hi", "name": "bot"}
+    user = {"role": "user", "content": "And now?"}
+    request = ask(messages=[{**answer, "reasoning_content": "hm"}, user])
+    check(request, kind)
+    assert body(request, kind)["messages"] == [{**answer, **dict.fromkeys(names, "hm")}, user]
+
+
+def test_llguidance_is_given_the_schema_in_a_grammar_without_free_whitespace(ask: Ask) -> None:
+    sent = json.loads(encode(ask(response_format=SCHEMA), "up", "llamacpp", "llguidance"))
+    assert sent["response_format"] == {"type": "text"}
+    schema = json.loads(sent["grammar"].partition("%json ")[2])
+    assert schema.pop("x-guidance")["whitespace_flexible"] is False
+    assert schema == {"type": "object"}
+
+
+def test_a_grammar_stands_beside_tools_that_are_shown_but_not_called(ask: Ask) -> None:
+    forced = ask(tools=TOOLS, tool_choice="required")
+    sent = json.loads(encode(forced, "up", "llamacpp", "llguidance"))
+    assert sent["tools"] == TOOLS
+    assert sent["tool_choice"] == "none"
+    assert "grammar" in sent
+    free = json.loads(encode(ask(tools=TOOLS), "up", "llamacpp", "llguidance"))
+    assert "grammar" not in free
+    assert "tool_choice" not in free
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "response_format.json_schema.schema.not",
+        ),
+        (
+            {
+                "tools": [*TOOLS, {"function": {"name": "g", "parameters": {"not": {}}}}],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tools.1.function.parameters.not",
+        ),
+    ],
+)
+def test_llamacpp_refuses_a_part_of_a_schema_by_its_path(
+    ask: Ask, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(ask(**fields), "llamacpp")
+    assert caught.value.param == param
+    check(ask(**fields), "vllm")
+
+
+def test_a_function_that_need_not_be_called_may_have_any_schema(ask: Ask) -> None:
+    tools = [{"function": {"name": "g", "parameters": {"not": {}}}}]
+    check(ask(tools=tools, tool_choice="auto"), "llamacpp")
+
+
+@pytest.mark.parametrize("kind", ["generic", "llamacpp", "vllm", "sglang"])
+def test_an_answer_that_was_cut_is_its_conversations_end(ask: Ask, kind: BackendKind) -> None:
+    sent = body(ask(answer_so_far="Hel"), kind)
+    assert sent["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hel"},
+    ]
+    assert sent["continue_final_message"] is True
+    assert sent["add_generation_prompt"] is False
+
+
+def test_llama_cpp_takes_the_clients_own_beginning_and_the_answer_for_one(ask: Ask) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh, "}]
+    continued = ask(messages=messages, answer_so_far="hel")
+    assert body(continued, "llamacpp")["messages"][1:] == [
+        {"role": "assistant", "content": "Oh, hel"}
+    ]
+    assert len(body(continued, "vllm")["messages"]) == 3
+    assert messages[-1]["content"] == "Oh, "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_engines_known_to_continue_are_asked_to_and_others_if_they_are_said_to(
+    kind: BackendKind,
+) -> None:
+    known = kind in ("llamacpp", "vllm", "sglang")
+    assert can_continue(BackendSettings(url="http://h"), kind) is known
+    for said in (True, False):
+        assert can_continue(BackendSettings(url="http://h", continues=said), kind) is said

@@ -1,0 +1,60 @@
+"""A backend that only has a state: what chooses among backends never generates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Set
+from typing import Any
+
+from reverie.backends.base import Health
+from reverie.events import Event
+from reverie.gateway.scheduling.slot_request import Wish
+from reverie.request import GenerateRequest
+
+
+def wish(
+    tokens: int = 0, excluded: Set[str] = frozenset(), failed: Set[str] = frozenset(), **more: Any
+) -> Wish:
+    return Wish(tokens, excluded=frozenset(excluded), failed=frozenset(failed), **more)
+
+
+class FakeBackend:
+    """A backend in whatever state a test puts it."""
+
+    kind = "generic"
+    url = ""
+    recovers = False
+    can_continue = False
+
+    def __init__(
+        self,
+        name: str,
+        slots: int = 1,
+        *,
+        ready: bool = True,
+        capacity: int | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        self.capacity = capacity
+        self.context: int | None = None
+        self.name = name
+        self.slots = slots
+        self.weight = weight
+        self.ready = ready
+        self.failure: str | None = None
+        self.health: Health | None = None
+        self.suspected = 0
+
+    def check(self, request: GenerateRequest) -> None: ...
+
+    def set_timeouts(self, *, first_token: float, stall: float) -> None: ...
+
+    def suspect(self) -> None:
+        self.suspected += 1
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        raise NotImplementedError
+        yield []
+
+    async def start(self, on_change: Callable[[], None]) -> None: ...
+
+    async def stop(self) -> None: ...

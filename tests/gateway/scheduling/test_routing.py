@@ -1,0 +1,240 @@
+"""The choice of a backend, over states that the test makes up."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from reverie.errors import BackendError
+from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.circuit_breaker import FAILURES
+from reverie.gateway.scheduling.routing import affinity_of, choose
+from reverie.request import GenerateRequest
+from tests.gateway.scheduling.fake_backend import FakeBackend, wish
+
+NOW = 1000.0
+
+
+def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> Member:
+    made = Member("m", FakeBackend(name, slots, **options), lambda: NOW)
+    for _ in range(in_flight):
+        made.take(0)
+    return made
+
+
+def measured(made: Member, per_token: float, ttft: float = 0.1) -> Member:
+    made.speed.measured(NOW, ttft, per_token)
+    return made
+
+
+def chosen(*members: Member, **wished: Any) -> str | None:
+    found = choose(members, wish(**wished), NOW)
+    return found and found.name
+
+
+def conversations(count: int) -> list[bytes]:
+    chance = random.Random(1)
+    return [chance.randbytes(16) for _ in range(count)]
+
+
+# Affinity -----------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_at_home_on_one_backend_in_whatever_order_they_stand() -> None:
+    a, b, c = member("a"), member("b"), member("c")
+    for conversation in conversations(50):
+        homes = {
+            chosen(*order, affinity=conversation) for order in ((a, b, c), (c, b, a), (b, a, c))
+        }
+        assert len(homes) == 1
+
+
+def test_conversations_are_shared_by_weight() -> None:
+    members = [member("a"), member("b", weight=2.0), member("c", weight=0.5)]
+    homes = Counter(chosen(*members, affinity=one) for one in conversations(3500))
+    assert homes["b"] / homes["a"] == pytest.approx(2, rel=0.15)
+    assert homes["c"] / homes["a"] == pytest.approx(0.5, rel=0.15)
+
+
+def test_conversations_are_shared_by_slots() -> None:
+    members = [member("a", 2), member("b", 8)]
+    homes = Counter(chosen(*members, affinity=one) for one in conversations(3500))
+    assert homes["b"] / homes["a"] == pytest.approx(4, rel=0.15)
+
+
+def test_when_a_backend_goes_its_conversations_alone_move_and_come_back_with_it() -> None:
+    members = [member("a"), member("b"), member("c")]
+    before = {one: chosen(*members, affinity=one) for one in conversations(300)}
+    members[1].backend.ready = False  # type: ignore[misc]
+    moved = {one: chosen(*members, affinity=one) for one in before}
+    assert {one for one in before if before[one] != moved[one]} == {
+        one for one in before if before[one] == "b"
+    }
+    assert {moved[one] for one in before if before[one] == "b"} == {"a", "c"}
+    members[1].backend.ready = True  # type: ignore[misc]
+    assert {one: chosen(*members, affinity=one) for one in before} == before
+
+
+def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
+    members = [member("a", 64), member("b", 64), member("c", 64)]
+    for _ in range(90):
+        home = choose(members, wish(affinity=b"crowd"), NOW)
+        assert home is not None
+        home.take(0)
+    loads = sorted(one.in_flight for one in members)
+    assert loads[-1] <= 1.25 * 30 + 2
+    assert loads[0] >= 20
+
+
+def test_two_turns_at_once_on_idle_backends_both_go_home() -> None:
+    members = [member("a"), member("b")]
+    home = choose(members, wish(affinity=b"1"), NOW)
+    assert home is not None
+    home.take(0)
+    assert choose(members, wish(affinity=b"1"), NOW) is home
+
+
+def test_a_home_without_room_or_trust_is_passed_over() -> None:
+    a, b = member("a"), member("b")
+    for conversation in conversations(20):
+        assert chosen(a, b, affinity=conversation, excluded={"a"}) == "b"
+    a.failed(a.breaker.begin(), BackendError("no"))
+    assert {chosen(a, b, affinity=one) for one in conversations(20)} == {"b"}
+
+
+# Load and speed -----------------------------------------------------------------------------
+
+
+def test_without_measurements_the_least_loaded_is_taken() -> None:
+    assert chosen(member("a", 8, in_flight=2), member("b", 8, in_flight=1)) == "b"
+    assert chosen(member("a", 8, in_flight=2), member("b", 2, in_flight=1)) == "a"
+    assert chosen(member("a", in_flight=2), member("b", in_flight=3, weight=2.0)) == "b"
+
+
+def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
+    fast, slow = measured(member("fast", 64), 0.01), measured(member("slow", 64), 0.04)
+    for _ in range(50):
+        one = choose([slow, fast], wish(), NOW)
+        assert one is not None
+        one.take(0)
+    assert fast.in_flight / slow.in_flight == pytest.approx(4, rel=0.3)
+
+
+def test_a_slow_first_token_counts_too() -> None:
+    quick, late = measured(member("quick"), 0.01, 0.1), measured(member("late"), 0.01, 9.0)
+    assert chosen(late, quick) == "quick"
+
+
+def test_a_backend_that_is_not_measured_is_explored() -> None:
+    known = measured(member("known"), 0.01)
+    assert chosen(known, member("cold")) == "cold"
+    assert chosen(known, member("cold", in_flight=1)) == "known"
+
+
+def test_a_measurement_is_forgotten_in_the_end() -> None:
+    slow, fast = member("slow"), measured(member("fast"), 0.01)
+    slow.speed.measured(NOW - 100, 60.0, 5.0)
+    assert chosen(slow, fast) == "fast"
+    slow.speed = type(slow.speed)()
+    slow.speed.measured(NOW - 200, 60.0, 5.0)
+    assert chosen(slow, fast) == "slow"
+
+
+def test_a_speed_is_an_average_that_follows_the_newest() -> None:
+    one = measured(member("a"), 0.1, 1.0)
+    measured(one, 0.2, 2.0)
+    assert (one.speed.per_token, one.speed.ttft) == (pytest.approx(0.12), pytest.approx(1.2))
+    for _ in range(50):
+        measured(one, 0.2, 2.0)
+    assert one.speed.per_token == pytest.approx(0.2, rel=0.01)
+
+
+# Trust --------------------------------------------------------------------------------------
+
+
+def broken(name: str, clock: list[float]) -> Member:
+    made = Member("m", FakeBackend(name, 8), lambda: clock[0], lambda: 0.0)
+    for _ in range(FAILURES):
+        made.failed(made.breaker.begin(), BackendError("no"))
+    return made
+
+
+def test_a_request_that_was_let_down_is_no_trial_while_there_is_another_backend() -> None:
+    clock = [NOW]
+    back, good = broken("back", clock), member("good", in_flight=3)
+    assert chosen(back, good) == "good"
+    clock[0] += 60
+    assert chosen(back, good) == "back"
+    assert chosen(back, good, failed={"x"}) == "good"
+    assert chosen(back, member("full", 1, in_flight=1), failed={"x"}) == "back"
+
+
+def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -> None:
+    bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
+    worse.breaker.probed(False, "backend_error")
+    assert chosen(bad, worse) is None
+    assert chosen(worse, bad, failed={"x"}) == "bad"
+    assert chosen(worse, bad, failed={"x"}, excluded={"bad"}) is None
+    back = broken("back", clock := [NOW - 60])
+    clock[0] = NOW
+    back.in_flight = 3
+    assert chosen(bad, back, failed={"x"}) == "back"
+
+
+def test_nobody_is_chosen_where_nobody_can_be() -> None:
+    assert chosen(member("a", ready=False), member("b", 1, in_flight=1)) is None
+    assert chosen(broken("a", [NOW]), broken("b", [NOW])) is None
+    assert chosen(broken("only", [NOW])) == "only"
+
+
+# The opening of a conversation --------------------------------------------------------------
+
+
+def request(*messages: tuple[str, str | None], model: str = "m") -> GenerateRequest:
+    return GenerateRequest(
+        model=model, messages=[{"role": role, "content": text} for role, text in messages]
+    )
+
+
+OPENING = (("system", "Be kind."), ("user", "Hello"))
+
+
+def test_each_turn_of_a_conversation_has_the_affinity_of_the_first() -> None:
+    turns = (("assistant", "Hi"), ("user", "And now?"), ("system", "Be brief."), ("tool", "42"))
+    first = affinity_of(request(*OPENING))
+    assert {affinity_of(request(*OPENING, *turns[:n])) for n in range(5)} == {first}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        request(*OPENING, model="other"),
+        request(("system", "Be kind!"), OPENING[1]),
+        request(("developer", "Be kind."), OPENING[1]),
+        request(OPENING[0], ("user", "Hallo")),
+        request(OPENING[1]),
+        request(("system", "Be kind.\0user\05\0Hello")),
+    ],
+)
+def test_another_opening_has_another_affinity(other: GenerateRequest) -> None:
+    assert affinity_of(other) != affinity_of(request(*OPENING))
+
+
+def test_long_texts_are_told_apart_by_their_beginning_their_end_and_their_length() -> None:
+    text = "x" * 100_000
+    texts = [text, text + "x", "y" + text[1:], text[:-1] + "y"]
+    assert len({affinity_of(request(("user", text))) for text in texts}) == 4
+
+
+def test_odd_texts_have_an_affinity_too() -> None:
+    assert affinity_of(request(("user", "\ud83d half a character")))
+    assert affinity_of(request(("assistant", None), ("user", "")))
+
+
+def test_no_more_than_a_part_of_a_long_text_is_read() -> None:
+    text = "a" * 50_000 + "b" + "a" * 50_000
+    other = "a" * 50_000 + "c" + "a" * 50_000
+    assert affinity_of(request(("user", text))) == affinity_of(request(("user", other)))

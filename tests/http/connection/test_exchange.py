@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge
+from reverie.http.connection.exchange import (
+    PING,
+    Interruption,
+    Message,
+    Scope,
+    StreamWriter,
+    read_body,
+    respond,
+    watch_disconnect,
+)
+
+
+class Client:
+    """The client's side of ASGI: what it sends, and what it got."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()
+        for message in messages:
+            self.inbox.put_nowait(message)
+        self.got: list[Message] = []
+        self.reading = asyncio.Event()
+        self.reading.set()
+
+    async def receive(self) -> Message:
+        return await self.inbox.get()
+
+    async def send(self, message: Message) -> None:
+        await self.reading.wait()
+        self.got.append(message)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m.get("body", b"") for m in self.got if m["type"] == "http.response.body")
+
+
+def part(body: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def scope(**headers: str) -> Scope:
+    named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return {"type": "http", "headers": named}
+
+
+async def test_a_body_in_parts_is_joined() -> None:
+    client = Client(part(b"ab", more=True), part(b"", more=True), part(b"c"))
+    assert await read_body(scope(), client.receive, limit=3, timeout=1) == b"abc"
+
+
+async def test_an_announced_body_over_the_limit_is_refused_before_it_is_read() -> None:
+    client = Client()
+    with pytest.raises(RequestTooLarge):
+        await read_body(scope(content_length="4"), client.receive, limit=3, timeout=1)
+
+
+async def test_a_body_that_grows_over_the_limit_is_refused() -> None:
+    client = Client(part(b"ab", more=True), part(b"cd", more=True))
+    with pytest.raises(RequestTooLarge):
+        await read_body(scope(), client.receive, limit=3, timeout=1)
+
+
+async def test_a_body_that_does_not_arrive_times_out() -> None:
+    client = Client(part(b"a", more=True))
+    with pytest.raises(RequestTimeout):
+        await read_body(scope(), client.receive, limit=3, timeout=0.01)
+
+
+async def test_a_client_that_leaves_while_sending_is_gone() -> None:
+    client = Client(part(b"a", more=True), {"type": "http.disconnect"})
+    with pytest.raises(ClientGone):
+        await read_body(scope(), client.receive, limit=3, timeout=1)
+
+
+async def test_a_disconnect_ends_the_block_with_its_reason() -> None:
+    client = Client({"type": "http.disconnect"})
+    with pytest.raises(ClientGone):
+        async with Interruption() as interruption:
+            watcher = asyncio.create_task(watch_disconnect(client.receive, interruption))
+            await asyncio.sleep(5)
+    assert watcher.done()
+
+
+async def test_only_the_first_reason_counts() -> None:
+    with pytest.raises(ClientGone):
+        async with Interruption() as interruption:
+            interruption.end(ClientGone("first"))
+            interruption.end(RequestTimeout("second"))
+            await asyncio.sleep(5)
+
+
+async def test_work_that_was_done_before_the_end_arrived_stays_done() -> None:
+    async with Interruption() as interruption:
+        interruption.end(ClientGone("too late"))
+    await asyncio.sleep(0)  # no cancellation is left behind
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    interruption.end(ClientGone("later still"))
+    await asyncio.sleep(0)
+
+
+async def test_an_error_of_the_work_itself_is_not_replaced() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Interruption() as interruption:
+            interruption.end(ClientGone("at the same time"))
+            raise ZeroDivisionError
+    await asyncio.sleep(0)
+
+
+async def test_cancellation_from_elsewhere_passes_through() -> None:
+    async def work() -> None:
+        async with Interruption():
+            await asyncio.sleep(5)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def writer(client: Client, *, commit: float = 5, ping: float = 5, write: float = 5) -> StreamWriter:
+    return StreamWriter(
+        client.send, [], commit_delay=commit, ping_interval=ping, write_timeout=write
+    )
+
+
+async def test_the_status_stays_open_until_the_first_bytes() -> None:
+    client = Client()
+    async with Interruption() as interruption:
+        stream = writer(client)
+        stream.start(interruption)
+        assert not stream.opened
+        await stream.write(b"data: 1\n\n")
+        await stream.write(b"data: 2\n\n", last=True)
+        await stream.stop()
+    assert [m["type"] for m in client.got] == ["http.response.start"] + ["http.response.body"] * 2
+    assert [m.get("more_body") for m in client.got[1:]] == [True, False]
+
+
+async def test_silence_is_bridged_by_comments() -> None:
+    client = Client()
+    async with Interruption() as interruption:
+        stream = writer(client, commit=0.01, ping=0.01)
+        stream.start(interruption)
+        while client.body.count(PING) < 3:
+            await asyncio.sleep(0.005)
+        assert stream.opened
+        await stream.stop()
+    before = len(client.got)
+    await asyncio.sleep(0.03)
+    assert len(client.got) == before
+
+
+async def test_a_client_that_stops_reading_ends_the_request() -> None:
+    client = Client()
+    stream = writer(client, commit=0.01, ping=0.01, write=0.03)
+    with pytest.raises(ClientGone):
+        async with Interruption() as interruption:
+            stream.start(interruption)
+            client.reading.clear()
+            await stream.write(b"data: 1\n\n")
+    await stream.stop()
+
+
+@pytest.mark.parametrize("begin", [0, 5, 300_000])
+async def test_a_large_body_is_handed_on_piece_by_piece(begin: int) -> None:
+    body = bytes(range(256)) * 1200
+    client = Client()
+    await respond(client.send, 200, body, [], begin=begin)
+    start, *pieces = client.got
+    assert dict(start["headers"])[b"content-length"] == b"%d" % (len(body) - begin)
+    assert client.body == body[begin:]
+    assert max(len(piece["body"]) for piece in pieces) <= 2**16
+    assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]

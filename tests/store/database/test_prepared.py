@@ -1,0 +1,75 @@
+"""Prepared statements do as SQLAlchemy's own would, and are few to the database."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import event, select
+
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
+from reverie.store.database.prepared import Prepared, upsert_into
+
+WINDOWS = schema.limit_windows
+FIND = Prepared(
+    lambda _, subjects: (
+        select(WINDOWS.c.subject).where(WINDOWS.c.subject.in_(subjects)).order_by(WINDOWS.c.subject)
+    )
+)
+
+
+def _replace(dialect: str, _: object) -> object:
+    statement = upsert_into(dialect, WINDOWS)
+    return statement.on_conflict_do_update(
+        index_elements=["subject", "second"], set_={"tokens": statement.excluded.tokens}
+    )
+
+
+REPLACE = Prepared(_replace)
+
+
+def fill(store: Store, *subjects: str, tokens: int = 0) -> None:
+    with store.write() as connection:
+        REPLACE.execute_many(
+            connection,
+            [
+                {"tokens": tokens, "requests": 1, "second": 2**40, "subject": subject}
+                for subject in subjects
+            ],
+        )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 300])
+def test_a_list_of_any_length_finds_what_is_in_it(store: Store, count: int) -> None:
+    names = [f"{number:03}" for number in range(count)]
+    fill(store, *names, "another")
+    with store.read() as connection:
+        assert list(FIND.execute(connection, listed=[*names, "none"]).scalars()) == names
+
+
+def test_a_row_that_is_there_is_changed_and_others_are_added(store: Store) -> None:
+    fill(store, "a", "b", tokens=1)
+    fill(store, "b", "c", tokens=2)
+    with store.read() as connection:
+        rows = connection.execute(select(WINDOWS).order_by(WINDOWS.c.subject)).all()
+    assert [(row.subject, row.second, row.requests, row.tokens) for row in rows] == [
+        ("a", 2**40, 1, 1),
+        ("b", 2**40, 1, 2),
+        ("c", 2**40, 1, 2),
+    ]
+
+
+def test_a_text_with_quotes_and_percent_signs_is_a_value_and_nothing_else(store: Store) -> None:
+    strange = "'); DROP TABLE keys; -- %s %(x)s ? :name \\"
+    fill(store, strange)
+    with store.read() as connection:
+        assert list(FIND.execute(connection, listed=[strange]).scalars()) == [strange]
+
+
+def test_the_database_sees_few_texts_for_lists_of_many_lengths(store: Store) -> None:
+    seen: set[str] = set()
+    event.listen(store.engine, "before_cursor_execute", lambda _, __, sql, *rest: seen.add(sql))
+    with store.read() as connection:
+        seen.clear()
+        for count in range(1, 65):
+            FIND.execute(connection, listed=["a"] * count)
+    assert len(seen) == 7
