@@ -45,7 +45,7 @@ _KILLS = 3
 """Of one house. An engine that dies again and again is restarted later and later."""
 
 
-class House(NamedTuple):
+class ModelRegistry(NamedTuple):
     """A running Reverie, and what runs its engines, by their backends' names."""
 
     url: str
@@ -65,7 +65,7 @@ class House(NamedTuple):
         for member in self.pool.members:
             while self.runners[member.name].state != "ready":
                 await self.runners[member.name].changed()
-            while member.breaker.down or member.breaker.state != "closed" or member.cooling:
+            while member.breaker.down or member.breaker.state != "closed" or member.in_cooldown:
                 await asyncio.sleep(0.1)
                 self.pool.wake()
 
@@ -91,7 +91,7 @@ async def serve(model: dict[str, object]) -> AsyncIterator[tuple[str, Applicatio
 
 
 @asynccontextmanager
-async def two_engines(model: Path) -> AsyncIterator[House]:
+async def two_engines(model: Path) -> AsyncIterator[ModelRegistry]:
     """One model on two engines of one thread each."""
     settings = ModelSettings(name="m", source="file", slots=1, threads=1, kv_tokens=2048)
     async with AsyncExitStack() as stack:
@@ -108,24 +108,27 @@ async def two_engines(model: Path) -> AsyncIterator[House]:
         url, app = await stack.enter_async_context(serve({"backends": backends}))
         pool = app.models.find("m").pool
         names = [backend.name for backend in pool.backends]
-        yield House(url, pool, dict(zip(names, runners, strict=True)))
+        yield ModelRegistry(url, pool, dict(zip(names, runners, strict=True)))
 
 
 @asynccontextmanager
-async def one_engine(_model: Path) -> AsyncIterator[House]:
+async def one_engine(_model: Path) -> AsyncIterator[ModelRegistry]:
     """The embedded engine, which restarts."""
     async with serve({"source": DEFAULT_MODEL, "slots": 1}) as (url, app):
         pool = app.models.find("m").pool
         (backend,) = pool.backends
         assert isinstance(backend, EmbeddedBackend)
-        yield House(url, pool, {backend.name: backend.runner})
+        yield ModelRegistry(url, pool, {backend.name: backend.runner})
 
 
-async def answer(house: House, *, kill: bool) -> tuple[str, float]:
+async def answer(registry: ModelRegistry, *, kill: bool) -> tuple[str, float]:
     """One answer's text, and the longest pause after its ``_KILL_AFTER``th token, in seconds."""
     body = {"messages": _MESSAGES, "temperature": 0, "max_tokens": _TOKENS, "stream": True}
     text, tokens, since, pause = "", 0, 0.0, 0.0
-    async with aiohttp.ClientSession() as http, http.post(house.url + "/llm", json=body) as stream:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(registry.url + "/llm", json=body) as stream,
+    ):
         async for line in stream.content:
             if not line.startswith(b"data: {"):
                 continue
@@ -139,26 +142,26 @@ async def answer(house: House, *, kill: bool) -> tuple[str, float]:
                 since = time.perf_counter() if not kill else 0.0
             if tokens == _KILL_AFTER:
                 since = time.perf_counter()
-                pid = house.serving().pid
+                pid = registry.serving().pid
                 if kill and pid is not None:
                     os.kill(pid, signal.SIGKILL)
     return text, pause
 
 
 async def measure(
-    start: Callable[[Path], AbstractAsyncContextManager[House]], model: Path, rounds: int
+    start: Callable[[Path], AbstractAsyncContextManager[ModelRegistry]], model: Path, rounds: int
 ) -> tuple[list[float], float, int]:
     """Pauses in seconds, the longest pause of an answer that nobody disturbs, equal texts."""
     pauses: list[float] = []
     longest, equal = 0.0, 0
     while len(pauses) < rounds:
-        async with start(model) as house:
-            await house.until_well()
-            undisturbed, pause = await answer(house, kill=False)
+        async with start(model) as registry:
+            await registry.until_well()
+            undisturbed, pause = await answer(registry, kill=False)
             longest = max(longest, pause)
             for _ in range(min(_KILLS, rounds - len(pauses))):
-                await house.until_well()
-                text, pause = await answer(house, kill=True)
+                await registry.until_well()
+                text, pause = await answer(registry, kill=True)
                 pauses.append(pause)
                 equal += text == undisturbed
     return pauses, longest, equal

@@ -112,10 +112,10 @@ def read(file: Path, *, again: bool = False) -> AiModels:
     Raises:
         ConfigurationError: with every mistake that was found: the file, the entry's index, the key.
     """
-    return _Reader(file, again).read()
+    return _EntryReader(file, again).read()
 
 
-class _Reader:
+class _EntryReader:
     """Reads one file, and gathers what is to be said of it."""
 
     def __init__(self, file: Path, again: bool) -> None:

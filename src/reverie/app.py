@@ -14,9 +14,9 @@ from reverie.gateway.accounts.authentication import Authenticator, admin_key, st
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
-from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
-from reverie.http.access import Edge, require_keys
+from reverie.http.access import Access, require_keys
 from reverie.http.admin import accounts as admin_accounts
 from reverie.http.admin import backends as admin_backends
 from reverie.http.admin import reload as admin_reload
@@ -82,30 +82,30 @@ class Application:
         backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
         read_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        self.house = House(settings, environ, backends)
+        self.registry = ModelRegistry(settings, environ, backends)
         self.in_flight = InFlight()
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ)
         self.ledger = None if self._store is None else Ledger(self._store)
         self._reloader = Reloader(
-            self.house, self._keys, read_settings or (lambda: settings), environ
+            self.registry, self._keys, read_settings or (lambda: settings), environ
         )
-        edge = Edge(self._keys, open_to_all=settings.server.no_auth)
+        access = Access(self._keys, open_to_all=settings.server.no_auth)
         admission = Admission(self.ledger)
-        metrics = Metrics(self.house, self.ledger)
+        metrics = Metrics(self.registry, self.ledger)
         replays = Replays(
             admission=admission,
             in_flight=self.in_flight,
-            house=self.house,
+            registry=self.registry,
             metrics=metrics,
             store=self._store,
         )
-        self._edge = edge
+        self._access = access
         self._generate = {
             path: Generate(
                 dialect,
-                house=self.house,
-                edge=edge,
+                registry=self.registry,
+                access=access,
                 admission=admission,
                 in_flight=self.in_flight,
                 metrics=metrics,
@@ -113,21 +113,21 @@ class Application:
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }
-        self._operations = application.build(self.house, edge, metrics, self.in_flight)
+        self._operations = application.build(self.registry, access, metrics, self.in_flight)
         if self._store is not None:
-            admin_accounts.add_routes(self._operations, self._store, edge)
-        admin_backends.add_routes(self._operations, lambda: self.models.all, edge)
-        admin_reload.add_route(self._operations, self.reload, edge)
+            admin_accounts.add_routes(self._operations, self._store, access)
+        admin_backends.add_routes(self._operations, lambda: self.models.all, access)
+        admin_reload.add_route(self._operations, self.reload, access)
 
     @property
     def settings(self) -> Settings:
         """Those in force."""
-        return self.house.settings
+        return self.registry.settings
 
     @property
     def models(self) -> ServedModels:
         """Those served now."""
-        return self.house.models
+        return self.registry.models
 
     @property
     def keyless(self) -> bool:
@@ -144,7 +144,7 @@ class Application:
         await self._open_accounts()
         require_keys(self.settings.server, keyless=self._keys.open)
         warn_of_loops(self.settings)
-        await self.house.start()
+        await self.registry.start()
 
     async def _open_accounts(self) -> None:
         if self._store is None or self.ledger is None:
@@ -172,7 +172,7 @@ class Application:
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
         await self.end_reloads()
-        await self.house.stop()
+        await self.registry.stop()
         await self._keys.stop()
         if self.ledger is not None:
             await self.ledger.stop()
@@ -190,7 +190,7 @@ class Application:
         if generate is not None:
             await generate(scope, receive, send)
             return
-        request_id = (b"x-request-id", self._edge.request_id(scope).encode())
+        request_id = (b"x-request-id", self._access.request_id(scope).encode())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -13,7 +13,7 @@ from reverie.addresses import loops
 from reverie.errors import ConfigurationError, ModelError, Overloaded
 from reverie.gateway.accounts.authentication import Authenticator, static_keys
 from reverie.gateway.serving.config_diff import Changes, applicable, compare
-from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import require_keys
 from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
 from reverie.store.database.engine import parse_url
@@ -39,12 +39,12 @@ class Reloader:
 
     def __init__(
         self,
-        house: House,
+        registry: ModelRegistry,
         keys: Authenticator,
         read: Callable[[], Settings],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self._house = house
+        self._registry = registry
         self._keys = keys
         self._read = read
         self._environ = environ
@@ -89,7 +89,7 @@ class Reloader:
 
     async def _apply(self) -> Changes:
         written, static = await self._read_again()
-        before = self._house.settings
+        before = self._registry.settings
         if before.file is not None and written.file is None:
             raise ConfigurationError([_emptied(before.file)])
         if written.store.url != NO_STORE:
@@ -98,7 +98,7 @@ class Reloader:
         require_keys(wanted.server, keyless=self._keys.open_with(static))
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT):
-                await self._house.change(wanted)
+                await self._registry.change(wanted)
         except TimeoutError:
             raise ConfigurationError(
                 [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]

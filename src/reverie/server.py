@@ -188,7 +188,7 @@ class Server(uvicorn.Server):
 
     async def _announce(self) -> None:
         """Say when the default model answers; give up when no model ever will."""
-        if await self._app.house.wait_settled():
+        if await self._app.registry.wait_settled():
             self._on_ready()
             return
         failures = [model.pool.failure for model in self._app.models.all]

@@ -128,11 +128,14 @@ async def test_what_is_not_http_does_not_spoil_the_answer_before_it(
 
 
 @pytest.mark.parametrize("wish", ["h2c", "websocket"])
-async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, wish: str) -> None:
+async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, slot_request: str) -> None:
     """Java's HTTP client sends one with every first request."""
     peer = await connect(gateway)
     asked = post(
-        chat(), "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {wish}", "HTTP2-Settings: AAM"
+        chat(),
+        "Connection: Upgrade, HTTP2-Settings",
+        f"Upgrade: {slot_request}",
+        "HTTP2-Settings: AAM",
     )
     await peer.send(asked[:-5])
     await asyncio.sleep(0.01)

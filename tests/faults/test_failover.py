@@ -227,7 +227,7 @@ async def test_the_operator_sees_each_answer_that_moved_and_each_that_could_not(
     moved = lines["continuing on another backend"]
     assert moved["from"] != moved["to"]
     assert moved["after_tokens"] == 2
-    assert lines["can't continue"]["obstacle"] == "the output is constrained"
+    assert lines["can't continue"]["why"] == "the output is constrained"
     _, metrics, _ = await gateway.get("/metrics")
     assert 'reverie_failovers_total{model="m",outcome="continued"} 1.0' in metrics
     assert 'reverie_failovers_total{model="m",outcome="impossible"} 1.0' in metrics

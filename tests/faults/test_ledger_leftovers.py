@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reverie.gateway.accounts.ledger import Ledger
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.settings import StoreSettings
 from reverie.store import gateways
 from reverie.store.database.engine import Store
@@ -95,7 +95,9 @@ async def test_a_client_that_leaves_in_the_moment_of_its_admission_leaves_no_ope
     with contextlib.closing(sqlite3.connect(str(store.url.database))) as lock:
         lock.isolation_level = None
         lock.execute("BEGIN IMMEDIATE")
-        asking = asyncio.create_task(ledger.reserve(order(ledger.next_row()), Record("r", "/llm")))
+        asking = asyncio.create_task(
+            ledger.reserve(order(ledger.next_row()), RequestRecord("r", "/llm"))
+        )
         await asyncio.sleep(0.2)  # it is at the lock by now
         hold_up_until_opened(lock, store)
     await asyncio.sleep(0)  # the store's answer is taken in this turn, and so is the leaving
@@ -117,8 +119,8 @@ def test_rows_that_a_gateway_left_open_at_its_orderly_end_are_closed_by_another(
         reserve(connection, [order(1)], ended)
         gateways.leave(connection, ended, long_ago)
         other = gateways.register(connection, now_ms())
-        assert gateways.bury_dead(connection, other, now_ms()) == 1
-        assert gateways.bury_dead(connection, other, now_ms()) == 0
+        assert gateways.reap_dead(connection, other, now_ms()) == 1
+        assert gateways.reap_dead(connection, other, now_ms()) == 0
     assert [row.outcome for row in rows_of(store)] == ["lost"]
 
 

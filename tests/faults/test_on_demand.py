@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reverie.errors import ConfigurationError
-from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.models.store import fetch
 from reverie.settings import DEFAULT_MODEL, Settings
 from tests.harness import Gateway, StartGateway, chat
@@ -186,7 +186,7 @@ async def test_asking_while_it_is_being_unloaded_loads_it_again(
 ) -> None:
     gateway = await start_gateway(models=[small("a")])
     await gateway.until(lambda: gateway.pool("a").ready)
-    resident = gateway.app.models.default.service.resident
+    resident = gateway.app.models.default.deployment.resident
     assert resident is not None
     unloading = asyncio.create_task(resident.unload("a test"))
     await gateway.until(lambda: not gateway.pool("a").ready)
@@ -253,7 +253,7 @@ async def test_models_that_cannot_fit_are_refused_at_the_start_and_by_a_reload(
     together = {"models": [small("a"), small("b")]}
     settings = Settings.model_validate({**together, "server": {"memory_budget_mib": 2 * NEED - 1}})
     with pytest.raises(ConfigurationError, match="warm = false"):
-        await House(settings).start()
+        await ModelRegistry(settings).start()
     gateway = await start_gateway(
         models=[small("a")], server={"memory_budget_mib": NEED}, environ=ADMIN
     )

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.circuit_breaker import FAILURES
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
@@ -46,8 +46,8 @@ def asked_about(engine: ScriptedEngine) -> set[str]:
     return {recorded.body["messages"][1]["content"] for recorded in engine.requests}
 
 
-def member_of(gateway: Gateway, number: int) -> Member:
-    member: Member = gateway.pool().members[number]
+def member_of(gateway: Gateway, number: int) -> BackendState:
+    member: BackendState = gateway.pool().members[number]
     return member
 
 
@@ -78,7 +78,7 @@ async def test_conversations_of_an_engine_that_went_move_and_come_back_with_it(
     await engines[0].restart()
     engines[0].requests.clear()
     await gateway.until(lambda: member_of(gateway, 0).breaker.admits)
-    await gateway.until(lambda: not member_of(gateway, 0).cooling)
+    await gateway.until(lambda: not member_of(gateway, 0).in_cooldown)
     for number in range(12):
         await ask(gateway, conversation(number, 3))
     assert asked_about(engines[0]) == talks[0]
@@ -127,7 +127,11 @@ async def test_a_busy_engine_is_left_alone_for_a_while_and_not_held_to_have_fail
         await ask(gateway, conversation(number))
     assert busy.refused == 1
     member = member_of(gateway, 0)
-    assert (member.breaker.state, member.breaker.failures, member.cooling) == ("closed", 0, True)
+    assert (member.breaker.state, member.breaker.failures, member.in_cooldown) == (
+        "closed",
+        0,
+        True,
+    )
     assert member.last_error is not None
     assert member.last_error.code == "overloaded"
 
@@ -142,7 +146,7 @@ async def test_requests_that_an_engine_refuses_as_wrong_say_nothing_against_it(
         assert (await gateway.post(conversation(number)))[0] == 400
     for member in gateway.pool().members:
         assert (member.breaker.state, member.breaker.failures) == ("closed", 0)
-        assert not member.cooling
+        assert not member.in_cooldown
 
 
 async def test_an_engine_that_falls_silent_has_failed(

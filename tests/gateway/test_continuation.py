@@ -34,12 +34,12 @@ def end(prompt: int, completion: int, cached: int = 0, **more: Any) -> list[Even
 def test_an_answer_that_is_never_cut_is_handed_on_as_it_is() -> None:
     whole = answer()
     batch = [Prompt(7), *deltas("a", " b"), *end(7, 3)]
-    assert whole.take(batch) is batch
+    assert whole.accept(batch) is batch
 
 
 def test_the_next_backend_is_given_the_text_and_asked_for_what_is_missing() -> None:
     cut = answer(stop=("x",))
-    cut.take(deltas("Hello", " there"))
+    cut.accept(deltas("Hello", " there"))
     cut.resume()
     assert cut.request.answer_so_far == "Hello there"
     assert cut.request.max_tokens == 18
@@ -49,11 +49,11 @@ def test_the_next_backend_is_given_the_text_and_asked_for_what_is_missing() -> N
 def test_spaces_at_the_cut_are_asked_for_again_and_handed_on_once() -> None:
     """A token of spaces is another one, depending on what follows it."""
     cut = answer()
-    cut.take(deltas("Hello", "\n", "\n"))
+    cut.accept(deltas("Hello", "\n", "\n"))
     cut.resume()
     assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello", 19)
-    assert cut.take(deltas("\n")) == []
-    assert text_of(cut.take(deltas("\n", "you"))) == "you"
+    assert cut.accept(deltas("\n")) == []
+    assert text_of(cut.accept(deltas("\n", "you"))) == "you"
     assert cut.tokens == 4
     cut.resume()
     assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello\n\nyou", 16)
@@ -61,33 +61,33 @@ def test_spaces_at_the_cut_are_asked_for_again_and_handed_on_once() -> None:
 
 def test_spaces_that_come_again_in_other_pieces_are_still_handed_on_once() -> None:
     cut = answer()
-    cut.take(deltas("Hello", "\n", "\n "))
+    cut.accept(deltas("Hello", "\n", "\n "))
     cut.resume()
-    assert text_of(cut.take(deltas("\n\n", " you"))) == "you"
+    assert text_of(cut.accept(deltas("\n\n", " you"))) == "you"
 
 
 def test_an_engine_that_goes_another_way_after_the_spaces_is_followed() -> None:
     cut = answer()
-    cut.take(deltas("Hello", "\n", "\n"))
+    cut.accept(deltas("Hello", "\n", "\n"))
     cut.resume()
-    assert text_of(cut.take(deltas("\n", " you"))) == " you"
+    assert text_of(cut.accept(deltas("\n", " you"))) == " you"
 
 
 def test_an_answer_of_spaces_alone_begins_anew_without_them() -> None:
     cut = answer()
-    cut.take(deltas("\n"))
+    cut.accept(deltas("\n"))
     cut.resume()
     assert (cut.request.answer_so_far, cut.request.max_tokens) == ("", 20)
-    assert text_of(cut.take(deltas("\n", "you"))) == "you"
+    assert text_of(cut.accept(deltas("\n", "you"))) == "you"
 
 
 def test_a_sampled_answer_goes_on_after_its_spaces() -> None:
     """Asked again, it might say something else."""
     cut = answer(temperature=0.7)
-    cut.take(deltas("Hello", "\n"))
+    cut.accept(deltas("Hello", "\n"))
     cut.resume()
     assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello\n", 18)
-    assert text_of(cut.take(deltas("\n", "you"))) == "\nyou"
+    assert text_of(cut.accept(deltas("\n", "you"))) == "\nyou"
 
 
 def test_a_cut_at_any_piece_gives_the_usage_of_the_whole() -> None:
@@ -96,14 +96,14 @@ def test_a_cut_at_any_piece_gives_the_usage_of_the_whole() -> None:
         for first in range(1, len(texts)):
             for second in range(first, len(texts)):
                 cut = answer(temperature=0)
-                handed = cut.take([*prompt, *deltas(*texts[:first])])
+                handed = cut.accept([*prompt, *deltas(*texts[:first])])
                 cut.resume()
                 begun = 20 - cut.request.max_tokens
-                handed += cut.take([Prompt(11 + begun, 9), *deltas(*texts[begun:second])])
+                handed += cut.accept([Prompt(11 + begun, 9), *deltas(*texts[begun:second])])
                 cut.resume()
                 begun = 20 - cut.request.max_tokens
                 rest = deltas(*texts[begun:])
-                handed += cut.take([*rest, *end(11 + begun, len(rest) + 1, 4)])
+                handed += cut.accept([*rest, *end(11 + begun, len(rest) + 1, 4)])
                 assert text_of(handed) == "".join(texts)
                 usage = handed[-1]
                 assert isinstance(usage, Usage)
@@ -115,83 +115,83 @@ def test_a_cut_at_any_piece_gives_the_usage_of_the_whole() -> None:
 
 def test_backends_that_write_the_same_prompt_differently_dont_add_to_the_answer() -> None:
     cut = answer()
-    cut.take([Prompt(10), *deltas("a", " b")])
+    cut.accept([Prompt(10), *deltas("a", " b")])
     cut.resume()
-    assert cut.take([*deltas(" c"), *end(10 + 30 + 2, 1)])[-1] == Usage(10, 3)
+    assert cut.accept([*deltas(" c"), *end(10 + 30 + 2, 1)])[-1] == Usage(10, 3)
 
 
 def test_an_engine_that_reports_nothing_leaves_an_estimate() -> None:
     for prompt, told in (([], GUESS), ([Prompt(7)], 7)):
         cut = answer()
-        cut.take([*prompt, *deltas("a", " b")])
+        cut.accept([*prompt, *deltas("a", " b")])
         cut.resume()
-        last = cut.take([*deltas(" c"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
+        last = cut.accept([*deltas(" c"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
         assert last == Usage(told, 3, estimated=True)
 
 
 def test_a_prompt_that_no_engine_told_is_guessed() -> None:
     whole = answer()
-    last = whole.take([*deltas("a"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
+    last = whole.accept([*deltas("a"), Finish("stop"), Usage(0, 1, estimated=True)])[-1]
     assert last == Usage(GUESS, 1, estimated=True)
 
 
 def test_the_size_of_the_prompt_may_become_known_after_a_seam() -> None:
     cut = answer(max_tokens=2)
-    cut.take(deltas("a"))
+    cut.accept(deltas("a"))
     cut.resume()
-    assert Prompt(10) in cut.take([Prompt(11), *deltas(" b")])
-    assert cut.exhausted
+    assert Prompt(10) in cut.accept([Prompt(11), *deltas(" b")])
+    assert cut.reached_max_tokens
     assert cut.end() == [Finish("length"), Usage(10, 2)]
 
 
 def test_a_stop_string_across_the_seam_ends_the_answer_before_it() -> None:
     cut = answer(stop=("END",))
-    cut.take([Prompt(5), *deltas("So", " E")])
+    cut.accept([Prompt(5), *deltas("So", " E")])
     cut.resume()
-    assert cut.take(deltas("N")) == []
-    assert cut.take(deltas("D", " never")) == [Finish("stop"), Usage(5, 4)]
+    assert cut.accept(deltas("N")) == []
+    assert cut.accept(deltas("D", " never")) == [Finish("stop"), Usage(5, 4)]
 
 
 def test_what_was_no_stop_string_after_all_is_handed_on_in_its_order() -> None:
     cut = answer(stop=("END",))
-    cut.take(deltas("So", " E"))
+    cut.accept(deltas("So", " E"))
     cut.resume()
-    assert cut.take(deltas("N")) == []
-    assert text_of(cut.take(deltas("d", "s"))) == "Nds"
+    assert cut.accept(deltas("N")) == []
+    assert text_of(cut.accept(deltas("d", "s"))) == "Nds"
 
 
 def test_a_tool_call_is_not_held_for_a_stop_string_that_began_before_it() -> None:
     cut = answer(stop=("END",))
-    cut.take(deltas("So", " E"))
+    cut.accept(deltas("So", " E"))
     cut.resume()
     call = Delta(tool_calls=(ToolCallDelta(0, "i", "f"),))
-    assert cut.take([*deltas("N"), call]) == [*deltas("N"), call]
+    assert cut.accept([*deltas("N"), call]) == [*deltas("N"), call]
 
 
 def test_what_may_be_a_stop_string_is_handed_on_when_the_answer_ends_there() -> None:
     cut = answer(stop=("END",))
-    cut.take(deltas("So", " E"))
+    cut.accept(deltas("So", " E"))
     cut.resume()
-    assert text_of(cut.take([*deltas("N"), *end(7, 1)])) == "N"
+    assert text_of(cut.accept([*deltas("N"), *end(7, 1)])) == "N"
 
 
 def test_text_that_was_held_at_a_second_cut_is_asked_for_again() -> None:
     cut = answer(stop=("END",))
-    cut.take(deltas("So", " E"))
+    cut.accept(deltas("So", " E"))
     cut.resume()
-    cut.take(deltas("N"))
+    cut.accept(deltas("N"))
     cut.resume()
     assert cut.request.answer_so_far == "So E"
-    assert cut.take([*deltas("N", "D"), *end(7, 2)])[0] == Finish("stop")
+    assert cut.accept([*deltas("N", "D"), *end(7, 2)])[0] == Finish("stop")
 
 
 def test_all_of_max_tokens_needs_only_its_end() -> None:
     cut = answer(max_tokens=2)
-    cut.take([Prompt(5, 3), *deltas("a", "b")])
-    assert cut.exhausted
+    cut.accept([Prompt(5, 3), *deltas("a", "b")])
+    assert cut.reached_max_tokens
     assert cut.end() == [Finish("length"), Usage(5, 2, 3)]
     cut = answer(max_tokens=1)
-    cut.take(deltas("a"))
+    cut.accept(deltas("a"))
     assert cut.end() == [Finish("length"), Usage(GUESS, 1, estimated=True)]
 
 
@@ -212,8 +212,8 @@ FORCED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choi
 )
 def test_what_no_engine_can_go_on_with(fields: dict[str, Any], sent: Delta, reason: str) -> None:
     cut = answer(**fields)
-    cut.take([sent, Delta("b")])
-    assert cut.obstacle() == reason
+    cut.accept([sent, Delta("b")])
+    assert cut.why_not_resumable() == reason
 
 
 @pytest.mark.parametrize(
@@ -229,5 +229,5 @@ def test_what_no_engine_can_go_on_with(fields: dict[str, Any], sent: Delta, reas
 )
 def test_plain_text_can_be_gone_on_with(fields: dict[str, Any]) -> None:
     cut = answer(**fields)
-    cut.take(deltas("a"))
-    assert cut.obstacle() is None
+    cut.accept(deltas("a"))
+    assert cut.why_not_resumable() is None

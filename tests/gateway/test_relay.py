@@ -15,13 +15,13 @@ from reverie.backends.base import Health
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, BackendTimeout, ReverieError
 from reverie.events import Delta, Event, Finish, Usage
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import MAX_FAILURES, relay
 from reverie.gateway.scheduling.pool import Pool
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
-from tests.gateway.scheduling.fake_backend import wish
+from tests.gateway.scheduling.fake_backend import slot_request
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ class Got:
     """What came of one request."""
 
     def __init__(self) -> None:
-        self.record = Record("req", "/llm")
+        self.record = RequestRecord("req", "/llm")
         self.events: list[Event] = []
 
     @property
@@ -277,7 +277,7 @@ async def test_backends_that_would_begin_anew_are_passed_over(engines: Engines) 
             BackendSettings(url=able.url, slots=1, kind="vllm"),
         )
         async with pool_of(*backends, stall_timeout=0.2) as pool:
-            others = [await pool.acquire(wish(excluded={"0"})) for _ in range(2)]
+            others = [await pool.acquire(slot_request(excluded={"0"})) for _ in range(2)]
             cut = asyncio.create_task(get_anyway(pool))
             await dying.wait_for(lambda engine: engine.stalled)
             for lease in sorted(others, key=lambda lease: lease.backend.name):
@@ -303,7 +303,7 @@ async def test_an_answer_that_no_backend_can_continue_stays_cut(
             await get(pool)
     assert sum(engine.generations for engine in engines) == 1
     (line,) = lines(caplog, "can't continue")
-    assert line["obstacle"] == "no backend of the model can continue an answer"
+    assert line["why"] == "no backend of the model can continue an answer"
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
@@ -345,7 +345,7 @@ async def test_what_cant_be_gone_on_with_ends_with_the_failure_and_its_reason_is
             await get(pool, **fields)
     assert sum(engine.generations for engine in engines) == 1
     (line,) = lines(caplog, "can't continue")
-    assert line["obstacle"]
+    assert line["why"]
 
 
 async def test_tools_that_were_not_called_yet_can_still_be(engines: Engines) -> None:
@@ -401,7 +401,7 @@ async def test_the_slot_of_a_dead_backend_is_free_while_its_request_waits(
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
     async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
-        other = await pool.acquire(wish(excluded={"0"}))
+        other = await pool.acquire(slot_request(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)
         first, second = pool.backends
@@ -415,7 +415,7 @@ async def test_a_client_that_leaves_while_its_answer_waits_to_go_on_frees_everyt
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
     async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
-        other = await pool.acquire(wish(excluded={"0"}))
+        other = await pool.acquire(slot_request(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)
         cut.cancel()

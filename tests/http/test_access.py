@@ -6,7 +6,7 @@ import pytest
 
 from reverie.errors import Forbidden, InvalidApiKey
 from reverie.gateway.accounts.authentication import Authenticator
-from reverie.http.access import Edge, is_loopback
+from reverie.http.access import Access, is_loopback
 from reverie.http.connection.exchange import Scope
 
 KEYED = Authenticator([(hashlib.sha256(b"k").digest(), "team")])
@@ -34,10 +34,10 @@ def test_hosts_that_are_not_loopback(host: str) -> None:
 
 
 async def test_without_keys_this_machine_may_call() -> None:
-    edge = Edge(Authenticator(), open_to_all=False)
+    access = Access(Authenticator(), open_to_all=False)
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000", "localhost"):
-        assert (await edge.admit(scope(host=host))).name == "anonymous"
-    assert await edge.admit(scope(host="localhost:8000", origin="http://localhost:3000"))
+        assert (await access.admit(scope(host=host))).name == "anonymous"
+    assert await access.admit(scope(host="localhost:8000", origin="http://localhost:3000"))
 
 
 @pytest.mark.parametrize(
@@ -52,45 +52,45 @@ async def test_without_keys_this_machine_may_call() -> None:
 )
 async def test_without_keys_others_and_their_pages_may_not(refused: Scope) -> None:
     with pytest.raises(Forbidden):
-        await Edge(Authenticator(), open_to_all=False).admit(refused)
+        await Access(Authenticator(), open_to_all=False).admit(refused)
 
 
 async def test_no_auth_admits_everyone() -> None:
-    edge = Edge(Authenticator(), open_to_all=True)
-    assert (await edge.admit(scope("10.0.0.7", host="anything"))).name == "anonymous"
+    access = Access(Authenticator(), open_to_all=True)
+    assert (await access.admit(scope("10.0.0.7", host="anything"))).name == "anonymous"
 
 
 async def test_with_keys_a_key_is_needed_from_everywhere() -> None:
-    edge = Edge(KEYED, open_to_all=False)
-    assert (await edge.admit(scope("10.0.0.7", authorization="Bearer k"))).name == "team"
+    access = Access(KEYED, open_to_all=False)
+    assert (await access.admit(scope("10.0.0.7", authorization="Bearer k"))).name == "team"
     with pytest.raises(InvalidApiKey):
-        await edge.admit(scope())
+        await access.admit(scope())
 
 
 async def test_operation_is_seen_from_this_machine_or_with_a_key() -> None:
-    edge = Edge(KEYED, open_to_all=False)
-    await edge.admit_operator(scope())
-    await edge.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
+    access = Access(KEYED, open_to_all=False)
+    await access.admit_operator(scope())
+    await access.admit_operator(scope("10.0.0.7", authorization="Bearer k"))
     with pytest.raises(InvalidApiKey):
-        await edge.admit_operator(scope("10.0.0.7"))
+        await access.admit_operator(scope("10.0.0.7"))
 
 
 @pytest.mark.parametrize("keys", [KEYED, Authenticator()], ids=["keys", "no keys"])
 async def test_operation_is_not_shown_to_a_page_that_calls_this_machine_by_another_name(
     keys: Authenticator,
 ) -> None:
-    edge = Edge(keys, open_to_all=False)
+    access = Access(keys, open_to_all=False)
     for page in (
         scope(host="rebound.example:8000"),
         scope(host="localhost:8000", origin="https://evil.example"),
     ):
         with pytest.raises((InvalidApiKey, Forbidden)):
-            await edge.admit_operator(page)
+            await access.admit_operator(page)
 
 
 def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:
-    edge = Edge(Authenticator(), open_to_all=False)
-    assert edge.request_id(scope(x_request_id="abc-1")) == "abc-1"
+    access = Access(Authenticator(), open_to_all=False)
+    assert access.request_id(scope(x_request_id="abc-1")) == "abc-1"
     for bad in ("", "a b", "a\nb", "x" * 65):
-        assert edge.request_id(scope(x_request_id=bad)).startswith("req_")
-    assert edge.request_id(scope()) != edge.request_id(scope())
+        assert access.request_id(scope(x_request_id=bad)).startswith("req_")
+    assert access.request_id(scope()) != access.request_id(scope())

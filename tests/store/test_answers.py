@@ -15,10 +15,10 @@ from reverie.errors import (
     StreamNotResumable,
 )
 from reverie.store import answers
-from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.answers import Claim, StoredAnswer
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.gateways import bury_dead, register
+from reverie.store.gateways import reap_dead, register
 from reverie.store.keys import now_ms
 from reverie.store.reserve import ANSWERS_KEPT_MS, Granted, Order
 from reverie.store.settle import Outcome, Settlement, close_lost
@@ -52,7 +52,7 @@ def asked(store: Store, order: Order) -> Any:
 def test_a_completed_answer_is_given_again_and_opens_no_row(store: Store) -> None:
     asked(store, claiming(1))
     close(store, ended(1))
-    assert asked(store, claiming(2)) == KeptAnswer(1)
+    assert asked(store, claiming(2)) == StoredAnswer(1)
     assert said(store, 1) == b"said"
     assert [row.id for row in rows(store)] == [1]
 
@@ -71,7 +71,7 @@ def test_an_answer_whose_gateway_was_given_up_is_given_again_once_it_turns_up(
     with store.write() as connection:
         close_lost(connection, GATEWAY, now_ms())
     close(store, ended(1))
-    assert asked(store, claiming(2)) == KeptAnswer(1)
+    assert asked(store, claiming(2)) == StoredAnswer(1)
 
 
 def test_another_request_may_not_use_the_key_running_or_done(store: Store) -> None:
@@ -124,7 +124,7 @@ def test_a_claim_of_a_gateway_that_died_is_free_again(store: Store) -> None:
     assert isinstance(asked(store, claiming(2)), Granted)
     close(store, ended(1, answer=b"late"))  # the dead one's journal turns up
     close(store, ended(2, answer=b"new"))
-    assert asked(store, claiming(3)) == KeptAnswer(2)
+    assert asked(store, claiming(3)) == StoredAnswer(2)
     assert said(store, 2) == b"new"
 
 
@@ -154,25 +154,25 @@ def test_answers_are_kept_for_a_day(store: Store) -> None:
         connection.execute(
             update(schema.answers).values(created_at=now_ms() - ANSWERS_KEPT_MS - 1000)
         )
-        bury_dead(connection, register(connection, now_ms()), now_ms())
+        reap_dead(connection, register(connection, now_ms()), now_ms())
     assert rows(store, "answers") == []
 
 
 def test_of_too_many_answers_the_oldest_go_as_if_they_had_expired(store: Store) -> None:
     with store.read() as connection:
-        assert answers.past(connection, 0) is None
+        assert answers.evictable_until(connection, 0) is None
     for number in range(1, 6):
         asked(store, order(number, claim=Claim(f"key-{number}", b"f")))
         close(store, ended(number, answer=b"x" * 100))
         time.sleep(0.002)
     with store.write() as connection:
-        assert answers.past(connection, 500) is None
-        until = answers.past(connection, 299)
+        assert answers.evictable_until(connection, 500) is None
+        until = answers.evictable_until(connection, 299)
         assert until is not None
-        answers.shed(connection, until)
-        assert answers.past(connection, 299) is None
+        answers.evict(connection, until)
+        assert answers.evictable_until(connection, 299) is None
     assert [said(store, number) for number in range(1, 6)] == [None] * 3 + [b"x" * 100] * 2
     again = asked(store, order(6, claim=Claim("key-3", b"f")))
     assert isinstance(again, Granted)
     assert again.base > 0
-    assert asked(store, order(7, claim=Claim("key-4", b"f"))) == KeptAnswer(4)
+    assert asked(store, order(7, claim=Claim("key-4", b"f"))) == StoredAnswer(4)

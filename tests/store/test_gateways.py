@@ -51,9 +51,9 @@ def enter(store: Store, process: str | None = None, seen_ago: int = 0) -> int:
     return number
 
 
-def bury(store: Store, by: int) -> int:
+def reap(store: Store, by: int) -> int:
     with store.write() as connection:
-        return gateways.bury_dead(connection, by, now_ms())
+        return gateways.reap_dead(connection, by, now_ms())
 
 
 def open_rows(store: Store) -> set[int]:
@@ -73,7 +73,7 @@ def test_a_neighbour_that_lives_is_left_alone(
     store: Store, neighbour: tuple[subprocess.Popen[str], str]
 ) -> None:
     me, other = enter(store), enter(store, neighbour[1])
-    assert bury(store, me) == 0
+    assert reap(store, me) == 0
     assert open_rows(store) == {me, other}
 
 
@@ -83,26 +83,26 @@ def test_a_neighbour_that_was_killed_is_noticed_at_once(
     me, other = enter(store), enter(store, neighbour[1])
     neighbour[0].kill()
     neighbour[0].wait()
-    assert bury(store, me) == 1
+    assert reap(store, me) == 1
     assert open_rows(store) == {me}
     assert {row.outcome for row in rows(store) if row.gateway_id == other} == {"lost"}
-    assert bury(store, me) == 0
+    assert reap(store, me) == 0
 
 
 def test_a_gateway_elsewhere_is_given_up_when_it_has_been_silent_for_long(store: Store) -> None:
     me = enter(store)
     silent = enter(store, "elsewhere/boot/ns 1 1", seen_ago=DEAD_AFTER_MS + 1000)
     quiet = enter(store, "elsewhere/boot/ns 2 2", seen_ago=DEAD_AFTER_MS - 5000)
-    assert bury(store, me) == 1
+    assert reap(store, me) == 1
     assert open_rows(store) == {me, quiet}
     assert silent not in open_rows(store)
 
 
 def test_one_that_was_given_up_and_lives_is_back_with_its_next_beat(store: Store) -> None:
     me, other = enter(store), enter(store, "elsewhere/boot/ns 1 1", seen_ago=60_000)
-    bury(store, me)
+    reap(store, me)
     with store.write() as connection:
-        gateways.beat(connection, other, now_ms())
+        gateways.heartbeat(connection, other, now_ms())
     row = next(row for row in rows(store, "gateways") if row.id == other)
     assert row.ended_at is None
 
@@ -111,7 +111,7 @@ def test_one_that_left_in_order_is_not_looked_at_again(store: Store) -> None:
     me, other = enter(store), enter(store, "elsewhere/boot/ns 1 1", seen_ago=60_000)
     with store.write() as connection:
         gateways.leave(connection, other, now_ms())
-    assert bury(store, me) == 0
+    assert reap(store, me) == 0
 
 
 def test_old_windows_are_swept_out(store: Store) -> None:
@@ -123,5 +123,5 @@ def test_old_windows_are_swept_out(store: Store) -> None:
                     subject="s", second=second, requests=1, tokens=1
                 )
             )
-    bury(store, enter(store))
+    reap(store, enter(store))
     assert [row.second for row in rows(store, "limit_windows")] == [now]

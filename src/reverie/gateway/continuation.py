@@ -6,7 +6,8 @@ would go another way.
 Rule 2: it adds up as if one backend had given all of it: one role, one usage, ``max_tokens`` and
 stop strings across every seam.
 
-Rule 3: what an engine can't be asked to go on with isn't gone on with. ``obstacle`` alone decides.
+Rule 3: an answer that an engine can't be asked to continue isn't continued; ``why_not_resumable``
+alone decides.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Continuation:
     def resumed(self) -> bool:
         return self._seam is not None
 
-    def take(self, batch: list[Event]) -> list[Event]:
+    def accept(self, batch: list[Event]) -> list[Event]:
         """What is to be handed on of a backend's batch: all of it, before the first seam.
 
         The answer is whole if this ends with ``Usage``, whatever the backend still says.
@@ -68,7 +69,7 @@ class Continuation:
             return usage
         return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_size)
 
-    def obstacle(self) -> str | None:
+    def why_not_resumable(self) -> str | None:
         """Why no backend can go on with this answer; None if one could."""
         asked = self._asked
         if self._unrepeatable is not None:
@@ -86,12 +87,12 @@ class Continuation:
         return None
 
     @property
-    def exhausted(self) -> bool:
+    def reached_max_tokens(self) -> bool:
         """Whether all of ``max_tokens`` was handed on, so that only the end is missing."""
         return self._unrepeatable is None and self.tokens == self._asked.max_tokens
 
     def end(self) -> list[Event]:
-        """The end of an answer that is ``exhausted``."""
+        """The end of an answer that is ``reached_max_tokens``."""
         usage = _usage(self._prompt, self.tokens)
         return [Finish("length"), self._with_prompt(usage) if usage.estimated else usage]
 

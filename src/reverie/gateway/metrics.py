@@ -10,9 +10,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from reverie.gateway.accounts.ledger import Ledger
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling import standing
-from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.registry import ModelRegistry
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
@@ -26,45 +26,45 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """All of one server's metrics, in a registry of their own."""
 
-    def __init__(self, house: House, ledger: Ledger | None = None) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, registry: ModelRegistry, ledger: Ledger | None = None) -> None:
+        self._collectors = CollectorRegistry()
         self._requests = Counter(
             "reverie_requests",
             "Requests, by how they ended.",
             ["model", "status", "outcome"],
-            registry=self._registry,
+            registry=self._collectors,
         )
         self._tokens = Counter(
             "reverie_tokens",
             "Tokens, as the engines counted them.",
             ["model", "direction"],
-            registry=self._registry,
+            registry=self._collectors,
         )
         self._failovers = Counter(
             "reverie_failovers",
             "Answers that a backend broke off: continued on another, or impossible to continue.",
             ["model", "outcome"],
-            registry=self._registry,
+            registry=self._collectors,
         )
         self._ttft = Histogram(
             "reverie_time_to_first_token_seconds",
             "From a request's arrival to its first token.",
             ["model"],
             buckets=_TTFT_BUCKETS,
-            registry=self._registry,
+            registry=self._collectors,
         )
         self._duration = Histogram(
             "reverie_request_duration_seconds",
             "From a request's arrival to its end.",
             ["model"],
             buckets=_DURATION_BUCKETS,
-            registry=self._registry,
+            registry=self._collectors,
         )
-        self._registry.register(_State(house))
+        self._collectors.register(_LiveState(registry))
         if ledger is not None:
-            self._registry.register(_Accounts(ledger))
+            self._collectors.register(_LedgerState(ledger))
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Count one request that has ended."""
         model = record.model or _NO_MODEL
         self._requests.labels(model, str(record.status), record.outcome).inc()
@@ -72,7 +72,7 @@ class Metrics:
             self._duration.labels(model).observe(record.duration)
         self.observe_generation(record)
 
-    def observe_generation(self, record: Record) -> None:
+    def observe_generation(self, record: RequestRecord) -> None:
         """Count what one generation used, whoever asked for it."""
         model = record.model or _NO_MODEL
         if record.prompt_tokens is not None:
@@ -88,14 +88,14 @@ class Metrics:
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._collectors)
 
 
-class _State(Collector):
+class _LiveState(Collector):
     """What is true now, read when asked: queues, slots, backends."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
         waiting = GaugeMetricFamily(
@@ -110,7 +110,7 @@ class _State(Collector):
         ready = GaugeMetricFamily(
             "reverie_backend_ready", "1 if a backend takes requests.", labels=["model", "backend"]
         )
-        for model in self._house.models.all:
+        for model in self._registry.models.all:
             pool = model.pool
             waiting.add_metric([model.name], pool.waiting)
             for backend in pool.backends:
@@ -118,11 +118,11 @@ class _State(Collector):
                 running.add_metric(labels, pool.in_flight_on(backend))
                 slots.add_metric(labels, backend.slots)
                 ready.add_metric(labels, int(backend.ready))
-        pools = [model.pool for model in self._house.models.all]
+        pools = [model.pool for model in self._registry.models.all]
         return (waiting, running, slots, ready, *standing.gauges(pools))
 
 
-class _Accounts(Collector):
+class _LedgerState(Collector):
     """How the store of accounts fares."""
 
     def __init__(self, ledger: Ledger) -> None:

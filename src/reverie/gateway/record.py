@@ -16,7 +16,7 @@ logger = logging.getLogger("reverie.request")
 Outcome = Literal["ok", "length", "cancelled", "failed", "refused"]
 
 
-class Record:
+class RequestRecord:
     """One request, from its first byte to its last. Times are ``time.monotonic()`` seconds."""
 
     __slots__ = (

@@ -22,10 +22,10 @@ from reverie.errors import BackendError, BackendTimeout, ClientError, Overloaded
 from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.scheduling.routing import affinity_of
-from reverie.gateway.scheduling.slot_request import Wish
+from reverie.gateway.scheduling.slot_request import SlotRequest
 from reverie.log import fields
 from reverie.request import GenerateRequest
 
@@ -38,7 +38,7 @@ MAX_FAILURES = 16
 
 
 async def relay(
-    pool: Pool, request: GenerateRequest, record: Record, caller: Caller = ANONYMOUS
+    pool: Pool, request: GenerateRequest, record: RequestRecord, caller: Caller = ANONYMOUS
 ) -> AsyncGenerator[list[Event], None]:
     """Yield the batches of one generation, from whichever backends can give it.
 
@@ -51,16 +51,16 @@ async def relay(
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
     """
     answer = Continuation(request)
-    wish = Wish(
+    slot_request = SlotRequest(
         tokens=pool.within_context(request.size),
         key=caller.key_id,
         weight=caller.weight,
         affinity=affinity_of(request),
     )
-    attempts = _Attempts(pool, answer, record, wish)
+    attempts = _Attempts(pool, answer, record, slot_request)
     while True:
         try:
-            lease = await pool.acquire(attempts.wish)
+            lease = await pool.acquire(attempts.slot_request)
         except ReverieError as error:
             raise attempts.ended(error) from None
         with lease:
@@ -69,28 +69,28 @@ async def relay(
             record.backend = lease.backend.name
             attempts.begin(lease.backend)
             before = answer.tokens
-            held_up = 0.0
+            client_blocked = 0.0
             last: list[Event] = []
             try:
                 async with aclosing(lease.backend.generate(answer.request)) as batches:
                     async for batch in batches:
-                        lease.brought()
-                        events = answer.take(batch)
+                        lease.on_batch()
+                        events = answer.accept(batch)
                         if not events:
                             continue
-                        attempts.brought()
+                        attempts.on_batch()
                         record.saw(events)
                         if isinstance(events[-1], Usage):
                             last = events
-                            lease.succeeded(answer.tokens - before, held_up)
+                            lease.succeeded(answer.tokens - before, client_blocked)
                             break
                         handed_on = pool.clock()
                         yield events
-                        held_up += pool.clock() - handed_on
+                        client_blocked += pool.clock() - handed_on
             except (BackendError, ClientError, Overloaded) as error:
                 lease.failed(error)
                 attempts.failed(lease.backend, error)
-                if not answer.exhausted:
+                if not answer.reached_max_tokens:
                     continue
                 last = answer.end()
                 record.saw(last)
@@ -101,11 +101,13 @@ async def relay(
 class _Attempts:
     """Which backends failed one request, and whether another may be asked.
 
-    ``wish``: for the next one.
+    ``slot_request``: for the next one.
     """
 
-    def __init__(self, pool: Pool, answer: Continuation, record: Record, wish: Wish) -> None:
-        self.wish = wish
+    def __init__(
+        self, pool: Pool, answer: Continuation, record: RequestRecord, slot_request: SlotRequest
+    ) -> None:
+        self.slot_request = slot_request
         self._pool = pool
         self._answer = answer
         self._record = record
@@ -126,7 +128,7 @@ class _Attempts:
         where = "the same" if failed == backend.name else "another"
         self._log(f"continuing on {where} backend", error, **{"from": failed, "to": backend.name})
 
-    def brought(self) -> None:
+    def on_batch(self) -> None:
         """Note that the backend brought the answer further."""
         if self._moving:
             self._moving = False
@@ -143,17 +145,17 @@ class _Attempts:
             raise error
         self._note(backend, error)
         if not answer.begun:
-            if self._lack_of_backends() is not None:
+            if self._why_no_backend() is not None:
                 raise error
             self._log("trying again", error, failed=backend.name)
             return
         if answer.progressed or self._cut is None:
             self._cut = error
-        if answer.exhausted:
+        if answer.reached_max_tokens:
             return
-        obstacle = answer.obstacle() or self._lack_of_backends()
-        if obstacle is not None:
-            self._give_up(obstacle)
+        why = answer.why_not_resumable() or self._why_no_backend()
+        if why is not None:
+            self._give_up(why)
             raise self._cut
         answer.resume()
 
@@ -181,31 +183,35 @@ class _Attempts:
         self._latest = backend.name, error
         if isinstance(error, (BackendTimeout, ClientError)):
             self._useless |= {backend.name}
-        failed = (frozenset() if answer.progressed else self.wish.failed) | {backend.name}
+        failed = (frozenset() if answer.progressed else self.slot_request.failed_on) | {
+            backend.name
+        }
         barred = self._useless | {
             other.name
             for other in self._pool.backends
             if (
                 not other.can_continue
                 if answer.begun
-                else other.name in failed and not self._pool.comes_back(other)
+                else other.name in failed and not self._pool.may_recover(other)
             )
         }
-        self.wish = self.wish._replace(excluded=barred, failed=failed, patient=answer.begun)
+        self.slot_request = self.slot_request._replace(
+            excluded=barred, failed_on=failed, resuming=answer.begun
+        )
 
-    def _lack_of_backends(self) -> str | None:
+    def _why_no_backend(self) -> str | None:
         """Why no backend can be asked; None if one may be."""
         if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
             return "no backend of the model can continue an answer"
         if self._in_vain >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return "too many backends failed"
-        return None if self._pool.can_take(self.wish) else "no other backend is left to try"
+        return None if self._pool.can_take(self.slot_request) else "no other backend is left to try"
 
-    def _give_up(self, obstacle: str) -> None:
+    def _give_up(self, why: str) -> None:
         assert self._latest is not None
         self._record.cut_for_good = True
         failed, error = self._latest
-        self._log("can't continue", error, failed=failed, obstacle=obstacle)
+        self._log("can't continue", error, failed=failed, why=why)
 
     def _log(self, message: str, error: ReverieError, **more: Any) -> None:
         logger.warning(

@@ -41,7 +41,7 @@ def require_keys(settings: ServerSettings, *, keyless: bool) -> None:
         )
 
 
-class Edge:
+class Access:
     """Gives each request its id and its caller.
 
     Without keys only this machine may call (CONTRACT §7). The peer's address alone doesn't show

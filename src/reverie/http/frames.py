@@ -13,7 +13,7 @@ from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.ledger import Reservation
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
@@ -40,7 +40,7 @@ class Job(NamedTuple):
     model: ServedModel
     request: GenerateRequest
     encoder: Encoder
-    record: Record
+    record: RequestRecord
     claim: Claim | None = None
     """Where it carries an ``Idempotency-Key``: its answer is numbered, and kept."""
 
@@ -62,7 +62,7 @@ async def frames(
         else _Kept(max_kept, reservation.base, numbered=job.request.stream)
     )
     deltas: list[Delta] = []
-    job.model.service.use()
+    job.model.deployment.use()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
             finish, usage = _sort(batch, deltas)

@@ -16,13 +16,13 @@ from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, Reverie
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.record import Record
-from reverie.gateway.serving.registry import House
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.access import Edge
+from reverie.http.access import Access
 from reverie.http.connection.exchange import (
+    CancelScope,
     Headers,
-    Interruption,
     Receive,
     Scope,
     Send,
@@ -31,17 +31,17 @@ from reverie.http.connection.exchange import (
     respond,
     watch_disconnect,
 )
-from reverie.http.connection.failures import understood
+from reverie.http.connection.failures import as_reverie_error
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import close_after, drop
 from reverie.http.dialects.base import Dialect
 from reverie.http.frames import Frame, Job, frames, rate_headers
 from reverie.http.idempotency.replays import REPLAYED, Replays, claim_of
-from reverie.http.idempotency.transcript import Answer
+from reverie.http.idempotency.transcript import KeptAnswer
 from reverie.http.request.body import parse
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
-from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.answers import Claim, StoredAnswer
 
 _LARGE_BODY = 128 * 1024
 _JSON = (b"content-type", b"application/json")
@@ -59,16 +59,16 @@ class Generate:
         self,
         dialect: Dialect,
         *,
-        house: House,
-        edge: Edge,
+        registry: ModelRegistry,
+        access: Access,
         admission: Admission,
         in_flight: InFlight,
         metrics: Metrics,
         replays: Replays,
     ) -> None:
         self._dialect = dialect
-        self._house = house
-        self._edge = edge
+        self._registry = registry
+        self._access = access
         self._admission = admission
         self._in_flight = in_flight
         self._metrics = metrics
@@ -76,23 +76,25 @@ class Generate:
 
     @property
     def _settings(self) -> ServerSettings:
-        return self._house.settings.server
+        return self._registry.settings.server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = Record(self._edge.request_id(scope), scope["path"])
+        record = RequestRecord(self._access.request_id(scope), scope["path"])
         try:
             await self._answer(scope, receive, send, record)
         except asyncio.CancelledError:
             record.failed(ClientGone("The server stopped."))
             raise
         except Exception as failure:
-            await self._refuse(scope, send, record, understood(failure, record.id))
+            await self._refuse(scope, send, record, as_reverie_error(failure, record.id))
         finally:
             record.close()
             self._metrics.observe(record)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        caller = await self._edge.admit(scope)
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
+        caller = await self._access.admit(scope)
         record.key = caller.name
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
@@ -121,14 +123,14 @@ class Generate:
             include_usage=request.include_usage,
         )
         job = Job(caller, model, request, encoder, record, claim)
-        with model.service.held():
+        with model.deployment.held():
             if request.stream:
                 await self._stream(scope, receive, send, job)
             else:
                 await self._collect(receive, send, job)
 
     def _choose(
-        self, request: GenerateRequest, record: Record, caller: Caller, claim: Claim | None
+        self, request: GenerateRequest, record: RequestRecord, caller: Caller, claim: Claim | None
     ) -> ServedModel:
         """Find the model, and refuse what one of its backends can't honour.
 
@@ -138,23 +140,23 @@ class Generate:
         if claim is not None and (model := self._replays.model_of(caller, claim)) is not None:
             record.model = model.name
             return model
-        model = self._house.models.find(request.model)
+        model = self._registry.models.find(request.model)
         record.model = model.name
         for backend in model.pool.backends:
             backend.check(request)
         return model
 
     @asynccontextmanager
-    async def _interruptible(
+    async def _cancellable(
         self, receive: Receive, *, joins: bool
-    ) -> AsyncGenerator[Interruption, None]:
+    ) -> AsyncGenerator[CancelScope, None]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         async with self._in_flight.running(
             self._settings.request_timeout, joins=joins
-        ) as interruption:
-            watcher = asyncio.create_task(watch_disconnect(receive, interruption))
+        ) as cancel_scope:
+            watcher = asyncio.create_task(watch_disconnect(receive, cancel_scope))
             try:
-                yield interruption
+                yield cancel_scope
             finally:
                 watcher.cancel()
 
@@ -166,7 +168,7 @@ class Generate:
             reservation = await self._admission.admit(
                 job.caller, job.model, job.request, job.record
             )
-            assert not isinstance(reservation, KeptAnswer)
+            assert not isinstance(reservation, StoredAnswer)
             headers += rate_headers(reservation.rate)
             made = frames(job, reservation)
         async with aclosing(made):
@@ -174,26 +176,26 @@ class Generate:
                 yield frame
 
     async def _collect(self, receive: Receive, send: Send, job: Job) -> None:
-        """Answer with one JSON body."""
+        """KeptAnswer with one JSON body."""
         headers = self._headers(job.record, _JSON)
-        async with self._interruptible(receive, joins=job.claim is not None):
+        async with self._cancellable(receive, joins=job.claim is not None):
             async with aclosing(self._frames(job, headers)) as made:
                 said = [frame async for frame in made]
             job.record.status = 200
             await respond(send, 200, b"".join([frame.data for frame in said]), headers)
 
     async def _replay(
-        self, receive: Receive, send: Send, record: Record, kept: Answer, after: int
+        self, receive: Receive, send: Send, record: RequestRecord, kept: KeptAnswer, after: int
     ) -> None:
         """Give an answer again whose model is served no more."""
         begin = kept.begin(after)
         record.status, record.outcome, record.replayed = 200, "ok", True
         headers = self._headers(record, *(_STREAM if record.stream else [_JSON]), REPLAYED)
-        async with self._interruptible(receive, joins=True):
+        async with self._cancellable(receive, joins=True):
             await respond(send, 200, kept.body, headers, begin=begin)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, job: Job) -> None:
-        """Answer with Server-Sent Events, a write for each batch."""
+        """KeptAnswer with Server-Sent Events, a write for each batch."""
         record = job.record
         headers = self._headers(record, *_STREAM)
         writer = StreamWriter(
@@ -205,15 +207,15 @@ class Generate:
         )
         try:
             async with (
-                self._interruptible(receive, joins=job.claim is not None) as interruption,
+                self._cancellable(receive, joins=job.claim is not None) as cancel_scope,
                 aclosing(self._frames(job, headers)) as made,
             ):
-                writer.start(interruption)
+                writer.start(cancel_scope)
                 async for frame in made:
                     await writer.write(frame.data, last=frame.last)
             record.status = 200
         except Exception as failure:
-            error = understood(failure, record.id)
+            error = as_reverie_error(failure, record.id)
             if not writer.opened or isinstance(error, ClientGone):
                 raise error from None
             record.failed(error)
@@ -227,8 +229,10 @@ class Generate:
         finally:
             await writer.stop()
 
-    async def _refuse(self, scope: Scope, send: Send, record: Record, error: ReverieError) -> None:
-        """Answer with an error, or break off an answer that has begun."""
+    async def _refuse(
+        self, scope: Scope, send: Send, record: RequestRecord, error: ReverieError
+    ) -> None:
+        """KeptAnswer with an error, or break off an answer that has begun."""
         record.failed(error)
         begun = record.status == 200
         record.status = self._dialect.status(error)
@@ -246,5 +250,5 @@ class Generate:
         )
 
     @staticmethod
-    def _headers(record: Record, *headers: tuple[bytes, bytes]) -> Headers:
+    def _headers(record: RequestRecord, *headers: tuple[bytes, bytes]) -> Headers:
         return [(b"x-request-id", record.id.encode()), *headers]

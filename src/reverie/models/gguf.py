@@ -57,7 +57,7 @@ class _Truncated(Exception):
     pass
 
 
-class _Reader:
+class _ByteReader:
     """Walks over the bytes of a file."""
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -133,7 +133,7 @@ def read_header(path: Path) -> Header:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise ModelError(f"{path.name} is not a GGUF model file.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                header = _read(_Reader(data), path.name)
+                header = _read(_ByteReader(data), path.name)
                 actual = len(data)
     except _Truncated:
         raise ModelError(
@@ -155,7 +155,7 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def _read(reader: _Reader, name: str) -> Header:
+def _read(reader: _ByteReader, name: str) -> Header:
     reader.skip(len(_MAGIC))
     version = int(reader.scalar("<I"))
     if version not in _VERSIONS:
@@ -202,7 +202,7 @@ def _kv_bytes_per_token(values: Mapping[str, object], architecture: str) -> int:
     return 2 * number("block_count") * number("attention.head_count_kv", heads) * pair
 
 
-def _size(reader: _Reader, tensors: int, alignment: int) -> int | None:
+def _size(reader: _ByteReader, tensors: int, alignment: int) -> int | None:
     """The least size of a whole file, from its table of tensors."""
     end: int | None = 0
     for _ in range(tensors):

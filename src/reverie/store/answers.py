@@ -32,7 +32,7 @@ class Claim(Struct, frozen=True):
     """The number of the last event that the client has; 0: none, it begins."""
 
 
-class KeptAnswer(Struct, frozen=True):
+class StoredAnswer(Struct, frozen=True):
     """A complete answer, as it was sent. It may be large: see ``body``."""
 
     row: int
@@ -41,7 +41,7 @@ class KeptAnswer(Struct, frozen=True):
 
 def find(
     connection: Connection, wanted: Mapping[tuple[str, str], Claim], expired_before: int
-) -> dict[tuple[str, str], KeptAnswer | ReverieError | None]:
+) -> dict[tuple[str, str], StoredAnswer | ReverieError | None]:
     """What stands in the way of new claims: kept answers, running requests, misused keys.
 
     Args:
@@ -60,7 +60,7 @@ def find(
             "keys": [key for _, key in wanted],
         },
     )
-    found: dict[tuple[str, str], KeptAnswer | ReverieError | None] = {}
+    found: dict[tuple[str, str], StoredAnswer | ReverieError | None] = {}
     for row in rows:
         place = (row.key_id, row.idempotency_key)
         if (claim := wanted.get(place)) is not None:
@@ -117,7 +117,7 @@ def sweep(connection: Connection, expired_before: int) -> None:
     )
 
 
-def past(connection: Connection, limit: int) -> int | None:
+def evictable_until(connection: Connection, limit: int) -> int | None:
     """When the newest of the answers was claimed without which the others have ``limit`` bytes at
     most, in ms since 1970; None: all have their place.
     """
@@ -125,7 +125,7 @@ def past(connection: Connection, limit: int) -> int | None:
     return found
 
 
-def shed(connection: Connection, until: int) -> None:
+def evict(connection: Connection, until: int) -> None:
     """Drop the answers that were claimed until then, as if they had expired."""
     connection.execute(
         update(_ANSWERS)
@@ -134,7 +134,7 @@ def shed(connection: Connection, until: int) -> None:
     )
 
 
-def _state(row: Any, claim: Claim) -> KeptAnswer | ReverieError | None:
+def _state(row: Any, claim: Claim) -> StoredAnswer | ReverieError | None:
     """What a row means to a new claim; None: nothing, it may be replaced."""
     if row.finished_at is None and row.outcome is not None:
         return None  # it ended without an answer
@@ -142,7 +142,7 @@ def _state(row: Any, claim: Claim) -> KeptAnswer | ReverieError | None:
         return IdempotencyKeyReused()
     if row.finished_at is None:
         return RequestInProgress()
-    return KeptAnswer(row.ledger_id) if row.has_body else AnswerNotKept()
+    return StoredAnswer(row.ledger_id) if row.has_body else AnswerNotKept()
 
 
 _FOUND = (

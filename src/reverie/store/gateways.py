@@ -13,7 +13,7 @@ from reverie.store.database import schema
 from reverie.store.reserve import ANSWERS_KEPT_MS
 from reverie.store.settle import close_lost
 
-BEAT_INTERVAL = 1.0
+HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life."""
 DEAD_AFTER_MS = 15_000
 """A gateway that gave no sign of life for so long is given up; if it does live, its settlements
@@ -36,7 +36,7 @@ def register(connection: Connection, now: int) -> int:
     return number
 
 
-def beat(connection: Connection, gateway_id: int, now: int) -> None:
+def heartbeat(connection: Connection, gateway_id: int, now: int) -> None:
     """Give a sign of life."""
     connection.execute(
         update(_GATEWAYS).where(_GATEWAYS.c.id == gateway_id).values(seen_at=now, ended_at=None)
@@ -50,7 +50,7 @@ def leave(connection: Connection, gateway_id: int, now: int) -> None:
     )
 
 
-def bury_dead(connection: Connection, gateway_id: int, now: int) -> int:
+def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
     """Close what dead gateways left open, and sweep out old windows.
 
     Returns:

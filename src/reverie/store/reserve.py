@@ -35,7 +35,7 @@ from reverie.errors import (
     StreamNotResumable,
 )
 from reverie.store import answers, keys
-from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.answers import Claim, StoredAnswer
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared, upsert_into
 from reverie.store.keys import Key, RateLimits
@@ -109,7 +109,7 @@ def own_base(now: float) -> int:
     return int(now * 1000) * 1000
 
 
-class _State:
+class _LimitState:
     """What the limits' decisions stand on, as read in one transaction."""
 
     def __init__(self, now: float) -> None:
@@ -120,7 +120,7 @@ class _State:
         self.increments: dict[str, tuple[int, int]] = {}
 
 
-Result: TypeAlias = Granted | KeptAnswer | ReverieError
+Result: TypeAlias = Granted | StoredAnswer | ReverieError
 
 
 def reserve(
@@ -178,7 +178,7 @@ def _place(order: Order) -> tuple[str, str] | None:
 
 def _taken_claims(
     connection: Connection, orders: Iterable[Order], opened: frozenset[int], now: int
-) -> dict[tuple[str, str], KeptAnswer | ReverieError | None]:
+) -> dict[tuple[str, str], StoredAnswer | ReverieError | None]:
     """Claims that were made before, and why they can't be made anew, if they can't."""
     wanted = {
         (order.key_id, order.claim.key): order.claim
@@ -195,7 +195,7 @@ def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
     return f"key:{key_id}", f"key:{key_id}:{model}", f"model:{model}"
 
 
-def _admit(order: Order, state: _State) -> Granted:
+def _admit(order: Order, state: _LimitState) -> Granted:
     if order.stored:
         key = state.keys.get(order.key_id)
         if key is None or not key.usable(int(state.now * 1000)):
@@ -233,14 +233,14 @@ def _admit(order: Order, state: _State) -> Granted:
     )
 
 
-def _read_state(connection: Connection, orders: Sequence[Order]) -> _State:
+def _read_state(connection: Connection, orders: Sequence[Order]) -> _LimitState:
     stored = {order.key_id for order in orders if order.stored}
     found = keys.by_ids(connection, stored) if stored else {}
     limited = _limited_subjects(orders, found)
     budgeted = {key.id: key for key in found.values() if key.budget is not None}
     if limited or budgeted:
         _lock(connection, [*limited, *(f"key:{id}" for id in budgeted)])
-    state = _State(clock(connection))
+    state = _LimitState(clock(connection))
     state.keys = found
     running, set_aside = _open_rows(connection, limited, budgeted)
     if limited:
@@ -435,7 +435,7 @@ _OPEN_ROW = Prepared(
 )
 
 
-def _add_to_windows(connection: Connection, state: _State) -> None:
+def _add_to_windows(connection: Connection, state: _LimitState) -> None:
     second = int(state.now)
     _UPSERT_WINDOW.execute_many(
         connection,

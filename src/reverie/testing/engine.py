@@ -15,8 +15,8 @@ import msgspec
 from reverie.testing import render
 from reverie.testing.connection import Connection
 from reverie.testing.play import BodyWriter, Framing, play
-from reverie.testing.record import Outcome, Record, Recorded
-from reverie.testing.render import Answer, Ask, Refusal
+from reverie.testing.record import EngineLog, Outcome, Recorded
+from reverie.testing.render import Ask, Refusal, RenderedAnswer
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
 
@@ -28,7 +28,7 @@ _MODELS = frozenset({"/v1/models", "/models"})
 _CACHED_ANSWERS = 256
 
 
-class ScriptedEngine(Record):
+class ScriptedEngine(EngineLog):
     """An OpenAI-compatible server on a port or a Unix socket; an async context manager.
 
     It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``.
@@ -69,7 +69,7 @@ class ScriptedEngine(Record):
         self._connections: set[Connection] = set()
         self._running: dict[Connection, Recorded] = {}
         self._stalls: set[asyncio.Future[None]] = set()
-        self._answers: dict[tuple[int, Ask], tuple[Script, Answer]] = {}
+        self._answers: dict[tuple[int, Ask], tuple[Script, RenderedAnswer]] = {}
 
     @property
     def url(self) -> str:
@@ -243,7 +243,7 @@ class ScriptedEngine(Record):
             return None
         return self._play(connection, recorded, script, answer, request)
 
-    def _answer(self, script: Script, body: object) -> Answer:
+    def _answer(self, script: Script, body: object) -> RenderedAnswer:
         """The answer's bytes, kept for the next request that asks for the same."""
         ask = render.read_ask(body, script, self._model)
         assert isinstance(body, dict)
@@ -259,7 +259,7 @@ class ScriptedEngine(Record):
         return answer
 
     def _send_at_once(
-        self, connection: Connection, recorded: Recorded, script: Script, answer: Answer
+        self, connection: Connection, recorded: Recorded, script: Script, answer: RenderedAnswer
     ) -> None:
         body = answer.whole
         head = _head(script, answer, "chunked" if answer.streamed else "length", keep_alive=True)
@@ -273,7 +273,7 @@ class ScriptedEngine(Record):
         connection: Connection,
         recorded: Recorded,
         script: Script,
-        answer: Answer,
+        answer: RenderedAnswer,
         request: Request,
     ) -> None:
         framing: Framing = "length"
@@ -331,7 +331,7 @@ def _decode(body: bytes) -> object:
         return None
 
 
-def _head(script: Script, answer: Answer, framing: Framing, *, keep_alive: bool) -> bytes:
+def _head(script: Script, answer: RenderedAnswer, framing: Framing, *, keep_alive: bool) -> bytes:
     headers = {"Content-Type": answer.content_type}
     if framing == "chunked":
         headers["Cache-Control"] = "no-cache"

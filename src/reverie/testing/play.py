@@ -8,7 +8,7 @@ from itertools import pairwise, zip_longest
 from typing import Literal, Protocol, TypeAlias
 
 from reverie.testing.connection import Connection
-from reverie.testing.render import PING, Answer, error_event
+from reverie.testing.render import PING, RenderedAnswer, error_event
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, chunk
 
@@ -95,7 +95,9 @@ class Listener(Protocol):
         """The script stalls; returns when it may go on."""
 
 
-async def play(script: Script, answer: Answer, body: BodyWriter, listener: Listener) -> bool:
+async def play(
+    script: Script, answer: RenderedAnswer, body: BodyWriter, listener: Listener
+) -> bool:
     """Write the answer; return whether it was a whole one.
 
     Nothing is waited for after the last bytes, so that the caller can note the end before the
@@ -123,7 +125,7 @@ async def play(script: Script, answer: Answer, body: BodyWriter, listener: Liste
 
 
 async def _play_tokens(
-    script: Script, answer: Answer, body: BodyWriter, listener: Listener
+    script: Script, answer: RenderedAnswer, body: BodyWriter, listener: Listener
 ) -> bool:
     """Write the tokens; return whether the answer may be closed as a whole one."""
     edges = _edges(script, len(answer.steps))
@@ -150,7 +152,9 @@ def _edges(script: Script, count: int) -> list[int]:
     return sorted({*range(0, count, script.batch or max(count, 1)), count, *inside})
 
 
-async def _stall(script: Script, answer: Answer, body: BodyWriter, listener: Listener) -> None:
+async def _stall(
+    script: Script, answer: RenderedAnswer, body: BodyWriter, listener: Listener
+) -> None:
     if script.stall_pings is None or not answer.streamed:
         await listener.on_stall()
         return

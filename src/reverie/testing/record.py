@@ -30,7 +30,7 @@ class Recorded:
     """Whether the answer only lacks its end: a client that leaves now has cancelled nothing."""
 
 
-class Record:
+class EngineLog:
     """Counters of generations, and waiting for them to change.
 
     Args:

@@ -36,7 +36,7 @@ class Ask(Struct, frozen=True):
     """The text so far, where it is to be continued."""
 
 
-class Answer(Struct, frozen=True):
+class RenderedAnswer(Struct, frozen=True):
     """An answer, ready to be written: ``opening``, the tokens' ``steps``, ``closing``.
 
     Of an answer in one JSON body, all bytes are in ``closing``; its steps are empty, and only
@@ -90,20 +90,20 @@ def read_ask(body: object, script: Script, model: str) -> Ask:
     )
 
 
-def render(script: Script, ask: Ask, body: dict[str, Any]) -> Answer:
+def render(script: Script, ask: Ask, body: dict[str, Any]) -> RenderedAnswer:
     """The whole answer.
 
     Raises:
         Refusal: the text to be continued is not a beginning of what the script says.
     """
     if script.html:
-        return Answer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
+        return RenderedAnswer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
     content_type = "text/event-stream" if ask.stream else "application/json"
     if script.body is not None:
-        return Answer(script.status, content_type, ask.stream, (), script.body)
+        return RenderedAnswer(script.status, content_type, ask.stream, (), script.body)
     if script.status != 200 or script.error is not None:
         failure = _dumps(_error_object(script.error, script.status))
-        return Answer(script.status, "application/json", False, (), failure)
+        return RenderedAnswer(script.status, "application/json", False, (), failure)
     tokens = script.tokens(body) if callable(script.tokens) else script.tokens
     rest, passed = _after(tokens, ask.prefix)
     pieces = list(_pieces(script, ask, rest))
@@ -113,8 +113,8 @@ def render(script: Script, ask: Ask, body: dict[str, Any]) -> Answer:
     usage = _usage(script, passed, len(pieces))
     if not ask.stream:
         whole = _dumps(_whole(script, ask, pieces, reason, usage))
-        return Answer(200, content_type, False, (b"",) * len(pieces), whole)
-    return Answer(
+        return RenderedAnswer(200, content_type, False, (b"",) * len(pieces), whole)
+    return RenderedAnswer(
         200,
         "text/event-stream; charset=utf-8",
         True,

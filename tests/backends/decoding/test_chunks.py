@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reverie.backends.decoding.chunks import Answer, EngineError, describe
+from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, describe
 from reverie.errors import BackendError
 from reverie.events import (
     Delta,
@@ -30,7 +30,7 @@ def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
 
 def read(*chunks: dict[str, Any] | bytes) -> list[Event]:
     """The answer's deltas, then its end."""
-    answer = Answer()
+    answer = AnswerDecoder()
     events: list[Event] = []
     for chunk in chunks:
         piece = answer.read(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode())
@@ -197,7 +197,7 @@ def test_usage_may_come_with_the_finish_reason_or_with_every_chunk() -> None:
     def counted(chunk: dict[str, Any], tokens: int) -> dict[str, Any]:
         return {**chunk, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
 
-    answer = Answer()
+    answer = AnswerDecoder()
     answer.read(json.dumps(counted(delta(content="x"), 1)).encode())
     assert not answer.complete
     answer.read(json.dumps(counted(STOP, 2)).encode())
@@ -320,7 +320,7 @@ def test_characters_cut_in_tool_arguments_and_reasoning_are_mended_apart() -> No
 
 def test_a_piece_of_several_tokens_says_so_where_the_engine_does() -> None:
     """An emoji is three tokens on some models; llama.cpp sends it whole."""
-    answer = Answer()
+    answer = AnswerDecoder()
     pieces = [
         answer.read(json.dumps({**delta(content=text), "timings": {"predicted_n": n}}).encode())
         for text, n in (("🎉", 3), (" a", 4), ("", 5), ("🎉", 8))
@@ -330,7 +330,7 @@ def test_a_piece_of_several_tokens_says_so_where_the_engine_does() -> None:
 
 
 def test_usage_with_each_piece_counts_it_and_tells_the_prompt() -> None:
-    answer = Answer(tells_usage=True)
+    answer = AnswerDecoder(tells_usage=True)
     for text, count in (("a b c", 3), (" d", 4)):
         usage = {"prompt_tokens": 7, "completion_tokens": count}
         piece = answer.read(json.dumps({**delta(content=text), "usage": usage}).encode())
@@ -340,7 +340,7 @@ def test_usage_with_each_piece_counts_it_and_tells_the_prompt() -> None:
 
 
 def test_a_lost_usage_is_estimated_from_what_was_told_before_it() -> None:
-    answer = Answer()
+    answer = AnswerDecoder()
     answer.read(b'{"choices":[],"prompt_progress":{"total":7,"cache":2}}')
     answer.read(json.dumps({**delta(content="🎉"), "timings": {"predicted_n": 3}}).encode())
     answer.read(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')

@@ -299,7 +299,7 @@ async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_giv
     database: sqlite3.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reverie.gateway.accounts.ledger._BURY_EVERY", 1)
+    monkeypatch.setattr("reverie.gateway.accounts.ledger._REAP_EVERY", 1)
     gateway = await keyed()
     row = 99 << 40
     dying = [sys.executable, "-c", DYING, store.settings.url, str(row)]

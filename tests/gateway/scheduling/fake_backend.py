@@ -7,14 +7,17 @@ from typing import Any
 
 from reverie.backends.base import Health
 from reverie.events import Event
-from reverie.gateway.scheduling.slot_request import Wish
+from reverie.gateway.scheduling.slot_request import SlotRequest
 from reverie.request import GenerateRequest
 
 
-def wish(
-    tokens: int = 0, excluded: Set[str] = frozenset(), failed: Set[str] = frozenset(), **more: Any
-) -> Wish:
-    return Wish(tokens, excluded=frozenset(excluded), failed=frozenset(failed), **more)
+def slot_request(
+    tokens: int = 0,
+    excluded: Set[str] = frozenset(),
+    failed_on: Set[str] = frozenset(),
+    **more: Any,
+) -> SlotRequest:
+    return SlotRequest(tokens, excluded=frozenset(excluded), failed_on=frozenset(failed_on), **more)
 
 
 class FakeBackend:

@@ -170,16 +170,16 @@ def test_a_keys_items_are_served_in_their_order_and_none_is_lost(
 
 @given(quanta, costs, weights, costs)
 def test_a_key_that_comes_back_at_once_starves_nobody(
-    quantum: int, cost: int, weight: int, patient: int
+    quantum: int, cost: int, weight: int, resuming: int
 ) -> None:
     queue: FairQueue[int] = FairQueue(quantum)
-    queue.push(0, "patient", 1, patient)
+    queue.push(0, "patient", 1, resuming)
     ahead = 0
     queue.push(1, "eager", weight, cost)
     while (item := queue.pop()) != 0:
         ahead += cost
         queue.push(item + 1, "eager", weight, cost)  # it had left the ring, and joins again
-        assert ahead <= (patient + 2 * quantum) * weight
+        assert ahead <= (resuming + 2 * quantum) * weight
 
 
 def test_having_been_idle_is_no_credit() -> None:

@@ -18,8 +18,8 @@ from reverie.errors import (
 )
 from reverie.gateway.scheduling.backend_state import FAILURE_COOLDOWN, QUIET, SLOW_PROBES
 from reverie.gateway.scheduling.circuit_breaker import FAILURES, LONGEST_WAIT, PROBE_WAIT
-from reverie.gateway.scheduling.pool import HOPE, Lease, Pool
-from tests.gateway.scheduling.fake_backend import FakeBackend, wish
+from reverie.gateway.scheduling.pool import RESUME_GRACE, Lease, Pool
+from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 
 
 def pool(*backends: FakeBackend, queue_size: int = 10, queue_timeout: float = 5) -> Pool:
@@ -30,7 +30,8 @@ async def queued(
     pool: Pool, count: int = 1, *, key: str = "", **wished: Any
 ) -> list[asyncio.Task[Lease]]:
     tasks = [
-        asyncio.create_task(pool.acquire(wish(key=key, **wished)), name=key) for _ in range(count)
+        asyncio.create_task(pool.acquire(slot_request(key=key, **wished)), name=key)
+        for _ in range(count)
     ]
     await asyncio.sleep(0)
     return tasks
@@ -61,14 +62,14 @@ async def end(tasks: list[asyncio.Task[Lease]]) -> None:
 async def test_the_least_busy_backend_is_chosen() -> None:
     small, large = FakeBackend("small", 2), FakeBackend("large", 4)
     shared = pool(small, large)
-    chosen = [(await shared.acquire(wish())).backend.name for _ in range(6)]
+    chosen = [(await shared.acquire(slot_request())).backend.name for _ in range(6)]
     assert sorted(chosen) == ["large"] * 4 + ["small"] * 2
     assert chosen[1] == "large"
 
 
 async def test_a_released_slot_goes_to_whoever_waits_longest() -> None:
     shared = pool(FakeBackend("a"))
-    lease = await shared.acquire(wish())
+    lease = await shared.acquire(slot_request())
     first, second = await queued(shared, 2)
     lease.release()
     lease.release()  # idempotent
@@ -80,19 +81,19 @@ async def test_a_released_slot_goes_to_whoever_waits_longest() -> None:
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_return() -> None:
     shared = pool(FakeBackend("a"), queue_size=1)
-    await shared.acquire(wish())
+    await shared.acquire(slot_request())
     (waiting,) = await queued(shared)
     with pytest.raises(Overloaded) as caught:
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     assert int(caught.value.headers["Retry-After"]) >= 1
     waiting.cancel()
 
 
 async def test_a_wait_ends_at_its_deadline_and_leaves_nothing_behind() -> None:
     shared = pool(FakeBackend("a"), queue_timeout=0.01)
-    lease = await shared.acquire(wish())
+    lease = await shared.acquire(slot_request())
     with pytest.raises(Overloaded, match=r"No slot became free within 0\.01 s, with 0 requests"):
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     assert shared.waiting == 0
     lease.release()
     assert shared.in_flight == 0
@@ -101,7 +102,7 @@ async def test_a_wait_ends_at_its_deadline_and_leaves_nothing_behind() -> None:
 async def test_a_wait_for_a_loading_model_ends_as_model_loading() -> None:
     shared = pool(FakeBackend("a", ready=False), queue_timeout=0.01)
     with pytest.raises(ModelLoading, match=r"still loading after 0\.01 s, with 0 requests"):
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
 
 
 async def test_a_backend_that_becomes_ready_serves_those_who_wait() -> None:
@@ -117,7 +118,7 @@ async def test_a_backend_that_becomes_ready_serves_those_who_wait() -> None:
 
 async def test_cancelling_a_waiter_takes_it_out_of_the_queue() -> None:
     shared = pool(FakeBackend("a"))
-    lease = await shared.acquire(wish())
+    lease = await shared.acquire(slot_request())
     (waiting,) = await queued(shared)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -128,20 +129,20 @@ async def test_cancelling_a_waiter_takes_it_out_of_the_queue() -> None:
 
 async def test_a_slot_granted_in_the_turn_of_its_cancellation_is_given_back() -> None:
     shared = pool(FakeBackend("a"))
-    lease = await shared.acquire(wish())
+    lease = await shared.acquire(slot_request())
     (waiting,) = await queued(shared)
     lease.release()  # grants the slot …
     waiting.cancel()  # … to a waiter that is cancelled before it can take it
     await asyncio.gather(waiting, return_exceptions=True)
     assert shared.in_flight == 0
-    (await shared.acquire(wish())).release()
+    (await shared.acquire(slot_request())).release()
 
 
 async def test_a_backend_that_failed_is_avoided_for_a_while_but_not_left_out() -> None:
     first, second = FakeBackend("first", 2), FakeBackend("second", 2)
     ward = Ward(first, second)
     await ward.end(BackendError("no"), {"second"})
-    held = [await ward.pool.acquire(wish()) for _ in range(3)]
+    held = [await ward.pool.acquire(slot_request()) for _ in range(3)]
     assert [lease.backend for lease in held] == [second, second, first]
     for lease in held:
         lease.release()
@@ -152,11 +153,13 @@ async def test_a_backend_that_failed_is_avoided_for_a_while_but_not_left_out() -
 async def test_an_excluded_backend_is_never_granted() -> None:
     first, second = FakeBackend("first"), FakeBackend("second")
     shared = pool(first, second)
-    lease = await shared.acquire(wish(excluded={"first"}))
+    lease = await shared.acquire(slot_request(excluded={"first"}))
     assert lease.backend.name == "second"
-    waiting = asyncio.create_task(shared.acquire(wish(excluded={"first"})))
+    waiting = asyncio.create_task(shared.acquire(slot_request(excluded={"first"})))
     await asyncio.sleep(0)
-    assert (await shared.acquire(wish())).backend.name == "first"  # not held up by the one ahead
+    assert (
+        await shared.acquire(slot_request())
+    ).backend.name == "first"  # not held up by the one ahead
     lease.release()
     assert (await waiting).backend.name == "second"
 
@@ -167,7 +170,7 @@ async def test_a_model_that_can_never_be_served_fails_at_once_for_all() -> None:
     (waiting,) = await queued(shared)
     backend.failure = "the file is gone"
     shared.wake()
-    for attempt in (waiting, asyncio.create_task(shared.acquire(wish()))):
+    for attempt in (waiting, asyncio.create_task(shared.acquire(slot_request()))):
         with pytest.raises(BackendError) as caught:
             await attempt
         assert "file" not in caught.value.message
@@ -176,9 +179,9 @@ async def test_a_model_that_can_never_be_served_fails_at_once_for_all() -> None:
 
 async def test_requests_run_together_only_as_far_as_their_tokens_fit() -> None:
     shared = pool(FakeBackend("a", slots=8, capacity=100))
-    first = await shared.acquire(wish(60))
-    large = asyncio.create_task(shared.acquire(wish(50)))
-    small = asyncio.create_task(shared.acquire(wish(10)))
+    first = await shared.acquire(slot_request(60))
+    large = asyncio.create_task(shared.acquire(slot_request(50)))
+    small = asyncio.create_task(shared.acquire(slot_request(10)))
     await asyncio.sleep(0)
     assert shared.waiting == 2  # the small one would fit, but doesn't overtake
     first.release()
@@ -187,8 +190,8 @@ async def test_requests_run_together_only_as_far_as_their_tokens_fit() -> None:
 
 async def test_a_request_that_is_larger_than_everything_runs_alone() -> None:
     shared = pool(FakeBackend("a", slots=8, capacity=100))
-    huge = await shared.acquire(wish(1000))
-    other = asyncio.create_task(shared.acquire(wish(1)))
+    huge = await shared.acquire(slot_request(1000))
+    other = asyncio.create_task(shared.acquire(slot_request(1)))
     await asyncio.sleep(0)
     assert not other.done()
     huge.release()
@@ -197,7 +200,7 @@ async def test_a_request_that_is_larger_than_everything_runs_alone() -> None:
 
 async def test_a_light_key_waits_for_one_turn_of_each_slot_however_many_flood() -> None:
     shared = pool(FakeBackend("a", slots=2), queue_size=500)
-    slots = [await shared.acquire(wish(100, key="flood")) for _ in range(2)]
+    slots = [await shared.acquire(slot_request(100, key="flood")) for _ in range(2)]
     flood = await queued(shared, 200, tokens=100, key="flood")
     (light,) = await queued(shared, tokens=100, key="light")
     for slot in slots:
@@ -210,7 +213,7 @@ async def test_a_light_key_waits_for_one_turn_of_each_slot_however_many_flood() 
 
 async def test_keys_that_flood_together_share_by_weight() -> None:
     shared = pool(FakeBackend("a"), queue_size=500)
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     one = await queued(shared, 100, tokens=50, key="one", weight=1)
     three = await queued(shared, 100, tokens=50, key="three", weight=3)
     served = Counter(await turns(slot, one + three, 100))
@@ -220,7 +223,7 @@ async def test_keys_that_flood_together_share_by_weight() -> None:
 
 async def test_keys_share_tokens_not_requests() -> None:
     shared = pool(FakeBackend("a"), queue_size=500)
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     long = await queued(shared, 100, tokens=1000, key="long")
     short = await queued(shared, 100, tokens=100, key="short")
     served = Counter(await turns(slot, long + short, 55))
@@ -231,8 +234,8 @@ async def test_keys_share_tokens_not_requests() -> None:
 async def test_a_key_that_comes_to_free_slots_brings_no_credit_with_it() -> None:
     shared = pool(FakeBackend("a"), queue_size=500)
     for _ in range(20):
-        (await shared.acquire(wish(100, key="early"))).release()
-    slot = await shared.acquire(wish(100, key="early"))
+        (await shared.acquire(slot_request(100, key="early"))).release()
+    slot = await shared.acquire(slot_request(100, key="early"))
     early = await queued(shared, 10, tokens=100, key="early")
     late = await queued(shared, 10, tokens=100, key="late")
     assert Counter((await turns(slot, early + late, 20))[:10]) == {"early": 5, "late": 5}
@@ -240,7 +243,7 @@ async def test_a_key_that_comes_to_free_slots_brings_no_credit_with_it() -> None
 
 async def test_a_lease_says_where_its_request_entered_the_queue() -> None:
     shared = pool(FakeBackend("a"))
-    slot = await shared.acquire(wish(10, key="flood"))
+    slot = await shared.acquire(slot_request(10, key="flood"))
     assert slot.position == 0
     flood = await queued(shared, 3, tokens=10, key="flood")
     (light,) = await queued(shared, tokens=10, key="light")
@@ -251,7 +254,7 @@ async def test_a_lease_says_where_its_request_entered_the_queue() -> None:
 
 async def test_in_a_full_queue_the_newest_of_the_greediest_key_makes_room() -> None:
     shared = pool(FakeBackend("a"), queue_size=10, queue_timeout=60)
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     flood = await queued(shared, 8, key="flood")
     other = await queued(shared, 2, key="other")
     light = await queued(shared, key="light")
@@ -264,63 +267,65 @@ async def test_in_a_full_queue_the_newest_of_the_greediest_key_makes_room() -> N
 
 async def test_in_a_full_queue_the_greediest_key_itself_is_refused() -> None:
     shared = pool(FakeBackend("a"), queue_size=4, queue_timeout=60)
-    await shared.acquire(wish())
+    await shared.acquire(slot_request())
     flood = await queued(shared, 3, key="flood")
     light = await queued(shared, key="light")
     with pytest.raises(Overloaded, match="4 requests waiting, each for up to 60 s"):
-        await shared.acquire(wish(key="flood"))
+        await shared.acquire(slot_request(key="flood"))
     even = await queued(shared, key="light")  # displaces: it has two then, and the other three
     with pytest.raises(Overloaded, match="Your key has 3"):
         await asyncio.wait_for(flood.pop(), 1)
     for key in ("light", "flood"):  # with two each, nobody is greedier than the newcomer
         with pytest.raises(Overloaded, match="the queue is full"):
-            await shared.acquire(wish(key=key))
+            await shared.acquire(slot_request(key=key))
     assert shared.waiting == 4
     await end(flood + light + even)
 
 
 async def test_who_would_hold_as_much_of_a_full_queue_as_the_greediest_is_refused() -> None:
     shared = pool(FakeBackend("a"), queue_size=3)
-    await shared.acquire(wish())
+    await shared.acquire(slot_request())
     flood = await queued(shared, 2, key="flood")
     light = await queued(shared, key="light")
     with pytest.raises(Overloaded, match="the queue is full"):
-        await shared.acquire(wish(key="light"))
+        await shared.acquire(slot_request(key="light"))
     await end(flood + light)
 
 
 async def test_a_full_queue_has_room_for_who_was_let_down_and_lets_it_go_first() -> None:
     shared = pool(FakeBackend("a"), queue_size=1)
-    running = await shared.acquire(wish())
-    (patient,) = await queued(shared, key="one")
-    again = asyncio.create_task(shared.acquire(wish(key="one", failed={"x"})))
+    running = await shared.acquire(slot_request())
+    (resuming,) = await queued(shared, key="one")
+    again = asyncio.create_task(shared.acquire(slot_request(key="one", failed_on={"x"})))
     await asyncio.sleep(0)
     assert shared.waiting == 2
     with pytest.raises(Overloaded, match="the queue is full"):
-        await shared.acquire(wish(key="one"))
+        await shared.acquire(slot_request(key="one"))
     running.release()
     lease = await asyncio.wait_for(again, 1)
     assert lease.position == 1
-    assert not patient.done()
+    assert not resuming.done()
     lease.release()
-    (await asyncio.wait_for(patient, 1)).release()
+    (await asyncio.wait_for(resuming, 1)).release()
 
 
 async def test_who_was_let_down_makes_room_for_nobody() -> None:
     shared = pool(FakeBackend("first"), FakeBackend("second"), queue_size=2)
     for _ in range(2):
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     again = [
-        asyncio.create_task(shared.acquire(wish(excluded={"first"}, key="flood", failed={"x"})))
+        asyncio.create_task(
+            shared.acquire(slot_request(excluded={"first"}, key="flood", failed_on={"x"}))
+        )
         for _ in range(3)
     ]
     await asyncio.sleep(0)
-    patient = await queued(shared, 2, key="flood")
+    resuming = await queued(shared, 2, key="flood")
     light = await queued(shared, key="light")
     with pytest.raises(Overloaded, match="Your key has 2"):
-        await asyncio.wait_for(patient.pop(), 1)
+        await asyncio.wait_for(resuming.pop(), 1)
     assert not any(task.done() for task in again)
-    await end([*again, *patient, *light])
+    await end([*again, *resuming, *light])
 
 
 async def test_a_full_queue_says_that_the_model_is_loading_while_it_is() -> None:
@@ -328,14 +333,14 @@ async def test_a_full_queue_says_that_the_model_is_loading_while_it_is() -> None
     shared.seconds_to_ready = lambda: 7.0
     waiting = await queued(shared)
     with pytest.raises(ModelLoading, match="still loading, and the queue is full") as caught:
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     assert caught.value.retry_after == 7.0
     await end(waiting)
 
 
 async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
     shared = pool(FakeBackend("a"), queue_size=8)
-    await shared.acquire(wish())
+    await shared.acquire(slot_request())
     light = await queued(shared, 8, key="one", weight=1)
     heavy = await queued(shared, 8, key="three", weight=3)
     await asyncio.wait([task for task in light + heavy if not task.done()], timeout=0.01)
@@ -346,9 +351,9 @@ async def test_room_in_a_full_queue_is_shared_by_weight() -> None:
 
 async def test_a_full_queue_refuses_nobody_whose_turn_it_is_and_who_fits() -> None:
     shared = pool(FakeBackend("a", slots=8, capacity=100), queue_size=1)
-    await shared.acquire(wish(60))
+    await shared.acquire(slot_request(60))
     (large,) = await queued(shared, tokens=50, key="one")
-    small = await asyncio.wait_for(shared.acquire(wish(10, key="other")), 1)
+    small = await asyncio.wait_for(shared.acquire(slot_request(10, key="other")), 1)
     assert small.position == 0
     assert not large.done()
     await end([large])
@@ -357,12 +362,12 @@ async def test_a_full_queue_refuses_nobody_whose_turn_it_is_and_who_fits() -> No
 async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
     first, second = FakeBackend("first"), FakeBackend("second", slots=8, capacity=100)
     shared = pool(first, second, queue_size=2)
-    await shared.acquire(wish(60, excluded={"first"}))
-    await shared.acquire(wish())
+    await shared.acquire(slot_request(60, excluded={"first"}))
+    await shared.acquire(slot_request())
     (fresh,) = await queued(shared, tokens=50, key="flood")
-    narrow = asyncio.create_task(shared.acquire(wish(50, excluded={"first"}, key="flood")))
+    narrow = asyncio.create_task(shared.acquire(slot_request(50, excluded={"first"}, key="flood")))
     await asyncio.sleep(0)
-    lease = await asyncio.wait_for(shared.acquire(wish(10, key="light")), 1)
+    lease = await asyncio.wait_for(shared.acquire(slot_request(10, key="light")), 1)
     assert (lease.backend, lease.position) == (second, 0)
     with pytest.raises(Overloaded, match="Your key has 2 requests waiting"):
         await narrow
@@ -371,7 +376,7 @@ async def test_a_request_that_makes_room_no_longer_holds_up_others() -> None:
 
 async def test_a_request_that_leaves_no_longer_holds_up_others() -> None:
     shared = pool(FakeBackend("a", slots=8, capacity=100))
-    await shared.acquire(wish(60))
+    await shared.acquire(slot_request(60))
     (large,) = await queued(shared, tokens=50)
     (small,) = await queued(shared, tokens=10)
     large.cancel()
@@ -380,7 +385,7 @@ async def test_a_request_that_leaves_no_longer_holds_up_others() -> None:
 
 async def test_requests_of_a_flood_that_are_cancelled_are_not_paid_for() -> None:
     shared = pool(FakeBackend("a"), queue_size=500)
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     fickle = await queued(shared, 100, tokens=10, key="fickle")
     steady = await queued(shared, 20, tokens=10, key="steady")
     await end(fickle[:90])
@@ -392,7 +397,7 @@ async def test_requests_of_a_flood_that_are_cancelled_are_not_paid_for() -> None
 
 async def test_a_turn_is_not_paid_for_by_a_request_cancelled_as_it_came() -> None:
     shared = pool(FakeBackend("a"))
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     fickle = await queued(shared, 2, tokens=10, key="fickle")
     steady = await queued(shared, 2, tokens=10, key="steady")
     fickle[0].cancel()
@@ -401,10 +406,10 @@ async def test_a_turn_is_not_paid_for_by_a_request_cancelled_as_it_came() -> Non
 
 async def test_room_is_made_by_a_request_that_was_cancelled_in_the_same_turn() -> None:
     shared = pool(FakeBackend("a"), queue_size=2)
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     flood = await queued(shared, 2, key="flood")
     flood[-1].cancel()
-    light = asyncio.create_task(shared.acquire(wish(key="light")), name="light")
+    light = asyncio.create_task(shared.acquire(slot_request(key="light")), name="light")
     assert await asyncio.wait({flood[-1]}, timeout=1)
     assert flood[-1].cancelled()
     assert await turns(slot, [flood[0], light], 2) == ["flood", "light"]
@@ -414,11 +419,11 @@ async def test_room_is_made_by_a_request_that_was_cancelled_in_the_same_turn() -
 async def test_a_request_that_a_backend_let_down_goes_before_those_who_had_no_turn_yet() -> None:
     first, second = FakeBackend("first"), FakeBackend("second")
     shared = pool(first, second)
-    await shared.acquire(wish())
-    slot = await shared.acquire(wish())
+    await shared.acquire(slot_request())
+    slot = await shared.acquire(slot_request())
     assert slot.backend is second
     (fresh,) = await queued(shared)
-    again = asyncio.create_task(shared.acquire(wish(excluded={"first"}, failed={"x"})))
+    again = asyncio.create_task(shared.acquire(slot_request(excluded={"first"}, failed_on={"x"})))
     await asyncio.sleep(0)
     (late,) = await queued(shared)
     slot.release()
@@ -432,10 +437,12 @@ async def test_a_request_that_a_backend_let_down_goes_before_those_who_had_no_tu
 async def test_a_large_request_with_an_exclusion_is_not_overtaken_on_what_is_left_to_it() -> None:
     first, second = FakeBackend("first", 1), FakeBackend("second", 8, capacity=100)
     shared = pool(first, second)
-    running = await shared.acquire(wish(60, excluded={"first"}))
-    again = asyncio.create_task(shared.acquire(wish(50, excluded={"first"}, failed={"x"})))
+    running = await shared.acquire(slot_request(60, excluded={"first"}))
+    again = asyncio.create_task(
+        shared.acquire(slot_request(50, excluded={"first"}, failed_on={"x"}))
+    )
     await asyncio.sleep(0)
-    assert (await shared.acquire(wish(10))).backend is first
+    assert (await shared.acquire(slot_request(10))).backend is first
     (small,) = await queued(shared, tokens=10)
     assert not small.done()  # it would fit beside the one that runs, but not beside the next
     running.release()
@@ -446,19 +453,19 @@ async def test_a_large_request_with_an_exclusion_is_not_overtaken_on_what_is_lef
 async def test_a_queue_full_of_those_who_exclude_a_backend_keeps_nobody_from_it() -> None:
     first, second = FakeBackend("first"), FakeBackend("second")
     shared = pool(first, second, queue_size=1)
-    await shared.acquire(wish(excluded={"first"}))
-    again = asyncio.create_task(shared.acquire(wish(excluded={"first"}, failed={"x"})))
+    await shared.acquire(slot_request(excluded={"first"}))
+    again = asyncio.create_task(shared.acquire(slot_request(excluded={"first"}, failed_on={"x"})))
     await asyncio.sleep(0)
-    lease = await shared.acquire(wish())
+    lease = await shared.acquire(slot_request())
     assert (lease.backend, lease.position) == (first, 0)
     again.cancel()
 
 
 async def test_a_weight_that_is_none_does_no_harm_to_others() -> None:
     shared = pool(FakeBackend("a"))
-    slot = await shared.acquire(wish())
+    slot = await shared.acquire(slot_request())
     with pytest.raises(ValueError, match="weight"):
-        await shared.acquire(wish(weight=0))
+        await shared.acquire(slot_request(weight=0))
     (waiting,) = await queued(shared)
     slot.release()
     assert (await asyncio.wait_for(waiting, 1)).backend.name == "a"
@@ -480,7 +487,7 @@ async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(see
         tokens, weight = chance.randrange(80), chance.randint(1, 3)
         try:
             with await shared.acquire(
-                wish(tokens, excluded, key=key, weight=weight, failed=excluded)
+                slot_request(tokens, excluded, key=key, weight=weight, failed_on=excluded)
             ) as lease:
                 assert lease.backend.name not in excluded
                 for backend in backends:
@@ -510,7 +517,7 @@ async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(see
     assert set(kinds) <= {"served", "refused", "CancelledError"}
     assert kinds["served"] > 30
     assert (shared.in_flight, shared.waiting) == (0, 0)
-    assert len({(await shared.acquire(wish(1))).backend.name for _ in range(6)}) == 3
+    assert len({(await shared.acquire(slot_request(1))).backend.name for _ in range(6)}) == 3
 
 
 def test_a_request_is_counted_for_no_more_than_a_backends_context() -> None:
@@ -540,7 +547,7 @@ class Ward:
 
     async def end(self, error: ReverieError | None, excluded: set[str] | None = None) -> str:
         """Send one request, which ends like this; the backend that it went to."""
-        with await self.pool.acquire(wish(excluded=excluded or set())) as lease:
+        with await self.pool.acquire(slot_request(excluded=excluded or set())) as lease:
             if error is None:
                 lease.succeeded()
             else:
@@ -562,23 +569,23 @@ async def test_a_backend_that_keeps_failing_is_left_alone_until_its_trial() -> N
     bad, good = FakeBackend("bad", 10), FakeBackend("good", 10)
     ward = Ward(bad, good)
     await ward.open(bad)
-    held = [await ward.pool.acquire(wish()) for _ in range(8)]
+    held = [await ward.pool.acquire(slot_request()) for _ in range(8)]
     assert {lease.backend.name for lease in held} == {"good"}
     ward.now += LONGEST_WAIT
-    trial = await ward.pool.acquire(wish())
+    trial = await ward.pool.acquire(slot_request())
     assert trial.backend is bad
-    assert (await ward.pool.acquire(wish())).backend is good  # one trial at a time
+    assert (await ward.pool.acquire(slot_request())).backend is good  # one trial at a time
     trial.succeeded()
-    assert (await ward.pool.acquire(wish())).backend is bad
+    assert (await ward.pool.acquire(slot_request())).backend is bad
 
 
 async def test_the_queue_learns_that_a_trial_went_well() -> None:
     bad, good = FakeBackend("bad", 2), FakeBackend("good", 1)
     ward = Ward(bad, good)
     await ward.open(bad)
-    await ward.pool.acquire(wish())
+    await ward.pool.acquire(slot_request())
     ward.now += LONGEST_WAIT
-    trial = await ward.pool.acquire(wish())
+    trial = await ward.pool.acquire(slot_request())
     (waiting,) = await queued(ward.pool)
     assert not waiting.done()
     trial.succeeded()
@@ -592,7 +599,7 @@ async def test_when_all_backends_fail_requests_are_refused_at_once_and_told_when
     for backend in backends:
         await ward.open(backend)
     with pytest.raises(BackendError, match="Every backend of this model fails") as caught:
-        await ward.pool.acquire(wish())
+        await ward.pool.acquire(slot_request())
     assert (caught.value.status, caught.value.code) == (502, "backend_error")
     assert caught.value.headers["Retry-After"] == "1"
     ward.now += LONGEST_WAIT
@@ -604,13 +611,15 @@ async def test_an_answer_that_was_cut_is_tried_wherever_it_may_be_reached() -> N
     ward = Ward(*backends)
     for backend in backends:
         await ward.open(backend)
-    assert ward.pool.can_take(wish(excluded={"one"}, failed={"x"}))
-    assert (await ward.pool.acquire(wish(excluded={"one"}, failed={"x"}))).backend is backends[1]
+    assert ward.pool.can_take(slot_request(excluded={"one"}, failed_on={"x"}))
+    assert (
+        await ward.pool.acquire(slot_request(excluded={"one"}, failed_on={"x"}))
+    ).backend is backends[1]
     for backend in backends:
         ward.probe(backend, good=False)
-    assert not ward.pool.can_take(wish(excluded={"one"}, failed={"x"}))
+    assert not ward.pool.can_take(slot_request(excluded={"one"}, failed_on={"x"}))
     with pytest.raises(BackendError, match="Every backend of this model fails"):
-        await ward.pool.acquire(wish(excluded={"one"}, failed={"x"}))
+        await ward.pool.acquire(slot_request(excluded={"one"}, failed_on={"x"}))
 
 
 async def test_who_has_a_part_of_an_answer_hopes_for_backends_that_are_down() -> None:
@@ -618,13 +627,13 @@ async def test_who_has_a_part_of_an_answer_hopes_for_backends_that_are_down() ->
     ward = Ward(*backends)
     for backend in backends:
         ward.probe(backend, good=False)
-    cut = wish(failed={"two"}, patient=True)
+    cut = slot_request(failed_on={"two"}, resuming=True)
     assert ward.pool.can_take(cut)
-    (waiting,) = await queued(ward.pool, failed={"two"}, patient=True)
+    (waiting,) = await queued(ward.pool, failed_on={"two"}, resuming=True)
     assert not waiting.done()
     assert all(backend.suspected for backend in backends)  # they are asked whether they are back
     with pytest.raises(BackendError, match="Every backend of this model fails"):
-        await ward.pool.acquire(wish())
+        await ward.pool.acquire(slot_request())
     ward.probe(backends[1], good=True)
     assert (await asyncio.wait_for(waiting, 1)).backend is backends[1]
 
@@ -634,8 +643,8 @@ async def test_hope_for_backends_that_are_down_has_an_end() -> None:
     ward = Ward(*backends)
     for backend in backends:
         ward.probe(backend, good=False)
-    (waiting,) = await queued(ward.pool, failed={"two"}, patient=True)
-    ward.now += HOPE - 0.1
+    (waiting,) = await queued(ward.pool, failed_on={"two"}, resuming=True)
+    ward.now += RESUME_GRACE - 0.1
     ward.pool.wake()
     assert not waiting.done()
     ward.now += 0.1
@@ -648,7 +657,7 @@ async def test_who_has_a_part_of_an_answer_gives_who_failed_it_time_to_recover()
     only = FakeBackend("only", 4)
     ward = Ward(only)
     await ward.end(BackendError("no"))
-    (waiting,) = await queued(ward.pool, failed={"only"}, patient=True)
+    (waiting,) = await queued(ward.pool, failed_on={"only"}, resuming=True)
     assert not waiting.done()
     ward.probe(only, good=True)  # or its cooldown is over
     assert (await asyncio.wait_for(waiting, 1)).backend is only
@@ -660,7 +669,7 @@ async def test_who_has_a_part_of_an_answer_waits_out_the_pause_of_a_busy_backend
     ward.probe(down, good=False)
     ward.probe(busy, good=True)
     await ward.end(Overloaded("busy", retry_after=2.0))
-    (waiting,) = await queued(ward.pool, failed={"busy", "down"}, patient=True)
+    (waiting,) = await queued(ward.pool, failed_on={"busy", "down"}, resuming=True)
     assert not waiting.done()
     ward.now += 2.0
     ward.pool.wake()
@@ -673,9 +682,9 @@ async def test_a_busy_backend_has_not_come_back_though_it_answers_probes() -> No
     ward.probe(busy, good=True)
     await ward.end(Overloaded("busy", retry_after=2.0), {"other"})
     ward.probe(busy, good=True)
-    assert not ward.pool.comes_back(busy)
+    assert not ward.pool.may_recover(busy)
     ward.now += 2.0
-    assert ward.pool.comes_back(busy)
+    assert ward.pool.may_recover(busy)
 
 
 async def test_backends_that_fail_requests_and_answer_probes_are_not_all_given_up() -> None:
@@ -692,8 +701,8 @@ async def test_backends_that_fail_requests_and_answer_probes_are_not_all_given_u
 async def test_newcomers_are_not_held_up_by_who_waits_for_a_backend_to_recover() -> None:
     ward = Ward(FakeBackend("only", 4))
     await ward.end(BackendError("no"))
-    (waiting,) = await queued(ward.pool, failed={"only"}, patient=True)
-    await asyncio.wait_for(ward.pool.acquire(wish()), 1)
+    (waiting,) = await queued(ward.pool, failed_on={"only"}, resuming=True)
+    await asyncio.wait_for(ward.pool.acquire(slot_request()), 1)
     assert not waiting.done()
     waiting.cancel()
 
@@ -702,7 +711,7 @@ async def test_who_waits_when_the_last_backend_fails_is_refused_too() -> None:
     one, two = FakeBackend("one"), FakeBackend("two")
     ward = Ward(one, two, queue_timeout=60)
     await ward.open(one)
-    running = await ward.pool.acquire(wish())
+    running = await ward.pool.acquire(slot_request())
     (waiting,) = await queued(ward.pool)
     ward.probe(two, good=False)
     running.release()
@@ -719,7 +728,7 @@ async def test_who_waits_for_the_end_of_a_trial_is_refused_when_it_fails() -> No
     await ward.open(one)
     ward.probe(two, good=False)
     ward.now += LONGEST_WAIT - 1
-    trial = await ward.pool.acquire(wish())
+    trial = await ward.pool.acquire(slot_request())
     (waiting,) = await queued(ward.pool)
     assert not waiting.done()
     trial.failed(BackendTimeout("silent"))
@@ -785,17 +794,17 @@ async def test_a_lease_that_is_left_without_a_word_says_nothing() -> None:
         for _ in range(FAILURES - 1):
             await ward.end(BackendError("no"), {"b"})
             with pytest.raises(asyncio.CancelledError):
-                with await ward.pool.acquire(wish(excluded={"b"})):
+                with await ward.pool.acquire(slot_request(excluded={"b"})):
                     raise asyncio.CancelledError
-            (await ward.pool.acquire(wish(excluded={"b"}))).release()
+            (await ward.pool.acquire(slot_request(excluded={"b"}))).release()
         assert ward.state(backend) == "closed"
         await ward.end(BackendError("no"), {"b"})
         assert ward.state(backend) == "open"
         ward.now += LONGEST_WAIT
-        trial = await ward.pool.acquire(wish())
+        trial = await ward.pool.acquire(slot_request())
         trial.release()
         assert ward.state(backend) == "half_open"
-        with await ward.pool.acquire(wish()) as lease:
+        with await ward.pool.acquire(slot_request()) as lease:
             lease.succeeded()
 
 
@@ -813,10 +822,10 @@ async def test_a_failed_probe_takes_a_backend_out_and_a_good_one_brings_it_back(
 async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -> None:
     backend = FakeBackend("a", 4)
     ward = Ward(backend, FakeBackend("b"))
-    running = await ward.pool.acquire(wish(excluded={"b"}))
+    running = await ward.pool.acquire(slot_request(excluded={"b"}))
     ward.probe(backend, good=False, took=5.0, slow=True)
     assert ward.state(backend) == "closed"  # busy, it seems
-    running.brought()
+    running.on_batch()
     ward.now += 3.0
     ward.probe(backend, good=False, took=5.0)
     assert ward.state(backend) == "closed"  # a token came in the meantime
@@ -828,12 +837,12 @@ async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -
 async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -> None:
     backend = FakeBackend("a", 4)
     ward = Ward(backend, FakeBackend("b"))
-    running = await ward.pool.acquire(wish(excluded={"b"}))
+    running = await ward.pool.acquire(slot_request(excluded={"b"}))
     for _ in range(SLOW_PROBES - 1):
         ward.probe(backend, good=False, took=5.0, slow=True)
         assert ward.state(backend) == "closed"
         ward.now += 10.0
-    running.brought()
+    running.on_batch()
     ward.now += 3.0
     ward.probe(backend, good=False, took=5.0, slow=True)
     assert ward.state(backend) == "closed"  # a piece came in the meantime
@@ -846,15 +855,15 @@ async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -
 async def test_a_backend_whose_requests_bring_nothing_gets_no_more_of_them() -> None:
     one, two = FakeBackend("one", 9), FakeBackend("two", 9)
     ward = Ward(one, two)
-    hanging = await ward.pool.acquire(wish(excluded={"two"}))
+    hanging = await ward.pool.acquire(slot_request(excluded={"two"}))
     ward.now += QUIET + 1
-    held = [await ward.pool.acquire(wish()) for _ in range(4)]
+    held = [await ward.pool.acquire(slot_request()) for _ in range(4)]
     assert {lease.backend for lease in held} == {two}
     assert one.suspected
-    hanging.brought()
-    assert (await ward.pool.acquire(wish())).backend is one
+    hanging.on_batch()
+    assert (await ward.pool.acquire(slot_request())).backend is one
     ward.now += QUIET + 1
-    await ward.pool.acquire(wish())  # better a doubtful one than none
+    await ward.pool.acquire(slot_request())  # better a doubtful one than none
 
 
 async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_slow_probe() -> (
@@ -864,7 +873,7 @@ async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_
     ward = Ward(backend, FakeBackend("b"))
     await ward.end(BackendTimeout("silent"), {"b"})
     ward.now += 10.0
-    await ward.pool.acquire(wish(excluded={"b"}))
+    await ward.pool.acquire(slot_request(excluded={"b"}))
     ward.probe(backend, good=False, took=5.0, slow=True)
     assert ward.state(backend) == "open"
 
@@ -872,13 +881,13 @@ async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_
 async def test_a_backend_that_asked_for_a_pause_has_it_while_there_is_another_to_wait_for() -> None:
     busy, other = FakeBackend("busy", 4), FakeBackend("other")
     shared = pool(busy, other, queue_size=2)
-    with await shared.acquire(wish(excluded={"other"})) as lease:
+    with await shared.acquire(slot_request(excluded={"other"})) as lease:
         lease.failed(Overloaded("busy", retry_after=0.2))
-    running = await shared.acquire(wish())
+    running = await shared.acquire(slot_request())
     assert running.backend is other
     waiting = await queued(shared, 2)
     with pytest.raises(Overloaded, match="the queue is full"):
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     assert shared.in_flight_on(busy) == 0
     leases = await asyncio.wait_for(asyncio.gather(*waiting), 5)  # its pause is over
     assert [lease.backend for lease in leases] == [busy, busy]
@@ -890,9 +899,9 @@ async def test_who_waits_gets_a_backend_whose_trial_is_due(monkeypatch: pytest.M
     bad, good = FakeBackend("bad"), FakeBackend("good")
     shared = pool(bad, good)
     for _ in range(FAILURES):
-        with await shared.acquire(wish(excluded={"good"})) as lease:
+        with await shared.acquire(slot_request(excluded={"good"})) as lease:
             lease.failed(BackendError("no"))
-    await shared.acquire(wish())
+    await shared.acquire(slot_request())
     (waiting,) = await queued(shared)
     assert not waiting.done()
     assert (await asyncio.wait_for(waiting, 5)).backend is bad
@@ -900,10 +909,10 @@ async def test_who_waits_gets_a_backend_whose_trial_is_due(monkeypatch: pytest.M
 
 async def test_a_queue_that_was_made_shorter_takes_nothing_from_who_is_served_at_once() -> None:
     shared = pool(FakeBackend("a", slots=4, capacity=100), queue_size=20)
-    running = await shared.acquire(wish(60, key="large"))
+    running = await shared.acquire(slot_request(60, key="large"))
     large = await queued(shared, 5, tokens=90, key="large")
     shared.bound(queue_size=2, queue_timeout=5)
-    (await shared.acquire(wish(5, key="small"))).release()
+    (await shared.acquire(slot_request(5, key="small"))).release()
     await end(large)
     running.release()
     assert (shared.in_flight, shared.waiting) == (0, 0)
@@ -912,9 +921,9 @@ async def test_a_queue_that_was_made_shorter_takes_nothing_from_who_is_served_at
 async def test_who_holds_a_part_of_an_answer_waits_until_its_own_deadline() -> None:
     backend = FakeBackend("a", ready=False)
     shared = pool(backend, queue_timeout=0.01)
-    waiting = asyncio.create_task(shared.acquire(wish(failed={"x"}, patient=True)))
+    waiting = asyncio.create_task(shared.acquire(slot_request(failed_on={"x"}, resuming=True)))
     with pytest.raises(ModelLoading):
-        await shared.acquire(wish())
+        await shared.acquire(slot_request())
     backend.ready = True
     shared.wake()
     (await asyncio.wait_for(waiting, 1)).release()
@@ -926,21 +935,24 @@ async def test_a_conversation_stays_where_it_is_while_there_is_room_for_it() -> 
     homes = {}
     for conversation in (b"1", b"2", b"3", b"4", b"5"):
         for _ in range(3):
-            with await ward.pool.acquire(wish(affinity=conversation)) as lease:
+            with await ward.pool.acquire(slot_request(affinity=conversation)) as lease:
                 homes.setdefault(conversation, lease.backend.name)
                 assert lease.backend.name == homes[conversation]
     assert len(set(homes.values())) > 1
-    busy = [await ward.pool.acquire(wish(excluded=set("abcd") - {homes[b"1"]})) for _ in range(2)]
-    assert (await ward.pool.acquire(wish(affinity=b"1"))).backend is not busy[0].backend
+    busy = [
+        await ward.pool.acquire(slot_request(excluded=set("abcd") - {homes[b"1"]}))
+        for _ in range(2)
+    ]
+    assert (await ward.pool.acquire(slot_request(affinity=b"1"))).backend is not busy[0].backend
 
 
 async def test_a_waiting_request_goes_home_when_it_can() -> None:
     ward = Ward(FakeBackend("a"), FakeBackend("b"))
-    with await ward.pool.acquire(wish(affinity=b"1")) as lease:
+    with await ward.pool.acquire(slot_request(affinity=b"1")) as lease:
         home = lease.backend
-    first, second = await ward.pool.acquire(wish()), await ward.pool.acquire(wish())
+    first, second = await ward.pool.acquire(slot_request()), await ward.pool.acquire(slot_request())
     away = first if second.backend is home else second
-    waiting = asyncio.create_task(ward.pool.acquire(wish(affinity=b"1")))
+    waiting = asyncio.create_task(ward.pool.acquire(slot_request(affinity=b"1")))
     await asyncio.sleep(0)
     for lease in (away, second if away is first else first):
         lease._member.in_flight -= 1  # both at once, without a turn of the queue in between
@@ -952,9 +964,9 @@ async def test_speed_is_measured_from_whole_answers_alone() -> None:
     ward = Ward(FakeBackend("a"))
     [member] = ward.pool.members
     for failing in (True, False):
-        with await ward.pool.acquire(wish()) as lease:
+        with await ward.pool.acquire(slot_request()) as lease:
             ward.now += 0.5
-            lease.brought()
+            lease.on_batch()
             ward.now += 2.0
             if failing:
                 lease.failed(BackendError("no"))
@@ -967,19 +979,19 @@ async def test_speed_is_measured_from_whole_answers_alone() -> None:
 
 async def test_an_answer_of_one_token_says_nothing_of_the_pace() -> None:
     ward = Ward(FakeBackend("a"))
-    with await ward.pool.acquire(wish()) as lease:
-        lease.brought()
+    with await ward.pool.acquire(slot_request()) as lease:
+        lease.on_batch()
         lease.succeeded(tokens=1)
     assert ward.pool.members[0].speed.per_token is None
 
 
 async def test_an_answer_whose_client_read_slowly_says_nothing_of_the_pace() -> None:
     ward = Ward(FakeBackend("a"))
-    with await ward.pool.acquire(wish()) as lease:
+    with await ward.pool.acquire(slot_request()) as lease:
         ward.now += 0.5
-        lease.brought()
+        lease.on_batch()
         ward.now += 2.0
-        lease.succeeded(tokens=21, held_up=1.0)
+        lease.succeeded(tokens=21, client_blocked=1.0)
     speed = ward.pool.members[0].speed
     assert (speed.ttft, speed.per_token) == (0.5, None)
 

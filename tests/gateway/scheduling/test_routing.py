@@ -9,29 +9,29 @@ from typing import Any
 import pytest
 
 from reverie.errors import BackendError
-from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.circuit_breaker import FAILURES
 from reverie.gateway.scheduling.routing import affinity_of, choose
 from reverie.request import GenerateRequest
-from tests.gateway.scheduling.fake_backend import FakeBackend, wish
+from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 
 NOW = 1000.0
 
 
-def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> Member:
-    made = Member("m", FakeBackend(name, slots, **options), lambda: NOW)
+def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> BackendState:
+    made = BackendState("m", FakeBackend(name, slots, **options), lambda: NOW)
     for _ in range(in_flight):
         made.take(0)
     return made
 
 
-def measured(made: Member, per_token: float, ttft: float = 0.1) -> Member:
+def measured(made: BackendState, per_token: float, ttft: float = 0.1) -> BackendState:
     made.speed.measured(NOW, ttft, per_token)
     return made
 
 
-def chosen(*members: Member, **wished: Any) -> str | None:
-    found = choose(members, wish(**wished), NOW)
+def chosen(*members: BackendState, **wished: Any) -> str | None:
+    found = choose(members, slot_request(**wished), NOW)
     return found and found.name
 
 
@@ -81,7 +81,7 @@ def test_when_a_backend_goes_its_conversations_alone_move_and_come_back_with_it(
 def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
     members = [member("a", 64), member("b", 64), member("c", 64)]
     for _ in range(90):
-        home = choose(members, wish(affinity=b"crowd"), NOW)
+        home = choose(members, slot_request(affinity=b"crowd"), NOW)
         assert home is not None
         home.take(0)
     loads = sorted(one.in_flight for one in members)
@@ -91,10 +91,10 @@ def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
 
 def test_two_turns_at_once_on_idle_backends_both_go_home() -> None:
     members = [member("a"), member("b")]
-    home = choose(members, wish(affinity=b"1"), NOW)
+    home = choose(members, slot_request(affinity=b"1"), NOW)
     assert home is not None
     home.take(0)
-    assert choose(members, wish(affinity=b"1"), NOW) is home
+    assert choose(members, slot_request(affinity=b"1"), NOW) is home
 
 
 def test_a_home_without_room_or_trust_is_passed_over() -> None:
@@ -117,7 +117,7 @@ def test_without_measurements_the_least_loaded_is_taken() -> None:
 def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
     fast, slow = measured(member("fast", 64), 0.01), measured(member("slow", 64), 0.04)
     for _ in range(50):
-        one = choose([slow, fast], wish(), NOW)
+        one = choose([slow, fast], slot_request(), NOW)
         assert one is not None
         one.take(0)
     assert fast.in_flight / slow.in_flight == pytest.approx(4, rel=0.3)
@@ -155,8 +155,8 @@ def test_a_speed_is_an_average_that_follows_the_newest() -> None:
 # Trust --------------------------------------------------------------------------------------
 
 
-def broken(name: str, clock: list[float]) -> Member:
-    made = Member("m", FakeBackend(name, 8), lambda: clock[0], lambda: 0.0)
+def broken(name: str, clock: list[float]) -> BackendState:
+    made = BackendState("m", FakeBackend(name, 8), lambda: clock[0], lambda: 0.0)
     for _ in range(FAILURES):
         made.failed(made.breaker.begin(), BackendError("no"))
     return made
@@ -168,20 +168,20 @@ def test_a_request_that_was_let_down_is_no_trial_while_there_is_another_backend(
     assert chosen(back, good) == "good"
     clock[0] += 60
     assert chosen(back, good) == "back"
-    assert chosen(back, good, failed={"x"}) == "good"
-    assert chosen(back, member("full", 1, in_flight=1), failed={"x"}) == "back"
+    assert chosen(back, good, failed_on={"x"}) == "good"
+    assert chosen(back, member("full", 1, in_flight=1), failed_on={"x"}) == "back"
 
 
 def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -> None:
     bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
     worse.breaker.probed(False, "backend_error")
     assert chosen(bad, worse) is None
-    assert chosen(worse, bad, failed={"x"}) == "bad"
-    assert chosen(worse, bad, failed={"x"}, excluded={"bad"}) is None
+    assert chosen(worse, bad, failed_on={"x"}) == "bad"
+    assert chosen(worse, bad, failed_on={"x"}, excluded={"bad"}) is None
     back = broken("back", clock := [NOW - 60])
     clock[0] = NOW
     back.in_flight = 3
-    assert chosen(bad, back, failed={"x"}) == "back"
+    assert chosen(bad, back, failed_on={"x"}) == "back"
 
 
 def test_nobody_is_chosen_where_nobody_can_be() -> None:

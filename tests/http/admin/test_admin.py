@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import insert, text
 
 from reverie.gateway.accounts.authentication import Authenticator
-from reverie.http.access import Edge
+from reverie.http.access import Access
 from reverie.http.admin import accounts
 from reverie.settings import StoreSettings
 from reverie.store import keys
@@ -59,8 +59,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
 @pytest.fixture
 def app(store: Store) -> FastAPI:
     app = FastAPI()
-    edge = Edge(Authenticator([(USER, "user")], store, ADMIN), open_to_all=False)
-    accounts.add_routes(app, store, edge)
+    access = Access(Authenticator([(USER, "user")], store, ADMIN), open_to_all=False)
+    accounts.add_routes(app, store, access)
     return app
 
 
@@ -105,8 +105,8 @@ async def test_without_the_admin_key_nothing_is_done_or_even_read(
     # A store that fails whoever asks it, and a body that nobody may ask for.
     store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/empty.db"))
     app = FastAPI()
-    edge = Edge(Authenticator([(USER, "user")], admin_key=ADMIN), open_to_all=True)
-    accounts.add_routes(app, store, edge)
+    access = Access(Authenticator([(USER, "user")], admin_key=ADMIN), open_to_all=True)
+    accounts.add_routes(app, store, access)
     answers: list[Any] = []
 
     async def receive() -> dict[str, Any]:

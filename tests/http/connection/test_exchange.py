@@ -7,7 +7,7 @@ import pytest
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge
 from reverie.http.connection.exchange import (
     PING,
-    Interruption,
+    CancelScope,
     Message,
     Scope,
     StreamWriter,
@@ -81,40 +81,40 @@ async def test_a_client_that_leaves_while_sending_is_gone() -> None:
 async def test_a_disconnect_ends_the_block_with_its_reason() -> None:
     client = Client({"type": "http.disconnect"})
     with pytest.raises(ClientGone):
-        async with Interruption() as interruption:
-            watcher = asyncio.create_task(watch_disconnect(client.receive, interruption))
+        async with CancelScope() as cancel_scope:
+            watcher = asyncio.create_task(watch_disconnect(client.receive, cancel_scope))
             await asyncio.sleep(5)
     assert watcher.done()
 
 
 async def test_only_the_first_reason_counts() -> None:
     with pytest.raises(ClientGone):
-        async with Interruption() as interruption:
-            interruption.end(ClientGone("first"))
-            interruption.end(RequestTimeout("second"))
+        async with CancelScope() as cancel_scope:
+            cancel_scope.end(ClientGone("first"))
+            cancel_scope.end(RequestTimeout("second"))
             await asyncio.sleep(5)
 
 
 async def test_work_that_was_done_before_the_end_arrived_stays_done() -> None:
-    async with Interruption() as interruption:
-        interruption.end(ClientGone("too late"))
+    async with CancelScope() as cancel_scope:
+        cancel_scope.end(ClientGone("too late"))
     await asyncio.sleep(0)  # no cancellation is left behind
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
-    interruption.end(ClientGone("later still"))
+    cancel_scope.end(ClientGone("later still"))
     await asyncio.sleep(0)
 
 
 async def test_an_error_of_the_work_itself_is_not_replaced() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with Interruption() as interruption:
-            interruption.end(ClientGone("at the same time"))
+        async with CancelScope() as cancel_scope:
+            cancel_scope.end(ClientGone("at the same time"))
             raise ZeroDivisionError
     await asyncio.sleep(0)
 
 
 async def test_cancellation_from_elsewhere_passes_through() -> None:
     async def work() -> None:
-        async with Interruption():
+        async with CancelScope():
             await asyncio.sleep(5)
 
     task = asyncio.create_task(work())
@@ -132,9 +132,9 @@ def writer(client: Client, *, commit: float = 5, ping: float = 5, write: float =
 
 async def test_the_status_stays_open_until_the_first_bytes() -> None:
     client = Client()
-    async with Interruption() as interruption:
+    async with CancelScope() as cancel_scope:
         stream = writer(client)
-        stream.start(interruption)
+        stream.start(cancel_scope)
         assert not stream.opened
         await stream.write(b"data: 1\n\n")
         await stream.write(b"data: 2\n\n", last=True)
@@ -145,9 +145,9 @@ async def test_the_status_stays_open_until_the_first_bytes() -> None:
 
 async def test_silence_is_bridged_by_comments() -> None:
     client = Client()
-    async with Interruption() as interruption:
+    async with CancelScope() as cancel_scope:
         stream = writer(client, commit=0.01, ping=0.01)
-        stream.start(interruption)
+        stream.start(cancel_scope)
         while client.body.count(PING) < 3:
             await asyncio.sleep(0.005)
         assert stream.opened
@@ -161,8 +161,8 @@ async def test_a_client_that_stops_reading_ends_the_request() -> None:
     client = Client()
     stream = writer(client, commit=0.01, ping=0.01, write=0.03)
     with pytest.raises(ClientGone):
-        async with Interruption() as interruption:
-            stream.start(interruption)
+        async with CancelScope() as cancel_scope:
+            stream.start(cancel_scope)
             client.reading.clear()
             await stream.write(b"data: 1\n\n")
     await stream.stop()

@@ -9,7 +9,7 @@ import pytest
 
 from reverie.errors import AnswerNotKept, ClientGone, ReverieError, StreamNotResumable
 from reverie.http.frames import Frame
-from reverie.http.idempotency.transcript import MAX_TRANSCRIPT, Answer, Transcript
+from reverie.http.idempotency.transcript import MAX_TRANSCRIPT, KeptAnswer, Transcript
 
 EVENT = b"data: " + b"x" * 10_000 + b"\n\n"
 LARGE = b"data: " + b"x" * (2**20 - 8) + b"\n\n"
@@ -21,7 +21,7 @@ def body(first: int, last: int) -> bytes:
     return b"".join(b"id: %d\ndata: \n\n" % number for number in range(first, last + 1))
 
 
-def rest(answer: Answer, after: int) -> bytes:
+def rest(answer: KeptAnswer, after: int) -> bytes:
     return b"".join(frame.data for frame in answer.frames(after))
 
 
@@ -63,16 +63,16 @@ async def test_a_reader_is_handed_a_bounded_piece_at_a_time() -> None:
 
 
 def test_a_stored_answer_is_handed_in_pieces_and_one_without_events_whole() -> None:
-    assert is_handed_in_bounded_pieces(list(Answer(1, b"", EVENT * 300).frames(0)), EVENT * 300)
+    assert is_handed_in_bounded_pieces(list(KeptAnswer(1, b"", EVENT * 300).frames(0)), EVENT * 300)
     plain = b"{" + b"x" * 10**6 + b"}"
-    (frame,) = Answer(1, b"", plain).frames(0)
+    (frame,) = KeptAnswer(1, b"", plain).frames(0)
     assert frame.data is plain
     assert frame.last
 
 
 @pytest.mark.parametrize("base", [0, 7, 1_800_000_000_000_000])
 def test_a_stored_answer_is_gone_on_with_by_its_own_numbers(base: int) -> None:
-    answer = Answer(1, b"", body(base + 1, base + 12))
+    answer = KeptAnswer(1, b"", body(base + 1, base + 12))
     assert rest(answer, 0) == answer.body
     for has in range(1, 13):
         assert rest(answer, base + has) == body(base + has + 1, base + 12)
@@ -82,7 +82,7 @@ def test_a_stored_answer_is_gone_on_with_by_its_own_numbers(base: int) -> None:
 
 
 async def test_who_has_all_of_a_stored_answer_gets_an_empty_frame() -> None:
-    assert next(Answer(1, b"", body(1, 3)).frames(3))[:2] == (b"", True)
+    assert next(KeptAnswer(1, b"", body(1, 3)).frames(3))[:2] == (b"", True)
 
 
 async def test_a_running_answer_is_gone_on_with_by_its_own_numbers() -> None:

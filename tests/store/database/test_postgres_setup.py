@@ -16,7 +16,7 @@ import sqlalchemy
 
 from tests.postgres import Postgres
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 
 
 def _ask(url: str, statement: str) -> object:

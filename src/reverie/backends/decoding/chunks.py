@@ -125,7 +125,7 @@ class _Chunk(Struct):
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class Answer:
+class AnswerDecoder:
     """The state of one answer.
 
     Args:

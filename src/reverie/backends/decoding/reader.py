@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reverie.backends.decoding.chunks import Answer, EngineError
+from reverie.backends.decoding.chunks import AnswerDecoder, EngineError
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
@@ -25,7 +25,7 @@ class AnswerReader:
     Args:
         streamed: it is a stream of events; otherwise one ``chat.completion``.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
-        tells_usage: as ``Answer`` takes it.
+        tells_usage: as ``AnswerDecoder`` takes it.
     """
 
     __slots__ = ("_answer", "_begun", "_call", "_most_pieces", "_parser", "_request", "_whole")
@@ -34,7 +34,7 @@ class AnswerReader:
         self, request: GenerateRequest, *, streamed: bool, forced: bool, tells_usage: bool = False
     ) -> None:
         self._request = request
-        self._answer = Answer(tells_usage=tells_usage)
+        self._answer = AnswerDecoder(tells_usage=tells_usage)
         self._most_pieces = _PIECES_PER_TOKEN * request.max_tokens + _SPARE_PIECES
         self._parser = SSEParser() if streamed else None
         self._call = ForcedCall() if forced else None

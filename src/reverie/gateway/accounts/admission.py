@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.ledger import Ledger, Reservation, Unrecorded
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.request import GenerateRequest
-from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.answers import Claim, StoredAnswer
 from reverie.store.reserve import Order
 
 
@@ -22,9 +22,9 @@ class Admission:
         caller: Caller,
         model: ServedModel,
         request: GenerateRequest,
-        record: Record,
+        record: RequestRecord,
         claim: Claim | None = None,
-    ) -> Reservation | KeptAnswer:
+    ) -> Reservation | StoredAnswer:
         """Reserve what a request may come to.
 
         Args:

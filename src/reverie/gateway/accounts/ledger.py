@@ -20,10 +20,10 @@ import msgspec
 from sqlalchemy import Connection
 
 from reverie.errors import AccountsUnavailable, RateStatus, ReverieError
-from reverie.gateway.record import Record
+from reverie.gateway.record import RequestRecord
 from reverie.log import fields
 from reverie.store import answers, gateways
-from reverie.store.answers import KeptAnswer
+from reverie.store.answers import StoredAnswer
 from reverie.store.database.engine import Store, StoreFailure
 from reverie.store.journal import Journal, directory, left_behind
 from reverie.store.keys import now_ms
@@ -35,7 +35,7 @@ logger = logging.getLogger("reverie.ledger")
 
 _ROW_BITS = 40
 """Bits of a row's number that its gateway counts up; its own number is above them."""
-_BURY_EVERY = 5
+_REAP_EVERY = 5
 """Beats between two looks for dead gateways."""
 _MAX_WAITING = 10_000
 """Operations that may wait for the store before new requests are refused at once."""
@@ -72,16 +72,16 @@ class Ledger:
         self._timeout = store.settings.timeout
         self._durable = store.settings.durability == "power"
         self._open: dict[int, StoredReservation] = {}
-        self._unkept: list[Settlement] = []
+        self._unwritten: list[Settlement] = []
         self._most_kept = store.settings.kept_answers_mib * 1024 * 1024
         self._kept = self._most_kept  # as if by those before
-        self._shedding: asyncio.Task[None] | None = None
+        self._evicting: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._gateway = 0
         self._rows: Iterator[int] = itertools.count()
-        self._beating: asyncio.Task[None] | None = None
+        self._heartbeat_task: asyncio.Task[None] | None = None
 
     @property
     def healthy(self) -> bool:
@@ -111,23 +111,23 @@ class Ledger:
         self._rows = itertools.count(first)
         self._writer = Writer(
             self._store,
-            [_write_settlements, _write_checkpoints, self._write_beat, self._write_orders],
+            [_write_settlements, _write_checkpoints, self._write_heartbeat, self._write_orders],
             self._undo,
         )
         self._writer.start()
-        self._beating = asyncio.create_task(self._beat())
+        self._heartbeat_task = asyncio.create_task(self._heartbeat())
 
     async def stop(self) -> None:
         """Write what there is to write, and leave. Idempotent."""
-        if self._beating is None or self._writer is None:
+        if self._heartbeat_task is None or self._writer is None:
             return
-        beating, self._beating = self._beating, None
+        beating, self._heartbeat_task = self._heartbeat_task, None
         beating.cancel()
         for reservation in list(self._open.values()):
             reservation.end()
         await asyncio.gather(beating, *self._settling, return_exceptions=True)
-        if self._shedding is not None:
-            await asyncio.wait({self._shedding})
+        if self._evicting is not None:
+            await asyncio.wait({self._evicting})
         await self._replay()
         await self._writer.stop()
         if self._journal is not None:
@@ -135,7 +135,9 @@ class Ledger:
         with contextlib.suppress(StoreFailure):
             await asyncio.to_thread(self._leave)
 
-    async def reserve(self, order: Order, record: Record) -> StoredReservation | KeptAnswer:
+    async def reserve(
+        self, order: Order, record: RequestRecord
+    ) -> StoredReservation | StoredAnswer:
         """Open a row within the limits; wait for it to be durable.
 
         Returns:
@@ -160,7 +162,7 @@ class Ledger:
             raise
         if isinstance(result, ReverieError):
             raise result
-        if isinstance(result, KeptAnswer):
+        if isinstance(result, StoredAnswer):
             return result
         reservation = StoredReservation(self, order, result, record)
         self._open[order.id] = reservation
@@ -203,7 +205,7 @@ class Ledger:
             logger.error("a settlement can't be kept", extra=fields(reason=error.strerror))
             if operation is not None:
                 operation.future.cancel()  # its client will be told that it failed
-            self._unkept.append(msgspec.structs.replace(settlement, outcome="failed"))
+            self._unwritten.append(msgspec.structs.replace(settlement, outcome="failed"))
             raise AccountsUnavailable from None
 
     def count(self, answer: bytes) -> None:
@@ -227,16 +229,16 @@ class Ledger:
         if isinstance(operation.subject, Order):
             self.write(Settlement(id=operation.subject.id, outcome="failed", ended_at=now_ms()))
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         """Each second: a sign of life, checkpoints, the journal; now and then: burials."""
         assert self._writer is not None
         for number in itertools.count(1):
-            await asyncio.sleep(gateways.BEAT_INTERVAL)
-            bury = number % _BURY_EVERY == 0
-            if bury and not self._writer.failing:
+            await asyncio.sleep(gateways.HEARTBEAT_INTERVAL)
+            reap = number % _REAP_EVERY == 0
+            if reap and not self._writer.failing:
                 with contextlib.suppress(OSError, StoreFailure):
                     await asyncio.to_thread(self._take_over_journals)
-            self._writer.submit(self._write_beat, bury, 0.0).future.add_done_callback(_seen)
+            self._writer.submit(self._write_heartbeat, reap, 0.0).future.add_done_callback(_seen)
             moved = [c for r in self._open.values() if (c := r.checkpoint()) is not None]
             for moved_one in moved:
                 operation = self._writer.submit(_write_checkpoints, moved_one, 0.0)
@@ -247,30 +249,30 @@ class Ledger:
 
     def _keep_bounded(self) -> None:
         """Look whether too many answers are kept, once enough were added for that."""
-        if self._kept * _LOOKS < self._most_kept or self._shedding is not None:
+        if self._kept * _LOOKS < self._most_kept or self._evicting is not None:
             return
         self._kept = 0
-        self._shedding = asyncio.create_task(asyncio.to_thread(self._shed))
-        self._shedding.add_done_callback(self._has_shed)
+        self._evicting = asyncio.create_task(asyncio.to_thread(self._evict))
+        self._evicting.add_done_callback(self._has_evicted)
 
-    def _shed(self) -> None:
+    def _evict(self) -> None:
         with contextlib.suppress(StoreFailure):
             with self._store.read() as connection:
-                until = answers.past(connection, self._most_kept)
+                until = answers.evictable_until(connection, self._most_kept)
             if until is not None:
                 with self._store.write() as connection:
-                    answers.shed(connection, until)
+                    answers.evict(connection, until)
 
-    def _has_shed(self, task: asyncio.Task[None]) -> None:
-        self._shedding = None
+    def _has_evicted(self, task: asyncio.Task[None]) -> None:
+        self._evicting = None
         _seen(task)
 
     async def _replay(self) -> None:
         """Bring what could not be written before to the store."""
         assert self._journal is not None
         assert self._writer is not None
-        unkept, self._unkept = self._unkept, []
-        written = [asyncio.shield(self.write(settlement)) for settlement in unkept]
+        unwritten, self._unwritten = self._unwritten, []
+        written = [asyncio.shield(self.write(settlement)) for settlement in unwritten]
         await asyncio.gather(*written, return_exceptions=True)
         while self._journal.pending:
             some = self._journal.pending[:_BATCH]
@@ -292,7 +294,7 @@ class Ledger:
             number = gateways.register(connection, now_ms())
         self._take_over_journals()
         with self._store.write() as connection:
-            _bury(connection, number)
+            _reap(connection, number)
         return number
 
     def _take_over_journals(self) -> None:
@@ -318,13 +320,13 @@ class Ledger:
     ) -> Sequence[Result]:
         return reserve(connection, orders, self._gateway, again=again)
 
-    def _write_beat(
-        self, connection: Connection, bury: Sequence[bool], again: bool
+    def _write_heartbeat(
+        self, connection: Connection, reap: Sequence[bool], again: bool
     ) -> Sequence[None]:
-        gateways.beat(connection, self._gateway, now_ms())
-        if any(bury):
-            _bury(connection, self._gateway)
-        return [None] * len(bury)
+        gateways.heartbeat(connection, self._gateway, now_ms())
+        if any(reap):
+            _reap(connection, self._gateway)
+        return [None] * len(reap)
 
 
 class StoredReservation:
@@ -332,7 +334,9 @@ class StoredReservation:
 
     __slots__ = ("_ledger", "_limited", "_order", "_record", "_sent", "_settled", "base", "rate")
 
-    def __init__(self, ledger: Ledger, order: Order, granted: Granted, record: Record) -> None:
+    def __init__(
+        self, ledger: Ledger, order: Order, granted: Granted, record: RequestRecord
+    ) -> None:
         self.rate = granted.rate
         self.base = granted.base
         self._limited = granted.limited
@@ -434,8 +438,8 @@ def _write_checkpoints(
     return [None] * len(checkpoints)
 
 
-def _bury(connection: Connection, gateway_id: int) -> None:
-    if closed := gateways.bury_dead(connection, gateway_id, now_ms()):
+def _reap(connection: Connection, gateway_id: int) -> None:
+    if closed := gateways.reap_dead(connection, gateway_id, now_ms()):
         logger.warning("closed requests of a gateway that died", extra=fields(count=closed))
 
 

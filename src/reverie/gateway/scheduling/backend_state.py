@@ -79,7 +79,7 @@ class Mishap(NamedTuple):
     """On the pool's clock."""
 
 
-class Member:
+class BackendState:
     """One backend of one model.
 
     Args:
@@ -105,7 +105,7 @@ class Member:
         self._clock = clock
         self._cool_until = -math.inf
         self._pauses = False
-        self._vouched = False
+        self._probe_ok = False
         self._worked_at = -math.inf
         self._busy_since = -math.inf
         self._slow_probes = 0
@@ -117,12 +117,12 @@ class Member:
         return self.backend.slots * self.backend.weight
 
     @property
-    def cooling(self) -> bool:
+    def in_cooldown(self) -> bool:
         """Whether it failed, or was busy, just now."""
         return self._clock() < self._cool_until
 
     @property
-    def quiet(self) -> bool:
+    def silent(self) -> bool:
         """Whether its requests brought nothing for long: it may hang, or read a long prompt."""
         latest = max(self._worked_at, self._busy_since)
         return self.in_flight > 0 and self._clock() - latest > QUIET
@@ -130,17 +130,17 @@ class Member:
     @property
     def failing(self) -> bool:
         """Whether it failed just now, and no probe has shown since that it is well."""
-        return self.cooling and not (self._pauses or self._vouched)
+        return self.in_cooldown and not (self._pauses or self._probe_ok)
 
     @property
     def recovered(self) -> bool:
         """Whether it has answered a probe since it failed, and asked for no pause."""
-        return self._vouched and not (self.breaker.down or self.pausing)
+        return self._probe_ok and not (self.breaker.down or self.pausing)
 
     @property
     def pausing(self) -> bool:
         """Whether it is cooling because it was busy, and asked for that."""
-        return self._pauses and self.cooling
+        return self._pauses and self.in_cooldown
 
     @property
     def changes_at(self) -> float:
@@ -193,7 +193,7 @@ class Member:
         if isinstance(error, BackendError):
             # One that restarts by itself says by being ready that it is back.
             self._cool(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
-            self._pauses = self._vouched = False
+            self._pauses = self._probe_ok = False
             self.breaker.failed(ticket, error.code)
             self.backend.suspect()
             return
@@ -201,7 +201,7 @@ class Member:
             self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
             # One that loads is ready when a probe says so.
             self._pauses = not isinstance(error, ModelLoading)
-            self._vouched = False
+            self._probe_ok = False
         elif isinstance(error, ClientError):
             self.started(ticket)
         self.breaker.left(ticket)
@@ -211,7 +211,7 @@ class Member:
         self.last_error = Mishap(error.code, now)
         self._cool_until = now + seconds
 
-    def heed_probe(self) -> None:
+    def apply_probe(self) -> None:
         """Take notice of the backend's latest probe, if that is news."""
         health = self.backend.health
         if health is None or health is self._probe:
@@ -219,7 +219,7 @@ class Member:
         self._probe = health
         self._slow_probes = self._slow_probes + 1 if health.slow else 0
         if health.good:
-            self._vouched = True
+            self._probe_ok = True
             self.breaker.probed(True, "")
         elif not self._outweighed(health):
             self.last_error = Mishap(health.code, self._clock())

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Self
 
 from reverie.errors import ReverieError
-from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.backend_state import BackendState
 
-_MOST_HELD_UP = 0.25
+_MOST_CLIENT_BLOCKED = 0.25
 """The part of an answer's time that its client may take up, for it to tell a backend's speed."""
 
 
 class Lease:
     """One slot on one backend, and room for some tokens. Leaving its context gives both back.
 
-    Its holder says how the backend fared: ``brought`` for each piece, then ``succeeded`` or
+    Its holder says how the backend fared: ``on_batch`` for each piece, then ``succeeded`` or
     ``failed``. Left without a word, as by a client that went away, it says nothing.
 
     ``position`` is where its request entered the queue: 1 was next, 0 never waited.
@@ -23,12 +23,12 @@ class Lease:
 
     def __init__(
         self,
-        member: Member,
+        member: BackendState,
         tokens: int,
         position: int,
         *,
         clock: Callable[[], float],
-        give_back: Callable[[Member, int], None],
+        give_back: Callable[[BackendState, int], None],
     ) -> None:
         self._member = member
         self._tokens = tokens
@@ -42,7 +42,7 @@ class Lease:
         self.backend = member.backend
         self.position = position
 
-    def brought(self) -> None:
+    def on_batch(self) -> None:
         """Note that a piece of the answer came."""
         if self._started is not None:
             self._member.worked()
@@ -50,7 +50,7 @@ class Lease:
             self._started = self._clock()
             self._member.started(self._ticket)
 
-    def succeeded(self, tokens: int = 0, held_up: float = 0.0) -> None:
+    def succeeded(self, tokens: int = 0, client_blocked: float = 0.0) -> None:
         """Note that the answer came to its end, with so many tokens since the first piece.
 
         Args:
@@ -62,7 +62,7 @@ class Lease:
         if self._started is not None:
             now = self._clock()
             took = now - self._started
-            telling = tokens > 1 and held_up <= _MOST_HELD_UP * took
+            telling = tokens > 1 and client_blocked <= _MOST_CLIENT_BLOCKED * took
             pace = took / (tokens - 1) if telling else None
             self._member.speed.measured(now, self._started - self._granted, pace)
         self._member.succeeded(self._ticket)

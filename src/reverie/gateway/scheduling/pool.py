@@ -12,7 +12,7 @@ decided in ``router``.
 
 Rule 4: a request waits only for what may come. While every backend that it could go to is known to
 fail, and none is due for a trial, it is refused at once, and told when to return. One whose client
-has a part of an answer waits for ``HOPE`` seconds even then: a server may just be restarting.
+has a part of an answer waits for ``RESUME_GRACE`` seconds even then: a server may be restarting.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from collections.abc import Callable, Sequence, Set
 from reverie.backends.base import Backend
 from reverie.errors import BackendError, ModelLoading, Overloaded
 from reverie.gateway.scheduling import routing
-from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.lease import Lease as Lease
 from reverie.gateway.scheduling.queue import Line, Lines, Waiter
-from reverie.gateway.scheduling.slot_request import Wish
+from reverie.gateway.scheduling.slot_request import SlotRequest
 
-HOPE = 5.0
+RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
 _ALARM_SLACK = 0.001
 """Seconds after which a moment that was waited for has passed for certain."""
@@ -58,14 +58,14 @@ class Pool:
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
         self.clock = clock
-        self.members = tuple(Member(model, backend, clock) for backend in backends)
+        self.members = tuple(BackendState(model, backend, clock) for backend in backends)
         self._by_name = {member.name: member for member in self.members}
         self._lines = Lines()
         self._arrivals = 0
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it is likely to be until a backend is ready, if that is known."""
-        self.hindrance: Callable[[], str] = lambda: "The model is still loading"
+        self.not_ready_reason: Callable[[], str] = lambda: "The model is still loading"
         """Why none is ready yet, as the beginning of a sentence."""
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
@@ -94,7 +94,7 @@ class Pool:
         failures = [backend.failure for backend in self.backends]
         return next(filter(None, failures), None) if all(failures) else None
 
-    async def acquire(self, wish: Wish) -> Lease:
+    async def acquire(self, slot_request: SlotRequest) -> Lease:
         """Wait for a slot, with room for what is wished for.
 
         Raises:
@@ -105,15 +105,15 @@ class Pool:
         """
         if self.failure is not None:
             raise _unservable(self.failure)
-        if not self._lines and (chosen := self._choose(wish)) is not None:
-            return self._grant(chosen, wish.tokens)
+        if not self._lines and (chosen := self._choose(slot_request)) is not None:
+            return self._grant(chosen, slot_request.tokens)
         self._arrivals += 1
-        hopes_until = self.clock() + HOPE if wish.patient else -math.inf
-        waiter = Waiter(wish, self._arrivals, hopes_until)
+        hopes_until = self.clock() + RESUME_GRACE if slot_request.resuming else -math.inf
+        waiter = Waiter(slot_request, self._arrivals, hopes_until)
         self._lines.push(waiter)
         try:
             self._admit(waiter)
-            async with asyncio.timeout(None if wish.patient else self._queue_timeout):
+            async with asyncio.timeout(None if slot_request.resuming else self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
             self._forget(waiter)
@@ -127,13 +127,13 @@ class Pool:
         contexts = [backend.context for backend in self.backends]
         return min(tokens, max((c or tokens for c in contexts), default=tokens))
 
-    def can_take(self, wish: Wish) -> bool:
+    def can_take(self, slot_request: SlotRequest) -> bool:
         """Whether to try again makes sense: a backend may take a request that was let down."""
-        left = any(backend.name not in wish.excluded for backend in self.backends)
+        left = any(backend.name not in slot_request.excluded for backend in self.backends)
         able = left and self.failure is None
-        return able and (wish.patient or self._shut_for(wish) is None)
+        return able and (slot_request.resuming or self._shut_for(slot_request) is None)
 
-    def comes_back(self, backend: Backend) -> bool:
+    def may_recover(self, backend: Backend) -> bool:
         """Whether a backend that failed restarts by itself, or answered a probe since."""
         return backend.recovers or self._by_name[backend.name].recovered
 
@@ -144,19 +144,21 @@ class Pool:
                 self._end(waiter, _unservable(failure))
             return
         for member in self.members:
-            member.heed_probe()
+            member.apply_probe()
         awaited: Set[str] = frozenset()
         for line in self._lines.in_order():
             self._serve(line, awaited)
             if line.queue and (wait := self._shut_for(line.like)) is not None:
-                self._disappoint(line, wait)
+                self._fail_hopeless(line, wait)
             if not self._lines.tidy(line):
                 awaited |= {m.name for m in self.members if self._is_awaited(m, line.like)}
         self._set_alarm()
 
     @staticmethod
-    def _is_awaited(member: Member, wish: Wish) -> bool:
-        return member.name not in wish.excluded and routing.may_take(member, wish)
+    def _is_awaited(member: BackendState, slot_request: SlotRequest) -> bool:
+        return member.name not in slot_request.excluded and routing.is_eligible(
+            member, slot_request
+        )
 
     def _serve(self, line: Line, awaited: Set[str]) -> None:
         """Grant what can be granted to one line, in its order, on backends not ``awaited``.
@@ -167,13 +169,15 @@ class Pool:
             if waiter.granted.done():
                 line.queue.remove(waiter)  # cancelled just now
                 continue
-            chosen = self._choose(waiter.wish, awaited)
+            chosen = self._choose(waiter.slot_request, awaited)
             if chosen is None:
                 return
             line.queue.pop()
-            waiter.granted.set_result(self._grant(chosen, waiter.wish.tokens, waiter.position))
+            waiter.granted.set_result(
+                self._grant(chosen, waiter.slot_request.tokens, waiter.position)
+            )
 
-    def _disappoint(self, line: Line, wait: float) -> None:
+    def _fail_hopeless(self, line: Line, wait: float) -> None:
         """End those who can't hope. Their backends are asked at once whether they are back."""
         for member in self.members:
             if member.name not in line.like.excluded:
@@ -192,7 +196,7 @@ class Pool:
         self.wake()  # its turn may come before that of those who are held up, and it may fit
         if waiter.granted.done():
             return
-        if not waiter.wish.again and self._lines.newcomers > self._queue_size:
+        if not waiter.slot_request.is_retry and self._lines.newcomers > self._queue_size:
             self._make_room(waiter)
         if not waiter.granted.done():
             waiter.position = self._lines.position(waiter)
@@ -203,11 +207,11 @@ class Pool:
         Raises:
             Overloaded, ModelLoading: nobody holds more than the newcomer's own key.
         """
-        greedy = self._lines.newest_of_greediest(than=newcomer.wish.key)
+        greedy = self._lines.newest_of_greediest(than=newcomer.slot_request.key)
         if greedy is None:
             self._lines.remove(newcomer)
             raise self._full()
-        count = self._lines.newcomers_of(greedy.wish.key)
+        count = self._lines.newcomers_of(greedy.slot_request.key)
         self._end(
             greedy,
             Overloaded(
@@ -224,11 +228,11 @@ class Pool:
         if not waiter.granted.done():
             waiter.granted.set_exception(error)
 
-    def _grant(self, member: Member, tokens: int, position: int = 0) -> Lease:
+    def _grant(self, member: BackendState, tokens: int, position: int = 0) -> Lease:
         member.take(tokens)
         return Lease(member, tokens, position, clock=self.clock, give_back=self._release)
 
-    def _release(self, member: Member, tokens: int) -> None:
+    def _release(self, member: BackendState, tokens: int) -> None:
         member.give_back(tokens)
         self.wake()
 
@@ -241,11 +245,13 @@ class Pool:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()
 
-    def _choose(self, wish: Wish, awaited: Set[str] = frozenset()) -> Member | None:
+    def _choose(
+        self, slot_request: SlotRequest, awaited: Set[str] = frozenset()
+    ) -> BackendState | None:
         for member in self.members:
-            if member.quiet:
+            if member.silent:
                 member.backend.suspect()
-        return routing.choose(self.members, wish, self.clock(), awaited)
+        return routing.choose(self.members, slot_request, self.clock(), awaited)
 
     def _set_alarm(self) -> None:
         """While anybody waits, look again when a backend may be trusted again, or hope ends."""
@@ -256,25 +262,25 @@ class Pool:
             return
         now = self.clock()
         moments = [member.changes_at for member in self.members]
-        moments += [one.hopes_until for one in self._lines.patient() if one.hopes_until > now]
+        moments += [one.hopes_until for one in self._lines.resuming() if one.hopes_until > now]
         if (moment := min(moments)) < math.inf:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(moment - now + _ALARM_SLACK, self.wake)
 
-    def _shut_for(self, wish: Wish) -> float | None:
+    def _shut_for(self, slot_request: SlotRequest) -> float | None:
         """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
 
         None if there is one to send to, or to wait for: one that starts, or is on trial.
         """
-        if len(self.members) == 1 and not wish.patient:
+        if len(self.members) == 1 and not slot_request.resuming:
             return None
         waits = []
         for member in self.members:
-            if member.name in wish.excluded or member.backend.failure is not None:
+            if member.name in slot_request.excluded or member.backend.failure is not None:
                 continue
-            if routing.may_take(member, wish) or member.breaker.on_trial:
+            if routing.is_eligible(member, slot_request) or member.breaker.on_trial:
                 return None
-            if not wish.patient and routing.is_alive(member):
+            if not slot_request.resuming and routing.is_alive(member):
                 return None
             waits.append(member.breaker.retry_in)
         return min(waits, default=None)
@@ -283,7 +289,7 @@ class Pool:
         waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
         if not self.ready:
             return ModelLoading(
-                f"{self.hindrance()}, and the queue is full: {waiting}. Try again shortly.",
+                f"{self.not_ready_reason()}, and the queue is full: {waiting}. Try again shortly.",
                 retry_after=self.seconds_to_ready() or self._patience(),
             )
         return Overloaded(
@@ -294,7 +300,7 @@ class Pool:
     def _too_late(self) -> Overloaded:
         if not self.ready:
             return ModelLoading(
-                f"{self.hindrance()} after {self._queue_timeout:g} s, with "
+                f"{self.not_ready_reason()} after {self._queue_timeout:g} s, with "
                 f"{_requests(self.waiting)} waiting. Try again shortly.",
                 retry_after=self.seconds_to_ready() or self._patience(),
             )

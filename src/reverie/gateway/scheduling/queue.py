@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from reverie.gateway.scheduling.fair_queue import FairQueue
 from reverie.gateway.scheduling.lease import Lease
-from reverie.gateway.scheduling.slot_request import Wish
+from reverie.gateway.scheduling.slot_request import SlotRequest
 
 
 class Waiter:
     """One request. ``granted`` gets its lease, or what ended its wait."""
 
-    __slots__ = ("granted", "hopes_until", "number", "position", "wish")
+    __slots__ = ("granted", "hopes_until", "number", "position", "slot_request")
 
-    def __init__(self, wish: Wish, number: int, hopes_until: float) -> None:
-        self.wish = wish
+    def __init__(self, slot_request: SlotRequest, number: int, hopes_until: float) -> None:
+        self.slot_request = slot_request
         self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.number = number  # in the order of arrival
         self.hopes_until = hopes_until  # on the pool's clock
@@ -34,13 +34,13 @@ class Waiter:
 class _Kind(NamedTuple):
     """What those in one line have in common."""
 
-    patient: bool
+    resuming: bool
     excluded: frozenset[str]
-    failed: frozenset[str]
+    failed_on: frozenset[str]
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        return self.patient, bool(self.failed), len(self.excluded)
+        return self.resuming, bool(self.failed_on), len(self.excluded)
 
 
 class Line:
@@ -50,7 +50,9 @@ class Line:
 
     def __init__(self, kind: _Kind) -> None:
         self.kind = kind
-        self.like = Wish(excluded=kind.excluded, failed=kind.failed, patient=kind.patient)
+        self.like = SlotRequest(
+            excluded=kind.excluded, failed_on=kind.failed_on, resuming=kind.resuming
+        )
         self.queue: FairQueue[Waiter] = FairQueue()
 
 
@@ -68,10 +70,10 @@ class Lines:
         for line in self._lines.values():
             yield from line.queue
 
-    def patient(self) -> Iterator[Waiter]:
+    def resuming(self) -> Iterator[Waiter]:
         """Those whose clients have a part of an answer."""
         for line in self._lines.values():
-            if line.kind.patient:
+            if line.kind.resuming:
                 yield from line.queue
 
     def __contains__(self, waiter: Waiter) -> bool:
@@ -83,9 +85,11 @@ class Lines:
         return sorted(self._lines.values(), key=lambda line: line.kind.rank, reverse=True)
 
     def push(self, waiter: Waiter) -> None:
-        kind, wish = _kind_of(waiter), waiter.wish
+        kind, slot_request = _kind_of(waiter), waiter.slot_request
         line = self._lines.setdefault(kind, Line(kind))
-        line.queue.push(waiter, wish.key, wish.weight, cost=max(1, wish.tokens))
+        line.queue.push(
+            waiter, slot_request.key, slot_request.weight, cost=max(1, slot_request.tokens)
+        )
 
     def remove(self, waiter: Waiter) -> None:
         """Take out one who isn't served.
@@ -112,7 +116,7 @@ class Lines:
     # Newcomers, who share a bounded room -----------------------------------------------------
 
     def _newcomers(self) -> Iterator[FairQueue[Waiter]]:
-        return (line.queue for line in self._lines.values() if not line.like.again)
+        return (line.queue for line in self._lines.values() if not line.like.is_retry)
 
     @property
     def newcomers(self) -> int:
@@ -138,5 +142,5 @@ class Lines:
 
 
 def _kind_of(waiter: Waiter) -> _Kind:
-    wish = waiter.wish
-    return _Kind(wish.patient, wish.excluded, wish.failed)
+    slot_request = waiter.slot_request
+    return _Kind(slot_request.resuming, slot_request.excluded, slot_request.failed_on)

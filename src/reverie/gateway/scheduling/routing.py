@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterable, Sequence, Set
 from hashlib import blake2b
 
-from reverie.gateway.scheduling.backend_state import Member
-from reverie.gateway.scheduling.slot_request import Wish
+from reverie.gateway.scheduling.backend_state import BackendState
+from reverie.gateway.scheduling.slot_request import SlotRequest
 from reverie.request import GenerateRequest
 
 LOAD_BOUND = 1.25
@@ -31,8 +31,11 @@ _OPENING_PIECE = 4096
 
 
 def choose(
-    members: Sequence[Member], wish: Wish, now: float, awaited: Set[str] = frozenset()
-) -> Member | None:
+    members: Sequence[BackendState],
+    slot_request: SlotRequest,
+    now: float,
+    awaited: Set[str] = frozenset(),
+) -> BackendState | None:
     """The backend for a request; None if none of them can take it now.
 
     A model's only backend is tried however it fared: to refuse would help nobody. So is, where all
@@ -43,35 +46,39 @@ def choose(
         now: on the members' clock.
         awaited: names of backends whose room is for others, who come first.
     """
-    ready = [m for m in members if m.backend.ready and m.name not in wish.excluded]
-    usable = [member for member in ready if may_take(member, wish)]
-    if not usable and not wish.patient:
+    ready = [m for m in members if m.backend.ready and m.name not in slot_request.excluded]
+    usable = [member for member in ready if is_eligible(member, slot_request)]
+    if not usable and not slot_request.resuming:
         usable = ready if len(members) == 1 else [m for m in ready if is_alive(m)]
-    free = [m for m in usable if m.name not in awaited and m.has_room(wish.tokens)]
-    candidates = [member for member in usable if not _is_doubtful(member, wish)]
+    free = [m for m in usable if m.name not in awaited and m.has_room(slot_request.tokens)]
+    candidates = [member for member in usable if not _is_doubtful(member, slot_request)]
     trusted = [member for member in free if member in candidates]
     if not trusted:
         return _least_burdened([m for m in free if not (m.pausing and candidates)], now)
-    affinity = wish.affinity
+    affinity = slot_request.affinity
     if affinity is not None:
-        home = max(candidates, key=lambda member: _attraction(affinity, member))
+        home = max(candidates, key=lambda member: _rendezvous_weight(affinity, member))
         if home in trusted and _within_bound(home, candidates):
             return home
     return _least_burdened(trusted, now)
 
 
-def may_take(member: Member, wish: Wish) -> bool:
+def is_eligible(member: BackendState, slot_request: SlotRequest) -> bool:
     """Whether a backend is trusted with a request.
 
     One that was let down isn't the one to find out whether a backend is back, as long as there is
     another; but it may have to. If it can wait, it gives who failed it the time to recover.
     """
-    if wish.patient and member.name in wish.failed and (member.failing or member.pausing):
+    if (
+        slot_request.resuming
+        and member.name in slot_request.failed_on
+        and (member.failing or member.pausing)
+    ):
         return False
-    return member.breaker.admits or (wish.again and not member.breaker.down)
+    return member.breaker.admits or (slot_request.is_retry and not member.breaker.down)
 
 
-def is_alive(member: Member) -> bool:
+def is_alive(member: BackendState) -> bool:
     """Whether the latest probe of a backend was answered."""
     health = member.backend.health
     return health is not None and health.good and not member.breaker.down
@@ -95,12 +102,12 @@ def affinity_of(request: GenerateRequest) -> bytes:
     return digest.digest()
 
 
-def _is_doubtful(member: Member, wish: Wish) -> bool:
-    unsure = wish.again and member.breaker.state != "closed"
-    return member.cooling or member.quiet or unsure
+def _is_doubtful(member: BackendState, slot_request: SlotRequest) -> bool:
+    unsure = slot_request.is_retry and member.breaker.state != "closed"
+    return member.in_cooldown or member.silent or unsure
 
 
-def _attraction(affinity: bytes, member: Member) -> float:
+def _rendezvous_weight(affinity: bytes, member: BackendState) -> float:
     """Weighted rendezvous hashing: the highest wins, each in proportion to its weight."""
     digest = blake2b(affinity + member.name.encode(), digest_size=8).digest()
     # 52 bits, so that it is never rounded to 1.
@@ -108,23 +115,23 @@ def _attraction(affinity: bytes, member: Member) -> float:
     return -member.capacity / math.log(uniform)
 
 
-def _within_bound(member: Member, members: Sequence[Member]) -> bool:
+def _within_bound(member: BackendState, members: Sequence[BackendState]) -> bool:
     mean = sum(m.in_flight for m in members) / sum(m.capacity for m in members)
     return member.in_flight <= LOAD_BOUND * mean * member.capacity + 1
 
 
-def _least_burdened(members: Iterable[Member], now: float) -> Member | None:
+def _least_burdened(members: Iterable[BackendState], now: float) -> BackendState | None:
     """The one with the least to do; of those with as little, one that hasn't been measured."""
     expected = {member: member.speed.expected(now) for member in members}
     fastest = min((seconds for seconds in expected.values() if seconds is not None), default=0.0)
 
-    def burden(member: Member) -> tuple[bool, bool, float, bool]:
+    def burden(member: BackendState) -> tuple[bool, bool, float, bool]:
         seconds = expected[member]
         slowness = 1.0
         if seconds is not None and fastest > 0:
             slowness = min(seconds / fastest, SLOWEST)
         # What runs there and one more, as the fastest would count it; an idle one has nothing.
         load = (slowness * (member.in_flight + 1) - 1) / member.capacity
-        return not member.breaker.admits, member.cooling, load, seconds is not None
+        return not member.breaker.admits, member.in_cooldown, load, seconds is not None
 
     return min(expected, key=burden, default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Wish(NamedTuple):
+class SlotRequest(NamedTuple):
     """A slot on a backend."""
 
     tokens: int = 0
@@ -18,13 +18,13 @@ class Wish(NamedTuple):
     None: it goes anywhere."""
     excluded: frozenset[str] = frozenset()
     """Names of backends that it must not go to."""
-    failed: frozenset[str] = frozenset()
+    failed_on: frozenset[str] = frozenset()
     """Names of backends that have just let it down."""
-    patient: bool = False
+    resuming: bool = False
     """Its client has a part of the answer. It waits until its own deadline, and for backends that
     have just failed to recover."""
 
     @property
-    def again(self) -> bool:
+    def is_retry(self) -> bool:
         """Whether a backend has let it down, after its turn had come."""
-        return bool(self.failed)
+        return bool(self.failed_on)

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from reverie.gateway.scheduling.backend_state import Member
+from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.pool import Pool
 
 _STATES = ("closed", "open", "half_open")
@@ -21,7 +21,7 @@ def told(pool: Pool) -> list[dict[str, Any]]:
     return [_told(pool, member) for member in pool.members]
 
 
-def _told(pool: Pool, member: Member) -> dict[str, Any]:
+def _told(pool: Pool, member: BackendState) -> dict[str, Any]:
     backend, breaker, speed = member.backend, member.breaker, member.speed
     error, health = member.last_error, backend.health
     return {

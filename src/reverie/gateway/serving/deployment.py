@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from reverie.backends.base import Backend
 from reverie.backends.embedded import EmbeddedBackend
 from reverie.gateway.scheduling.pool import Pool
-from reverie.gateway.serving.memory_budget import Memory
-from reverie.gateway.serving.on_demand import Resident
+from reverie.gateway.serving.memory_budget import MemoryBudget
+from reverie.gateway.serving.on_demand import OnDemandModel
 from reverie.settings import ModelSettings, ServerSettings
 
 _NOT_BUILT_FROM = ("aliases", "default", "price", "limits", "warm", "idle_unload")
 """What may change of a model while its backends go on."""
 
 
-class Service:
+class Deployment:
     """A pool of backends, for as long as anybody needs it.
 
     Args:
@@ -34,7 +34,7 @@ class Service:
         model: ModelSettings,
         backends: Sequence[Backend],
         server: ServerSettings,
-        memory: Memory,
+        memory: MemoryBudget,
         on_change: Callable[[], None],
     ) -> None:
         self.model = model
@@ -45,22 +45,22 @@ class Service:
             queue_timeout=server.queue_timeout,
         )
         self._on_change = on_change
-        self.resident: Resident | None = None
+        self.on_demand: OnDemandModel | None = None
         """The engine here, if it is one."""
         for backend in backends:
             if isinstance(backend, EmbeddedBackend):
-                self.resident = Resident(
+                self.on_demand = OnDemandModel(
                     model.name,
                     backend,
                     memory,
                     idle_unload=model.idle_unload,
                     on_change=self._changed,
                 )
-                self.pool.seconds_to_ready = self.resident.seconds_to_ready
-                self.pool.hindrance = self.resident.hindrance
+                self.pool.seconds_to_ready = self.on_demand.seconds_to_ready
+                self.pool.not_ready_reason = self.on_demand.not_ready_reason
         self._holders = 0
         self._retired = False
-        self._on_stopped: Callable[[Service], None] = lambda _: None
+        self._on_stopped: Callable[[Deployment], None] = lambda _: None
         self._stopping: asyncio.Task[None] | None = None
 
     def suits(self, model: ModelSettings) -> bool:
@@ -74,10 +74,10 @@ class Service:
 
     def adapt(self, model: ModelSettings, server: ServerSettings) -> None:
         """Take over what can change while it goes on."""
-        if self.resident is not None:
-            self.resident.set_idle_unload(model.idle_unload)
+        if self.on_demand is not None:
+            self.on_demand.set_idle_unload(model.idle_unload)
             if model.warm and not self.model.warm:
-                self.resident.load(on_demand=False)
+                self.on_demand.load(on_request=False)
         self.model = model
         self.pool.bound(queue_size=server.queue_size, queue_timeout=server.queue_timeout)
         for backend in self.pool.backends:
@@ -89,8 +89,8 @@ class Service:
         Raises:
             ModelError: a backend can never become ready as it is configured.
         """
-        if self.resident is not None:
-            await self.resident.check()
+        if self.on_demand is not None:
+            await self.on_demand.check()
             return
         for backend in self.pool.backends:
             await backend.start(self._changed)
@@ -101,13 +101,13 @@ class Service:
         Raises:
             ModelError: it can't be started.
         """
-        if self.resident is not None and self.model.warm:
-            await self.resident.start()
+        if self.on_demand is not None and self.model.warm:
+            await self.on_demand.start()
 
     def warm_up(self) -> None:
         """Begin to load the engine here, if it is one that is to be warm and there is memory."""
-        if self.resident is not None and self.model.warm:
-            self.resident.load(on_demand=False)
+        if self.on_demand is not None and self.model.warm:
+            self.on_demand.load(on_request=False)
 
     def _changed(self) -> None:
         self.pool.wake()
@@ -115,8 +115,8 @@ class Service:
 
     def use(self) -> None:
         """Begin to load the engine here, if it is cold: a request is about to wait for a slot."""
-        if self.resident is not None:
-            self.resident.use()
+        if self.on_demand is not None:
+            self.on_demand.use()
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
@@ -130,17 +130,17 @@ class Service:
     def hold(self) -> None:
         """Keep the backends until ``release``."""
         self._holders += 1
-        if self.resident is not None:
-            self.resident.hold()
+        if self.on_demand is not None:
+            self.on_demand.hold()
 
     def release(self) -> None:
         self._holders -= 1
-        if self.resident is not None:
-            self.resident.release()
+        if self.on_demand is not None:
+            self.on_demand.release()
         if self._retired and not self._holders:
             self._begin_to_stop()
 
-    def retire(self, on_stopped: Callable[[Service], None]) -> None:
+    def retire(self, on_stopped: Callable[[Deployment], None]) -> None:
         """Stop once nobody holds it, and say so. Nobody may hold it anew."""
         self._on_stopped = on_stopped
         self._retired = True
@@ -153,8 +153,8 @@ class Service:
 
     async def stop(self) -> None:
         """Stop every backend. Idempotent."""
-        if self.resident is not None:
-            await self.resident.stop()
+        if self.on_demand is not None:
+            await self.on_demand.stop()
             return
         await asyncio.gather(
             *(backend.stop() for backend in self.pool.backends), return_exceptions=True

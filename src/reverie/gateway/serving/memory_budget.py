@@ -16,7 +16,7 @@ logger = logging.getLogger("reverie")
 MIB = 1024 * 1024
 
 
-class Tenant(Protocol):
+class Evictable(Protocol):
     """An engine that takes memory."""
 
     name: str
@@ -38,7 +38,7 @@ class Tenant(Protocol):
         """End the engine and give its memory back, unless it has become busy."""
 
 
-class Memory:
+class MemoryBudget:
     """The engines here, and how much they may take together.
 
     Args:
@@ -47,14 +47,14 @@ class Memory:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._tenants: set[Tenant] = set()
+        self._engines: set[Evictable] = set()
         self._change = asyncio.Event()
 
-    def add(self, tenant: Tenant) -> None:
-        self._tenants.add(tenant)
+    def add(self, engine: Evictable) -> None:
+        self._engines.add(engine)
 
-    def remove(self, tenant: Tenant) -> None:
-        self._tenants.discard(tenant)
+    def remove(self, engine: Evictable) -> None:
+        self._engines.discard(engine)
         self.changed()
 
     def changed(self) -> None:
@@ -62,7 +62,7 @@ class Memory:
         change, self._change = self._change, asyncio.Event()
         change.set()
 
-    async def make_room(self, newcomer: Tenant) -> bool:
+    async def make_room(self, newcomer: Evictable) -> bool:
         """Let a newcomer in, once those who idle have gone: the least recently used ones first.
 
         If all others are busy, it waits for one of them, and gives up (False) when no request
@@ -70,9 +70,9 @@ class Memory:
         """
         told = False
         while not self._fits(newcomer):
-            idle = [other for other in self._tenants if other.present and not other.busy]
+            idle = [other for other in self._engines if other.present and not other.busy]
             if idle:
-                oldest = min(idle, key=lambda tenant: tenant.used_at)
+                oldest = min(idle, key=lambda engine: engine.used_at)
                 await oldest.unload(f"room for {newcomer.name}")
                 continue
             if not newcomer.busy:
@@ -84,8 +84,8 @@ class Memory:
         newcomer.present = True
         return True
 
-    def _fits(self, newcomer: Tenant) -> bool:
-        others = sum(other.memory for other in self._tenants if other.present)
+    def _fits(self, newcomer: Evictable) -> bool:
+        others = sum(other.memory for other in self._engines if other.present)
         return not self.budget or others + newcomer.memory <= self.budget
 
 

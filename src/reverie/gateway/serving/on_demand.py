@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from reverie.backends.embedded import EmbeddedBackend
 from reverie.errors import ModelError
-from reverie.gateway.serving.memory_budget import Memory
+from reverie.gateway.serving.memory_budget import MemoryBudget
 from reverie.log import fields
 
 logger = logging.getLogger("reverie")
@@ -29,7 +29,7 @@ _ROOM_WAIT = 5.0
 """Seconds at the least until it is loaded, if others have to make room first."""
 
 
-class Resident:
+class OnDemandModel:
     """One embedded backend.
 
     Args:
@@ -41,7 +41,7 @@ class Resident:
         self,
         name: str,
         backend: EmbeddedBackend,
-        memory: Memory,
+        memory: MemoryBudget,
         *,
         idle_unload: float,
         on_change: Callable[[], None],
@@ -49,7 +49,7 @@ class Resident:
         self.name = name
         self.present = False
         self.used_at = time.monotonic()
-        self.on_demand = False
+        self.on_request = False
         """Whether it is being loaded because a request asked for it."""
         self._backend = backend
         self._memory = memory
@@ -122,10 +122,10 @@ class Resident:
             self.present = True
             await self._start()
 
-    def load(self, *, on_demand: bool = True) -> None:
+    def load(self, *, on_request: bool = True) -> None:
         """Begin to load it, unless it is loaded or being loaded."""
         if self.cold:
-            self.on_demand = on_demand
+            self.on_request = on_request
             self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
 
     async def _load(self) -> None:
@@ -151,7 +151,7 @@ class Resident:
         if self._backend.ready and self._began is not None:
             self._took = time.monotonic() - self._began
             self._began = None
-            self.on_demand = False
+            self.on_request = False
             self.used_at = time.monotonic()
             self._watch_idleness()
         self._on_change()
@@ -200,7 +200,7 @@ class Resident:
             self._idle.cancel()
             self._idle = None
 
-    def hindrance(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why it can't answer yet, as the beginning of a sentence."""
         if self._loading is not None and not self.present:
             return "The model still waits for memory, which models that are in use take"

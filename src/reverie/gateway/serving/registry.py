@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from reverie.backends.base import Backend
 from reverie.backends.build import backends_of, build_backends
 from reverie.errors import ConfigurationError, ModelError
-from reverie.gateway.serving.deployment import Service
-from reverie.gateway.serving.memory_budget import MIB, Memory, shortage
+from reverie.gateway.serving.deployment import Deployment
+from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, shortage
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.settings import ModelSettings, Settings
 from reverie.threads import in_daemon
 
 
-class House:
+class ModelRegistry:
     """The configuration that is in force, and its models.
 
     Args:
@@ -41,19 +41,19 @@ class House:
         self.settings = settings
         self._environ = environ
         self._changed = asyncio.Event()
-        self._memory = Memory(settings.server.memory_budget_mib * MIB)
+        self._memory = MemoryBudget(settings.server.memory_budget_mib * MIB)
         if backends is None:
             backends = build_backends(settings, environ)
-        self._services = {
-            model.name: self._service(model, behind, settings) for model, behind in backends
+        self._deployments = {
+            model.name: self._deployment(model, behind, settings) for model, behind in backends
         }
-        self._retired: set[Service] = set()
-        self.models = ServedModels(settings, self._services)
+        self._retired: set[Deployment] = set()
+        self.models = ServedModels(settings, self._deployments)
 
-    def _service(
+    def _deployment(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
-    ) -> Service:
-        return Service(model, backends, settings.server, self._memory, self._changed.set)
+    ) -> Deployment:
+        return Deployment(model, backends, settings.server, self._memory, self._changed.set)
 
     async def start(self) -> None:
         """Start every backend that isn't to be loaded on demand; none is waited for.
@@ -62,12 +62,12 @@ class House:
             ModelError: a backend can never become ready as it is configured.
             ConfigurationError: the models don't fit into the memory that they may take.
         """
-        for service in self._services.values():
-            await service.prepare()
-        if problems := _shortage(self.settings, self._services):
+        for deployment in self._deployments.values():
+            await deployment.prepare()
+        if problems := _shortage(self.settings, self._deployments):
             raise ConfigurationError(problems)
-        for service in self._services.values():
-            await service.start()
+        for deployment in self._deployments.values():
+            await deployment.start()
 
     async def wait_settled(self) -> bool:
         """Wait until the default model can answer (True), or no model ever will (False)."""
@@ -89,37 +89,38 @@ class House:
             ConfigurationError: with what is wrong with each model.
         """
         kept = {
-            model.name: service
+            model.name: deployment
             for model in settings.models
-            if (service := self._services.get(model.name)) is not None and service.suits(model)
+            if (deployment := self._deployments.get(model.name)) is not None
+            and deployment.suits(model)
         }
         fresh = await self._prepare_missing(settings, kept)
         # From here to the end nothing waits: every request sees all of it, or nothing.
-        services = {**kept, **fresh}
-        gone = [old for name, old in self._services.items() if services.get(name) is not old]
+        deployments = {**kept, **fresh}
+        gone = [old for name, old in self._deployments.items() if deployments.get(name) is not old]
         self._memory.budget = settings.server.memory_budget_mib * MIB
         for model in settings.models:
             if model.name in kept:
                 kept[model.name].adapt(model, settings.server)
-        self._services = services
-        self.settings, self.models = settings, ServedModels(settings, services, self.models)
-        for service in gone:
-            self._retired.add(service)
-            service.retire(self._retired.discard)
-        for service in fresh.values():
-            service.warm_up()
+        self._deployments = deployments
+        self.settings, self.models = settings, ServedModels(settings, deployments, self.models)
+        for deployment in gone:
+            self._retired.add(deployment)
+            deployment.retire(self._retired.discard)
+        for deployment in fresh.values():
+            deployment.warm_up()
         self._changed.set()
         self._memory.changed()
 
     async def _prepare_missing(
-        self, settings: Settings, kept: Mapping[str, Service]
-    ) -> dict[str, Service]:
+        self, settings: Settings, kept: Mapping[str, Deployment]
+    ) -> dict[str, Deployment]:
         """Build and prepare what isn't there yet: all of it, or none.
 
         Raises:
             ConfigurationError
         """
-        fresh: dict[str, Service] = {}
+        fresh: dict[str, Deployment] = {}
         problems: list[str] = []
         try:
             for model in settings.models:
@@ -129,29 +130,31 @@ class House:
                     # In a thread, since it looks for the model's file.
                     build = functools.partial(backends_of, model, settings.server, self._environ)
                     backends = await in_daemon(build)
-                    fresh[model.name] = self._service(model, backends, settings)
+                    fresh[model.name] = self._deployment(model, backends, settings)
                     await fresh[model.name].prepare()
                 except ModelError as error:
                     problems.append(f"model {model.name}: {error}")
             if problems := problems or _shortage(settings, {**kept, **fresh}):
                 raise ConfigurationError(problems)
         except BaseException:
-            await asyncio.gather(*(service.stop() for service in fresh.values()))
+            await asyncio.gather(*(deployment.stop() for deployment in fresh.values()))
             raise
         return fresh
 
     async def stop(self) -> None:
         """Stop every backend, those of earlier configurations too. Idempotent."""
-        services = [*self._services.values(), *self._retired]
-        await asyncio.gather(*(service.stop() for service in services), return_exceptions=True)
+        deployments = [*self._deployments.values(), *self._retired]
+        await asyncio.gather(
+            *(deployment.stop() for deployment in deployments), return_exceptions=True
+        )
 
 
-def _shortage(settings: Settings, services: Mapping[str, Service]) -> list[str]:
+def _shortage(settings: Settings, deployments: Mapping[str, Deployment]) -> list[str]:
     """Why the models can't do with the memory that they may take; empty: they can."""
     needs = {
-        name: service.resident.memory
-        for name, service in services.items()
-        if service.resident is not None
+        name: deployment.on_demand.memory
+        for name, deployment in deployments.items()
+        if deployment.on_demand is not None
     }
     warm = {model.name for model in settings.models if model.warm}
     return shortage(settings.server.memory_budget_mib * MIB, needs, warm)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
-from reverie.gateway.serving.deployment import Service
+from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.terms import Terms
 from reverie.settings import ModelSettings, Settings
 
@@ -18,16 +18,16 @@ State = Literal["ready", "loading", "cold", "failed"]
 class ServedModel:
     """One model as clients see it."""
 
-    def __init__(self, settings: ModelSettings, service: Service, created: int) -> None:
+    def __init__(self, settings: ModelSettings, deployment: Deployment, created: int) -> None:
         self.settings = settings
         self.name = settings.name
-        self.service = service
+        self.deployment = deployment
         self.terms = Terms(settings)
         self.created = created
 
     @property
     def pool(self) -> Pool:
-        return self.service.pool
+        return self.deployment.pool
 
     @property
     def state(self) -> State:
@@ -35,15 +35,15 @@ class ServedModel:
             return "ready"
         if self.pool.failure is not None:
             return "failed"
-        resident = self.service.resident
-        return "cold" if resident is not None and resident.cold else "loading"
+        on_demand = self.deployment.on_demand
+        return "cold" if on_demand is not None and on_demand.cold else "loading"
 
     @property
     def available(self) -> bool:
         """Whether requests are answered, if only once they have had the model loaded."""
-        resident = self.service.resident
-        on_demand = resident is not None and resident.on_demand
-        return self.state in ("ready", "cold") or (self.state == "loading" and on_demand)
+        on_demand = self.deployment.on_demand
+        on_request = on_demand is not None and on_demand.on_request
+        return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
 
 
 class ServedModels:
@@ -57,13 +57,13 @@ class ServedModels:
     def __init__(
         self,
         settings: Settings,
-        services: Mapping[str, Service],
+        deployments: Mapping[str, Deployment],
         before: ServedModels | None = None,
     ) -> None:
         now = int(time.time())
         known = {} if before is None else {model.name: model.created for model in before.all}
         self.all: list[ServedModel] = [
-            ServedModel(model, services[model.name], known.get(model.name, now))
+            ServedModel(model, deployments[model.name], known.get(model.name, now))
             for model in settings.models
         ]
         self._by_name = {

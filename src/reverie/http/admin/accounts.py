@@ -29,7 +29,7 @@ from reverie.errors import (
 )
 from reverie.gateway.accounts import key_service, usage_report
 from reverie.gateway.accounts.key_service import NoSuchKey, OperatorError
-from reverie.http.access import Edge
+from reverie.http.access import Access
 from reverie.http.admin.body import body_schema, read_order
 from reverie.http.connection.exchange import read_body
 from reverie.http.dialects.chat import OPENAI
@@ -51,7 +51,7 @@ Answer: TypeAlias = tuple[int, Any]
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
 
-def add_routes(app: FastAPI, store: Store, edge: Edge) -> None:
+def add_routes(app: FastAPI, store: Store, access: Access) -> None:
     """Add the routes of ``/admin/v1``."""
     admin = Admin(store)
     one = f"{PREFIX}/keys/{{id}}"
@@ -66,7 +66,7 @@ def add_routes(app: FastAPI, store: Store, edge: Edge) -> None:
     ):
         app.add_api_route(
             path,
-            guarded(handler, edge),
+            guarded(handler, access),
             methods=[method],
             summary=summary,
             tags=["admin"],
@@ -76,12 +76,12 @@ def add_routes(app: FastAPI, store: Store, edge: Edge) -> None:
         )
 
 
-def guarded(handler: Handler, edge: Edge) -> Callable[[Request], Awaitable[Response]]:
+def guarded(handler: Handler, access: Access) -> Callable[[Request], Awaitable[Response]]:
     """A route that admits first, and answers with no more than its caller may keep."""
 
     async def route(request: Request) -> Response:
         try:
-            await edge.admit_admin(request.scope)
+            await access.admit_admin(request.scope)
             status, answer = await handler(request)
         except ReverieError as error:
             return Response(

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from reverie.errors import UnsupportedParameter
 from reverie.gateway.scheduling import standing
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.access import Edge
+from reverie.http.access import Access
 
 
-def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], edge: Edge) -> None:
+def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], access: Access) -> None:
     """Add ``GET /admin/v1/backends``.
 
     Args:
@@ -21,7 +21,7 @@ def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], edge: 
     """
 
     async def list_backends(request: Request) -> JSONResponse:
-        await edge.admit_admin(request.scope)
+        await access.admit_admin(request.scope)
         for name in request.query_params:
             raise UnsupportedParameter(
                 f"{name[:100]}: This parameter is not known.", param=name[:100]

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 
 from reverie.errors import ConfigurationError, InvalidRequest
 from reverie.gateway.serving.config_diff import Changes
-from reverie.http.access import Edge
+from reverie.http.access import Access
 from reverie.http.admin.accounts import PREFIX, Answer, guarded, refuse_parameters
 from reverie.http.dialects.errors import error_object
 
@@ -17,7 +17,7 @@ _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/\s:]+/)*(?=[^/\s])")
 """The folders of a path, and nothing of a URL."""
 
 
-def add_route(app: FastAPI, reload: Callable[[], Awaitable[Changes]], edge: Edge) -> None:
+def add_route(app: FastAPI, reload: Callable[[], Awaitable[Changes]], access: Access) -> None:
     """Add the route, which the admin key opens."""
 
     async def answer(request: Request) -> Answer:
@@ -30,7 +30,7 @@ def add_route(app: FastAPI, reload: Callable[[], Awaitable[Changes]], edge: Edge
 
     app.add_api_route(
         f"{PREFIX}/reload",
-        guarded(answer, edge),
+        guarded(answer, access),
         methods=["POST"],
         summary="Read the configuration again, for the requests that come",
         tags=["admin"],

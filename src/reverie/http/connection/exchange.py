@@ -1,7 +1,7 @@
 """One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves.
 
 Everything that can end a request from outside (the client, its write stall, the deadline, a
-forced shutdown) goes through ``Interruption``: it cancels the one task that runs the request, and
+forced shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and
 the reason comes out of it as an ordinary ``ReverieError``.
 """
 
@@ -65,10 +65,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.") from None
 
 
-class Interruption:
+class CancelScope:
     """Ends the task that entered it from outside, with a reason.
 
-    Inside ``async with Interruption() as interruption``, a call of ``interruption.end(error)``
+    Inside ``async with CancelScope() as interruption``, a call of ``interruption.end(error)``
     from anywhere cancels the task; ``error`` is then raised at the end of the block, unless its
     work was done by then. Cancellation from elsewhere passes through.
     """
@@ -105,11 +105,11 @@ class Interruption:
             raise self._error from None
 
 
-async def watch_disconnect(receive: Receive, interruption: Interruption) -> None:
+async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
     """Wait until the client leaves, then end its request."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    interruption.end(ClientGone("The client closed the connection."))
+    cancel_scope.end(ClientGone("The client closed the connection."))
 
 
 class StreamWriter:
@@ -143,9 +143,9 @@ class StreamWriter:
         self._pinging: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, interruption: Interruption) -> None:
-        """Start the timer. ``interruption`` is told of a client that stopped reading."""
-        self._timer = self._loop.call_later(self._commit_delay, self._tick, interruption)
+    def start(self, cancel_scope: CancelScope) -> None:
+        """Start the timer. ``cancel_scope`` is told of a client that stopped reading."""
+        self._timer = self._loop.call_later(self._commit_delay, self._tick, cancel_scope)
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send bytes, and the status before them if it is still open."""
@@ -163,19 +163,19 @@ class StreamWriter:
             finally:
                 self._writing_since = None
 
-    def _tick(self, interruption: Interruption) -> None:
+    def _tick(self, cancel_scope: CancelScope) -> None:
         now = self._loop.time()
         wait = self._ping_interval
         if self._writing_since is not None:
             wait = min(wait, self._write_timeout)
             if now - self._writing_since >= self._write_timeout:
-                interruption.end(ClientGone("The client stopped reading."))
+                cancel_scope.end(ClientGone("The client stopped reading."))
                 return
         elif not self.opened or now - self._last_write >= self._ping_interval:
             self._pinging = self._loop.create_task(self.write(PING))
         else:
             wait = self._ping_interval - (now - self._last_write)
-        self._timer = self._loop.call_later(wait, self._tick, interruption)
+        self._timer = self._loop.call_later(wait, self._tick, cancel_scope)
 
     async def stop(self) -> None:
         """Stop the timer and a comment that is being written."""

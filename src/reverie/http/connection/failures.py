@@ -10,7 +10,7 @@ from reverie.log import fields
 logger = logging.getLogger("reverie.request")
 
 
-def understood(failure: Exception, request_id: str) -> ReverieError:
+def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
     """A failure as an error of ours; one that isn't is a bug, and is logged as such, once."""
     if isinstance(failure, ReverieError):
         return failure

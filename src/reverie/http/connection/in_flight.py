@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from reverie.errors import BackendTimeout, Overloaded, ReverieError
-from reverie.http.connection.exchange import Interruption
+from reverie.http.connection.exchange import CancelScope
 
 
 class InFlight:
@@ -15,7 +15,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.draining = False
-        self._running: set[Interruption] = set()
+        self._running: set[CancelScope] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -34,7 +34,7 @@ class InFlight:
     @asynccontextmanager
     async def running(
         self, limit: float, *, joins: bool = False
-    ) -> AsyncGenerator[Interruption, None]:
+    ) -> AsyncGenerator[CancelScope, None]:
         """Run what is inside for at most ``limit`` seconds, or until a shutdown cuts it.
 
         Args:
@@ -45,19 +45,19 @@ class InFlight:
         """
         if not joins:
             self.refuse_when_draining()
-        async with Interruption() as interruption:
-            self._running.add(interruption)
+        async with CancelScope() as cancel_scope:
+            self._running.add(cancel_scope)
             self._idle.clear()
             deadline = asyncio.get_running_loop().call_later(
                 limit,
-                interruption.end,
+                cancel_scope.end,
                 BackendTimeout(f"The answer took more than {limit:g} s.", reason="request_timeout"),
             )
             try:
-                yield interruption
+                yield cancel_scope
             finally:
                 deadline.cancel()
-                self._running.discard(interruption)
+                self._running.discard(cancel_scope)
                 if not self._running:
                     self._idle.set()
 
@@ -65,5 +65,5 @@ class InFlight:
         await self._idle.wait()
 
     def end_all(self, error: ReverieError) -> None:
-        for interruption in self._running:
-            interruption.end(error)
+        for cancel_scope in self._running:
+            cancel_scope.end(error)

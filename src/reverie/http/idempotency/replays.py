@@ -27,17 +27,17 @@ from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.ledger import Reservation
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.record import Record
-from reverie.gateway.serving.registry import House
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.connection.exchange import Headers, Interruption, Scope, header
-from reverie.http.connection.failures import understood
+from reverie.http.connection.exchange import CancelScope, Headers, Scope, header
+from reverie.http.connection.failures import as_reverie_error
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.frames import Frame, Job, frames, rate_headers
-from reverie.http.idempotency.transcript import Answer, Transcript
+from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.settings import ServerSettings
 from reverie.store import answers
-from reverie.store.answers import Claim, KeptAnswer
+from reverie.store.answers import Claim, StoredAnswer
 from reverie.store.database.engine import Store, StoreFailure
 from reverie.store.reserve import ANSWERS_KEPT_MS, clock
 
@@ -99,7 +99,7 @@ class _Running:
         self.given_up = False
         self.transcript = Transcript()
         self.transcript.on_readers = self._readers_changed
-        self.interruption: Interruption | None = None
+        self.cancel_scope: CancelScope | None = None
         self.task: asyncio.Task[None] | None = None
         self._grace = grace
         self._leaving: asyncio.TimerHandle | None = None
@@ -126,9 +126,9 @@ class _Running:
             self._leaving = loop.call_later(self._grace, self._give_up)
 
     def _give_up(self) -> None:
-        if self.interruption is not None:
+        if self.cancel_scope is not None:
             self.given_up = True
-            self.interruption.end(ClientGone("The client did not come back for its answer."))
+            self.cancel_scope.end(ClientGone("The client did not come back for its answer."))
 
 
 class Replays:
@@ -139,23 +139,23 @@ class Replays:
         *,
         admission: Admission,
         in_flight: InFlight,
-        house: House,
+        registry: ModelRegistry,
         metrics: Metrics,
         store: Store | None,
     ) -> None:
         self._store = store
         self._admission = admission
         self._in_flight = in_flight
-        self._house = house
+        self._registry = registry
         self._metrics = metrics
         self._running: dict[_Place, _Running] = {}
-        self._answers: WeakValueDictionary[_Place, Answer] = WeakValueDictionary()
+        self._answers: WeakValueDictionary[_Place, KeptAnswer] = WeakValueDictionary()
         """Stored answers, each for as long as somebody reads it."""
         self._loading = asyncio.Semaphore(_LOADS)
 
     @property
     def _settings(self) -> ServerSettings:
-        return self._house.settings.server
+        return self._registry.settings.server
 
     def runs(self, caller: Caller, scope: Scope) -> bool:
         """Whether a request of this ``Idempotency-Key`` runs here, so that it may be joined."""
@@ -167,7 +167,7 @@ class Replays:
         running = self._running.get((caller.key_id, claim.key))
         return None if running is None or running.given_up else running.model
 
-    async def kept(self, caller: Caller, claim: Claim) -> Answer | None:
+    async def kept(self, caller: Caller, claim: Claim) -> KeptAnswer | None:
         """The answer that is kept, whether its model is served or not.
 
         Raises:
@@ -219,26 +219,26 @@ class Replays:
 
     def _begin(self, place: _Place, claim: Claim, job: Job) -> _Running:
         running = self._running[place] = _Running(claim, job.model, self._settings.resume_grace)
-        record = Record(job.record.id, job.record.route, "generation")
+        record = RequestRecord(job.record.id, job.record.route, "generation")
         record.key, record.model, record.stream = (
             job.record.key,
             job.record.model,
             job.record.stream,
         )
-        service = job.model.service
-        service.hold()  # for the generation, which may outlive this request
+        deployment = job.model.deployment
+        deployment.hold()  # for the generation, which may outlive this request
         running.task = asyncio.create_task(self._run(place, running, job._replace(record=record)))
-        running.task.add_done_callback(lambda _: service.release())
+        running.task.add_done_callback(lambda _: deployment.release())
         return running
 
     async def _run(self, place: _Place, running: _Running, job: Job) -> None:
         record, transcript = job.record, running.transcript
         try:
-            async with self._in_flight.running(self._settings.request_timeout) as interruption:
-                running.interruption = interruption
+            async with self._in_flight.running(self._settings.request_timeout) as cancel_scope:
+                running.cancel_scope = cancel_scope
                 await self._generate(job, running)
         except Exception as failure:
-            error = understood(failure, record.id)
+            error = as_reverie_error(failure, record.id)
             record.failed(error)
             transcript.fail(error)
         finally:
@@ -252,7 +252,7 @@ class Replays:
     async def _generate(self, job: Job, running: _Running) -> None:
         transcript = running.transcript
         granted = await self._claim(job, running)
-        if isinstance(granted, Answer):
+        if isinstance(granted, KeptAnswer):
             transcript.give_again(granted)
             return
         transcript.begin(granted.rate, granted.base)
@@ -260,7 +260,7 @@ class Replays:
             async for frame in made:
                 await transcript.append(frame)
 
-    async def _claim(self, job: Job, running: _Running) -> Reservation | Answer:
+    async def _claim(self, job: Job, running: _Running) -> Reservation | KeptAnswer:
         """Claim the request; wait for a gateway that was first, and for its answer.
 
         Raises:
@@ -281,7 +281,7 @@ class Replays:
                 if running.claim.after:
                     raise
             else:
-                if isinstance(granted, KeptAnswer):
+                if isinstance(granted, StoredAnswer):
                     place = (job.caller.key_id, claim.key)
                     if (answer := await self._load(place, claim, granted)) is not None:
                         return answer
@@ -290,7 +290,7 @@ class Replays:
                 else:
                     raise StreamNotResumable  # without a store nobody has said so
 
-    async def _load(self, place: _Place, claim: Claim, kept: KeptAnswer) -> Answer | None:
+    async def _load(self, place: _Place, claim: Claim, kept: StoredAnswer) -> KeptAnswer | None:
         """Read an answer out of the store, unless it was read and is still held; None: it is gone.
 
         Raises:
@@ -312,17 +312,17 @@ class Replays:
                 raise AccountsUnavailable from None
             if body is None:
                 return None
-            answer = self._answers[place] = Answer(kept.row, claim.fingerprint, body)
+            answer = self._answers[place] = KeptAnswer(kept.row, claim.fingerprint, body)
             return answer
 
 
-def _find(store: Store, place: _Place, claim: Claim) -> KeptAnswer | None:
+def _find(store: Store, place: _Place, claim: Claim) -> StoredAnswer | None:
     with store.read() as connection:
         found = answers.find(
             connection, {place: claim}, int(clock(connection) * 1000) - ANSWERS_KEPT_MS
         )
     kept = found.get(place)
-    return kept if isinstance(kept, KeptAnswer) else None
+    return kept if isinstance(kept, StoredAnswer) else None
 
 
 def _body(store: Store, row: int) -> bytes | None:

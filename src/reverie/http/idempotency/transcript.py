@@ -23,7 +23,7 @@ _PIECE = 32 * 1024
 """Bytes of whole events that a reader is given in one write, or a little more."""
 
 
-class Answer:
+class KeptAnswer:
     """A complete answer out of the store, which all share who are given it at a time."""
 
     def __init__(self, row: int, fingerprint: bytes, body: bytes) -> None:
@@ -66,7 +66,7 @@ class Answer:
 class Transcript:
     """What a generation has said so far."""
 
-    def __init__(self, answer: Answer | None = None) -> None:
+    def __init__(self, answer: KeptAnswer | None = None) -> None:
         self.answer = answer
         """What was said to an earlier request, and is given again."""
         self.begun = False
@@ -115,7 +115,7 @@ class Transcript:
         self._complete = frame.last
         self._wake()
 
-    def give_again(self, answer: Answer) -> None:
+    def give_again(self, answer: KeptAnswer) -> None:
         """Note that it was said to an earlier request."""
         self.answer = answer
         self._wake()

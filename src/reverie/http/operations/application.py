@@ -13,9 +13,9 @@ from starlette.exceptions import HTTPException
 import reverie
 from reverie.errors import ClientError, MethodNotAllowed, NotFound, ReverieError, ServerError
 from reverie.gateway.metrics import Metrics
-from reverie.gateway.serving.registry import House
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.access import Edge
+from reverie.http.access import Access
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects.chat import OPENAI
 from reverie.http.operations import hardware, openapi
@@ -25,7 +25,9 @@ _MODELS_ROUTES = ("/v1/models", "/models", "/llm/models")
 _NO_ROUTE = "There is no such route. See /docs."
 
 
-def build(house: House, edge: Edge, metrics: Metrics, in_flight: InFlight) -> FastAPI:
+def build(
+    registry: ModelRegistry, access: Access, metrics: Metrics, in_flight: InFlight
+) -> FastAPI:
     """The application that answers every route that doesn't generate."""
     app = FastAPIOffline(
         title="Reverie",
@@ -34,10 +36,10 @@ def build(house: House, edge: Edge, metrics: Metrics, in_flight: InFlight) -> Fa
     )
     _describe(app)
     _translate_errors(app)
-    _add_health(app, house, in_flight)
-    _add_description_of_self(app, house, edge, metrics)
+    _add_health(app, registry, in_flight)
+    _add_description_of_self(app, registry, access, metrics)
     for path in _MODELS_ROUTES:
-        _add_models(app, house, edge, path)
+        _add_models(app, registry, access, path)
     return app
 
 
@@ -79,15 +81,15 @@ def _translate_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, bugs)
 
 
-def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
+def _add_health(app: FastAPI, registry: ModelRegistry, in_flight: InFlight) -> None:
     @app.get("/health", tags=["operations"], summary="Whether this server can generate")
     async def health() -> JSONResponse:
-        status = _status(house)
+        status = _status(registry)
         body = {
             "status": status,
             "version": reverie.__version__,
             "draining": in_flight.draining,
-            "models": {model.name: model.state for model in house.models.all},
+            "models": {model.name: model.state for model in registry.models.all},
         }
         return JSONResponse(body, status_code=503 if status == "ERROR" else 200)
 
@@ -99,7 +101,7 @@ def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
     async def readyz() -> JSONResponse:
         if in_flight.draining:
             return JSONResponse({"status": "DRAINING"}, status_code=503)
-        default = house.models.default
+        default = registry.models.default
         if not default.available:
             return JSONResponse({"status": default.state.upper()}, status_code=503)
         return JSONResponse({"status": "OK"})
@@ -108,17 +110,19 @@ def _add_health(app: FastAPI, house: House, in_flight: InFlight) -> None:
         app.head(path, include_in_schema=False)(answer)  # as load balancers ask
 
 
-def _status(house: House) -> str:
+def _status(registry: ModelRegistry) -> str:
     """OK while any model answers; else LOADING while one may yet; else ERROR."""
-    if any(model.available for model in house.models.all):
+    if any(model.available for model in registry.models.all):
         return "OK"
-    loading = any(model.state == "loading" for model in house.models.all)
+    loading = any(model.state == "loading" for model in registry.models.all)
     return "LOADING" if loading else "ERROR"
 
 
-def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Metrics) -> None:
+def _add_description_of_self(
+    app: FastAPI, registry: ModelRegistry, access: Access, metrics: Metrics
+) -> None:
     def about() -> dict[str, Any]:
-        return {"pipeline": PIPELINE, "model_id": house.models.default.name}
+        return {"pipeline": PIPELINE, "model_id": registry.models.default.name}
 
     @app.get("/version", tags=["operations"], summary="What runs here")
     async def version() -> dict[str, Any]:
@@ -131,7 +135,7 @@ def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Me
         openapi_extra=openapi.WITH_KEY_ELSEWHERE,
     )
     async def hardware_info(request: Request) -> dict[str, Any]:
-        await edge.admit_operator(request.scope)
+        await access.admit_operator(request.scope)
         return {
             **about(),
             "gpu_info": await hardware.info(),
@@ -146,7 +150,7 @@ def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Me
         openapi_extra=openapi.WITH_KEY_ELSEWHERE,
     )
     async def hardware_stats(request: Request) -> dict[str, Any]:
-        await edge.admit_operator(request.scope)
+        await access.admit_operator(request.scope)
         return {
             **about(),
             "gpu_stats": await hardware.stats(),
@@ -161,13 +165,13 @@ def _add_description_of_self(app: FastAPI, house: House, edge: Edge, metrics: Me
         openapi_extra=openapi.WITH_KEY_ELSEWHERE,
     )
     async def prometheus(request: Request) -> Response:
-        await edge.admit_operator(request.scope)
+        await access.admit_operator(request.scope)
         return Response(
             metrics.render(), headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST}
         )
 
 
-def _add_models(app: FastAPI, house: House, edge: Edge, path: str) -> None:
+def _add_models(app: FastAPI, registry: ModelRegistry, access: Access, path: str) -> None:
     in_schema = path == _MODELS_ROUTES[0]
 
     @app.get(
@@ -178,10 +182,10 @@ def _add_models(app: FastAPI, house: House, edge: Edge, path: str) -> None:
         openapi_extra=openapi.WITH_KEY,
     )
     async def list_models(request: Request) -> dict[str, Any]:
-        await edge.admit(request.scope)
+        await access.admit(request.scope)
         data = [
             _entry(model, name)
-            for model in house.models.all
+            for model in registry.models.all
             for name in (model.name, *model.settings.aliases)
         ]
         return {"object": "list", "data": data}
@@ -194,10 +198,10 @@ def _add_models(app: FastAPI, house: House, edge: Edge, path: str) -> None:
         openapi_extra=openapi.WITH_KEY,
     )
     async def show_model(request: Request, name: str) -> dict[str, Any]:
-        await edge.admit(request.scope)
+        await access.admit(request.scope)
         if not name:  # elsewhere an empty name is the default model
             raise NotFound(_NO_ROUTE)
-        return _entry(house.models.find(name), name)
+        return _entry(registry.models.find(name), name)
 
 
 def _entry(model: ServedModel, name: str) -> dict[str, Any]:

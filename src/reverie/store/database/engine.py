@@ -185,6 +185,6 @@ def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
         },
     )
     # Longer than the server's own bounds, which say more of what took so long.
-    patient = connection_class(settings.timeout + 1)
-    event.listen(engine, "do_connect", lambda _, __, args, named: patient.connect(*args, **named))
+    resuming = connection_class(settings.timeout + 1)
+    event.listen(engine, "do_connect", lambda _, __, args, named: resuming.connect(*args, **named))
     return engine
