@@ -2,12 +2,20 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+
+from reverie import errors
+from reverie.app import Application
+from reverie.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
 def test_the_generated_parts_are_generated_from_the_code_as_it_is() -> None:
@@ -30,3 +38,54 @@ def test_every_module_says_in_its_first_line_what_it_holds() -> None:
     for path in (ROOT / "src" / "reverie").rglob("*.py"):
         if path.name != "__main__.py":
             assert path.read_text().startswith('"""'), path
+
+
+def errors_that_are_sent(base: type[errors.ReverieError]) -> Iterator[type[errors.ReverieError]]:
+    if base is not errors.ClientGone and base.__module__ == errors.__name__:
+        yield base
+        for error in base.__subclasses__():
+            yield from errors_that_are_sent(error)
+
+
+def test_the_protocol_lists_each_error_with_its_statuses_and_type() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| `(\w+)` \|", PROTOCOL, re.MULTILINE)
+    assert set(listed) == {
+        (error.code, str(error.status), str(error.openai_status or error.status), error.type)
+        for error in errors_that_are_sent(errors.ReverieError)
+    }
+
+
+@pytest.fixture
+async def client() -> Any:
+    transport = httpx.ASGITransport(Application(Settings(), environ={}))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+async def test_the_protocol_lists_each_field_of_a_request(client: httpx.AsyncClient) -> None:
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    fields: set[str] = set()
+    waiting, seen = ["LLMRequest"], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            fields |= schemas[name]["properties"].keys()
+            waiting += re.findall(r"#/components/schemas/(\w+)", str(schemas[name]))
+    assert {"messages", "reasoning_content", "tool_call_id", "include_usage"} <= fields
+    missing = {f for f in fields if f"`{f}`" not in PROTOCOL and f'"{f}"' not in PROTOCOL}
+    assert not missing
+
+
+async def test_the_protocol_lists_the_routes_that_there_are(client: httpx.AsyncClient) -> None:
+    listed = set(re.findall(r"`(GET|HEAD|POST|PUT|DELETE) (/\S*)`", PROTOCOL))
+    described = {
+        (method.upper(), path)
+        for path, methods in (await client.get("/openapi.json")).json()["paths"].items()
+        for method in methods
+    }
+    assert described <= listed
+    for method, path in listed:
+        answer = await client.request(method, path)
+        if answer.status_code in (404, 405):
+            assert answer.json()["error"]["code"] == "model_not_found", f"{method} {path}"
