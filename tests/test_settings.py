@@ -47,7 +47,7 @@ def test_flags_override_variables_which_override_the_file(tmp_path: Path) -> Non
     assert settings.server.port == 3
 
 
-def test_the_contracts_example_is_understood(tmp_path: Path) -> None:
+def test_an_example_with_both_sorts_of_models_is_understood(tmp_path: Path) -> None:
     settings = load(
         write(
             tmp_path,

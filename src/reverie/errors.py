@@ -6,8 +6,8 @@ translated where the library is called, once, and never leaks past that place.
 Rule 2: a message is written for the person who reads it. It says what to do, and carries no
 path, no secret and none of an engine's raw text.
 
-The class decides the status and the code (CONTRACT §6); the *dialect* decides the shape. Three
-codes have one status on ``/llm`` and another on ``/v1``, and so an ``openai_status``:
+The class decides the status and the code (docs/protocol.md#errors); the *dialect* decides the
+shape. Three codes have one status on ``/llm`` and another on ``/v1``, and so an ``openai_status``:
 ``invalid_request``, ``unsupported_parameter`` and ``model_not_found``.
 """
 
@@ -242,7 +242,7 @@ class InvalidApiKey(ReverieError):
 
 
 class Forbidden(ReverieError):
-    """The caller may not do this at all (CONTRACT §7: loopback callers only without a key)."""
+    """The caller may not do this at all; see docs/protocol.md#who-may-call."""
 
     status = 403
     code = "forbidden"

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):
-    """One generation. Every value is within the bounds of CONTRACT §4.
+    """One generation. Every value is within the bounds of docs/protocol.md#the-request.
 
     ``messages`` are plain dictionaries in OpenAI's shape: ``role``, ``content`` (a string, or None
     beside ``tool_calls``), ``tool_calls``, ``reasoning_content`` or ``tool_call_id`` where the role

@@ -1,4 +1,4 @@
-"""The generation routes, over a scripted engine: each promise of CONTRACT §5 and §6."""
+"""The generation routes, over a scripted engine: what docs/protocol.md promises of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_token_is_never_held_back_for_the_next_one(
         assert b"first" in await asyncio.wait_for(response.content.readline(), 5)
 
 
-async def test_only_fields_of_the_contract_reach_an_engine_and_no_client_header_does(
+async def test_only_fields_of_the_protocol_reach_an_engine_and_no_client_header_does(
     engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     await gateway.post(

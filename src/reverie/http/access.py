@@ -44,9 +44,9 @@ def require_keys(settings: ServerSettings, *, keyless: bool) -> None:
 class Access:
     """Gives each request its id and its caller.
 
-    Without keys only this machine may call (CONTRACT §7). The peer's address alone doesn't show
-    that: a web page in a browser here could reach the port under a name of its own (DNS
-    rebinding) or from its own origin, so both names must be this machine's too.
+    Without keys only this machine may call (docs/protocol.md#who-may-call). The peer's address
+    doesn't prove that by itself: a web page in a browser here could reach the port under a name of
+    its own (DNS rebinding) or from its own origin, so both names must be this machine's too.
     """
 
     def __init__(self, authenticator: Authenticator, *, open_to_all: bool) -> None:

@@ -1,4 +1,4 @@
-"""Model references, as configuration and command line write them (CONTRACT §1)."""
+"""Model references, as configuration and command line write them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _REASONING: dict[BackendKind, tuple[str, ...]] = {
 """What an assistant's ``reasoning_content`` is called by kinds that call it otherwise.
 
 OpenAI's chat completions take no reasoning at all, and would refuse the field: nothing that its
-models could see is lost by leaving it out, which docs/clients.md says.
+models could see is lost by leaving it out, which docs/protocol.md says.
 """
 
 _CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})

@@ -6,8 +6,8 @@
   connection is closed.
 - Requests sent ahead of an answer wait for their turn, ``MAX_WAITING`` at the most. A client that
   leaves is noticed all the same, and none of them is begun.
-- What isn't HTTP is answered in the shape of CONTRACT §6, as everything else is, and never in the
-  midst of another request's answer.
+- What isn't HTTP gets an error in the usual shape (docs/protocol.md#errors), and never in the
+  middle of another request's answer.
 - A wish for another protocol (``Upgrade: h2c``) is passed over, as RFC 9110 §7.8 allows. The
   parser would drop the request's body with it.
 - HTTP/1.0 knows no chunks: a stream ends with its connection there.

@@ -1,4 +1,4 @@
-"""Errors in a shape that Livepeer's and OpenAI's clients both parse (CONTRACT §6)."""
+"""Errors in a shape that Livepeer's and OpenAI's clients both parse."""
 
 from __future__ import annotations
 
