@@ -101,8 +101,8 @@ class _Parser(httptools.HttpRequestParser):
     def feed_data(self, data: Any) -> None:
         try:
             super().feed_data(data)
-        except httptools.HttpParserUpgrade as slot_request:
-            self._protocol.go_on_with_http(data[slot_request.args[0] :])
+        except httptools.HttpParserUpgrade as upgrade:
+            self._protocol.go_on_with_http(data[upgrade.args[0] :])
 
 
 class Protocol(HttpToolsProtocol):
