@@ -11,6 +11,7 @@ from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
+from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
@@ -98,7 +99,7 @@ class Application:
             in_flight=self.in_flight,
             registry=self.registry,
             metrics=metrics,
-            store=self._store,
+            kept_answers=KeptAnswers(self._store),
         )
         self._access = access
         self._generate = {

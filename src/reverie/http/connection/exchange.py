@@ -1,19 +1,23 @@
 """One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves.
 
-Everything that can end a request from outside (the client, its write stall, the deadline, a
-forced shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and
-the reason comes out of it as an ordinary ``ReverieError``.
+Whatever ends a request from outside (the client leaves or stops reading, the deadline, a forced
+shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and raises
+the reason there as an ordinary ``ReverieError``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError
+from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
+from reverie.log import fields
+
+logger = logging.getLogger("reverie.request")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -66,11 +70,11 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 
 class CancelScope:
-    """Ends the task that entered it from outside, with a reason.
+    """Lets anybody end a task that runs inside it, with a reason.
 
-    Inside ``async with CancelScope() as interruption``, a call of ``interruption.end(error)``
-    from anywhere cancels the task; ``error`` is then raised at the end of the block, unless its
-    work was done by then. Cancellation from elsewhere passes through.
+    Inside ``async with CancelScope() as cancel_scope``, a call of ``cancel_scope.end(error)`` from
+    anywhere cancels the task. ``error`` is then raised at the end of the block, unless the block
+    was complete by then. A cancellation that comes from elsewhere passes through.
     """
 
     def __init__(self) -> None:
@@ -99,7 +103,7 @@ class CancelScope:
         cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         if not cancelled:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # it is still on its way: take it here, where it harms none
+                await asyncio.sleep(0)  # the cancellation is still pending: take it here
         task.uncancel()
         if cancelled:
             raise self._error from None
@@ -199,3 +203,13 @@ async def respond(
         piece, begin = body[begin : begin + _PIECE], begin + _PIECE
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": body[begin:], "more_body": False})
+
+
+def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
+    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once."""
+    if isinstance(failure, ReverieError):
+        return failure
+    logger.error(
+        "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
+    )
+    return ServerError("Something went wrong in the gateway. Its operator's log says what.")

@@ -15,7 +15,6 @@ import msgspec
 from pydantic import ValidationError
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
-from reverie.http.request.error_text import in_words
 from reverie.http.request.schema import (
     TAGS,
     UNSUPPORTED,
@@ -24,7 +23,7 @@ from reverie.http.request.schema import (
     LLMResponseFormat,
     LLMTool,
 )
-from reverie.http.request.validation import Mistake, find_mistakes
+from reverie.http.request.validation import Mistake, error_text, find_mistakes
 from reverie.request import GenerateRequest
 
 _MAX_DETAILS = 20
@@ -84,7 +83,7 @@ def _mistakes_of(error: ValidationError) -> list[Mistake]:
         at = one.get("ctx", {}).get("at")
         if at is not None:
             loc.append(at)
-        mistakes.append(Mistake(tuple(loc), in_words(one), one["type"]))
+        mistakes.append(Mistake(tuple(loc), error_text(one), one["type"]))
     return mistakes
 
 
