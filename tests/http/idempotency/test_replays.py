@@ -54,7 +54,9 @@ async def begin_and_leave(gateway: Gateway) -> None:
 async def test_a_stream_that_breaks_ends_under_the_id_that_it_began_with_for_every_reader(
     engine: ScriptedEngine, gateway: Gateway, path: str
 ) -> None:
-    engine.script = Script(tokens=WORDS, delay=0.05, error_in_stream={"message": "broken"}, error_after=3)
+    engine.script = Script(
+        tokens=WORDS, delay=0.05, error_in_stream={"message": "broken"}, error_after=3
+    )
     results = await asyncio.gather(stream(gateway, path=path), stream(gateway, path=path))
     for status, text in results:
         assert status == 200

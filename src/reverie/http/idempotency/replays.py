@@ -122,7 +122,7 @@ class Replays:
         headers: Headers,
         prepare: Callable[[], Job],
     ) -> Source:
-        """The answer to a claim: the same request's, if that runs here or is stored, else a new one.
+        """The answer to a claim: of the same request if it runs here or is stored, else a new one.
 
         Before the first frame, ``headers`` gets those that are known only then.
 
