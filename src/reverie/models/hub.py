@@ -5,7 +5,6 @@ huggingface_hub is slow to import, so it is imported only where it is used.
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 from collections.abc import Generator, Iterable
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.errors import ModelError
-from reverie.models.download import verify
+from reverie.models.disk import FULL, verify
 from reverie.models.progress import say
 from reverie.models.reference import HubReference
 
@@ -173,7 +172,7 @@ def _translated(reference: HubReference | None) -> Generator[None, None, None]:
             raise ModelError(f"The hub does not give {repo} to the token in HF_TOKEN.") from None
         raise _unreachable(repo, error) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise ModelError(
                 "The disk is full. Make room, or set HF_HOME to another disk."
             ) from None
