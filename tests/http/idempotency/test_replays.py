@@ -137,6 +137,7 @@ async def test_another_body_or_dialect_is_422(engine: ScriptedEngine, gateway: G
     for path, body in (("/llm", chat("Other")), ("/v1/chat/completions", chat(stream=True))):
         status, answer, _ = await gateway.post(body, path, headers=ONCE)
         assert (status, answer["error"]["code"]) == (422, "idempotency_key_reused")
+        assert answer["detail"][0]["loc"] == ["header", "Idempotency-Key"]
     assert len(engine.requests) == 1
 
 

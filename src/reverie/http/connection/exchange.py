@@ -27,7 +27,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 PING = b": ping\n\n"
 _PIECE = 64 * 1024
-"""Bytes of a body that are sent at once."""
+"""Bytes of a body that are passed to one ``send``."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -110,7 +110,7 @@ class CancelScope:
 
 
 async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
-    """Wait until the client leaves, then end its request."""
+    """Wait until the client disconnects, then end its request."""
     while (await receive())["type"] != "http.disconnect":
         pass
     cancel_scope.end(ClientGone("The client closed the connection."))
@@ -119,9 +119,9 @@ async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
 class StreamWriter:
     """Writes a stream: opens it with the first bytes, and bridges silence with SSE comments.
 
-    The HTTP status is open until ``commit_delay`` seconds have passed or the first bytes are
-    written; then a comment goes out whenever ``ping_interval`` seconds were silent. A write that
-    the client doesn't take for ``write_timeout`` seconds ends the request. One timer does all
+    The HTTP status is sent with the first bytes, or with a comment after ``commit_delay`` seconds.
+    From then on a comment goes out after every ``ping_interval`` seconds of silence. A write that
+    the client doesn't take within ``write_timeout`` seconds ends the request. One timer serves all
     three, so that a chunk costs no timer of its own.
     """
 
@@ -148,11 +148,11 @@ class StreamWriter:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, cancel_scope: CancelScope) -> None:
-        """Start the timer. ``cancel_scope`` is told of a client that stopped reading."""
+        """Start the timer. A client that stops reading ends ``cancel_scope``."""
         self._timer = self._loop.call_later(self._commit_delay, self._tick, cancel_scope)
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
-        """Send bytes, and the status before them if it is still open."""
+        """Send bytes, preceded by the status and headers if these weren't sent yet."""
         async with self._lock:
             self._last_write = self._writing_since = self._loop.time()
             try:
@@ -182,7 +182,7 @@ class StreamWriter:
         self._timer = self._loop.call_later(wait, self._tick, cancel_scope)
 
     async def stop(self) -> None:
-        """Stop the timer and a comment that is being written."""
+        """Stop the timer, and a comment that is being written."""
         if self._timer is not None:
             self._timer.cancel()
         if self._pinging is not None:
@@ -193,9 +193,9 @@ class StreamWriter:
 async def respond(
     send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, begin: int = 0
 ) -> None:
-    """Send a whole answer, or all of it from its byte ``begin`` on.
+    """Send a whole answer, from byte ``begin`` of its body on.
 
-    A large one goes out piece by piece, as the client takes it: what is sent is copied.
+    A large body goes out in pieces, as fast as the client reads: ``send`` copies what it is given.
     """
     length = (b"content-length", b"%d" % (len(body) - begin))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from reverie.errors import InvalidRequest
+from reverie.errors import InvalidHeader
 from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import Scope
 
@@ -18,19 +18,19 @@ def claim_of(scope: Scope, dialect: str, body: bytes, *, stream: bool) -> Claim 
     ``Last-Event-ID`` has no effect on a request that isn't streamed.
 
     Raises:
-        InvalidRequest: a header is malformed or repeated.
+        InvalidHeader: a header is malformed or repeated.
     """
     key = _only(scope, "Idempotency-Key")
     if key is None:
         return None
     if not 0 < len(key) <= _MAX_KEY or not all(0x21 <= byte <= 0x7E for byte in key):
-        raise InvalidRequest(
-            "Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key"
+        raise InvalidHeader(
+            "Idempotency-Key", "Idempotency-Key is 1 to 255 visible ASCII characters."
         )
     after = _only(scope, "Last-Event-ID") or b"0"
     if not after.isdigit() or len(after) > _MAX_ID_DIGITS:
-        raise InvalidRequest(
-            "Last-Event-ID is the number of the last event that arrived.", param="Last-Event-ID"
+        raise InvalidHeader(
+            "Last-Event-ID", "Last-Event-ID is the number of the last event that arrived."
         )
     fingerprint = hashlib.sha256(dialect.encode() + b"\0" + body).digest()
     return Claim(key.decode(), fingerprint, int(after) if stream else 0)
@@ -40,10 +40,10 @@ def _only(scope: Scope, name: str) -> bytes | None:
     """The value of a header that may be sent once.
 
     Raises:
-        InvalidRequest: it was sent more often.
+        InvalidHeader: it was sent more often.
     """
     wanted = name.lower().encode()
     given = [bytes(value) for key, value in scope["headers"] if key == wanted]
     if len(given) > 1:
-        raise InvalidRequest(f"{name} is there {len(given)} times.", param=name)
+        raise InvalidHeader(name, f"{name} is there {len(given)} times.")
     return given[0] if given else None

@@ -22,7 +22,7 @@ class SchemaBudget:
         self._nodes = 0
 
     def problem(self, schema: dict[str, Any]) -> str | None:
-        """What is wrong with a schema, or None."""
+        """What is wrong with a schema; None if nothing is."""
         nodes = _measure(schema)
         if isinstance(nodes, str):
             return nodes
@@ -55,7 +55,7 @@ def _measure(schema: dict[str, Any]) -> int | str:
 
 
 def _refused_list(items: list[Any]) -> str | None:
-    """Where items can't be sorted, the check that they differ compares each with each."""
+    """Refuse long lists of mixed items: ``uniqueItems`` compares each of them with every other."""
     if len(items) <= _MAX_MIXED_ITEMS:
         return None
     kinds = {type(item) for item in items}

@@ -27,7 +27,7 @@ class Mistake(NamedTuple):
 
 
 def find_mistakes(request: LLMRequest) -> list[Mistake]:
-    """What is wrong with a request whose fields are right one by one."""
+    """The mistakes between the fields of a request; each field is valid by itself."""
     mistakes = list(islice(_of_messages(request), _MAX_MISTAKES))
     # Plain requests, which most are, set none of the fields that the other rules are about.
     if request.model_fields_set - _PLAIN:
@@ -146,11 +146,11 @@ _WORDS = {
     "too_short": "List should have {min_length} or more items",
     "too_long": "List should have {max_length} or fewer items",
 }
-"""What isn't here is said well enough by pydantic, or by ``http.request.schema`` itself."""
+"""Other types keep pydantic's own words, or those of ``schema``."""
 
 
 def error_text(mistake: ErrorDetails) -> str:
-    """One complaint, without a full stop; it never repeats the value."""
+    """One mistake in words, without a full stop. It never repeats the value."""
     context = mistake.get("ctx", {})
     if mistake["type"] == "string_pattern_mismatch":
         return PATTERNS[context["pattern"]]
@@ -161,5 +161,5 @@ def error_text(mistake: ErrorDetails) -> str:
 
 
 def _plain(bound: Any) -> Any:
-    """A bound as a person writes it: 2, where pydantic holds 2.0."""
+    """A bound as people write it: 2 for pydantic's 2.0."""
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
