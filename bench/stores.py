@@ -12,9 +12,9 @@ from reverie.settings import StoreSettings
 from reverie.store import keys, usage
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
-from reverie.store.keys import Key, RateLimits, now_ms
-from reverie.store.limits import day_of, period_begin
-from reverie.times import DAY_MS
+from reverie.store.keys import Key
+from reverie.store.limits import RateLimits, period_begin
+from reverie.times import DAY_MS, day_of, now_ms
 
 DAYS = 90
 _ACTIVE = 1000
@@ -94,7 +94,7 @@ def ask_usage(file: Path, rounds: int) -> list[tuple[str, float, str]]:
     """Ask a store what was used.
 
     Returns:
-        For each question: what it is, its median milliseconds, and how SQLite answers it.
+        For each query: what it is, its median milliseconds, and how SQLite answers it.
     """
     now = now_ms()
     today = day_of(now)
@@ -102,23 +102,23 @@ def ask_usage(file: Path, rounds: int) -> list[tuple[str, float, str]]:
     store = Store(StoreSettings(url=f"sqlite:///{file}"))
     with store.read() as connection:
         busiest = keys.listed(connection, limit=1)[0].id
-    questions = {
-        "by key, this month": usage.Question(since=month, until=today),
-        "by key, a day": usage.Question(since=today - 1, until=today - 1),
-        "by key, 90 days": usage.Question(since=today - DAYS, until=today),
-        "of one key, by model and day, 90 days": usage.Question(
-            by=("model", "day"), since=today - DAYS, until=today, key_ids=(busiest,)
+    queries = {
+        "by key, this month": usage.UsageQuery(since=month, until=today),
+        "by key, a day": usage.UsageQuery(since=today - 1, until=today - 1),
+        "by key, 90 days": usage.UsageQuery(since=today - DAYS, until=today),
+        "of one key, by model and day, 90 days": usage.UsageQuery(
+            by=("model", "day"), since=today - DAYS, until=today, key=busiest
         ),
     }
     answers = []
-    for name, question in questions.items():
+    for name, query in queries.items():
         seconds = []
         with store.read() as connection:
             for _ in range(rounds):
                 began = time.perf_counter()
-                usage.ask(connection, question)
+                usage.groups(connection, query)
                 seconds.append(time.perf_counter() - began)
-            sql = usage.statement(question).compile(
+            sql = usage.statement(query, query.key and (query.key,)).compile(
                 dialect=sqlite.dialect(),
                 compile_kwargs={"literal_binds": True},
             )

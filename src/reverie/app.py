@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from reverie.backends.base import Backend
-from reverie.errors import ConfigurationError, ReverieError
-from reverie.gateway.accounts.admission import Admission
+from reverie.errors import ConfigurationError, ReverieError, StoreFailure
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
 from reverie.gateway.accounts.kept_answers import KeptAnswers
-from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.accounts.ledger import Admission, Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
@@ -30,7 +29,7 @@ from reverie.http.idempotency.replays import Replays
 from reverie.http.operations import application
 from reverie.reload import Reloader, warn_of_loops
 from reverie.settings import NO_STORE, ModelSettings, Settings
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 
 logger = logging.getLogger("reverie")

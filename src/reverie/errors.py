@@ -431,3 +431,15 @@ class ConfigurationError(Exception):
 
 class ModelError(Exception):
     """A model can't be found, fetched or used. The message is one sentence for the operator."""
+
+
+class StoreFailure(Exception):
+    """The database of accounts could not do it; the message says why, without its address.
+
+    ``transient``: it may well succeed at another time. Otherwise the database refuses what it was
+    asked.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = True) -> None:
+        super().__init__(reason)
+        self.transient = transient

@@ -1,8 +1,8 @@
 """Prices and budgets as people write them ↔ integers.
 
-An amount is an integer number of nano-units (1 USD = 10⁹). A price is written per million tokens,
-so that ``0.18USD`` is 180 nano-units per token; one that isn't a whole number of them is refused,
-since it couldn't be kept exactly.
+An amount is an integer number of nano-units (1 USD = 10⁹). A price is written per million tokens:
+``0.18USD`` is 180 nano-units per token. A price that isn't a whole number of nano-units per token
+is refused, since it couldn't be kept exactly.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import re
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from msgspec import Struct
+
 NANO = 10**9
 _PER_MILLION = 10**6
 _MAX_UNITS = 10**9
-"""No price or budget is larger; sums of the ledger then stay far within 64 bits."""
+"""No price or budget is larger, so that sums of the ledger stay far within 64 bits."""
 _AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([A-Z]{3,5})")
 
 Period: TypeAlias = Literal["day", "month"]
@@ -35,11 +37,28 @@ class Budget(NamedTuple):
     period: Period
 
 
+class Price(Struct, frozen=True):
+    """Nano-units per token."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    currency: str = ""
+
+    def cost(self, prompt: int, cached: int, completion: int) -> int:
+        """What so many tokens cost, in nano-units; ``cached`` tokens are among ``prompt``."""
+        fresh = max(0, prompt - cached)
+        return fresh * self.input + cached * self.cached + completion * self.output
+
+
+FREE = Price()
+
+
 def parse_amount(text: str) -> Amount:
     """Read ``10USD``.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     match = _AMOUNT.fullmatch(text.strip())
     if match is None or (value := Decimal(match[1])) > _MAX_UNITS:
@@ -48,10 +67,10 @@ def parse_amount(text: str) -> Amount:
 
 
 def parse_price(text: str) -> Amount:
-    """Read a price per million tokens; give nano-units per token.
+    """Read a price per million tokens; return nano-units per token.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     amount = parse_amount(text)
     if amount.nano % _PER_MILLION:
@@ -63,7 +82,7 @@ def parse_budget(text: str) -> Budget:
     """Read ``10USD/month``.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     amount, _, period = text.strip().partition("/")
     if period not in get_args(Period):

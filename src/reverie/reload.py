@@ -118,7 +118,7 @@ class Reloader:
 
         def read() -> tuple[Settings, list[tuple[bytes, str]]]:
             written = self._read()
-            return written, static_keys(self._environ, written.server.api_keys_file, again=True)
+            return written, static_keys(self._environ, written.server.api_keys_file, reloading=True)
 
         try:
             async with asyncio.timeout(_READ_TIMEOUT):

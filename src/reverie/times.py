@@ -1,11 +1,12 @@
 """Times and days as people write them ↔ integers. All are UTC.
 
-A moment is milliseconds since 1970; a day is a number of days since 1970.
+A moment is milliseconds since 1970; a day is days since 1970.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, date, datetime, timedelta
 
 DAY_MS = 86_400_000
@@ -17,11 +18,21 @@ _EPOCH = date(1970, 1, 1)
 _EPOCH_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def now_ms() -> int:
+    """This moment, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def day_of(milliseconds: int) -> int:
+    """The day on which a moment lies."""
+    return milliseconds // DAY_MS
+
+
 def parse_moment(text: str, now: int) -> int:
     """Read ``30d``, ``12h`` (from now), ``2027-01-31`` (its first moment), or RFC 3339.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     text = text.strip()
     if span := _SPAN.fullmatch(text):
@@ -41,7 +52,7 @@ def parse_day(text: str) -> int:
     """Read ``2026-11-01``.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     try:
         if _DAY.fullmatch(text):
@@ -55,7 +66,7 @@ def parse_first_day(text: str, today: int) -> int:
     """Read ``2026-11-01``, or ``7d`` for the last seven days, today among them.
 
     Raises:
-        ValueError: saying how to write it.
+        ValueError: it says how to write one.
     """
     text = text.strip()
     span = _SPAN.fullmatch(text)
@@ -68,6 +79,7 @@ def parse_first_day(text: str, today: int) -> int:
 
 
 def first_of_month(day: int) -> int:
+    """The first day of the month that a day lies in."""
     return (_date(day).replace(day=1) - _EPOCH).days
 
 
@@ -77,7 +89,7 @@ def format_day(day: int) -> str:
 
 
 def format_moment(milliseconds: int) -> str:
-    """Write ``2026-11-01T12:00:00Z``; what is below a second is cut off."""
+    """Write ``2026-11-01T12:00:00Z``; fractions of a second are cut off."""
     moment = _EPOCH_MOMENT + timedelta(seconds=milliseconds // 1000)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -16,13 +16,12 @@ from sqlalchemy import insert
 
 from reverie import cli
 from reverie.gateway.accounts import key_service
-from reverie.gateway.accounts.key_service import KeyOrder
+from reverie.gateway.accounts.key_service import KeySpec
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.keys import now_ms
-from reverie.store.usage import FIGURES
-from reverie.times import DAY_MS, first_of_month, format_day, parse_day
+from reverie.store.usage import COUNTS
+from reverie.times import DAY_MS, first_of_month, format_day, now_ms, parse_day
 
 DAY = parse_day("2026-11-10")
 NOVEMBER = ["--since", "2026-11-01", "--until", "2026-11-30"]
@@ -57,7 +56,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def add(store: Store, key_id: str, **more: Any) -> None:
-    figures = {name: 10**n for n, name in enumerate(FIGURES)}
+    figures = {name: 10**n for n, name in enumerate(COUNTS)}
     row = {"day": DAY, "model": "m", "currency": "USD", "cost": 180_000_000, **figures}
     with store.write() as connection:
         connection.execute(insert(schema.usage_daily), [{**row, "key_id": key_id, **more}])
@@ -65,7 +64,7 @@ def add(store: Store, key_id: str, **more: Any) -> None:
 
 def key_named(store: Store, name: str) -> str:
     with store.write() as connection:
-        return key_service.create(connection, KeyOrder(name=name), now_ms())[0].id
+        return key_service.create(connection, KeySpec(name=name), now_ms())[0].id
 
 
 def rows(out: str) -> list[list[str]]:
@@ -117,7 +116,7 @@ def test_json_has_integers_and_written_money(run: Run, store: Store) -> None:
     assert row == {
         "key": alice,
         "name": "alice",
-        **{name: 10**n for n, name in enumerate(FIGURES)},
+        **{name: 10**n for n, name in enumerate(COUNTS)},
         "costs": [{"currency": "USD", "nano": 180_000_000, "formatted": "0.18 USD"}],
     }
     assert told["total"]["costs"] == row["costs"]

@@ -26,8 +26,9 @@ from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
-from reverie.store.keys import Key, now_ms
+from reverie.store.keys import Key
 from reverie.testing import ScriptedEngine
+from reverie.times import now_ms
 from tests.faults import ledger_nursery
 
 _READY = re.compile(r"^Reverie is ready .* at (http://\S+)$", re.MULTILINE)

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from reverie.gateway.accounts.journal import Journal, left_behind
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
 from reverie.settings import StoreSettings
 from reverie.store import gateways
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
-from reverie.store.journal import Journal, left_behind
-from reverie.store.keys import now_ms
-from reverie.store.reserve import Order, reserve
-from reverie.store.settle import Settlement
+from reverie.store.reservations import ReservationRequest, reserve
+from reverie.store.settlements import Settlement
+from reverie.times import now_ms
 from tests.faults.ledger_tools import rows_of
 
 DIE_WHILE_WRITING = """
 import os, resource, sys
 from pathlib import Path
-from reverie.store.journal import Journal
-from reverie.store.settle import Settlement
+from reverie.gateway.accounts.journal import Journal
+from reverie.store.settlements import Settlement
 journal = Journal(Path(sys.argv[1]), durable=False)
 journal.append(Settlement(id=1, outcome="ok", ended_at=1))
 size = next(Path(sys.argv[1]).glob("*.jsonl")).stat().st_size
@@ -63,8 +63,8 @@ async def ledger(store: Store) -> AsyncIterator[Ledger]:
     await running.stop()
 
 
-def order(id: int) -> Order:
-    return Order(
+def request(id: int) -> ReservationRequest:
+    return ReservationRequest(
         id=id,
         request_id=f"req_{id}",
         key_id="anonymous",
@@ -96,7 +96,7 @@ async def test_a_client_that_leaves_in_the_moment_of_its_admission_leaves_no_ope
         lock.isolation_level = None
         lock.execute("BEGIN IMMEDIATE")
         asking = asyncio.create_task(
-            ledger.reserve(order(ledger.next_row()), RequestRecord("r", "/llm"))
+            ledger.reserve(request(ledger.next_row()), RequestRecord("r", "/llm"))
         )
         await asyncio.sleep(0.2)  # it is at the lock by now
         hold_up_until_opened(lock, store)
@@ -116,7 +116,7 @@ def test_rows_that_a_gateway_left_open_at_its_orderly_end_are_closed_by_another(
     long_ago = now_ms() - gateways.DEAD_AFTER_MS - 1
     with store.write() as connection:
         ended = gateways.register(connection, long_ago)
-        reserve(connection, [order(1)], ended)
+        reserve(connection, [request(1)], ended)
         gateways.leave(connection, ended, long_ago)
         other = gateways.register(connection, now_ms())
         assert gateways.reap_dead(connection, other, now_ms()) == 1

@@ -15,8 +15,9 @@ import pytest
 from reverie.money import NANO
 from reverie.store import keys
 from reverie.store.database.engine import Store
-from reverie.store.keys import RateLimits, now_ms
+from reverie.store.limits import RateLimits
 from reverie.testing import Script, ScriptedEngine
+from reverie.times import now_ms
 from tests.faults.ledger_tools import (
     Answer,
     Client,

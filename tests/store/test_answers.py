@@ -15,14 +15,14 @@ from reverie.errors import (
     StreamNotResumable,
 )
 from reverie.store import answers
-from reverie.store.answers import Claim, StoredAnswer
+from reverie.store.answers import ANSWERS_KEPT_MS, Claim, StoredAnswer
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.gateways import reap_dead, register
-from reverie.store.keys import now_ms
-from reverie.store.reserve import ANSWERS_KEPT_MS, Granted, Order
-from reverie.store.settle import Outcome, Settlement, close_lost
-from tests.store.accounts import GATEWAY, ask, close, make_key, order, rows
+from reverie.store.reservations import Granted, ReservationRequest
+from reverie.store.settlements import LedgerOutcome, Settlement, close_lost
+from reverie.times import now_ms
+from tests.store.ledger_helpers import GATEWAY, ask, close, make_key, request, rows
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,13 @@ def key(store: Store) -> None:
     make_key(store, "key_b")
 
 
-def claiming(id: int, *, fingerprint: bytes = b"f", after: int = 0, key: str = "key_a") -> Order:
-    return order(id, key, claim=Claim("once", fingerprint, after))
+def claiming(
+    id: int, *, fingerprint: bytes = b"f", after: int = 0, key: str = "key_a"
+) -> ReservationRequest:
+    return request(id, key, claim=Claim("once", fingerprint, after))
 
 
-def ended(id: int, outcome: Outcome = "ok", answer: bytes | None = b"said") -> Settlement:
+def ended(id: int, outcome: LedgerOutcome = "ok", answer: bytes | None = b"said") -> Settlement:
     return Settlement(id=id, outcome=outcome, ended_at=now_ms(), answer=answer)
 
 
@@ -44,8 +46,8 @@ def said(store: Store, row: int) -> bytes | None:
         return answers.body(connection, row)
 
 
-def asked(store: Store, order: Order) -> Any:
-    (result,) = ask(store, order)
+def asked(store: Store, wanted: ReservationRequest) -> Any:
+    (result,) = ask(store, wanted)
     return result
 
 
@@ -87,7 +89,9 @@ def test_the_idempotency_key_is_an_api_keys_own_affair(store: Store) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["failed", "cancelled"])
-def test_a_request_that_was_not_completed_may_be_sent_again(store: Store, outcome: Outcome) -> None:
+def test_a_request_that_was_not_completed_may_be_sent_again(
+    store: Store, outcome: LedgerOutcome
+) -> None:
     asked(store, claiming(1))
     close(store, ended(1, outcome))
     assert isinstance(asked(store, claiming(2, fingerprint=b"g")), Granted)
@@ -95,7 +99,7 @@ def test_a_request_that_was_not_completed_may_be_sent_again(store: Store, outcom
 
 @pytest.mark.parametrize("outcome", ["failed", "cancelled", "lost"])
 def test_a_stream_that_is_not_the_first_of_its_claim_counts_from_a_number_of_its_own(
-    store: Store, outcome: Outcome
+    store: Store, outcome: LedgerOutcome
 ) -> None:
     assert asked(store, claiming(1)).base == 0
     close(store, ended(1, outcome))
@@ -112,7 +116,7 @@ def test_a_stream_whose_row_may_have_been_opened_before_counts_from_a_number_of_
     store: Store,
 ) -> None:
     asked(store, claiming(1))
-    (granted,) = ask(store, claiming(1), again=True)
+    (granted,) = ask(store, claiming(1), is_retry=True)
     assert isinstance(granted, Granted)
     assert granted.base > 0
 
@@ -162,7 +166,7 @@ def test_of_too_many_answers_the_oldest_go_as_if_they_had_expired(store: Store) 
     with store.read() as connection:
         assert answers.evictable_until(connection, 0) is None
     for number in range(1, 6):
-        asked(store, order(number, claim=Claim(f"key-{number}", b"f")))
+        asked(store, request(number, claim=Claim(f"key-{number}", b"f")))
         close(store, ended(number, answer=b"x" * 100))
         time.sleep(0.002)
     with store.write() as connection:
@@ -172,7 +176,7 @@ def test_of_too_many_answers_the_oldest_go_as_if_they_had_expired(store: Store) 
         answers.evict(connection, until)
         assert answers.evictable_until(connection, 299) is None
     assert [said(store, number) for number in range(1, 6)] == [None] * 3 + [b"x" * 100] * 2
-    again = asked(store, order(6, claim=Claim("key-3", b"f")))
+    again = asked(store, request(6, claim=Claim("key-3", b"f")))
     assert isinstance(again, Granted)
     assert again.base > 0
-    assert asked(store, order(7, claim=Claim("key-4", b"f"))) == StoredAnswer(4)
+    assert asked(store, request(7, claim=Claim("key-4", b"f"))) == StoredAnswer(4)

@@ -13,9 +13,9 @@ from reverie.store import gateways
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.gateways import DEAD_AFTER_MS, register
-from reverie.store.keys import now_ms
-from reverie.store.reserve import reserve
-from tests.store.accounts import make_key, order, rows
+from reverie.store.reservations import reserve
+from reverie.times import now_ms
+from tests.store.ledger_helpers import make_key, request, rows
 
 PRINT_PROCESS = (
     "import sys; from reverie.store.gateways import this_process;"
@@ -41,7 +41,7 @@ def enter(store: Store, process: str | None = None, seen_ago: int = 0) -> int:
     """Register a gateway, with an open row."""
     with store.write() as connection:
         number = register(connection, now_ms() - seen_ago)
-        reserve(connection, [order(number << 40 | 1)], number)
+        reserve(connection, [request(number << 40 | 1)], number)
         if process is not None:
             connection.execute(
                 update(schema.gateways)

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import insert, select
 
 from reverie.gateway.accounts import key_service
-from reverie.gateway.accounts.key_service import KeyOrder, NoSuchKey, OperatorError
+from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound, KeySpec
 from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.keys import Key, RateLimits
-from reverie.store.usage import FIGURES
+from reverie.store.keys import Key
+from reverie.store.limits import RateLimits
+from reverie.store.usage import COUNTS
 
 NOW = 1_795_392_196_123  # 2026-11-23
 DAY = 86_400_000
@@ -42,12 +43,12 @@ UNPRINTABLE += ["a\u2028b", "x" * 201]
 
 def make(store: Store, name: str = "alice", now: int = NOW, **order: Any) -> tuple[Key, str]:
     with store.write() as connection:
-        return key_service.create(connection, KeyOrder(name=name, **order), now)
+        return key_service.create(connection, KeySpec(name=name, **order), now)
 
 
-def refused(**order: Any) -> OperatorError:
-    with pytest.raises(OperatorError) as caught:
-        key_service.key_of(KeyOrder(**{"name": "alice", **order}), NOW)
+def refused(**order: Any) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        key_service.key_of(KeySpec(**{"name": "alice", **order}), NOW)
     return caught.value
 
 
@@ -165,7 +166,7 @@ def test_a_name_that_can_t_be_printed_is_refused(name: str) -> None:
 def test_a_name_that_can_t_be_printed_isn_t_even_looked_for(store: Store) -> None:
     with store.read() as connection:
         for name in UNPRINTABLE:
-            with pytest.raises(OperatorError):
+            with pytest.raises(InvalidInput):
                 key_service.find(connection, name, NOW)
 
 
@@ -201,7 +202,7 @@ def test_a_mistake_names_its_field_and_what_to_write(field: str, value: Any, adv
 
 def test_usable_keys_have_names_of_their_own(store: Store) -> None:
     make(store)
-    with pytest.raises(OperatorError, match="in use is called alice"):
+    with pytest.raises(InvalidInput, match="in use is called alice"):
         make(store)
 
 
@@ -225,7 +226,7 @@ def test_of_several_that_have_ended_one_is_named_by_its_id(store: Store) -> None
         with store.write() as connection:
             key_service.revoke(connection, "alice", NOW)
     with store.read() as connection:
-        with pytest.raises(OperatorError) as caught:
+        with pytest.raises(InvalidInput) as caught:
             key_service.find(connection, "alice", NOW)
     assert all(id in caught.value.message for id in ids)
 
@@ -237,12 +238,12 @@ def test_of_operators_who_make_the_same_name_at_once_one_wins(store: Store) -> N
         try:
             make(store)
             outcomes.append("made")
-        except OperatorError as error:
+        except InvalidInput as error:
             outcomes.append(error.field)
 
     others = [threading.Thread(target=create) for _ in range(3)]
     with store.write() as connection:
-        key_service.create(connection, KeyOrder(name="alice"), NOW)
+        key_service.create(connection, KeySpec(name="alice"), NOW)
         for other in others:
             other.start()
         for other in others:
@@ -264,16 +265,16 @@ def test_a_key_that_has_ended_gets_no_new_secret(store: Store) -> None:
     make(store, "bob", expires_at="1d")
     with store.write() as connection:
         key_service.revoke(connection, "alice", NOW)
-        with pytest.raises(OperatorError, match="alice is revoked"):
+        with pytest.raises(InvalidInput, match="alice is revoked"):
             key_service.rotate(connection, "alice", NOW)
-        with pytest.raises(OperatorError, match="bob is expired"):
+        with pytest.raises(InvalidInput, match="bob is expired"):
             key_service.rotate(connection, "bob", NOW + DAY)
 
 
 def test_a_key_that_isn_t_there_can_t_be_found_changed_or_ended(store: Store) -> None:
     with store.write() as connection:
         for act in (key_service.find, key_service.revoke, key_service.rotate):
-            with pytest.raises(NoSuchKey, match="no key nobody"):
+            with pytest.raises(KeyNotFound, match="no key nobody"):
                 act(connection, "nobody", NOW)
 
 
@@ -281,7 +282,7 @@ def test_a_key_that_isn_t_there_can_t_be_found_changed_or_ended(store: Store) ->
 
 
 def _use(store: Store, key_id: str, day: int, cost: int, currency: str = "USD") -> None:
-    figures = dict.fromkeys(FIGURES, 1)
+    figures = dict.fromkeys(COUNTS, 1)
     with store.write() as connection:
         connection.execute(
             insert(schema.usage_daily).values(
@@ -315,7 +316,7 @@ def test_what_is_told_can_be_ordered_again(store: Store) -> None:
     key, _ = make(store, budget="0.5EUR/day", expires_at="2027-01-31", rpm=3, models=("a",))
     with store.read() as connection:
         [told] = key_service.describe(connection, [key], NOW)
-    order = KeyOrder(
+    order = KeySpec(
         name=told["name"],
         models=tuple(told["models"]),
         rpm=told["rpm"],

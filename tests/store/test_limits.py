@@ -9,22 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
-from reverie.store.keys import RateLimits
-from reverie.store.limits import SPAN, Purse, Standing, period_begin, period_end, tightest
+from reverie.store.limits import (
+    SPAN,
+    BudgetUsage,
+    LimitUsage,
+    RateLimits,
+    period_begin,
+    period_end,
+    tightest,
+)
 
 NOW = 1_800_000_000.25
 
 
-def standing(limits: RateLimits, *buckets: tuple[int, int, int], running: int = 0) -> Standing:
-    return Standing("This key", limits, buckets, running)
+def limit_usage(limits: RateLimits, *buckets: tuple[int, int, int], running: int = 0) -> LimitUsage:
+    return LimitUsage("This key", limits, buckets, running)
 
 
-def admitted(standing: Standing, tokens: int, now: float) -> bool:
+def admitted(usage: LimitUsage, tokens: int, now: float) -> bool:
     try:
-        standing.admit(tokens, now)
+        usage.admit(tokens, now)
     except RateLimitExceeded:
         return False
-    standing.add(tokens, now)
+    usage.add(tokens, now)
     return True
 
 
@@ -42,7 +49,7 @@ def test_no_60_seconds_hold_more_than_the_limits(
     for wait, tokens in arrivals:
         now += wait
         recent = [(s, *bucket) for s, bucket in buckets.items() if s > int(now) - SPAN]
-        if admitted(Standing("", limits, recent), tokens, now):
+        if admitted(LimitUsage("", limits, recent), tokens, now):
             counted.append((now, tokens))
             requests, used = buckets.get(int(now), (0, 0))
             buckets[int(now)] = (requests + 1, used + tokens)
@@ -56,32 +63,32 @@ def test_a_refusal_says_when_the_next_request_fits_and_then_it_does() -> None:
     second = int(NOW)
     used = [(second - 40, 1, 10), (second - 30, 1, 10)]
     with pytest.raises(RateLimitExceeded) as caught:
-        standing(RateLimits(rpm=2), *used).admit(10, NOW)
+        limit_usage(RateLimits(rpm=2), *used).admit(10, NOW)
     wait = caught.value.retry_after
     assert wait is not None
     assert caught.value.headers["Retry-After"] == str(round(wait))
     later = NOW + wait
     left = [bucket for bucket in used if bucket[0] > int(later) - SPAN]
-    assert admitted(standing(RateLimits(rpm=2), *left), 10, later)
+    assert admitted(limit_usage(RateLimits(rpm=2), *left), 10, later)
     earlier = later - 2
     left = [bucket for bucket in used if bucket[0] > int(earlier) - SPAN]
-    assert not admitted(standing(RateLimits(rpm=2), *left), 10, earlier)
+    assert not admitted(limit_usage(RateLimits(rpm=2), *left), 10, earlier)
 
 
 def test_a_refusal_over_tokens_waits_until_enough_of_them_are_free() -> None:
     second = int(NOW)
     used = [(second - 50, 1, 30), (second - 20, 1, 60)]
     with pytest.raises(RateLimitExceeded) as caught:
-        standing(RateLimits(tpm=100), *used).admit(40, NOW)
+        limit_usage(RateLimits(tpm=100), *used).admit(40, NOW)
     assert caught.value.retry_after == 11  # until the first 30 are gone
     with pytest.raises(RateLimitExceeded) as caught:
-        standing(RateLimits(tpm=100), *used).admit(80, NOW)
+        limit_usage(RateLimits(tpm=100), *used).admit(80, NOW)
     assert caught.value.retry_after == 41
 
 
 def test_a_request_larger_than_the_whole_limit_is_told_so_and_not_to_wait() -> None:
     with pytest.raises(RateLimitExceeded, match="this request alone") as caught:
-        standing(RateLimits(tpm=100)).admit(101, NOW)
+        limit_usage(RateLimits(tpm=100)).admit(101, NOW)
     assert caught.value.param == "max_tokens"
     assert "Retry-After" not in caught.value.headers
     assert caught.value.headers["x-should-retry"] == "false"
@@ -89,14 +96,16 @@ def test_a_request_larger_than_the_whole_limit_is_told_so_and_not_to_wait() -> N
 
 def test_requests_at_once_are_bounded() -> None:
     limits = RateLimits(concurrency=2)
-    assert admitted(standing(limits, running=1), 1, NOW)
+    assert admitted(limit_usage(limits, running=1), 1, NOW)
     with pytest.raises(RateLimitExceeded, match="2 requests at once"):
-        standing(limits, running=2).admit(1, NOW)
+        limit_usage(limits, running=2).admit(1, NOW)
 
 
 def test_the_headers_tell_what_is_left_and_when_all_is_back() -> None:
     second = int(NOW)
-    status = standing(RateLimits(rpm=5, tpm=100), (second - 10, 2, 30), (second, 1, 20)).status(NOW)
+    status = limit_usage(RateLimits(rpm=5, tpm=100), (second - 10, 2, 30), (second, 1, 20)).status(
+        NOW
+    )
     assert status.headers == {
         "x-ratelimit-limit-requests": "5",
         "x-ratelimit-remaining-requests": "2",
@@ -120,7 +129,7 @@ def test_of_several_limits_a_client_is_told_the_tightest() -> None:
 
 def test_a_budget_is_never_exceeded_and_says_when_it_begins_anew() -> None:
     now = datetime(2026, 12, 31, 23, 0, tzinfo=UTC).timestamp()
-    purse = Purse(budget=100, currency="USD", period="month", spent=60)
+    purse = BudgetUsage(budget=100, currency="USD", period="month", spent=60)
     purse.admit(40, now)
     with pytest.raises(InsufficientQuota) as caught:
         purse.admit(41, now)

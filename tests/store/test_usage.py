@@ -1,37 +1,38 @@
+"""The daily sums hold every figure, and are read through their indexes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Compiled, Connection, insert, text
+from sqlalchemy import Compiled, Connection, Select, insert, text
 
-from reverie.gateway.accounts import key_service
-from reverie.gateway.accounts.key_service import KeyOrder
 from reverie.settings import StoreSettings
-from reverie.store import usage
+from reverie.store import keys, usage
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
-from reverie.store.usage import FIGURES, Question, Use
+from reverie.store.keys import Key
+from reverie.store.usage import COUNTS, UsageGroup, UsageQuery
 from reverie.times import parse_day
 
 DAY = parse_day("2026-11-10")
 
 
 def add(store: Store, *rows: dict[str, Any]) -> None:
-    plain = {"day": DAY, "model": "m", "currency": "USD", "cost": 0, **dict.fromkeys(FIGURES, 0)}
+    plain = {"day": DAY, "model": "m", "currency": "USD", "cost": 0, **dict.fromkeys(COUNTS, 0)}
     with store.write() as connection:
         connection.execute(insert(schema.usage_daily), [plain | row for row in rows])
 
 
-def ask(store: Store, **question: Any) -> list[Use]:
+def ask(store: Store, **query: Any) -> list[UsageGroup] | None:
     with store.read() as connection:
-        return usage.ask(connection, Question(**{"since": DAY - 9, "until": DAY + 9, **question}))
+        return usage.groups(connection, UsageQuery(**{"since": DAY - 9, "until": DAY + 9, **query}))
 
 
-def requests(uses: list[Use]) -> dict[tuple[Any, ...], int]:
-    return {use.group: use.requests for use in uses}
+def requests(groups: list[UsageGroup] | None) -> dict[tuple[Any, ...], int]:
+    return {one.group: one.requests for one in groups or ()}
 
 
 @pytest.fixture
@@ -65,13 +66,11 @@ def test_sums_are_grouped_and_ordered_as_asked(
 
 
 @pytest.mark.parametrize(
-    ("question", "sums"),
+    ("query", "sums"),
     [
         ({"since": DAY, "until": DAY}, {("a",): 3}),
         ({"since": DAY + 1, "until": DAY + 20}, {("a",): 4, ("b",): 24}),
-        ({"key_ids": ("b",)}, {("b",): 8}),
-        ({"key_ids": ("a", "b")}, {("a",): 7, ("b",): 8}),
-        ({"key_ids": ()}, {}),
+        ({"key": "b"}, {("b",): 8}),
         ({"model": "n"}, {("a",): 2}),
         ({"model": "n' OR 'a' = 'a"}, {}),
         ({"since": DAY + 30, "until": DAY + 40}, {}),
@@ -79,16 +78,27 @@ def test_sums_are_grouped_and_ordered_as_asked(
     ],
 )
 def test_sums_are_of_what_was_asked_about_alone(
-    filled: Store, question: dict[str, Any], sums: dict[tuple[Any, ...], int]
+    filled: Store, query: dict[str, Any], sums: dict[tuple[Any, ...], int]
 ) -> None:
-    assert requests(ask(filled, **question)) == sums
+    assert requests(ask(filled, **query)) == sums
+
+
+def test_of_keys_that_share_a_name_all_are_summed_up_and_of_an_unknown_one_nothing_is_known(
+    filled: Store,
+) -> None:
+    with filled.write() as connection:
+        for id in ("a", "b"):
+            key = Key(id=id, name="alice", created_at=1, revoked_at=2)
+            keys.create(connection, key, keys.new_secret())
+    assert requests(ask(filled, key="alice")) == {("a",): 7, ("b",): 8}
+    assert ask(filled, key="nobody") is None
 
 
 def test_every_figure_is_summed_up(store: Store) -> None:
-    figures = {name: 10**n for n, name in enumerate(FIGURES)}
+    figures = {name: 10**n for n, name in enumerate(COUNTS)}
     add(store, {"key_id": "a", **figures}, {"key_id": "a", "day": DAY + 1, **figures})
-    [use] = ask(store)
-    assert {name: getattr(use, name) for name in FIGURES} == {n: 2 * v for n, v in figures.items()}
+    [use] = ask(store) or ()
+    assert {name: getattr(use, name) for name in COUNTS} == {n: 2 * v for n, v in figures.items()}
 
 
 def test_money_of_several_currencies_is_never_added_up(store: Store) -> None:
@@ -100,7 +110,7 @@ def test_money_of_several_currencies_is_never_added_up(store: Store) -> None:
         {"key_id": "a", "cost": 0, "requests": 1, "currency": ""},
         {"key_id": "b", "cost": 7, "requests": 1},
     )
-    uses = ask(store)
+    uses = ask(store) or []
     assert [use.costs for use in uses] == [{"EUR": 5, "USD": 3}, {"USD": 7}]
     assert usage.total(uses).costs == {"EUR": 5, "USD": 10}
     assert usage.total(uses).requests == 5
@@ -109,37 +119,35 @@ def test_money_of_several_currencies_is_never_added_up(store: Store) -> None:
 def test_large_sums_are_exact_integers(store: Store) -> None:
     row = {"key_id": "a", "cost": 2**61 + 1, "completion_tokens": 2**61 + 1}
     add(store, row, row | {"day": DAY + 1})
-    [use] = ask(store)
+    [use] = ask(store) or ()
     assert use.costs == {"USD": 2**62 + 2}
     assert type(use.costs["USD"]) is int
     assert use.completion_tokens == 2**62 + 2
 
 
 def test_a_key_is_known_by_its_name_its_id_or_by_what_it_used(store: Store) -> None:
-    ids = []
-    for _ in range(2):
-        with store.write() as connection:
-            key, _ = key_service.create(connection, KeyOrder(name="alice"), 1)
-            key_service.revoke(connection, key.id, 2)
-        ids.append(key.id)
+    with store.write() as connection:
+        for id in ("key_1", "key_2"):
+            key = Key(id=id, name="alice", created_at=1, revoked_at=2)
+            keys.create(connection, key, keys.new_secret())
     add(store, {"key_id": "static-1"})
     with store.read() as connection:
-        assert set(usage.key_ids(connection, "alice")) == set(ids)
-        assert usage.key_ids(connection, ids[0]) == (ids[0],)
+        assert set(usage.key_ids(connection, "alice")) == {"key_1", "key_2"}
+        assert usage.key_ids(connection, "key_1") == ("key_1",)
         assert usage.key_ids(connection, "static-1") == ("static-1",)
         assert usage.key_ids(connection, "nobody") == ()
 
 
 # The plans --------------------------------------------------------------------------------
 
-_QUESTIONS = {
-    "a month by key": Question(since=DAY, until=DAY + 29),
-    "a month by day and model": Question(since=DAY, until=DAY + 29, by=("day", "model")),
-    "a month by all": Question(since=DAY, until=DAY + 29, by=("key", "model", "day")),
-    "a month in all": Question(since=DAY, until=DAY + 29, by=()),
-    "a week of a model": Question(since=DAY, until=DAY + 6, model="m1"),
-    "a month of a key": Question(since=DAY, until=DAY + 29, key_ids=("k7",), by=("day",)),
-    "a month of two keys": Question(since=DAY, until=DAY + 29, key_ids=("k7", "k8")),
+_QUERIES: dict[str, tuple[UsageQuery, tuple[str, ...] | None]] = {
+    "a month by key": (UsageQuery(since=DAY, until=DAY + 29), None),
+    "a month by day and model": (UsageQuery(since=DAY, until=DAY + 29, by=("day", "model")), None),
+    "a month by all": (UsageQuery(since=DAY, until=DAY + 29, by=("key", "model", "day")), None),
+    "a month in all": (UsageQuery(since=DAY, until=DAY + 29, by=()), None),
+    "a week of a model": (UsageQuery(since=DAY, until=DAY + 6, model="m1"), None),
+    "a month of a key": (UsageQuery(since=DAY, until=DAY + 29, by=("day",)), ("k7",)),
+    "a month of two keys": (UsageQuery(since=DAY, until=DAY + 29), ("k7", "k8")),
 }
 
 
@@ -172,27 +180,26 @@ def two_years(
     store.close()
 
 
-def plan_of(connection: Connection, question: Question) -> str:
+def plan_of(connection: Connection, statement: Select[Any]) -> str:
     how = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
-    compiled: Compiled = usage.statement(question).compile(
-        connection, compile_kwargs={"literal_binds": True}
-    )
+    compiled: Compiled = statement.compile(connection, compile_kwargs={"literal_binds": True})
     rows = connection.exec_driver_sql(how + str(compiled))
     return "\n".join(str(row[-1]) for row in rows)
 
 
-@pytest.mark.parametrize("question", _QUESTIONS.values(), ids=_QUESTIONS.keys())
+@pytest.mark.parametrize(("query", "key_ids"), _QUERIES.values(), ids=_QUERIES.keys())
 def test_usage_is_read_through_an_index_of_the_daily_sums(
-    two_years: Store, question: Question
+    two_years: Store, query: UsageQuery, key_ids: tuple[str, ...] | None
 ) -> None:
+    statement = usage.statement(query, key_ids)
     with two_years.read() as connection:
-        plan = plan_of(connection, question)
-        assert len(usage.ask(connection, question)) > 0
+        plan = plan_of(connection, statement)
+        assert connection.execute(statement).first() is not None
     assert "ledger" not in plan
     assert "SCAN usage_daily" not in plan, plan  # SQLite's words for reading all of it
     assert "Seq Scan" not in plan, plan  # and PostgreSQL's
     if two_years.is_sqlite:
-        by_key = question.key_ids is not None
+        by_key = key_ids is not None
         index = "PRIMARY KEY (key_id=? AND day>? AND day<?)" if by_key else "INDEX usage_daily_day"
         assert f"SEARCH usage_daily USING {index}" in plan, plan
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
-from reverie.errors import ConfigurationError, ModelError
+from reverie.errors import ConfigurationError, ModelError, StoreFailure
 from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
 
@@ -26,14 +26,13 @@ def check(
     from reverie.addresses import loops
     from reverie.app import authenticator, open_store
     from reverie.http.access import require_keys
-    from reverie.store.database.engine import StoreFailure
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
     problems: list[str] = []
     try:
         store = open_store(settings)
         keys = authenticator(settings, store)
-        keys.look()
+        keys.check_store()
         require_keys(settings.server, keyless=keys.open)
         callers = _callers(keys.open)
         address = f"{settings.server.host} port {settings.server.port}"

@@ -14,7 +14,7 @@ from reverie.cli.models import models
 from reverie.cli.pull import pull
 from reverie.cli.serve import serve
 from reverie.cli.usage import usage
-from reverie.errors import ConfigurationError, ModelError
+from reverie.errors import ConfigurationError, ModelError, StoreFailure
 
 app = typer.Typer(
     name="reverie",
@@ -59,11 +59,6 @@ def run() -> None:
     except ModelError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except Exception as error:
-        # Imported here: it takes half a second, and most commands need no database.
-        from reverie.store.database.engine import StoreFailure
-
-        if not isinstance(error, StoreFailure):
-            raise
+    except StoreFailure as error:
         typer.echo(f"error: store.url: the store can't be used: {error}", err=True)
         sys.exit(1)

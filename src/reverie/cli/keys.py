@@ -9,21 +9,21 @@ import typer
 from reverie.cli.accounts import (
     AsJson,
     Config,
+    open_store,
     plain_errors,
     print_json,
     print_table,
-    store_at,
-    store_of,
 )
 from reverie.settings import Settings, load
+from reverie.times import now_ms
 
 if TYPE_CHECKING:
-    from reverie.store.database.engine import Store
-    from reverie.store.keys import Key, RateLimits
+    from reverie.gateway.accounts.key_service import Key, RateLimits
+    from reverie.gateway.accounts.store import Store
 
 app = typer.Typer(
     name="keys",
-    help="Make, list and end the keys that callers need.",
+    help="Create, list and revoke the keys that callers need.",
     epilog="Example: reverie keys create --name alice --rpm 60 --budget 10USD/month --expires 90d",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -82,21 +82,20 @@ def create(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and show its secret, once.
+    """Create a key and show its secret, once.
 
-    From then on callers need a key, on this machine too. A limit that isn't given isn't there.
+    From then on callers need a key, on this machine too. Limits that aren't given don't exist.
 
     Example: reverie keys create --name alice --models smollm2-135m --rpm 60 --tpm 20000
     --budget 10USD/month --expires 90d
     """
     from reverie.gateway.accounts import key_service
-    from reverie.store.keys import now_ms
 
     settings = load(config)
     with plain_errors(_OPTIONS):
-        order = key_service.KeyOrder(
+        spec = key_service.KeySpec(
             name=name,
-            models=None if models is None else tuple(_listed(models)),
+            models=None if models is None else tuple(_split(models)),
             rpm=rpm,
             tpm=tpm,
             concurrency=concurrency,
@@ -106,13 +105,13 @@ def create(
             model_limits=_model_limits(model_limit or []),
         )
         now = now_ms()
-        key_service.key_of(order, now)  # before the store is touched: a slip shouldn't make one
-        with store_of(settings, make=True) as store, store.write() as connection:
-            key, secret = key_service.create(connection, order, now)
-            [told] = key_service.describe(connection, [key], now)
+        key_service.key_of(spec, now)  # before the store is opened: a mistake must not create one
+        with open_store(settings, create=True) as store, store.write() as connection:
+            key, secret = key_service.create(connection, spec, now)
+            [described] = key_service.describe(connection, [key], now)
     for unknown in _unknown_models(key, settings):
         typer.echo(f"note: no model here is called {unknown}", err=True)
-    _show_secret(told, secret, "made", as_json)
+    _show_secret(described, secret, "made", as_json)
 
 
 @app.command("list")
@@ -121,99 +120,97 @@ def list_keys(config: Config = None, as_json: AsJson = False) -> None:
 
     Example: reverie keys list
     """
-    with store_at(config) as store:
-        told = _all(store)
-    told.sort(key=lambda one: (one["status"] != "active", one["name"], one["created_at"]))
+    with open_store(load(config)) as store:
+        found = _describe_all(store)
+    found.sort(key=lambda key: (key["status"] != "active", key["name"], key["created_at"]))
     if as_json:
-        print_json(told)
+        print_json(found)
         return
-    if not told:
+    if not found:
         typer.echo("There are no keys yet. Make one: reverie keys create --name NAME")
         return
     from rich.table import Table
     from rich.text import Text
 
     table = Table("name", "id", "status", "models", "limits", "budget", "spent", "expires")
-    for one in told:
+    for key in found:
         cells = [
-            one["name"],
-            one["id"],
-            one["status"],
-            _models(one),
-            _limits(one),
-            one["budget"] or "",
-            one["spent"] or "",
-            one["expires_at"] or "never",
+            key["name"],
+            key["id"],
+            key["status"],
+            _models(key),
+            _limits(key),
+            key["budget"] or "",
+            key["spent"] or "",
+            key["expires_at"] or "never",
         ]
-        table.add_row(*(Text(cell) for cell in cells))  # Text: a name is no markup
+        table.add_row(*(Text(cell) for cell in cells))  # Text: names aren't markup
     print_table(table)
 
 
 @app.command()
 def show(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
-    """Show a key: its limits, and what it has spent in the running period.
+    """Show a key: its limits, and what it has spent in the current period.
 
     Example: reverie keys show alice
     """
     from reverie.gateway.accounts import key_service
-    from reverie.store.keys import now_ms
 
     now = now_ms()
-    with plain_errors(_OPTIONS), store_at(config) as store, store.read() as connection:
-        [told] = key_service.describe(connection, [key_service.find(connection, which, now)], now)
+    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.read() as connection:
+        key = key_service.find(connection, which, now)
+        [described] = key_service.describe(connection, [key], now)
     if as_json:
-        print_json(told)
+        print_json(described)
     else:
-        _print_key(told)
+        _print_key(described)
 
 
 @app.command()
 def revoke(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
-    """End a key, for ever. Requests that run already go on to their end.
+    """Revoke a key for good. Requests that are already running are finished.
 
     Example: reverie keys revoke alice
     """
     from reverie.gateway.accounts import key_service
-    from reverie.store.keys import now_ms
 
     now = now_ms()
-    with plain_errors(_OPTIONS), store_at(config) as store, store.write() as connection:
+    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.write() as connection:
         key = key_service.revoke(connection, which, now)
-        [told] = key_service.describe(connection, [key], now)
+        [described] = key_service.describe(connection, [key], now)
     if as_json:
-        print_json(told)
+        print_json(described)
     else:
         typer.echo(f"The key {key.name} ({key.id}) is revoked.")
 
 
 @app.command()
 def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
-    """Give a key a new secret, and show it, once. All else of the key stays.
+    """Give a key a new secret and show it, once. Everything else about the key stays.
 
-    The old secret ends within a second.
+    The old secret stops working within a second.
 
     Example: reverie keys rotate alice
     """
     from reverie.gateway.accounts import key_service
-    from reverie.store.keys import now_ms
 
     now = now_ms()
-    with plain_errors(_OPTIONS), store_at(config) as store, store.write() as connection:
+    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.write() as connection:
         key, secret = key_service.rotate(connection, which, now)
-        [told] = key_service.describe(connection, [key], now)
-    _show_secret(told, secret, "rotated: its old secret ends within a second", as_json)
+        [described] = key_service.describe(connection, [key], now)
+    _show_secret(described, secret, "rotated: its old secret ends within a second", as_json)
 
 
-# What was written -------------------------------------------------------------------------
+# Input ------------------------------------------------------------------------------------
 
 
-def _listed(written: str) -> list[str]:
+def _split(written: str) -> list[str]:
     return [name for part in written.split(",") if (name := part.strip())]
 
 
 def _model_limits(written: list[str]) -> dict[str, RateLimits]:
-    """Read ``MODEL:rpm=10,tpm=1000``; a model's name may hold a colon itself."""
-    from reverie.store.keys import RateLimits
+    """Read ``MODEL:rpm=10,tpm=1000``. A model's name may contain a colon."""
+    from reverie.gateway.accounts.key_service import RateLimits
 
     limits: dict[str, RateLimits] = {}
     for one in written:
@@ -238,64 +235,62 @@ def _wrong_model_limit() -> typer.BadParameter:
 
 
 def _unknown_models(key: Key, settings: Settings) -> list[str]:
-    """Names in a key that no model of this configuration has: allowed, but perhaps a slip."""
+    """Names that no model of this configuration has: allowed, but perhaps a mistake."""
     known = {name for model in settings.models for name in (model.name, *model.aliases)}
     return sorted({*(key.models or ()), *key.model_limits} - known)
 
 
-# What is shown ----------------------------------------------------------------------------
+# Output -----------------------------------------------------------------------------------
 
 
-def _all(store: Store) -> list[dict[str, Any]]:
+def _describe_all(store: Store) -> list[dict[str, Any]]:
     from reverie.gateway.accounts import key_service
-    from reverie.store import keys
-    from reverie.store.keys import now_ms
 
     now = now_ms()
-    told: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     with store.read() as connection:
-        while page := keys.listed(connection, after=told[-1]["id"] if told else "", limit=_PAGE):
-            told += key_service.describe(connection, page, now)
-    return told
+        while page := key_service.page(connection, found[-1]["id"] if found else "", _PAGE):
+            found += key_service.describe(connection, page, now)
+    return found
 
 
-def _show_secret(told: dict[str, Any], secret: str, done: str, as_json: bool) -> None:
+def _show_secret(key: dict[str, Any], secret: str, done: str, as_json: bool) -> None:
     if as_json:
-        print_json({**told, "secret": secret})
+        print_json({**key, "secret": secret})
         return
-    typer.echo(f"The key {told['name']} ({told['id']}) is {done}.")
+    typer.echo(f"The key {key['name']} ({key['id']}) is {done}.")
     typer.echo("This is its secret. Keep it now: it won't be shown again.\n")
     typer.echo(secret)
 
 
-def _print_key(told: dict[str, Any]) -> None:
-    spent = f"{told['spent']} since {told['spent_since']}" if told["spent"] else None
+def _print_key(key: dict[str, Any]) -> None:
+    spent = f"{key['spent']} since {key['spent_since']}" if key["spent"] else None
     lines = {
-        "name": told["name"],
-        "id": told["id"],
-        "status": told["status"],
-        "models": _models(told),
-        "limits": _limits(told) or "none",
-        "budget": told["budget"] or "none",
+        "name": key["name"],
+        "id": key["id"],
+        "status": key["status"],
+        "models": _models(key),
+        "limits": _limits(key) or "none",
+        "budget": key["budget"] or "none",
         "spent": spent,
-        "weight": told["weight"],
-        "created": told["created_at"],
-        "expires": told["expires_at"] or "never",
-        "revoked": told["revoked_at"],
+        "weight": key["weight"],
+        "created": key["created_at"],
+        "expires": key["expires_at"] or "never",
+        "revoked": key["revoked_at"],
     }
     for what, value in lines.items():
         if value is not None:
             typer.echo(f"{what:8} {value}")
 
 
-def _models(told: dict[str, Any]) -> str:
-    return "all" if told["models"] is None else ", ".join(told["models"])
+def _models(key: dict[str, Any]) -> str:
+    return "all" if key["models"] is None else ", ".join(key["models"])
 
 
-def _limits(told: dict[str, Any]) -> str:
-    """As in ``rpm=60, tpm=20000; big: rpm=10``."""
-    of_models = [f"{model}: {_counts(one)}" for model, one in told["model_limits"].items()]
-    return "; ".join(filter(None, [_counts(told), *of_models]))
+def _limits(key: dict[str, Any]) -> str:
+    """The limits, as in ``rpm=60, tpm=20000; big: rpm=10``."""
+    of_models = [f"{model}: {_counts(one)}" for model, one in key["model_limits"].items()]
+    return "; ".join(filter(None, [_counts(key), *of_models]))
 
 
 def _counts(limits: dict[str, Any]) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, print_table, store_at
+from reverie.cli.accounts import AsJson, Config, open_store, plain_errors, print_json, print_table
+from reverie.settings import load
+from reverie.times import now_ms
 
 if TYPE_CHECKING:
-    from reverie.gateway.accounts.usage_report import Report
-    from reverie.store.usage import Use
+    from reverie.gateway.accounts.usage_report import UsageReport
 
 _OPTIONS = {
     "by": "--by",
@@ -20,15 +21,6 @@ _OPTIONS = {
     "until": "--until",
     "key": "--key",
     "model": "--model",
-}
-_HEADS = {
-    "requests": "requests",
-    "cancelled": "cancelled",
-    "failed": "failed",
-    "lost": "lost",
-    "prompt_tokens": "prompt",
-    "cached_tokens": "cached",
-    "completion_tokens": "completion",
 }
 
 
@@ -63,62 +55,60 @@ def usage(
     Example: reverie usage --by key,model --since 7d
     """
     from reverie.gateway.accounts import usage_report
-    from reverie.store.keys import now_ms
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="'--csv'")
     with plain_errors(_OPTIONS):
-        wanted = usage_report.read(by or (), since, until, key, model, now_ms())
-        with store_at(config) as store, store.read() as connection:
-            found = usage_report.make(connection, wanted)
+        query = usage_report.parse_query(by or (), since, until, key, model, now_ms())
+        with open_store(load(config)) as store, store.read() as connection:
+            report = usage_report.make(connection, query)
     if as_json:
-        print_json(usage_report.told(found))
+        print_json(report.to_json())
     elif as_csv:
-        _print_csv(found)
+        _print_csv(report)
     else:
-        _print_table(found)
+        _print_table(report)
 
 
-def _print_table(found: Report) -> None:
+def _print_table(report: UsageReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from reverie.gateway.accounts.usage_report import cost
+    from reverie.gateway.accounts.usage_report import COUNTS, UsageGroup, format_costs
 
-    table = Table(title=f"{found.first} to {found.last}", title_justify="left")
-    for dimension in found.wanted.by:
+    table = Table(title=f"{report.first} to {report.last}", title_justify="left")
+    for dimension in report.query.by:
         table.add_column(dimension)
-    for head in (*_HEADS.values(), "cost"):
-        table.add_column(head, justify="right", overflow="fold")
+    for head in (*COUNTS, "cost"):
+        table.add_column(head.removesuffix("_tokens"), justify="right", overflow="fold")
 
-    def add(labels: list[str], use: Use) -> None:
-        figures = [str(getattr(use, figure)) for figure in _HEADS]
-        # Text: a name is no markup.
-        table.add_row(*(Text(cell) for cell in (*labels, *figures, cost(use))))
+    def add(labels: list[str], group: UsageGroup) -> None:
+        counts = [str(getattr(group, name)) for name in COUNTS]
+        # Text: names aren't markup.
+        table.add_row(*(Text(cell) for cell in (*labels, *counts, format_costs(group))))
 
-    for use in found.uses:
-        add(found.labels(use), use)
+    for group in report.groups:
+        add(report.labels(group), group)
     table.add_section()
-    add(["total", *[""] * (len(found.wanted.by) - 1)], found.total)
+    add(["total", *[""] * (len(report.query.by) - 1)], report.total)
     print_table(table)
 
 
-def _print_csv(found: Report) -> None:
-    """One line a group; its money in one column for each currency, as exact decimals."""
-    from reverie.gateway.accounts.usage_report import told
+def _print_csv(report: UsageReport) -> None:
+    """Print one line a group; money in one column for each currency, as exact decimals."""
+    from reverie.gateway.accounts.usage_report import COUNTS
     from reverie.money import format_amount
 
-    currencies = sorted(found.total.costs)
+    currencies = sorted(report.total.costs)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    rows = told(found)["rows"]
-    groups = [
-        name for one in found.wanted.by for name in ((one, "name") if one == "key" else (one,))
+    dimensions = [
+        name for one in report.query.by for name in ((one, "name") if one == "key" else (one,))
     ]
-    writer.writerow([*groups, *_HEADS, *(f"cost_{currency}" for currency in currencies)])
-    for use, row in zip(found.uses, rows, strict=True):
+    writer.writerow([*dimensions, *COUNTS, *(f"cost_{currency}" for currency in currencies)])
+    for group, row in zip(report.groups, report.to_json()["rows"], strict=True):
         writer.writerow(
             [
-                *(row[name] for name in (*groups, *_HEADS)),
-                *(format_amount(use.costs.get(currency, 0), "") for currency in currencies),
+                *(row[name] for name in (*dimensions, *COUNTS)),
+                *(format_amount(group.costs.get(currency, 0), "") for currency in currencies),
             ]
         )

@@ -13,7 +13,7 @@ from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim
-from reverie.gateway.accounts.ledger import Reservation
+from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel

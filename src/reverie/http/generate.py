@@ -15,9 +15,9 @@ from functools import partial
 from typing import NamedTuple
 
 from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
-from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, StoredAnswer
+from reverie.gateway.accounts.ledger import Admission
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry

@@ -1,9 +1,9 @@
-"""Answers of requests that carried an ``Idempotency-Key``: claimed, kept, given again.
+"""Answers to requests that carried an ``Idempotency-Key``: claimed, stored, replayed.
 
-A claim is made in the transaction that opens a request's row of the ledger, and its answer is kept
-in the one that closes it. So a request is generated once, billed once, and its answer is there
-exactly if its row says that it was completed. A claim whose request ended otherwise stays as a mark
-that there was one, until it is made anew or a day old.
+A claim is made in the transaction that opens a request's row of the ledger, and its answer is
+stored in the transaction that closes the row. So a request is generated once and billed once, and
+its answer exists if and only if its row says that it was completed. The claim of a request that
+ended otherwise stays, as a mark that there was one, until it is claimed anew or a day old.
 """
 
 from __future__ import annotations
@@ -17,39 +17,51 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 from reverie.errors import AnswerNotKept, IdempotencyKeyReused, RequestInProgress, ReverieError
 from reverie.store.database import schema
 
+ANSWERS_KEPT_MS = 24 * 3600 * 1000
+"""For how long an answer is replayed."""
+
 _ANSWERS = schema.answers
 _LEDGER = schema.ledger
 
 
 class Claim(Struct, frozen=True):
-    """Who asks for what under which key."""
+    """What a request with an ``Idempotency-Key`` asks for."""
 
     key: str
-    """The ``Idempotency-Key``, in the scope of the API key."""
+    """The ``Idempotency-Key``, which is scoped to the API key."""
     fingerprint: bytes
-    """Of the request's body and the dialect that it was sent in."""
+    """A hash of the request's body and of its dialect."""
     after: int = 0
-    """The number of the last event that the client has; 0: none, it begins."""
+    """The number of the last event that the client has; 0: it has none."""
 
 
 class StoredAnswer(Struct, frozen=True):
-    """A complete answer, as it was sent. It may be large: see ``body``."""
+    """A complete answer. Its bytes may be many: see ``body``."""
 
     row: int
-    """Of the ledger."""
+    """Its request's row of the ledger."""
+
+
+def fresh_event_base(now: float) -> int:
+    """A number that no earlier stream of the same claim began at or has reached.
+
+    Args:
+        now: seconds since 1970; there are a million numbers for each second.
+    """
+    return int(now * 1000) * 1000
 
 
 def find(
     connection: Connection, wanted: Mapping[tuple[str, str], Claim], expired_before: int
 ) -> dict[tuple[str, str], StoredAnswer | ReverieError | None]:
-    """What stands in the way of new claims: kept answers, running requests, misused keys.
+    """What stands in the way of new claims: stored answers, running requests, misused keys.
 
     Args:
         wanted: (API key's id, idempotency key) → claim.
-        expired_before: answers made before this moment are no more, in ms since 1970.
+        expired_before: claims from before this moment, in ms since 1970, count no more.
 
     Returns:
-        None where nothing does, but something did before. A place without a past isn't in it.
+        None where there was a claim that nothing is left of. Without an earlier claim, no entry.
     """
     if not wanted:
         return {}
@@ -64,12 +76,12 @@ def find(
     for row in rows:
         place = (row.key_id, row.idempotency_key)
         if (claim := wanted.get(place)) is not None:
-            found[place] = None if row.created_at < expired_before else _state(row, claim)
+            found[place] = None if row.created_at < expired_before else _obstacle(row, claim)
     return found
 
 
 def body(connection: Connection, row: int) -> bytes | None:
-    """The answer of a row of the ledger, if it is still kept."""
+    """The answer to the request of a ledger row, if it is still stored."""
     found: bytes | None = connection.execute(_BODY, {"row": row}).scalar_one_or_none()
     return found
 
@@ -77,7 +89,7 @@ def body(connection: Connection, row: int) -> bytes | None:
 def claim(
     connection: Connection, claims: Sequence[tuple[str, Claim, int]], created_at: int
 ) -> None:
-    """Enter claims of (API key's id, claim, ledger row), in place of what has expired or failed."""
+    """Insert claims (API key's id, claim, ledger row) in place of those that expired or failed."""
     rows = [
         {
             "key_id": key_id,
@@ -95,7 +107,7 @@ def claim(
 
 
 def keep(connection: Connection, answers: Sequence[tuple[int, bytes | None]], now: int) -> None:
-    """Keep complete answers, of (ledger row, body); None is one too large to be kept."""
+    """Store complete answers, (ledger row, body); None: the answer is too large to be stored."""
     connection.execute(
         _KEEP,
         [{"row": row, "body": body, "finished_at": now} for row, body in answers],
@@ -103,7 +115,7 @@ def keep(connection: Connection, answers: Sequence[tuple[int, bytes | None]], no
 
 
 def sweep(connection: Connection, expired_before: int) -> None:
-    """Forget old answers, of requests that have ended."""
+    """Delete old answers and claims, unless their requests still run."""
     connection.execute(
         delete(_ANSWERS).where(
             _ANSWERS.c.created_at < expired_before,
@@ -118,15 +130,17 @@ def sweep(connection: Connection, expired_before: int) -> None:
 
 
 def evictable_until(connection: Connection, limit: int) -> int | None:
-    """When the newest of the answers was claimed without which the others have ``limit`` bytes at
-    most, in ms since 1970; None: all have their place.
+    """Up to which claim answers must be evicted for the rest to have at most ``limit`` bytes.
+
+    Returns:
+        The moment of that claim, in ms since 1970; None: all of them fit.
     """
     found: int | None = connection.execute(_PAST, {"limit": limit}).scalar_one()
     return found
 
 
 def evict(connection: Connection, until: int) -> None:
-    """Drop the answers that were claimed until then, as if they had expired."""
+    """Drop the answers that were claimed by then, as if they had expired."""
     connection.execute(
         update(_ANSWERS)
         .where(_ANSWERS.c.created_at <= until, _ANSWERS.c.body.is_not(None))
@@ -134,8 +148,8 @@ def evict(connection: Connection, until: int) -> None:
     )
 
 
-def _state(row: Any, claim: Claim) -> StoredAnswer | ReverieError | None:
-    """What a row means to a new claim; None: nothing, it may be replaced."""
+def _obstacle(row: Any, claim: Claim) -> StoredAnswer | ReverieError | None:
+    """What a row means for a new claim; None: the claim may replace it."""
     if row.finished_at is None and row.outcome is not None:
         return None  # it ended without an answer
     if row.fingerprint != claim.fingerprint:
@@ -162,7 +176,7 @@ _FOUND = (
         _ANSWERS.c.idempotency_key.in_(bindparam("keys", expanding=True)),
     )
 )
-# In a query of their own, or SQLite would carry the bodies themselves through the sum.
+# In a subquery of its own, or SQLite would carry the bodies themselves through the sum.
 _SIZES = (
     select(_ANSWERS.c.created_at, func.length(_ANSWERS.c.body).label("size"))
     .where(_ANSWERS.c.body.is_not(None))

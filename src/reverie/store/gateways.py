@@ -1,4 +1,4 @@
-"""The gateways that share a store: which of them live, and whose open rows are to be closed."""
+"""The gateways that share a store: which of them are alive, and whose open rows must be closed."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ import os
 import socket
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
-from reverie.store import answers
+from reverie.store import answers, windows
+from reverie.store.answers import ANSWERS_KEPT_MS
 from reverie.store.database import schema
-from reverie.store.reserve import ANSWERS_KEPT_MS
-from reverie.store.settle import close_lost
+from reverie.store.settlements import close_lost
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 DEAD_AFTER_MS = 15_000
-"""A gateway that gave no sign of life for so long is given up; if it does live, its settlements
-still count when they come."""
-_WINDOWS_KEPT = 300
-"""Seconds after which a limit's windows are swept out."""
+"""A gateway without a heartbeat for so long counts as dead. If it is alive after all, its
+settlements still count when they come."""
 
 _GATEWAYS = schema.gateways
 _LEDGER = schema.ledger
-_WINDOWS = schema.limit_windows
 
 
 def register(connection: Connection, now: int) -> int:
-    """Enter this process; give its number."""
+    """Add this process; return its number."""
     added = connection.execute(
         insert(_GATEWAYS).values(process=this_process(), started_at=now, seen_at=now)
     )
@@ -37,24 +34,24 @@ def register(connection: Connection, now: int) -> int:
 
 
 def heartbeat(connection: Connection, gateway_id: int, now: int) -> None:
-    """Give a sign of life."""
+    """Say that a gateway is alive."""
     connection.execute(
         update(_GATEWAYS).where(_GATEWAYS.c.id == gateway_id).values(seen_at=now, ended_at=None)
     )
 
 
 def leave(connection: Connection, gateway_id: int, now: int) -> None:
-    """End in order."""
+    """Say that a gateway has ended in order."""
     connection.execute(
         update(_GATEWAYS).where(_GATEWAYS.c.id == gateway_id).values(seen_at=now, ended_at=now)
     )
 
 
 def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
-    """Close what dead gateways left open, and sweep out old windows.
+    """Close the rows that dead gateways left open; delete old answers and windows.
 
     Returns:
-        How many rows were closed as lost.
+        The number of rows that were closed as lost.
     """
     closed = 0
     with_open_rows = select(_LEDGER.c.gateway_id).where(_LEDGER.c.outcome.is_(None)).distinct()
@@ -62,7 +59,7 @@ def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
         select(_GATEWAYS)
         .where(
             _GATEWAYS.c.id != gateway_id,
-            # One that ended may have left rows all the same, if the store was away at its end.
+            # A gateway that ended may have left open rows too, if the store was down at its end.
             _GATEWAYS.c.ended_at.is_(None) | _GATEWAYS.c.id.in_(with_open_rows),
         )
         .order_by(_GATEWAYS.c.id)
@@ -75,26 +72,25 @@ def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
                 update(_GATEWAYS).where(_GATEWAYS.c.id == other.id).values(ended_at=now)
             )
     answers.sweep(connection, now - ANSWERS_KEPT_MS)
-    connection.execute(delete(_WINDOWS).where(_WINDOWS.c.second < now // 1000 - _WINDOWS_KEPT))
+    windows.sweep(connection, now // 1000)
     return closed
 
 
 def this_process() -> str:
-    """This process, in a form that another on the same host can look up."""
+    """This process, named so that another one on the same host can look it up."""
     return f"{_host()} {os.getpid()} {_started(os.getpid())}"
 
 
 def _gone_from_here(process: str) -> bool:
-    """Whether a process ran on this host and does not any more. False where that can't be told."""
-    host, _, rest = process.rpartition(" ")[0].rpartition(" ")
-    pid, started = rest, process.rpartition(" ")[2]
+    """True if a process ran on this host and is gone; False as well where nobody can tell."""
+    host, pid, started = [*process.rsplit(" ", 2), "", ""][:3]
     if host != _host() or not pid.isdigit() or not started:
         return False
     return _started(int(pid)) != started
 
 
 def _host() -> str:
-    """This host's name, this boot of it, and its process numbers' namespace."""
+    """This host's name, its current boot, and the namespace of its process numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -104,7 +100,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks: tells it from a later one of its number."""
+    """When a process started, in the kernel's ticks: tells it from a later one of that number."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,7 +1,7 @@
-"""Keys in the store: made, found, changed, ended.
+"""API keys in the store: created, found, rotated, revoked.
 
-A secret is ``rv_`` and 32 random bytes; only its SHA-256 is kept, and it is looked up by the whole
-hash, so that neither a reader of the store nor the time a lookup takes tells anything of a secret.
+A secret is ``rv_`` and 32 random bytes. Only its SHA-256 is stored, and a key is looked up by the
+whole hash, so that neither the store nor the time of a lookup reveals anything about a secret.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-import time
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
@@ -20,27 +19,12 @@ from sqlalchemy import Connection, Row, insert, select, text, update
 from reverie.money import Period
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared
+from reverie.store.limits import RateLimits
 
 _SECRET_PREFIX = "rv_"
 _SECRET_BYTES = 32
 _KEYS = schema.keys
 
-
-class RateLimits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What may be done at once and in a minute; None: as much as you like."""
-
-    rpm: int | None = None
-    """Requests in any 60 seconds."""
-    tpm: int | None = None
-    """Tokens in any 60 seconds, prompts and answers together."""
-    concurrency: int | None = None
-    """Requests at once, waiting ones included."""
-
-    def __bool__(self) -> bool:
-        return self != _UNLIMITED
-
-
-_UNLIMITED = RateLimits()
 
 Status: TypeAlias = Literal["active", "expired", "revoked"]
 
@@ -55,8 +39,8 @@ class Key(Struct, frozen=True, kw_only=True):
     revoked_at: int | None = None
     weight: int = 1
     models: tuple[str, ...] | None = None
-    """Names of the models that it may use; None: all."""
-    limits: RateLimits = _UNLIMITED
+    """Names of the models that it may use; None: all of them."""
+    limits: RateLimits = RateLimits()
     model_limits: dict[str, RateLimits] = {}
     budget: int | None = None
     """Nano-units of ``currency`` per ``budget_period``."""
@@ -64,7 +48,7 @@ class Key(Struct, frozen=True, kw_only=True):
     currency: str | None = None
 
     def usable(self, now: int) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """True unless the key is revoked or expired."""
         return self.status(now) == "active"
 
     def status(self, now: int) -> Status:
@@ -78,24 +62,21 @@ class Key(Struct, frozen=True, kw_only=True):
         return self.models is None or model in self.models
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def hash_of(secret: bytes) -> bytes:
+    """The hash by which a key is known."""
     return hashlib.sha256(secret).digest()
 
 
 def new_secret() -> str:
-    """A new secret, to be shown once."""
+    """Make a secret, to be shown once."""
     raw = secrets.token_bytes(_SECRET_BYTES)
     return _SECRET_PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def lock_names(connection: Connection) -> None:
-    """Let nobody else make or change a key until this transaction ends; reading goes on.
+    """Let nobody else create or change a key until this transaction ends. Reads go on.
 
-    SQLite's one write lock is held already.
+    On SQLite this does nothing: a transaction that writes already holds the one write lock.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_LOCK_KEYS)
@@ -110,7 +91,7 @@ def create(connection: Connection, key: Key, secret: str) -> None:
 
 
 def new_id() -> str:
-    """An id, as in ``key_9f8e7d6c5b4a3928``: fit for logs and URLs, and no secret."""
+    """Make an id such as ``key_9f8e7d6c5b4a3928``. Ids are no secrets: logs and URLs hold them."""
     return f"key_{secrets.token_hex(8)}"
 
 
@@ -129,7 +110,7 @@ _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
 
 
 def find(connection: Connection, name_or_id: str) -> list[Key]:
-    """The key of that id, else those of that name."""
+    """The key with that id, or else the keys with that name, oldest first."""
     if found := by_ids(connection, [name_or_id]):
         return list(found.values())
     rows = connection.execute(
@@ -139,18 +120,18 @@ def find(connection: Connection, name_or_id: str) -> list[Key]:
 
 
 def listed(connection: Connection, *, after: str = "", limit: int | None = None) -> list[Key]:
-    """Keys in the order of their ids, beginning after one."""
+    """Keys ordered by id, from the first one after ``after``."""
     query = select(_KEYS).where(_KEYS.c.id > after).order_by(_KEYS.c.id).limit(limit)
     return [_key(row) for row in connection.execute(query)]
 
 
 def any_exists(connection: Connection) -> bool:
-    """Whether a key was ever made here, revoked ones included."""
+    """True once a key was created here, even if it is revoked by now."""
     return connection.execute(select(_KEYS.c.id).limit(1)).first() is not None
 
 
 def revoke(connection: Connection, id: str, now: int) -> bool:
-    """End a key. Says whether it was usable before."""
+    """Revoke a key. False if there is none, or if it was revoked before."""
     done = connection.execute(
         update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None)).values(revoked_at=now)
     )
@@ -158,7 +139,7 @@ def revoke(connection: Connection, id: str, now: int) -> bool:
 
 
 def rotate(connection: Connection, id: str, secret: str) -> bool:
-    """Give a key a new secret in place of its old one. Says whether it could have one."""
+    """Replace a key's secret. False if there is no such key, or if it is revoked."""
     done = connection.execute(
         update(_KEYS)
         .where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))

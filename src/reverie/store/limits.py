@@ -1,10 +1,11 @@
-"""Limits per minute, at once, and of money: what a subject has used, and what it may still do.
+"""Limits per minute, on concurrency and on money: what was used of them, and what is left.
 
-Pure: the numbers come from the store's transaction, and the decision is made between its reads and
-its writes, so that gateways which share a store can't decide on the same room twice.
+Pure functions of numbers that the caller reads in a transaction. The decision falls between that
+transaction's reads and its writes, so that gateways which share a store can't grant the same room
+twice.
 
-A *minute* is any 60 seconds, not one of the clock's: what was used is summed up by the second over
-the last 61 of them, the oldest counted whole. No limit can be exceeded across a boundary.
+A *minute* is any 60 seconds, not one of the clock's: use is counted per second and summed over the
+last 61 seconds, the oldest counted whole. So no limit can be exceeded across a boundary.
 """
 
 from __future__ import annotations
@@ -17,20 +18,37 @@ from msgspec import Struct
 
 from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
 from reverie.money import Period, format_amount
-from reverie.store.keys import RateLimits
-from reverie.times import DAY_MS, first_of_month
+from reverie.times import day_of, first_of_month
 
 SPAN = 61
-"""Seconds of which the use is summed up, the running one included."""
+"""Seconds over which use is summed, the current one included."""
 
 
-class Standing:
-    """What one subject has used of its limits, as of one transaction.
+class RateLimits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Requests and tokens per minute, and requests at once; None: unlimited."""
+
+    rpm: int | None = None
+    """Requests in any 60 seconds."""
+    tpm: int | None = None
+    """Tokens in any 60 seconds, prompts and answers together."""
+    concurrency: int | None = None
+    """Requests at once, waiting ones included."""
+
+    def __bool__(self) -> bool:
+        """True if anything is limited."""
+        return self != _UNLIMITED
+
+
+_UNLIMITED = RateLimits()
+
+
+class LimitUsage:
+    """What one subject has used of its limits, as one transaction sees it.
 
     Args:
-        label: the subject in an error message, as in "This key".
+        label: what error messages call the subject, as in "This key".
         buckets: (second, requests, tokens) of the last ``SPAN`` seconds.
-        running: requests that it has open.
+        running: the subject's open requests.
     """
 
     def __init__(
@@ -46,7 +64,7 @@ class Standing:
         self._buckets = {second: (requests, tokens) for second, requests, tokens in buckets}
 
     def admit(self, tokens: int, now: float) -> None:
-        """Refuse one more request of so many tokens if a limit doesn't allow it.
+        """Refuse one more request of so many tokens, unless every limit allows it.
 
         Args:
             now: seconds since 1970.
@@ -85,7 +103,7 @@ class Standing:
         self.running += 1
 
     def status(self, now: float) -> RateStatus:
-        """What is left, for the ``x-ratelimit-*`` headers."""
+        """What is left of the limits, for the ``x-ratelimit-*`` headers."""
         requests, tokens = self._used()
         limits = self.limits
         return RateStatus(
@@ -102,7 +120,7 @@ class Standing:
         return requests, sum(bucket[1] for bucket in self._buckets.values())
 
     def _wait(self, kind: int, room: int, now: float) -> float:
-        """Seconds until at most ``room`` of what is used still counts."""
+        """Seconds until at most ``room`` of the used requests (0) or tokens (1) still count."""
         left = self._used()[kind]
         for second in sorted(self._buckets):
             left -= self._buckets[second][kind]
@@ -111,7 +129,7 @@ class Standing:
         return float(SPAN)
 
     def _reset(self, kind: int, now: float) -> float:
-        """Seconds until nothing of what is used counts any more."""
+        """Seconds until no used request (0) or token (1) counts any more."""
         newest = max((s for s, bucket in self._buckets.items() if bucket[kind]), default=None)
         return 0.0 if newest is None else max(0.0, newest + SPAN - now)
 
@@ -124,17 +142,17 @@ class Standing:
         )
 
 
-class Purse(Struct):
-    """The money that a key may spend in the running period, and what it has."""
+class BudgetUsage(Struct):
+    """What a key may spend in the current period, and what it has spent of that."""
 
     budget: int
     currency: str
     period: Period
     spent: int
-    """Nano-units of closed rows, and what is set aside for open ones."""
+    """Nano-units: the cost of closed rows, and what is reserved for open ones."""
 
     def admit(self, cost: int, now: float) -> None:
-        """Refuse one more request that may cost so much, if the budget doesn't allow it.
+        """Refuse one more request that may cost so much, unless the budget allows it.
 
         Raises:
             InsufficientQuota
@@ -156,13 +174,13 @@ class Purse(Struct):
 
 
 def period_begin(period: Period, now: float) -> int:
-    """The first day, as days since 1970, of the period (UTC) that ``now`` lies in."""
+    """The first day, as days since 1970, of the period (UTC) in which ``now`` lies."""
     today = day_of(int(now * 1000))
     return first_of_month(today) if period == "month" else today
 
 
 def period_end(period: Period, now: float) -> float:
-    """The end of the period (UTC) that ``now`` lies in, in seconds since 1970."""
+    """The end, in seconds since 1970, of the period (UTC) in which ``now`` lies."""
     moment = datetime.fromtimestamp(now, UTC)
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
@@ -170,13 +188,8 @@ def period_end(period: Period, now: float) -> float:
     return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
 
 
-def day_of(milliseconds: int) -> int:
-    """Days since 1970 (UTC)."""
-    return milliseconds // DAY_MS
-
-
 def tightest(statuses: Iterable[RateStatus]) -> RateStatus | None:
-    """Of several subjects' statuses, what a client must heed: the least that remains of each."""
+    """Several subjects' statuses as one that a client can obey: the least that is left of each."""
     best: RateStatus | None = None
     for status in statuses:
         best = status if best is None else best.tighter(status)

@@ -1,58 +1,38 @@
-"""What was used, by key, model and day: asked of the daily sums alone, never of the ledger.
+"""The daily sums of what was used, by key, model and currency: added to, and read.
 
-Days are days since 1970 (UTC), of the moments at which requests began. A request counts once it
-has ended.
+Days are days since 1970 (UTC) on which requests began. A request counts once it has ended.
+Reports read these sums alone, never the ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-from msgspec import Struct
-from sqlalchemy import Connection, Select, func, literal, select
+from msgspec import Struct, structs
+from sqlalchemy import Connection, Select, bindparam, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.money import Period
 from reverie.store import keys
 from reverie.store.database import schema
+from reverie.store.database.prepared import Prepared, upsert_into
 from reverie.store.keys import Key
 from reverie.store.limits import period_begin
 
 Dimension: TypeAlias = Literal["key", "model", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
-FIGURES = (
-    "requests",
-    "cancelled",
-    "failed",
-    "lost",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-)
-"""``cancelled``, ``failed`` and ``lost`` are among ``requests``; cached tokens among prompt's."""
 
 _USAGE = schema.usage_daily
 _COLUMNS = {"key": _USAGE.c.key_id, "model": _USAGE.c.model, "day": _USAGE.c.day}
 
 
-class Question(Struct, frozen=True, kw_only=True):
-    """Which sums are wanted."""
+class Counts(Struct):
+    """Requests and their tokens.
 
-    by: tuple[Dimension, ...] = ("key",)
-    since: int
-    """The first day."""
-    until: int
-    """The last day."""
-    key_ids: tuple[str, ...] | None = None
-    model: str | None = None
+    ``cancelled``, ``failed`` and ``lost`` are among ``requests``, cached tokens among the prompts'.
+    """
 
-
-class Use(Struct, kw_only=True):
-    """The sums of one group, or of all of them."""
-
-    group: tuple[str | int, ...] = ()
-    """A key's id, a model's name, a day: in the order of ``Question.by``."""
     requests: int = 0
     cancelled: int = 0
     failed: int = 0
@@ -60,28 +40,118 @@ class Use(Struct, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    costs: dict[str, int] = {}
-    """Currency → nano-units; what costs nothing isn't in it."""
 
-    def add(self, other: Use) -> None:
-        for figure in FIGURES:
-            setattr(self, figure, getattr(self, figure) + getattr(other, figure))
+
+COUNTS = Counts.__struct_fields__
+
+
+# Adding -----------------------------------------------------------------------------------
+
+
+class DaySums(Counts):
+    """What is added to one day's row; negative where something is taken back."""
+
+    cost: int = 0
+
+    def add(self, outcome: str, figures: tuple[int, int, int, int], sign: int = 1) -> None:
+        """Add one request, or take it back.
+
+        Args:
+            figures: tokens of the prompt, cached ones, those of the completion; cost.
+            sign: 1 or -1.
+        """
+        self.requests += sign
+        if outcome in ("cancelled", "failed", "lost"):
+            setattr(self, outcome, getattr(self, outcome) + sign)
+        self.prompt_tokens += sign * figures[0]
+        self.cached_tokens += sign * figures[1]
+        self.completion_tokens += sign * figures[2]
+        self.cost += sign * figures[3]
+
+
+DayKey: TypeAlias = tuple[str, int, str, str]
+"""Key, day, model, currency: the primary key of ``usage_daily``."""
+
+
+def add_to_days(connection: Connection, sums: Mapping[DayKey, DaySums]) -> None:
+    """Add to the days' rows, of which there is at least one.
+
+    They change in one order everywhere, so that no two gateways deadlock.
+    """
+    _ADD.execute_many(
+        connection,
+        [
+            {
+                "key_id": key_id,
+                "day": day,
+                "model": model,
+                "currency": currency,
+                **structs.asdict(added),
+            }
+            for (key_id, day, model, currency), added in sorted(sums.items())
+        ],
+    )
+
+
+def _upsert(dialect: str, _: object) -> Any:
+    statement = upsert_into(dialect, _USAGE)
+    return statement.on_conflict_do_update(
+        index_elements=["key_id", "day", "model", "currency"],
+        set_={name: _USAGE.c[name] + statement.excluded[name] for name in (*COUNTS, "cost")},
+    )
+
+
+_ADD = Prepared(_upsert)
+
+
+# Reading ----------------------------------------------------------------------------------
+
+
+class UsageQuery(Struct, frozen=True, kw_only=True):
+    """Which sums are wanted."""
+
+    by: tuple[Dimension, ...] = ("key",)
+    since: int
+    """The first day."""
+    until: int
+    """The last day."""
+    key: str | None = None
+    """A key's name or id, or what a caller without a stored key is called; see ``key_ids``."""
+    model: str | None = None
+
+
+class UsageGroup(Counts, kw_only=True):
+    """The sums of one group, or of all groups."""
+
+    group: tuple[str | int, ...] = ()
+    """A key's id, a model's name, a day: in the order of ``UsageQuery.by``."""
+    costs: dict[str, int] = {}
+    """Currency → nano-units, without those that are zero."""
+
+    def add(self, other: UsageGroup) -> None:
+        """Add another group's sums."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for currency, nano in other.costs.items():
             self.costs[currency] = self.costs.get(currency, 0) + nano
 
 
-def statement(question: Question) -> Select[Any]:
-    """The query that answers a question; one row for each group and currency."""
-    dimensions = [_COLUMNS[dimension] for dimension in question.by]
-    sums = [func.sum(_USAGE.c[name]).label(name) for name in (*FIGURES, "cost")]
+def statement(query: UsageQuery, key_ids: Collection[str] | None = None) -> Select[Any]:
+    """The SELECT that answers a query: one row for each group and currency.
+
+    Args:
+        key_ids: what the sums call the query's key, if it is about one.
+    """
+    dimensions = [_COLUMNS[dimension] for dimension in query.by]
+    sums = [func.sum(_USAGE.c[name]).label(name) for name in (*COUNTS, "cost")]
     conditions: list[ColumnElement[bool]] = [
-        _USAGE.c.day >= question.since,
-        _USAGE.c.day <= question.until,
+        _USAGE.c.day >= query.since,
+        _USAGE.c.day <= query.until,
     ]
-    if question.key_ids is not None:
-        conditions.append(_USAGE.c.key_id.in_(question.key_ids))
-    if question.model is not None:
-        conditions.append(_USAGE.c.model == question.model)
+    if key_ids is not None:
+        conditions.append(_USAGE.c.key_id.in_(key_ids))
+    if query.model is not None:
+        conditions.append(_USAGE.c.model == query.model)
     return (
         select(*dimensions, _USAGE.c.currency, *sums)
         .where(*conditions)
@@ -90,32 +160,38 @@ def statement(question: Question) -> Select[Any]:
     )
 
 
-def ask(connection: Connection, question: Question) -> list[Use]:
-    """The sums of each group that has any, in the order of the groups."""
-    found: dict[tuple[str | int, ...], Use] = {}
-    for row in connection.execute(statement(question)):
+def groups(connection: Connection, query: UsageQuery) -> list[UsageGroup] | None:
+    """The sums of each group that has any, in the order of the groups.
+
+    None: the query is about a key that is neither stored nor ever used anything.
+    """
+    ids = None if query.key is None else key_ids(connection, query.key)
+    if ids is not None and not ids:
+        return None
+    found: dict[tuple[str | int, ...], UsageGroup] = {}
+    for row in connection.execute(statement(query, ids)):
         columns = row._mapping
-        group = tuple(row[: len(question.by)])
-        cost = int(columns["cost"])  # PostgreSQL's sums of 64 bits are decimals
-        use = Use(costs={columns["currency"]: cost} if cost else {})
-        for figure in FIGURES:
-            setattr(use, figure, int(columns[figure]))
-        found.setdefault(group, Use(group=group)).add(use)
+        group = tuple(row[: len(query.by)])
+        cost = int(columns["cost"])  # PostgreSQL's sums of 64-bit integers are decimals
+        sums = UsageGroup(costs={columns["currency"]: cost} if cost else {})
+        for name in COUNTS:
+            setattr(sums, name, int(columns[name]))
+        found.setdefault(group, UsageGroup(group=group)).add(sums)
     return list(found.values())
 
 
-def total(uses: Iterable[Use]) -> Use:
-    """All of them together."""
-    whole = Use()
+def total(uses: Iterable[UsageGroup]) -> UsageGroup:
+    """All groups together."""
+    whole = UsageGroup()
     for use in uses:
         whole.add(use)
     return whole
 
 
 def key_ids(connection: Connection, name_or_id: str) -> tuple[str, ...]:
-    """What the sums call a key: every stored key of that name, or the caller of that very name.
+    """What the sums call a key: the id of every stored key of that name, or the name itself.
 
-    Empty if neither is known.
+    Empty if no stored key has the name and no caller of that name used anything.
     """
     if found := keys.find(connection, name_or_id):
         return tuple(key.id for key in found)
@@ -123,29 +199,30 @@ def key_ids(connection: Connection, name_or_id: str) -> tuple[str, ...]:
     return () if connection.execute(known).first() is None else (name_or_id,)
 
 
-# Budgets ----------------------------------------------------------------------------------
-
-
 def spent(connection: Connection, budgeted: Sequence[Key], now: int) -> dict[str, int]:
-    """What keys have spent of their budgets in the running period.
+    """What keys have spent of their budgets in the current period.
 
     Args:
         now: milliseconds since 1970.
 
     Returns:
-        Key's id → nano-units of its budget's currency; a key that has spent nothing isn't in it.
+        Key's id → nano-units of its budget's currency. A key that has spent nothing has no entry.
     """
     money: dict[str, int] = {}
     for period in get_args(Period):
-        those = {key.id: key.currency for key in budgeted if key.budget_period == period}
-        if not those:
-            continue
-        rows = connection.execute(
-            select(_USAGE.c.key_id, _USAGE.c.currency, func.sum(_USAGE.c.cost))
-            .where(
-                _USAGE.c.key_id.in_(list(those)), _USAGE.c.day >= period_begin(period, now / 1000)
-            )
-            .group_by(_USAGE.c.key_id, _USAGE.c.currency)
-        )
-        money |= {id: int(cost) for id, currency, cost in rows if currency == those[id]}
+        those = [key for key in budgeted if (key.budget_period or "month") == period]
+        currencies = {key.id: key.currency for key in those}
+        if currencies:
+            since = period_begin(period, now / 1000)
+            rows = connection.execute(_SPENT, {"ids": list(currencies), "since": since})
+            money |= {id: int(cost) for id, currency, cost in rows if currency == currencies[id]}
     return money
+
+
+_SPENT = (
+    select(_USAGE.c.key_id, _USAGE.c.currency, func.sum(_USAGE.c.cost))
+    .where(
+        _USAGE.c.key_id.in_(bindparam("ids", expanding=True)), _USAGE.c.day >= bindparam("since")
+    )
+    .group_by(_USAGE.c.key_id, _USAGE.c.currency)
+)

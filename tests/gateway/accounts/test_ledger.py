@@ -20,11 +20,13 @@ from reverie.settings import StoreSettings
 from reverie.store import gateways, keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.keys import Key, RateLimits, now_ms
-from reverie.store.reserve import reserve
+from reverie.store.keys import Key
+from reverie.store.limits import RateLimits
+from reverie.store.reservations import reserve
 from reverie.testing import Script, ScriptedEngine
+from reverie.times import now_ms
 from tests.harness import Gateway, StartGateway, chat
-from tests.store.accounts import order
+from tests.store.ledger_helpers import request
 
 BEARER = {"Authorization": "Bearer secret"}
 PRICED = {"price": {"input": "1USD", "output": "2USD", "cached": "0.5USD"}}
@@ -284,8 +286,8 @@ async def test_while_the_store_is_locked_new_requests_wait_and_streams_finish(
 DYING = """
 import os, sys
 from reverie.store.gateways import this_process
-from reverie.store.journal import Journal, directory
-from reverie.store.settle import Settlement
+from reverie.gateway.accounts.journal import Journal, directory
+from reverie.store.settlements import Settlement
 journal = Journal(directory(sys.argv[1]), durable=False)
 journal.append(Settlement(id=int(sys.argv[2]), outcome="ok", completion_tokens=3, ended_at=1))
 print(this_process(), flush=True)
@@ -308,7 +310,7 @@ async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_giv
         number = gateways.register(connection, now_ms())
         process = {"process": died.stdout.strip()}
         connection.execute(update(schema.gateways).filter_by(id=number).values(process))
-        reserve(connection, [order(row, "key_secret")], number)
+        reserve(connection, [request(row, "key_secret")], number)
     closed = await closed_row(gateway, database)
     assert (closed["outcome"], closed["completion_tokens"]) == ("ok", 3)
 

@@ -20,7 +20,7 @@ from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
-from reverie.store.usage import FIGURES
+from reverie.store.usage import COUNTS
 from reverie.testing import ScriptedEngine
 from reverie.times import parse_day
 from tests.harness import StartGateway, chat
@@ -360,7 +360,7 @@ async def test_a_wrong_parameter_is_named(
 
 async def test_usage_is_told_by_what_was_asked(client: httpx2.AsyncClient, store: Store) -> None:
     alice = (await make(client))["id"]
-    row = {name: n for n, name in enumerate(FIGURES, start=1)}
+    row = {name: n for n, name in enumerate(COUNTS, start=1)}
     row |= {"day": parse_day("2026-11-10"), "model": "m", "currency": "USD", "cost": 180_000_000}
     with store.write() as connection:
         connection.execute(

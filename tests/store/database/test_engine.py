@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from reverie.errors import ConfigurationError
+from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
-from reverie.store.database.engine import Store, StoreFailure, parse_url
+from reverie.store.database.engine import Store, parse_url
 
 _GATEWAY = {"process": "p", "started_at": 1, "seen_at": 1}
 

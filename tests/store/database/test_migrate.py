@@ -8,10 +8,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from reverie.errors import ConfigurationError
+from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 
 

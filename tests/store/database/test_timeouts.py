@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
+from reverie.errors import StoreFailure
 from reverie.settings import StoreSettings
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.engine import Store
 from tests.postgres import Postgres
 
 

@@ -1,1 +1,4 @@
-"""Who calls, what they may use, and the ledger of what they used."""
+"""Who calls, what they may use, and the ledger of what they used.
+
+Rule: ``http`` and the command line reach the store through this package alone.
+"""

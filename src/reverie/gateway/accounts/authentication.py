@@ -1,7 +1,7 @@
 """Who calls: static keys from the environment or a file, and the store's keys, by their hashes.
 
-Rule: a key is known by the whole SHA-256 of what was sent. Hashes are compared in constant time, or
-looked up in the store; no part of a secret ever decides how long something takes.
+Rule: a key is recognised by the whole SHA-256 of what was sent. Hashes are compared in constant
+time, or looked up in the store, so that no part of a secret decides how long anything takes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,27 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from reverie.errors import AccountsUnavailable, ConfigurationError, Forbidden, InvalidApiKey
+from reverie.errors import (
+    AccountsUnavailable,
+    ConfigurationError,
+    Forbidden,
+    InvalidApiKey,
+    StoreFailure,
+)
 from reverie.files import read_whole
 from reverie.store import keys
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.engine import Store
 from reverie.store.database.migrate import is_current
-from reverie.store.keys import Key, now_ms
+from reverie.store.keys import Key, hash_of
+from reverie.times import now_ms
 
 KEYS_VARIABLE = "REVERIE_API_KEYS"
 ADMIN_VARIABLE = "REVERIE_ADMIN_KEY"
 
-_REMEMBERED = 1.0
-"""Seconds for which a key is known without asking the store. A revoked one ends by then, and a
-reservation asks anew in any case."""
-_MAX_REMEMBERED = 20_000
+_CACHED = 1.0
+"""Seconds for which a key is known without asking the store again. So a revoked key may still list
+models for that long; a reservation asks the store in any case."""
+_MAX_CACHED = 20_000
 _MIN_ADMIN_KEY = 16
 
 
@@ -38,11 +45,11 @@ class Caller(Struct, frozen=True):
     """Who sent a request."""
 
     name: str
-    """The key's name, fit for logs; never the key."""
+    """The key's name, for logs; never the secret."""
     key_id: str
-    """As the ledger names it."""
+    """What the ledger calls the key."""
     stored: bool = False
-    """Whether the store holds the key and its limits."""
+    """True if the key and its limits are in the store."""
     weight: int = 1
 
 
@@ -50,12 +57,12 @@ ANONYMOUS = Caller(name="anonymous", key_id="anonymous")
 
 
 class Authenticator:
-    """Knows the keys. With none at all, every caller is anonymous (see ``http.access``).
+    """Recognises keys. While there is none at all, every caller is anonymous.
 
     Args:
         static: pairs of a key's SHA-256 digest and its name.
-        store: where further keys are looked up.
-        admin_key: opens the admin routes, and no other.
+        store: holds further keys.
+        admin_key: opens the admin routes and no others.
     """
 
     def __init__(
@@ -66,32 +73,32 @@ class Authenticator:
     ) -> None:
         self.replace_static(static)
         self._stored = None if store is None else _StoredKeys(store)
-        self._admin = None if admin_key is None else _digest(admin_key.encode())
+        self._admin = None if admin_key is None else hash_of(admin_key.encode())
 
     @property
     def open(self) -> bool:
-        """Whether there is no key that a caller could have."""
-        return not self._static and (self._stored is None or not self._stored.exist)
+        """True while there is no key that a caller could have."""
+        return not self._static and (self._stored is None or not self._stored.any)
 
     def open_with(self, static: Iterable[tuple[bytes, str]]) -> bool:
-        """Whether there would be no key, were these the static ones."""
-        return not list(static) and (self._stored is None or not self._stored.exist)
+        """As ``open``, if these were the static keys."""
+        return not list(static) and (self._stored is None or not self._stored.any)
 
     def replace_static(self, static: Iterable[tuple[bytes, str]]) -> None:
-        """Know these static keys from now on, and no others."""
+        """Replace the static keys."""
         self._static = [(digest, Caller(name=name, key_id=name)) for digest, name in static]
 
-    def look(self) -> None:
-        """Learn whether the store has keys, if there is a store by now. Blocks, and makes nothing.
+    def check_store(self) -> None:
+        """Find out whether the store has keys. Blocks; creates no store.
 
         Raises:
             StoreFailure
         """
         if self._stored is not None:
-            self._stored.look()
+            self._stored.check()
 
     async def start(self) -> None:
-        """Learn whether the store has keys, and keep learning until it has.
+        """Find out whether the store has keys, and watch for the first one until it has.
 
         Raises:
             StoreFailure
@@ -100,18 +107,19 @@ class Authenticator:
             await self._stored.start()
 
     async def stop(self) -> None:
+        """Stop watching. Idempotent."""
         if self._stored is not None:
             await self._stored.stop()
 
     async def authenticate(self, authorization: bytes | None) -> Caller:
-        """Say who calls, by the bytes of the ``Authorization`` header.
+        """Identify the caller by the value of the ``Authorization`` header.
 
         Raises:
-            InvalidApiKey: no key was sent, or one that isn't known.
-            AccountsUnavailable: the store, which may know it, doesn't answer.
+            InvalidApiKey: no key was sent, or an unknown one.
+            AccountsUnavailable: the store, which may know the key, doesn't answer.
         """
         if self.open:
-            return await self._known_by_now(authorization) or ANONYMOUS
+            return await self._by_first_key(authorization) or ANONYMOUS
         digest = _bearer(authorization)
         found: Caller | None = None
         for known, caller in self._static:  # no early exit: each key costs the same time
@@ -123,8 +131,8 @@ class Authenticator:
             raise InvalidApiKey("This API key is not valid. Check it, or ask for a new one.")
         return found
 
-    async def _known_by_now(self, authorization: bytes | None) -> Caller | None:
-        """The caller, where the store's first key was made a moment ago and is used already."""
+    async def _by_first_key(self, authorization: bytes | None) -> Caller | None:
+        """The caller, if the store's first key was created a moment ago and is used already."""
         if self._stored is None or authorization is None:
             return None
         try:
@@ -133,12 +141,12 @@ class Authenticator:
             return None
 
     async def authenticate_admin(self, authorization: bytes | None) -> None:
-        """Let in the holder of the admin key.
+        """Admit the holder of the admin key.
 
         Raises:
-            InvalidApiKey: no key was sent, or one that isn't known.
+            InvalidApiKey: no key was sent, or an unknown one.
             Forbidden: the key is a user's.
-            AccountsUnavailable
+            AccountsUnavailable: the store, which may know the key, doesn't answer.
         """
         digest = _bearer(authorization)
         if self._admin is not None and hmac.compare_digest(self._admin, digest):
@@ -152,21 +160,21 @@ class Authenticator:
 
 
 class _StoredKeys:
-    """The store's keys, remembered for a moment."""
+    """The store's keys, each cached for a moment."""
 
     def __init__(self, store: Store) -> None:
-        self.exist = False
+        self.any = False
         self._store = store
-        self._known: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Key | None]] = {}
+        self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
+        self._reading: dict[bytes, asyncio.Task[Key | None]] = {}
         self._watching: asyncio.Task[None] | None = None
 
-    def look(self) -> None:
-        self.exist = is_current(self._store) and self._any()
+    def check(self) -> None:
+        self.any = is_current(self._store) and self._read_any()
 
     async def start(self) -> None:
-        self.exist = await asyncio.to_thread(self._any)
-        if not self.exist:
+        self.any = await asyncio.to_thread(self._read_any)
+        if not self.any:
             self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -175,69 +183,65 @@ class _StoredKeys:
             await asyncio.gather(self._watching, return_exceptions=True)
 
     async def find(self, digest: bytes) -> Caller | None:
-        """The caller whose key has this hash, if it is usable now."""
-        asked, key = self._known.get(digest, (0.0, None))
-        if time.monotonic() - asked > _REMEMBERED:
-            key = await self._ask_once(digest)
+        """The caller whose key has this hash, if the key is usable now."""
+        asked, key = self._cache.get(digest, (0.0, None))
+        if time.monotonic() - asked > _CACHED:
+            key = await self._read_once(digest)
         if key is None or not key.usable(now_ms()):
             return None
         return Caller(key.name, key.id, stored=True, weight=key.weight)
 
-    async def _ask_once(self, digest: bytes) -> Key | None:
-        """Ask the store; requests that want the same key share the answer."""
-        task = self._asking.get(digest)
+    async def _read_once(self, digest: bytes) -> Key | None:
+        """Read a key from the store; requests that want the same key share one read."""
+        task = self._reading.get(digest)
         if task is None:
-            task = self._asking[digest] = asyncio.create_task(self._ask(digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            task = self._reading[digest] = asyncio.create_task(self._refresh(digest))
+            task.add_done_callback(lambda _: self._reading.pop(digest, None))
         try:
             async with asyncio.timeout(self._store.settings.timeout):
                 return await asyncio.shield(task)
         except (TimeoutError, StoreFailure):
             raise AccountsUnavailable from None
 
-    async def _ask(self, digest: bytes) -> Key | None:
+    async def _refresh(self, digest: bytes) -> Key | None:
         began = time.monotonic()
         key = await asyncio.to_thread(self._read, digest)
-        self._known[digest] = (began, key)
-        self._known.move_to_end(digest)
-        while len(self._known) > _MAX_REMEMBERED:
-            self._known.popitem(last=False)
+        self._cache[digest] = (began, key)
+        self._cache.move_to_end(digest)
+        while len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
         return key
 
     def _read(self, digest: bytes) -> Key | None:
         with self._store.read() as connection:
             return keys.by_hash(connection, digest)
 
-    def _any(self) -> bool:
+    def _read_any(self) -> bool:
         with self._store.read() as connection:
             return keys.any_exists(connection)
 
     async def _watch(self) -> None:
-        """Notice the first key: from then on, callers need one."""
-        while not self.exist:
-            await asyncio.sleep(_REMEMBERED)
+        """Watch for the first key: from then on, callers need one."""
+        while not self.any:
+            await asyncio.sleep(_CACHED)
             with contextlib.suppress(StoreFailure):
-                self.exist = await asyncio.to_thread(self._any)
-
-
-def _digest(secret: bytes) -> bytes:
-    return hashlib.sha256(secret).digest()
+                self.any = await asyncio.to_thread(self._read_any)
 
 
 def _bearer(authorization: bytes | None) -> bytes:
     """The hash of the key in an ``Authorization`` header.
 
     Raises:
-        InvalidApiKey: there is none.
+        InvalidApiKey: the header holds none.
     """
     scheme, _, token = (authorization or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         raise InvalidApiKey("Send your API key as the header 'Authorization: Bearer KEY'.")
-    return _digest(token.strip())
+    return hash_of(token.strip())
 
 
 def static_keys(
-    environ: Mapping[str, str], file: Path | None, *, again: bool = False
+    environ: Mapping[str, str], file: Path | None, *, reloading: bool = False
 ) -> list[tuple[bytes, str]]:
     """Read the keys of ``REVERIE_API_KEYS`` (comma-separated) and of a file of hashes.
 
@@ -245,18 +249,18 @@ def static_keys(
     comment.
 
     Args:
-        again: as in ``files.read_whole``.
+        reloading: the file was read before; see ``files.read_whole``.
 
     Raises:
         ConfigurationError: the file can't be read or has a malformed line.
     """
     listed = [key.strip() for key in environ.get(KEYS_VARIABLE, "").split(",")]
     found = [
-        (_digest(key.encode()), f"static-{number}")
+        (hash_of(key.encode()), f"static-{number}")
         for number, key in enumerate(filter(None, listed), start=1)
     ]
     if file is not None:
-        found += _read_hashes(file, again=again)
+        found += _read_hashes(file, reloading=reloading)
     return found
 
 
@@ -264,7 +268,7 @@ def admin_key(environ: Mapping[str, str]) -> str | None:
     """The key of the admin routes, in ``REVERIE_ADMIN_KEY``.
 
     Raises:
-        ConfigurationError: it is too short to be safe, or is a user's key as well.
+        ConfigurationError: it is too short to be safe, or it is a user's key too.
     """
     key = environ.get(ADMIN_VARIABLE, "").strip()
     if not key:
@@ -279,9 +283,9 @@ def admin_key(environ: Mapping[str, str]) -> str | None:
     return key
 
 
-def _read_hashes(file: Path, *, again: bool) -> list[tuple[bytes, str]]:
+def _read_hashes(file: Path, *, reloading: bool) -> list[tuple[bytes, str]]:
     try:
-        lines = read_whole(file, again=again).decode().splitlines()
+        lines = read_whole(file, again=reloading).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(

@@ -1,15 +1,20 @@
-"""The stored answers of requests that carried an ``Idempotency-Key``, as ``http`` reads them."""
+"""The stored answers of requests that carried an ``Idempotency-Key``: read, and bounded in size."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
-from reverie.errors import AccountsUnavailable
+from reverie.errors import AccountsUnavailable, StoreFailure
 from reverie.store import answers
+from reverie.store.answers import ANSWERS_KEPT_MS
 from reverie.store.answers import Claim as Claim
 from reverie.store.answers import StoredAnswer as StoredAnswer
-from reverie.store.database.engine import Store, StoreFailure
-from reverie.store.reserve import ANSWERS_KEPT_MS, clock
+from reverie.store.database.coordination import clock
+from reverie.store.database.engine import Store
+
+_CHECKS = 16
+"""How often the size of all answers is checked while as many bytes are added as may be kept."""
 
 
 class KeptAnswers:
@@ -49,3 +54,41 @@ class KeptAnswers:
         assert self._store is not None
         with self._store.read() as connection:
             return answers.body(connection, row)
+
+
+class AnswerBound:
+    """Keeps the stored answers below ``store.kept_answers_mib``, by evicting the oldest."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._limit = store.settings.kept_answers_mib * 1024 * 1024
+        self._added = self._limit  # so that the first check counts what is stored already
+        self._evicting: asyncio.Task[None] | None = None
+
+    def added(self, size: int) -> None:
+        """Note that an answer of so many bytes is being stored."""
+        self._added += size
+
+    def enforce(self) -> None:
+        """Check the size of all answers in the background, once enough bytes were added."""
+        if self._added * _CHECKS < self._limit or self._evicting is not None:
+            return
+        self._added = 0
+        self._evicting = asyncio.create_task(asyncio.to_thread(self._evict))
+        self._evicting.add_done_callback(self._evicted)
+
+    async def stop(self) -> None:
+        """Wait for the check that runs."""
+        if self._evicting is not None:
+            await asyncio.wait({self._evicting})
+
+    def _evict(self) -> None:
+        with contextlib.suppress(StoreFailure):
+            with self._store.read() as connection:
+                until = answers.evictable_until(connection, self._limit)
+            if until is not None:
+                with self._store.write() as connection:
+                    answers.evict(connection, until)
+
+    def _evicted(self, _: asyncio.Task[None]) -> None:
+        self._evicting = None

@@ -1,7 +1,6 @@
 """What an operator does with keys, alike for the command line and for the admin API.
 
-Each function runs in the caller's transaction, so that what it has checked still holds when it
-writes.
+Each function runs in the caller's transaction, so that what it checks still holds when it writes.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection
 
 from reverie.money import Budget, format_amount, format_budget, parse_budget
 from reverie.store import keys
-from reverie.store.keys import Key, RateLimits
+from reverie.store.keys import Key as Key
+from reverie.store.limits import RateLimits as RateLimits
 from reverie.store.limits import period_begin
 from reverie.store.usage import spent
 from reverie.times import format_day, format_moment, parse_moment
@@ -27,11 +27,16 @@ MAX_COUNT = 2**31 - 1
 MAX_WEIGHT = 1000
 _MAX_MODELS = 1000
 _RESERVED = re.compile(r"anonymous|(?:static|file)-[0-9]+|key_.*", re.IGNORECASE)
-"""What callers without a stored key are called in the ledger, and what ids look like."""
+"""Names of callers without a stored key in the ledger, and what ids look like."""
 
 
-class OperatorError(Exception):
-    """What an operator asked for can't be done: a sentence, and the field that it is about."""
+class InvalidInput(Exception):
+    """What an operator asked for can't be done.
+
+    Args:
+        field: the part of the input that is wrong.
+        message: what to write instead, without a full stop.
+    """
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -39,12 +44,12 @@ class OperatorError(Exception):
         self.message = message
 
 
-class NoSuchKey(OperatorError):
-    """There is no key of that name or id."""
+class KeyNotFound(InvalidInput):
+    """There is no key with that name or id."""
 
 
-class KeyOrder(Struct, frozen=True, kw_only=True):
-    """A key as an operator asks for it, in the operator's own notation."""
+class KeySpec(Struct, frozen=True, kw_only=True):
+    """A key to create, as an operator writes it. None: unlimited."""
 
     name: str
     models: tuple[str, ...] | None = None
@@ -54,38 +59,38 @@ class KeyOrder(Struct, frozen=True, kw_only=True):
     budget: str | None = None
     """As in ``10USD/month``."""
     expires_at: str | None = None
-    """As in ``30d``, ``2027-01-31``, or RFC 3339."""
+    """As in ``30d`` or ``2027-01-31``, or in RFC 3339."""
     weight: int = 1
     model_limits: Mapping[str, RateLimits] = {}
 
 
-# What is asked for ------------------------------------------------------------------------
+# Checking ---------------------------------------------------------------------------------
 
 
-def key_of(order: KeyOrder, now: int) -> Key:
-    """Check an order and give the key that it describes, with a new id.
+def key_of(spec: KeySpec, now: int) -> Key:
+    """Check a specification; return the key that it describes, with a new id.
 
     Args:
         now: milliseconds since 1970.
 
     Raises:
-        OperatorError: its field is that of the order.
+        InvalidInput: its field is one of ``KeySpec``.
     """
-    name = checked_name(order.name, "name")
+    name = checked_name(spec.name, "name")
     if _RESERVED.fullmatch(name):
-        raise OperatorError("name", f"the name {name} is reserved; choose another")
-    budget = _budget(order.budget)
+        raise InvalidInput("name", f"the name {name} is reserved; choose another")
+    budget = _budget(spec.budget)
     return Key(
         id=keys.new_id(),
         name=name,
         created_at=now,
-        expires_at=_expiry(order.expires_at, now),
-        weight=_within("weight", order.weight, MAX_WEIGHT) or 1,
-        models=_models(order.models),
-        limits=_limits("", RateLimits(order.rpm, order.tpm, order.concurrency)),
+        expires_at=_expiry(spec.expires_at, now),
+        weight=_within("weight", spec.weight, MAX_WEIGHT) or 1,
+        models=_models(spec.models),
+        limits=_limits("", RateLimits(spec.rpm, spec.tpm, spec.concurrency)),
         model_limits={
             checked_name(model, "model_limits"): _limits("model_limits", limits)
-            for model, limits in order.model_limits.items()
+            for model, limits in spec.model_limits.items()
         },
         budget=budget.nano if budget else None,
         budget_period=budget.period if budget else None,
@@ -94,18 +99,18 @@ def key_of(order: KeyOrder, now: int) -> Key:
 
 
 def checked_name(name: str, field: str) -> str:
-    """A name of a key or a model, in Unicode's normal form, so that it is found as it is written.
+    """A key's or model's name in Unicode's normal form, so that it is found however it is encoded.
 
     Raises:
-        OperatorError: it is empty, too long, or can't be printed.
+        InvalidInput: it is empty, too long, or can't be printed.
     """
     name = unicodedata.normalize("NFC", name)
     if not name.strip() or name != name.strip():
-        raise OperatorError(field, "a name can't be empty, or begin or end with a space")
+        raise InvalidInput(field, "a name can't be empty, or begin or end with a space")
     if len(name) > MAX_NAME:
-        raise OperatorError(field, f"a name has at most {MAX_NAME} characters")
+        raise InvalidInput(field, f"a name has at most {MAX_NAME} characters")
     if not name.isprintable():
-        raise OperatorError(field, "a name holds printable characters only, and no line breaks")
+        raise InvalidInput(field, "a name holds printable characters only, and no line breaks")
     return name
 
 
@@ -115,7 +120,7 @@ def _budget(written: str | None) -> Budget | None:
     try:
         return parse_budget(written)
     except ValueError as error:
-        raise OperatorError("budget", str(error)) from None
+        raise InvalidInput("budget", str(error)) from None
 
 
 def _expiry(written: str | None, now: int) -> int | None:
@@ -124,9 +129,9 @@ def _expiry(written: str | None, now: int) -> int | None:
     try:
         moment = parse_moment(written, now)
     except ValueError as error:
-        raise OperatorError("expires_at", str(error)) from None
+        raise InvalidInput("expires_at", str(error)) from None
     if moment <= now:
-        raise OperatorError("expires_at", f"{format_moment(moment)} has passed already")
+        raise InvalidInput("expires_at", f"{format_moment(moment)} has passed already")
     return moment
 
 
@@ -134,7 +139,7 @@ def _models(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not 0 < len(names) <= _MAX_MODELS:
-        raise OperatorError(
+        raise InvalidInput(
             "models", f"name 1 to {_MAX_MODELS} models, or leave this out to allow all of them"
         )
     return tuple(dict.fromkeys(checked_name(name, "models") for name in names))
@@ -148,23 +153,23 @@ def _limits(field: str, limits: RateLimits) -> RateLimits:
 
 def _within(field: str, count: int | None, highest: int) -> int | None:
     if count is not None and not 1 <= count <= highest:
-        raise OperatorError(field, f"write a whole number from 1 to {highest}")
+        raise InvalidInput(field, f"write a whole number from 1 to {highest}")
     return count
 
 
-# What is done -----------------------------------------------------------------------------
+# Changing ---------------------------------------------------------------------------------
 
 
-def create(connection: Connection, order: KeyOrder, now: int) -> tuple[Key, str]:
-    """Make a key; give it and its secret, which nobody can learn again.
+def create(connection: Connection, spec: KeySpec, now: int) -> tuple[Key, str]:
+    """Create a key; return it and its secret, which can't be learned again.
 
     Raises:
-        OperatorError: the order is wrong, or a usable key has this name.
+        InvalidInput: the specification is wrong, or a usable key has this name.
     """
-    key = key_of(order, now)
+    key = key_of(spec, now)
     keys.lock_names(connection)
     if any(other.usable(now) for other in keys.find(connection, key.name)):
-        raise OperatorError(
+        raise InvalidInput(
             "name", f"a key in use is called {key.name}; revoke it, or choose another"
         )
     secret = keys.new_secret()
@@ -172,31 +177,49 @@ def create(connection: Connection, order: KeyOrder, now: int) -> tuple[Key, str]
     return key, secret
 
 
-def find(connection: Connection, name_or_id: str, now: int) -> Key:
-    """The key of that id or name; of several of one name, the one that is in use.
+def by_id(connection: Connection, id: str) -> Key:
+    """The key with that id.
 
     Raises:
-        NoSuchKey
-        OperatorError: several keys have this name, and not exactly one is in use.
+        KeyNotFound
+    """
+    found = keys.by_ids(connection, [checked_name(id, "id")])
+    if not found:
+        raise KeyNotFound("id", "there is no key with this id")
+    return next(iter(found.values()))
+
+
+def page(connection: Connection, after: str, limit: int) -> list[Key]:
+    """Keys ordered by id, from the first one after ``after``, which may be empty."""
+    checked = checked_name(after, "after") if after else ""
+    return keys.listed(connection, after=checked, limit=limit)
+
+
+def find(connection: Connection, name_or_id: str, now: int) -> Key:
+    """The key with that id or name; of several with one name, the one that is in use.
+
+    Raises:
+        KeyNotFound
+        InvalidInput: several keys have this name, and not exactly one is in use.
     """
     name = checked_name(name_or_id, "key")
     found = keys.find(connection, name)
     if not found:
-        raise NoSuchKey("key", f"there is no key {name}")
+        raise KeyNotFound("key", f"there is no key {name}")
     if len(found) == 1:
         return found[0]
     usable = [key for key in found if key.usable(now)]
     if len(usable) != 1:
         ids = ", ".join(key.id for key in found)
-        raise OperatorError("key", f"several keys are called {name}; name one by its id: {ids}")
+        raise InvalidInput("key", f"several keys are called {name}; name one by its id: {ids}")
     return usable[0]
 
 
 def revoke(connection: Connection, name_or_id: str, now: int) -> Key:
-    """End a key for ever; one that was revoked before stays as it is.
+    """Revoke a key for ever. One that is revoked already stays as it is.
 
     Raises:
-        OperatorError: see ``find``.
+        InvalidInput: see ``find``.
     """
     key = find(connection, name_or_id, now)
     keys.revoke(connection, key.id, now)
@@ -204,33 +227,33 @@ def revoke(connection: Connection, name_or_id: str, now: int) -> Key:
 
 
 def rotate(connection: Connection, name_or_id: str, now: int) -> tuple[Key, str]:
-    """Give a key a new secret. Nothing finds it by the old one any more.
+    """Give a key a new secret; the old one is not valid any more.
 
     Raises:
-        OperatorError: see ``find``; or the key has ended.
+        InvalidInput: see ``find``; or the key is revoked or expired.
     """
     key = find(connection, name_or_id, now)
     secret = keys.new_secret()
     if not key.usable(now) or not keys.rotate(connection, key.id, secret):
-        raise OperatorError("key", f"the key {key.name} is {key.status(now)}; create another")
+        raise InvalidInput("key", f"the key {key.name} is {key.status(now)}; create another")
     return key, secret
 
 
-# What is told of it -----------------------------------------------------------------------
+# Describing -------------------------------------------------------------------------------
 
 
 def describe(connection: Connection, found: Sequence[Key], now: int) -> list[dict[str, Any]]:
-    """All that may be told of keys, fit for JSON; neither secrets nor hashes are among it.
+    """Keys as JSON, without secrets and hashes.
 
-    Money is in nano-units beside its written form, and what was spent is that of requests which
-    have ended in the running period.
+    Money is given in nano-units and as it is written. What is spent is the cost of requests that
+    have ended in the current period.
     """
     money = spent(connection, [key for key in found if key.budget is not None], now)
-    return [_described(key, money.get(key.id, 0), now) for key in found]
+    return [_description(key, money.get(key.id, 0), now) for key in found]
 
 
-def _described(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _description(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
+    description: dict[str, Any] = {
         "id": key.id,
         "name": key.name,
         "status": key.status(now),
@@ -239,8 +262,8 @@ def _described(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
         "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
         "weight": key.weight,
         "models": None if key.models is None else list(key.models),
-        **_counts(key.limits),
-        "model_limits": {model: _counts(limits) for model, limits in key.model_limits.items()},
+        **structs.asdict(key.limits),
+        "model_limits": {name: structs.asdict(one) for name, one in key.model_limits.items()},
         "budget": None,
         "budget_nano": None,
         "spent": None,
@@ -248,15 +271,11 @@ def _described(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
         "spent_since": None,
     }
     if key.budget is not None and key.currency is not None and key.budget_period is not None:
-        told |= {
+        description |= {
             "budget": format_budget(Budget(key.budget, key.currency, key.budget_period)),
             "budget_nano": key.budget,
             "spent": format_amount(spent_nano, key.currency),
             "spent_nano": spent_nano,
             "spent_since": format_day(period_begin(key.budget_period, now / 1000)),
         }
-    return told
-
-
-def _counts(limits: RateLimits) -> dict[str, int | None]:
-    return {"rpm": limits.rpm, "tpm": limits.tpm, "concurrency": limits.concurrency}
+    return description

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from reverie.money import parse_price
+from reverie.money import Price, parse_price
 from reverie.settings import ModelSettings, PriceSettings
-from reverie.store.keys import RateLimits
-from reverie.store.reserve import Price
+from reverie.store.limits import RateLimits
 
 
 class Terms:

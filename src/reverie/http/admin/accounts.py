@@ -25,17 +25,17 @@ from reverie.errors import (
     InvalidRequest,
     NotFound,
     ReverieError,
+    StoreFailure,
     UnsupportedParameter,
 )
 from reverie.gateway.accounts import key_service, usage_report
-from reverie.gateway.accounts.key_service import NoSuchKey, OperatorError
+from reverie.gateway.accounts.key_service import InvalidInput, Key, KeyNotFound
+from reverie.gateway.accounts.store import Store
 from reverie.http.access import Access
 from reverie.http.admin.body import body_schema, read_order
 from reverie.http.connection.exchange import read_body
 from reverie.http.dialects.chat import OPENAI
-from reverie.store import keys
-from reverie.store.database.engine import Store, StoreFailure
-from reverie.store.keys import Key, now_ms
+from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.admin")
 
@@ -108,9 +108,8 @@ class Admin:
 
         def read() -> Answer:
             now = now_ms()
-            checked = key_service.checked_name(after, "after") if after else ""
             with self._store.read() as connection:
-                page = keys.listed(connection, after=checked, limit=limit + 1)
+                page = key_service.page(connection, after, limit + 1)
                 told = key_service.describe(connection, page[:limit], now)
             return 200, {
                 "object": "list",
@@ -175,7 +174,7 @@ class Admin:
         query = _query(request, ("by", "since", "until", "key", "model"))
 
         def read() -> Answer:
-            wanted = usage_report.read(
+            wanted = usage_report.parse_query(
                 [query["by"]] if "by" in query else [],
                 query.get("since"),
                 query.get("until"),
@@ -184,7 +183,7 @@ class Admin:
                 now_ms(),
             )
             with self._store.read() as connection:
-                return 200, usage_report.told(usage_report.make(connection, wanted))
+                return 200, usage_report.make(connection, wanted).to_json()
 
         return await _blocking(read)
 
@@ -197,9 +196,9 @@ async def _blocking(work: Callable[[], Answer]) -> Answer:
     """
     try:
         return await asyncio.to_thread(work)
-    except NoSuchKey as error:
+    except KeyNotFound as error:
         raise NotFound(f"{error.message[:1].upper()}{error.message[1:]}.") from None
-    except OperatorError as error:
+    except InvalidInput as error:
         raise InvalidRequest(f"{error.field}: {error.message}.", param=error.field) from None
     except StoreFailure as failure:
         logger.warning("store failed", extra=log.fields(reason=str(failure)))
@@ -208,10 +207,7 @@ async def _blocking(work: Callable[[], Answer]) -> Answer:
 
 def _by_id(connection: Connection, id: str) -> Key:
     """The key of that id. Names won't do here: a slash in one would be a path of its own."""
-    found = keys.by_ids(connection, [key_service.checked_name(id, "id")])
-    if not found:
-        raise NoSuchKey("id", "there is no key with this id")
-    return next(iter(found.values()))
+    return key_service.by_id(connection, id)
 
 
 def _told(connection: Connection, key: Key, now: int) -> dict[str, Any]:

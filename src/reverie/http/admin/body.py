@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
-from reverie.gateway.accounts.key_service import KeyOrder
+from reverie.gateway.accounts.key_service import KeySpec, RateLimits
 from reverie.http.request.validation import error_text
-from reverie.store.keys import RateLimits
 
 _MAX_NAME = 100
 
@@ -53,7 +52,7 @@ class NewKey(_Strict):
     """A model's name → limits of this key on it."""
 
 
-def read_order(raw: bytes) -> KeyOrder:
+def read_order(raw: bytes) -> KeySpec:
     """Read the body.
 
     Raises:
@@ -70,7 +69,7 @@ def read_order(raw: bytes) -> KeyOrder:
         new = NewKey.model_validate(body)
     except ValidationError as error:
         raise _error(error.errors(include_url=False, include_input=False)[0]) from None
-    return KeyOrder(
+    return KeySpec(
         name=new.name,
         models=None if new.models is None else tuple(new.models),
         rpm=new.rpm,

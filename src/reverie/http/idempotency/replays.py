@@ -21,10 +21,10 @@ from reverie.errors import (
     ReverieError,
     StreamNotResumable,
 )
-from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, KeptAnswers, StoredAnswer
-from reverie.gateway.accounts.ledger import Reservation
+from reverie.gateway.accounts.ledger import Admission
+from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry

@@ -1,6 +1,6 @@
-"""A store's URL → a database that is ready to use, and its failures as ours.
+"""Opens the database that a store's URL names, and translates its exceptions.
 
-Rule: a database's exceptions are translated here, by ``translated``, and nowhere else.
+Rule: a database's exceptions become ``StoreFailure`` here, in ``translated``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,31 +22,21 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from reverie.errors import ConfigurationError
+from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database.timeouts import connection_class
 
 _TRANSIENT = (OperationalError, InterfaceError, InternalError)
 
 
-class StoreFailure(Exception):
-    """The database could not do it; the message says why, without its address.
+class Store:
+    """A database. Nothing is connected before the first transaction.
 
-    ``transient``: it may well do it at another time; otherwise it refuses what it was asked.
+    Raises:
+        ConfigurationError: the URL can't be used.
     """
 
-    def __init__(self, reason: str, *, transient: bool = True) -> None:
-        super().__init__(reason)
-        self.transient = transient
-
-
-class Store:
-    """A database, and how to open transactions on it."""
-
     def __init__(self, settings: StoreSettings) -> None:
-        """Raises:
-        ConfigurationError: the URL can't be used.
-        """
         self.settings = settings
         self.url = parse_url(settings.url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -62,7 +52,7 @@ class Store:
 
     @contextmanager
     def write(self) -> Generator[Connection, None, None]:
-        """One transaction that may write; committed at the end of the block.
+        """One transaction that may write. It is committed at the end of the block.
 
         Raises:
             StoreFailure
@@ -111,7 +101,7 @@ def parse_url(url: str) -> URL:
 
 @contextmanager
 def translated() -> Generator[None, None, None]:
-    """SQLAlchemy's exceptions as ``StoreFailure``."""
+    """Raise SQLAlchemy's exceptions as ``StoreFailure``."""
     try:
         yield
     except DBAPIError as error:
@@ -122,7 +112,7 @@ def translated() -> Generator[None, None, None]:
 
 
 def _reason(error: BaseException | None) -> str:
-    """A driver's own word for what is wrong: one line, and no address or value in it."""
+    """What the driver calls the error: one line, without addresses or values."""
     if isinstance(error, sqlite3.Error):
         return str(error)
     state = getattr(error, "sqlstate", None)
@@ -142,7 +132,7 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     synchronous = "FULL" if settings.durability == "power" else "NORMAL"
 
     def on_connect(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # transactions are begun by ``on_begin``
+        connection.isolation_level = None  # ``on_begin`` begins transactions
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(settings.timeout * 1000)}")
         cursor.execute("PRAGMA journal_mode = WAL")
@@ -151,7 +141,7 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        # A writer takes the lock at once: one that begins as a reader can't wait for it.
+        # A writer takes the lock at once: a transaction that began as a reader can't wait for it.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -184,7 +174,7 @@ def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
             "options": " ".join(options),
         },
     )
-    # Longer than the server's own bounds, which say more of what took so long.
-    resuming = connection_class(settings.timeout + 1)
-    event.listen(engine, "do_connect", lambda _, __, args, named: resuming.connect(*args, **named))
+    # Longer than the server's own timeouts, whose errors say more about what took so long.
+    bounded = connection_class(settings.timeout + 1)
+    event.listen(engine, "do_connect", lambda _, __, args, named: bounded.connect(*args, **named))
     return engine

@@ -1,4 +1,4 @@
-"""Brings a store to the schema of this version, at start."""
+"""Brings a store to this version's schema, at start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from reverie.errors import ConfigurationError
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.errors import ConfigurationError, StoreFailure
+from reverie.store.database.engine import Store
 from reverie.store.database.schema import HEAD
 
 _VERSION_TABLE = "alembic_version"
@@ -19,7 +19,7 @@ _LOCK = 0x5245564552494500
 
 
 def migrate(store: Store) -> None:
-    """Run the migrations that are missing. Gateways that start together do it once.
+    """Run the migrations that are missing, once however many gateways start together.
 
     Raises:
         ConfigurationError: the store is newer than this program.
@@ -27,14 +27,14 @@ def migrate(store: Store) -> None:
     """
     if _version(store) == HEAD:
         return
-    with _only_one(store), store.write() as connection:
+    with _exclusively(store), store.write() as connection:
         if not store.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         _upgrade(connection)
 
 
 def is_current(store: Store) -> bool:
-    """Whether the store is there and needs no migration. Makes nothing.
+    """True if the store exists and needs no migration. Creates nothing.
 
     Raises:
         StoreFailure: the database can't be reached or used.
@@ -72,8 +72,8 @@ def _upgrade(connection: Connection) -> None:
 
 
 @contextmanager
-def _only_one(store: Store) -> Generator[None, None, None]:
-    """Let one process at a time migrate a SQLite file; its own lock can't be held that long."""
+def _exclusively(store: Store) -> Generator[None, None, None]:
+    """Let one process at a time migrate a SQLite file, whose own lock can't be held that long."""
     if not store.is_sqlite:
         yield
         return

@@ -3,8 +3,8 @@
 Rule 1: times are integer milliseconds since 1970 (UTC); money is integer nano-units of a currency
 (1 USD = 10⁹); tokens are integers. There is no float anywhere.
 
-Rule 2: a change here needs a migration of its own in ``migrations/versions``, and ``HEAD`` named
-after it. A test compares the two.
+Rule 2: a change here needs a migration in ``migrations/versions``, and ``HEAD`` names the newest
+one. A test compares the schema with what the migrations make.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 HEAD = "0002"
-"""The newest migration: what a store must have been brought to."""
+"""The newest migration. A store must have been brought to it."""
 
 metadata = MetaData(
     naming_convention={"ix": "%(table_name)s_%(column_0_N_name)s", "pk": "%(table_name)s_pk"}
@@ -34,12 +34,12 @@ gateways = Table(
     metadata,
     # One row for each start of a gateway process. The number prefixes its rows in the ledger.
     Column("id", Integer, primary_key=True, autoincrement=True),
-    # Host, boot and process, so that a neighbour on the same host can see that it is gone.
+    # Host, boot and process, so that a gateway on the same host can see that it is gone.
     Column("process", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     # Renewed every second while it runs.
     Column("seen_at", BigInteger, nullable=False),
-    # Set at an orderly end, and when a neighbour has closed its rows.
+    # Set at an orderly end, and when another gateway has closed its rows.
     Column("ended_at", BigInteger),
 )
 
@@ -53,7 +53,7 @@ keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
-    # Its share of scarce slots, beside other keys'.
+    # Its share of scarce slots, relative to other keys'.
     Column("weight", Integer, nullable=False),
     # JSON list of the models that it may use; null: all.
     Column("models", Text),
@@ -74,7 +74,7 @@ keys = Table(
 ledger = Table(
     "ledger",
     metadata,
-    # gateway × 2⁴⁰ + a number that its gateway counts up.
+    # gateway × 2⁴⁰ + a counter of that gateway.
     Column(
         "id",
         BigInteger().with_variant(Integer, "sqlite"),  # there it is the row's own number
@@ -88,7 +88,7 @@ ledger = Table(
     Column("model", Text, nullable=False),
     Column("backend", Text),
     Column("idempotency_key", Text),
-    # What was set aside before the work began.
+    # What was reserved before the work began.
     Column("reserved_tokens", Integer, nullable=False),
     Column("reserved_cost", BigInteger, nullable=False),
     # Nano-units per token at the time of the request: later prices never touch old rows.
@@ -101,14 +101,14 @@ ledger = Table(
     Column("cached_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("cost", BigInteger, nullable=False),
-    # The counts are the gateway's own, since the engine gave none.
+    # True: the counts are the gateway's own, because the engine gave none.
     Column("estimated", Boolean, nullable=False),
     # ok, length, cancelled, failed, lost; null while it runs.
     Column("outcome", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("first_token_at", BigInteger),
     Column("ended_at", BigInteger),
-    # The few open rows: what a limit on requests at once counts, and what a crash leaves.
+    # The few open rows: those that a concurrency limit counts, and those that a crash leaves.
     Index(
         "ledger_open_by_key",
         "key_id",
@@ -127,7 +127,7 @@ ledger = Table(
 usage_daily = Table(
     "usage_daily",
     metadata,
-    # The closed rows of the ledger, summed up in the transaction that closes each.
+    # Sums of the ledger's closed rows, which change in the transaction that closes a row.
     Column("key_id", Text, primary_key=True),
     # Days since 1970 (UTC) of the row's ``created_at``.
     Column("day", Integer, primary_key=True, autoincrement=False),
@@ -148,7 +148,7 @@ usage_daily = Table(
 limit_windows = Table(
     "limit_windows",
     metadata,
-    # Requests and tokens of one limited subject in one second; old rows are swept out.
+    # Requests and tokens of one limited subject in one second; old rows are deleted.
     Column("subject", Text, primary_key=True),
     Column("second", BigInteger, primary_key=True, autoincrement=False),
     Column("requests", Integer, nullable=False),
@@ -159,16 +159,16 @@ limit_windows = Table(
 answers = Table(
     "answers",
     metadata,
-    # Requests that carried an Idempotency-Key, which is a key's own affair.
+    # Requests that carried an Idempotency-Key, which is scoped to the API key.
     Column("key_id", Text, primary_key=True),
     Column("idempotency_key", Text, primary_key=True),
     # SHA-256 of the request.
     Column("fingerprint", LargeBinary, nullable=False),
     Column("ledger_id", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # Null while it runs, or if it ended without an answer: its row of the ledger tells.
+    # Null while it runs, or if it ended without an answer; its row of the ledger says which.
     Column("finished_at", BigInteger),
-    # The answer as it was sent; null if it was too large to be kept.
+    # The answer as it was sent; null if it was too large to keep.
     Column("body", LargeBinary),
     Index("answers_ledger_id", "ledger_id"),
     Index("answers_created_at", "created_at"),

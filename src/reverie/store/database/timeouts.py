@@ -1,7 +1,7 @@
-"""Connections to PostgreSQL that wait only so long for an answer.
+"""Connections to PostgreSQL whose every step has a timeout.
 
-The server bounds its own work (``statement_timeout``), but one that hangs as a whole bounds nothing
-any more, and whoever waited for it would hang, too.
+The server bounds its own work (``statement_timeout``). A server that hangs as a whole enforces
+nothing any more, and its clients would hang with it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from psycopg.errors import ConnectionTimeout
 
 
 def connection_class(seconds: float) -> type[psycopg.Connection[Any]]:
-    """Connections of which every step that takes longer raises ``ConnectionTimeout``.
+    """A connection class: a step that takes longer than ``seconds`` raises ``ConnectionTimeout``.
 
-    The connection is then closed: nobody knows what became of the step.
+    The connection is closed then, since nobody knows whether the step was carried out.
     """
 
-    class Patient(psycopg.Connection[Any]):
+    class BoundedConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
             return super().wait(self._bounded(gen), *given, **named)
 
         def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            """``gen``, which is asked anew several times a second, until its time is over."""
+            """Drive ``gen``, which psycopg resumes several times a second, until the deadline."""
             deadline = time.monotonic() + seconds
             try:
                 state = next(gen)
@@ -38,4 +38,4 @@ def connection_class(seconds: float) -> type[psycopg.Connection[Any]]:
             except StopIteration as end:
                 return end.value
 
-    return Patient
+    return BoundedConnection

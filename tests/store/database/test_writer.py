@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from reverie.errors import StoreFailure
 from reverie.settings import StoreSettings
-from reverie.store.database.engine import Store, StoreFailure
-from reverie.store.writer import Operation, Writer
+from reverie.store.database.engine import Store
+from reverie.store.database.writer import Operation, Writer
 
 WriteTo = Callable[..., Operation[Any]]
 
@@ -78,7 +79,7 @@ async def test_what_comes_from_one_wave_of_requests_is_committed_together(
     writer: Writer, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread waits already, and would begin with the first of them."""
-    monkeypatch.setattr("reverie.store.writer._MAX_GATHERING", 60.0)
+    monkeypatch.setattr("reverie.store.database.writer._MAX_GATHERING", 60.0)
     writer.start()
 
     async def request(number: int) -> int:

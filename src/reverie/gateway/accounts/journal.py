@@ -1,8 +1,8 @@
-"""Settlements that the store could not take: kept in a file here, and brought to it later.
+"""Settlements that the store could not take: kept in a local file until it takes them.
 
-Each gateway appends to a file of its own and holds a lock on it. A file without its holder was left
-by one that died, and is taken over by whoever starts next. An entry may be brought to the store
-twice without harm (``settle``, rule 1), so that a file is only ever appended to or removed.
+Each gateway appends to a file of its own and holds a lock on it. An unlocked file was left behind
+by a gateway that died; the next one to start takes it over. An entry may go to the store twice
+without harm (``store.settlements``, rule 1), so a file is only ever appended to or removed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from pathlib import Path
 import msgspec
 
 from reverie.paths import state_directory
-from reverie.store.settle import Settlement
+from reverie.store.settlements import Settlement
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
 
 
 def directory(url: str) -> Path:
-    """Where the journals of a store's gateways are: ``$XDG_STATE_HOME/reverie/journal/…``."""
+    """The folder of a store's journals: ``$XDG_STATE_HOME/reverie/journal/…``."""
     return state_directory() / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Journal:
-    """This gateway's journal. The file exists while something is in it.
+    """This gateway's journal. Its file exists while it has entries.
 
     Args:
-        durable: force each entry to the disk.
+        durable: whether each entry is forced to the disk.
     """
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
@@ -43,7 +43,7 @@ class Journal:
         self._file: int | None = None
         self._torn = False
         self.pending: list[Settlement] = []
-        """What is in the file, and not known to be in the store."""
+        """Entries of the file that aren't known to be in the store."""
 
     def append(self, settlement: Settlement) -> None:
         """Keep a settlement.
@@ -58,7 +58,7 @@ class Journal:
             line = b"\n" + line
         self._torn = True
         if os.write(self._file, line) != len(line):
-            # A torn line is skipped when it is read.
+            # Whoever reads the file skips a torn line.
             raise OSError(errno.ENOSPC, "a part of the entry was written")
         self._torn = False
         if self._durable:
@@ -66,7 +66,7 @@ class Journal:
         self.pending.append(settlement)
 
     def _open(self) -> int:
-        """Make the file. It has its name only once it is locked: till then nobody may take it."""
+        """Create the file. It gets its name once it is locked, so that nobody takes it over."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         unnamed = self._path.with_suffix(".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -82,7 +82,7 @@ class Journal:
         return file
 
     def done(self, count: int) -> None:
-        """Forget the oldest entries, which are in the store by now."""
+        """Forget the oldest entries, which are in the store now."""
         del self.pending[:count]
         if not self.pending and self._file is not None:
             self._path.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class Journal:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk, so that a new file is found after a power cut."""
+    """Force a folder's names to the disk, so that a new file is still there after a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -101,7 +101,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
-    """Entries of gateways that died. They are removed at the end of the block, unless it raised."""
+    """Yield the entries of gateways that died; remove them after the block, unless it raised."""
     taken: list[tuple[Path, int]] = []
     entries: list[Settlement] = []
     try:
@@ -109,11 +109,11 @@ def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                continue  # another that starts has taken it, or its gateway is done with it
+                continue  # another gateway took it over, or its own gateway is done with it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(file)  # its gateway lives
+                os.close(file)  # its gateway is alive
                 continue
             taken.append((path, file))
             entries += _read(path)
@@ -128,6 +128,6 @@ def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
 def _read(path: Path) -> list[Settlement]:
     entries = []
     for line in path.read_bytes().splitlines():
-        with contextlib.suppress(msgspec.DecodeError):  # torn by a full disk or a death
+        with contextlib.suppress(msgspec.DecodeError):  # torn by a full disk or a crash
             entries.append(_decode(line))
     return entries

@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 import pytest
 
+from reverie.money import Price
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
-from reverie.store.keys import RateLimits
-from reverie.store.reserve import Price
-from reverie.store.settle import Checkpoint, Outcome, Settlement, checkpoint, close_lost
-from tests.store.accounts import GATEWAY, ask, close, make_key, order, rows, settled
+from reverie.store.limits import RateLimits
+from reverie.store.settlements import Checkpoint, LedgerOutcome, Settlement, checkpoint, close_lost
+from tests.store.ledger_helpers import GATEWAY, ask, close, make_key, request, rows, settled
 
 SUMMED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost")
 
@@ -35,7 +35,7 @@ def from_ledger(store: Store) -> dict[str, int]:
 
 
 def test_a_complete_answer_costs_what_it_used_at_the_prices_of_its_request(store: Store) -> None:
-    ask(store, order(1, price=Price(10, 1, 100, "USD")))
+    ask(store, request(1, price=Price(10, 1, 100, "USD")))
     close(
         store,
         Settlement(
@@ -55,11 +55,11 @@ def test_a_complete_answer_costs_what_it_used_at_the_prices_of_its_request(store
     assert totals(store) == from_ledger(store)
 
 
-@pytest.mark.parametrize("outcome", get_args(Outcome))
+@pytest.mark.parametrize("outcome", get_args(LedgerOutcome))
 def test_what_was_delivered_is_billed_and_what_failed_is_not(
-    store: Store, outcome: Outcome
+    store: Store, outcome: LedgerOutcome
 ) -> None:
-    ask(store, order(1))
+    ask(store, request(1))
     close(store, settled(1, outcome))
     (row,) = rows(store)
     assert (row.cost > 0) == (outcome in ("ok", "length", "cancelled"))
@@ -68,7 +68,7 @@ def test_what_was_delivered_is_billed_and_what_failed_is_not(
 
 
 def test_a_settlement_that_comes_twice_counts_once(store: Store) -> None:
-    ask(store, order(1))
+    ask(store, request(1))
     close(store, settled(1), settled(1))
     close(store, settled(1, completion=99), settled(1, "failed"))
     (row,) = rows(store)
@@ -84,7 +84,7 @@ def test_a_settlement_without_a_row_changes_nothing(store: Store) -> None:
 
 
 def test_a_row_that_was_given_up_still_learns_the_truth_and_the_sums_follow(store: Store) -> None:
-    ask(store, order(1), order(2))
+    ask(store, request(1), request(2))
     with store.write() as connection:
         assert close_lost(connection, GATEWAY, 1) == 2
     assert {row.outcome for row in rows(store)} == {"lost"}
@@ -98,10 +98,10 @@ def test_a_row_that_was_given_up_still_learns_the_truth_and_the_sums_follow(stor
 
 def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
     claim = Claim("once", b"f")
-    ask(store, order(1, claim=claim), order(2, claim=Claim("other", b"f")))
+    ask(store, request(1, claim=claim), request(2, claim=Claim("other", b"f")))
     with store.write() as connection:
         close_lost(connection, GATEWAY, 1)
-    ask(store, order(3, claim=claim))
+    ask(store, request(3, claim=claim))
     close(store, settled(3))
     close(store, settled(1), settled(2))  # their gateway's journal turns up
     closed = {row.id: row for row in rows(store)}
@@ -111,7 +111,7 @@ def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
 
 
 def test_a_lost_row_keeps_its_last_checkpoint_and_costs_nothing(store: Store) -> None:
-    ask(store, order(1))
+    ask(store, request(1))
     with store.write() as connection:
         checkpoint(connection, [Checkpoint(1, 40, 3, 111)])
         checkpoint(connection, [Checkpoint(1, 40, 8, 111)])
@@ -123,7 +123,7 @@ def test_a_lost_row_keeps_its_last_checkpoint_and_costs_nothing(store: Store) ->
 
 
 def test_a_checkpoint_that_comes_late_changes_no_closed_row(store: Store) -> None:
-    ask(store, order(1))
+    ask(store, request(1))
     close(store, settled(1))
     with store.write() as connection:
         checkpoint(connection, [Checkpoint(1, 1, 1, 1)])
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_comes_late_changes_no_closed_row(store: Store) -> Non
 
 
 def test_only_the_dead_gateways_rows_are_closed(store: Store) -> None:
-    ask(store, order(1))
+    ask(store, request(1))
     with store.write() as connection:
         assert close_lost(connection, GATEWAY + 1, 1) == 0
     assert rows(store)[0].outcome is None
@@ -141,10 +141,10 @@ def test_only_the_dead_gateways_rows_are_closed(store: Store) -> None:
 def test_the_sums_agree_with_the_rows_whatever_happens(store: Store) -> None:
     make_key(store, "key_b", limits=RateLimits(rpm=1000, tpm=10**6))
     chance = random.Random(7)
-    outcomes = get_args(Outcome)
+    outcomes = get_args(LedgerOutcome)
     for batch in range(20):
         ids = [batch * 10 + n for n in range(10)]
-        ask(store, *(order(id, chance.choice(("key_a", "key_b"))) for id in ids))
+        ask(store, *(request(id, chance.choice(("key_a", "key_b"))) for id in ids))
         told = chance.sample(range((batch + 1) * 10), 9 + min(batch, 3))  # some twice, some never
         close(
             store,
@@ -159,7 +159,7 @@ def test_the_sums_agree_with_the_rows_whatever_happens(store: Store) -> None:
 
 def test_only_seconds_that_still_count_are_given_tokens_back(store: Store) -> None:
     make_key(store, "key_b", limits=RateLimits(tpm=1000))
-    ask(store, order(1, "key_b"), order(2, "key_b"))
+    ask(store, request(1, "key_b"), request(2, "key_b"))
     (window,) = rows(store, "limit_windows")
     assert (window.subject, window.requests, window.tokens) == ("key:key_b", 2, 200)
     close(store, settled(1, prompt=30, completion=0))

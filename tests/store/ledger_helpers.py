@@ -1,4 +1,4 @@
-"""What tests of the ledger ask of it."""
+"""Helpers: keys, requests, reservations and settlements for tests of the ledger."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 from sqlalchemy import select
 
+from reverie.money import Price
 from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.keys import Key, RateLimits, now_ms
-from reverie.store.reserve import Order, Price, Result, reserve
-from reverie.store.settle import Outcome, Settlement, settle
+from reverie.store.keys import Key
+from reverie.store.limits import RateLimits
+from reverie.store.reservations import ReservationRequest, Result, reserve
+from reverie.store.settlements import LedgerOutcome, Settlement, settle
+from reverie.times import now_ms
 
 PRICE = Price(input=10, cached=1, output=100, currency="USD")
 GATEWAY = 7
@@ -25,7 +28,7 @@ def make_key(store: Store, id: str = "key_a", **fields: Any) -> Key:
     return key
 
 
-def order(id: int, key: str = "key_a", **fields: Any) -> Order:
+def request(id: int, key: str = "key_a", **fields: Any) -> ReservationRequest:
     given: dict[str, Any] = {
         "request_id": f"req_{id}",
         "key_id": key,
@@ -37,16 +40,18 @@ def order(id: int, key: str = "key_a", **fields: Any) -> Order:
         "cost": 0,
         "price": PRICE,
     }
-    return Order(id=id, **{**given, **fields})
+    return ReservationRequest(id=id, **{**given, **fields})
 
 
-def ask(store: Store, *orders: Order, again: bool = False) -> list[Result]:
+def ask(store: Store, *requests: ReservationRequest, is_retry: bool = False) -> list[Result]:
     """Reserve, in one transaction."""
     with store.write() as connection:
-        return reserve(connection, orders, GATEWAY, again=again)
+        return reserve(connection, requests, GATEWAY, is_retry=is_retry)
 
 
-def settled(id: int, outcome: Outcome = "ok", prompt: int = 40, completion: int = 10) -> Settlement:
+def settled(
+    id: int, outcome: LedgerOutcome = "ok", prompt: int = 40, completion: int = 10
+) -> Settlement:
     return Settlement(
         id=id,
         outcome=outcome,

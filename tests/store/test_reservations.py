@@ -15,9 +15,10 @@ from reverie.errors import (
 from reverie.store import keys
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
-from reverie.store.keys import RateLimits, now_ms
-from reverie.store.reserve import Granted, Order, Result
-from tests.store.accounts import GATEWAY, PRICE, ask, close, make_key, order, rows, settled
+from reverie.store.limits import RateLimits
+from reverie.store.reservations import Granted, ReservationRequest, Result
+from reverie.times import now_ms
+from tests.store.ledger_helpers import GATEWAY, PRICE, ask, close, make_key, request, rows, settled
 
 
 def granted(results: list[Result]) -> list[bool]:
@@ -26,7 +27,7 @@ def granted(results: list[Result]) -> list[bool]:
 
 def test_a_row_is_open_and_holds_what_was_asked(store: Store) -> None:
     make_key(store)
-    assert granted(ask(store, order(1, cost=700, claim=Claim("once", b"f")))) == [True]
+    assert granted(ask(store, request(1, cost=700, claim=Claim("once", b"f")))) == [True]
     (row,) = rows(store)
     assert (row.id, row.request_id, row.gateway_id, row.key_id) == (1, "req_1", GATEWAY, "key_a")
     assert (row.outcome, row.reserved_tokens, row.reserved_cost) == (None, 100, 700)
@@ -37,7 +38,7 @@ def test_a_row_is_open_and_holds_what_was_asked(store: Store) -> None:
 
 def test_a_key_without_limits_is_told_of_none(store: Store) -> None:
     make_key(store)
-    (result,) = ask(store, order(1))
+    (result,) = ask(store, request(1))
     assert result == Granted(limited=False, rate=None)
     assert rows(store, "limit_windows") == []
 
@@ -49,22 +50,22 @@ def test_a_key_that_has_ended_opens_no_row(store: Store, ended: str) -> None:
     if ended == "revoked":
         with store.write() as connection:
             assert keys.revoke(connection, "key_a", now_ms())
-    (result,) = ask(store, order(1))
+    (result,) = ask(store, request(1))
     assert isinstance(result, InvalidApiKey)
     assert rows(store) == []
 
 
 def test_a_key_may_use_its_models_by_any_of_their_names(store: Store) -> None:
     make_key(store, models=("small", "other"))
-    allowed, refused = ask(store, order(1, names=("m", "small")), order(2, names=("m", "big")))
+    allowed, refused = ask(store, request(1, names=("m", "small")), request(2, names=("m", "big")))
     assert isinstance(allowed, Granted)
     assert isinstance(refused, ModelNotAllowed)
     assert "small, other" in refused.message
 
 
-def test_the_orders_of_one_transaction_count_against_each_other(store: Store) -> None:
+def test_the_requests_of_one_transaction_count_against_each_other(store: Store) -> None:
     make_key(store, limits=RateLimits(rpm=3))
-    results = ask(store, *(order(number) for number in range(1, 6)))
+    results = ask(store, *(request(number) for number in range(1, 6)))
     assert granted(results) == [True, True, True, False, False]
     assert [row.id for row in rows(store)] == [1, 2, 3]
     refusal = results[-1]
@@ -73,18 +74,18 @@ def test_the_orders_of_one_transaction_count_against_each_other(store: Store) ->
     assert 1 <= int(refusal.headers["Retry-After"]) <= 61
 
 
-def test_orders_of_later_transactions_count_too(store: Store) -> None:
+def test_requests_of_later_transactions_count_too(store: Store) -> None:
     make_key(store, limits=RateLimits(tpm=250))
-    assert granted(ask(store, order(1))) == [True]
-    assert granted(ask(store, order(2))) == [True]
-    assert granted(ask(store, order(3), order(4, tokens=50))) == [False, True]
+    assert granted(ask(store, request(1))) == [True]
+    assert granted(ask(store, request(2))) == [True]
+    assert granted(ask(store, request(3), request(4, tokens=50))) == [False, True]
 
 
 def test_what_a_request_did_not_use_is_given_back(store: Store) -> None:
     make_key(store, limits=RateLimits(tpm=120))
-    assert granted(ask(store, order(1), order(2))) == [True, False]
+    assert granted(ask(store, request(1), request(2))) == [True, False]
     close(store, settled(1, prompt=10, completion=5))
-    (result,) = ask(store, order(3))
+    (result,) = ask(store, request(3))
     assert isinstance(result, Granted)
     assert result.rate is not None
     assert result.rate.remaining_tokens == 120 - 15 - 100
@@ -92,16 +93,16 @@ def test_what_a_request_did_not_use_is_given_back(store: Store) -> None:
 
 def test_requests_at_once_are_those_whose_rows_are_open(store: Store) -> None:
     make_key(store, limits=RateLimits(concurrency=2))
-    assert granted(ask(store, *(order(number) for number in (1, 2, 3)))) == [True, True, False]
+    assert granted(ask(store, *(request(number) for number in (1, 2, 3)))) == [True, True, False]
     close(store, settled(1))
-    assert granted(ask(store, order(4), order(5))) == [True, False]
+    assert granted(ask(store, request(4), request(5))) == [True, False]
 
 
 def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:
     make_key(store, limits=RateLimits(rpm=10), model_limits={"big": RateLimits(rpm=1)})
 
-    def of(model: str, id: int) -> Order:
-        return order(id, model=model, names=(model,))
+    def of(model: str, id: int) -> ReservationRequest:
+        return request(id, model=model, names=(model,))
 
     results = ask(store, of("big", 1), of("big", 2), of("m", 3), of("m", 4))
     assert granted(results) == [True, False, True, True]
@@ -111,9 +112,11 @@ def test_a_models_limits_hold_over_all_its_callers(store: Store) -> None:
     make_key(store, "key_a")
     make_key(store, "key_b")
     limits = RateLimits(concurrency=2)
-    orders = [order(n, key, model_limits=limits) for n, key in enumerate(("key_a", "key_b") * 2)]
-    assert granted(ask(store, *orders)) == [True, True, False, False]
-    anonymous = order(9, "anonymous", stored=False, model_limits=limits)
+    requests = [
+        request(n, key, model_limits=limits) for n, key in enumerate(("key_a", "key_b") * 2)
+    ]
+    assert granted(ask(store, *requests)) == [True, True, False, False]
+    anonymous = request(9, "anonymous", stored=False, model_limits=limits)
     (refusal,) = ask(store, anonymous)
     assert isinstance(refusal, RateLimitExceeded)
     assert "All callers of m together" in refusal.message
@@ -121,17 +124,17 @@ def test_a_models_limits_hold_over_all_its_callers(store: Store) -> None:
 
 def test_a_budget_counts_what_was_spent_and_what_is_set_aside(store: Store) -> None:
     make_key(store, budget=10_000, budget_period="month", currency="USD")
-    assert granted(ask(store, order(1, cost=6000), order(2, cost=6000))) == [True, False]
+    assert granted(ask(store, request(1, cost=6000), request(2, cost=6000))) == [True, False]
     close(store, settled(1, prompt=100, completion=40))  # 5000
-    assert granted(ask(store, order(3, cost=5001))) == [False]
-    assert granted(ask(store, order(4, cost=5000))) == [True]
-    (refusal,) = ask(store, order(5, cost=1))
+    assert granted(ask(store, request(3, cost=5001))) == [False]
+    assert granted(ask(store, request(4, cost=5000))) == [True]
+    (refusal,) = ask(store, request(5, cost=1))
     assert isinstance(refusal, InsufficientQuota)
 
 
 def test_a_budget_in_another_currency_buys_nothing(store: Store) -> None:
     make_key(store, budget=10**12, budget_period="day", currency="EUR")
-    free, priced = ask(store, order(1, cost=0), order(2, cost=50, price=PRICE))
+    free, priced = ask(store, request(1, cost=0), request(2, cost=50, price=PRICE))
     assert isinstance(free, Granted)
     assert isinstance(priced, InsufficientQuota)
     assert "budget is in EUR" in priced.message
@@ -139,10 +142,10 @@ def test_a_budget_in_another_currency_buys_nothing(store: Store) -> None:
 
 def test_a_try_that_was_committed_unbeknown_to_us_is_not_counted_twice(store: Store) -> None:
     make_key(store, limits=RateLimits(rpm=3))
-    ask(store, order(1), order(2))
-    assert granted(ask(store, order(1), order(2), order(3), again=True)) == [True] * 3
+    ask(store, request(1), request(2))
+    assert granted(ask(store, request(1), request(2), request(3), is_retry=True)) == [True] * 3
     assert [row.id for row in rows(store)] == [1, 2, 3]
-    assert granted(ask(store, order(4))) == [False]
+    assert granted(ask(store, request(4))) == [False]
 
 
 def test_gateways_that_decide_at_the_same_time_admit_no_more_than_one_alone(store: Store) -> None:
@@ -152,7 +155,7 @@ def test_gateways_that_decide_at_the_same_time_admit_no_more_than_one_alone(stor
     def gateway(number: int) -> None:
         for turn in range(10):
             first = number * 1000 + turn * 10
-            results.extend(granted(ask(store, *(order(first + n) for n in range(3)))))
+            results.extend(granted(ask(store, *(request(first + n) for n in range(3)))))
 
     threads = [threading.Thread(target=gateway, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -1,11 +1,11 @@
-"""The one writer of a gateway: a thread that takes whatever has gathered and commits it together.
+"""A gateway's one writer: a thread that commits together whatever operations have gathered.
 
 Rule 1: an operation's future is resolved only after its commit.
 
-Rule 2: an operation has a deadline. Until then a store that is locked, slow or gone is tried again;
-then the operation fails, and whoever waits on it decides what that means.
+Rule 2: an operation has a deadline. Until then, a store that is locked, slow or down is tried
+again; then the operation fails, and whoever waits for it decides what that means.
 
-Rule 3: operations are repeatable. A commit whose answer got lost is tried again as it was.
+Rule 3: operations are repeatable. If the answer to a commit is lost, the operation is tried again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from reverie.errors import StoreFailure
 from reverie.log import fields
-from reverie.store.database.engine import Store, StoreFailure
+from reverie.store.database.engine import Store
 
 logger = logging.getLogger("reverie.store")
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Connection, Sequence[Any], bool], Sequence[Any]]
-"""Does all the operations of one kind in a transaction: (connection, what, again) → results."""
+"""Writes all operations of one kind: (connection, their subjects, is_retry) → their results."""
 
 _MAX_BATCH = 512
 _QUIET_TURNS = 3
-"""Turns of the event loop without a further operation, after which those that gathered are handed
-over. An idle loop makes them in some ten microseconds each."""
+"""Turns of the event loop without a new operation after which the gathered ones are handed over.
+An idle loop takes some ten microseconds a turn."""
 _MAX_GATHERING = 0.003
-"""Seconds after which they are handed over in any case."""
+"""Seconds after which operations are handed over in any case."""
 _RETRY_DELAY = 0.05
 
 
@@ -42,9 +43,9 @@ class Operation(Generic[T]):
     """One thing to write.
 
     Args:
-        work: does it, together with others of the same ``work``.
-        subject: what it is done with.
-        seconds: how long it may take.
+        work: writes it, together with others of the same ``work``.
+        subject: what is written.
+        seconds: how long that may take.
     """
 
     __slots__ = ("deadline", "future", "subject", "tried", "work")
@@ -63,9 +64,9 @@ class Writer:
     """Commits operations in the order of their arrival, those of one kind together.
 
     Args:
-        kinds: every ``work`` there is, in the order in which a batch does them.
-        on_orphan: called, in the event loop, with an operation that was committed after whoever
-            waited for it had gone.
+        kinds: every ``work`` there is, in the order in which a batch is written.
+        on_orphan: called in the event loop with an operation that was committed although nobody
+            waited for it any more.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
         self.failing = False
-        """Whether the last thing that the store was asked to do failed."""
+        """True if the last transaction failed."""
 
     @property
     def started(self) -> bool:
@@ -89,7 +90,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
-        """Have something written; its future tells when it is."""
+        """Have something written. The operation's future is resolved once it is."""
         operation: Operation[Any] = Operation(work, subject, seconds, self._loop)
         self._gathered.append(operation)
         if len(self._gathered) == 1:
@@ -99,7 +100,7 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Operations that no transaction has begun with."""
+        """Operations that no transaction has begun to write."""
         return len(self._gathered) + self._queue.qsize()
 
     async def stop(self) -> None:
@@ -109,8 +110,10 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _gather(self, known: int, turns: int, until: float) -> None:
-        """Wait for company as long as it keeps coming: a transaction costs much, and each of its
-        operations little. The thread would otherwise begin with the first of them.
+        """Wait as long as further operations keep coming, and hand all of them over at once.
+
+        A transaction costs much, and each of its operations little. The thread would otherwise
+        begin one with the first operation alone.
         """
         if len(self._gathered) > known:
             turns = _QUIET_TURNS
@@ -120,7 +123,7 @@ class Writer:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give the thread what has gathered."""
+        """Give the gathered operations to the thread."""
         for operation in self._gathered:
             self._queue.put(operation)
         self._gathered.clear()
@@ -135,7 +138,11 @@ class Writer:
                     self._commit(work, of_kind)
 
     def _take(self) -> tuple[list[Operation[Any]], bool]:
-        """Wait for an operation, and take those that have gathered with it."""
+        """Wait for an operation, and take it with those that are queued behind it.
+
+        Returns:
+            The operations, and True if no more will come.
+        """
         batch: list[Operation[Any]] = []
         operation = self._queue.get()
         while operation is not None:
@@ -152,16 +159,16 @@ class Writer:
         while batch := self._still_wanted(batch):
             try:
                 with self._store.write() as connection:
-                    batch = self._still_wanted(batch)  # the lock may have taken long to get
-                    again = any(operation.tried for operation in batch)
+                    batch = self._still_wanted(batch)  # the lock may have taken a while
+                    is_retry = any(operation.tried for operation in batch)
                     for operation in batch:
                         operation.tried = True
                     subjects = [operation.subject for operation in batch]
-                    results = work(connection, subjects, again) if batch else ()
+                    results = work(connection, subjects, is_retry) if batch else ()
             except StoreFailure as failure:
-                self._note(failure)
+                self._log_change(failure)
                 if not failure.transient and len(batch) > 1:
-                    for operation in batch:  # one of them is at fault: let it fail alone
+                    for operation in batch:  # one of them is at fault: it shall fail alone
                         self._commit(work, [operation])
                     return
                 batch = self._give_up(batch, failure)
@@ -170,18 +177,18 @@ class Writer:
                 self._resolve([(operation, None) for operation in batch], bug)
                 return
             else:
-                self._note(None)
+                self._log_change(None)
                 self._resolve(list(zip(batch, results, strict=True)))
                 return
 
     def _still_wanted(self, batch: list[Operation[Any]]) -> list[Operation[Any]]:
-        """Leave out what nobody waits for any more; a try of it may have been committed."""
+        """Leave out operations that nobody waits for. They may have been committed by a try."""
         gone = [operation for operation in batch if operation.future.cancelled()]
         self._resolve([(operation, None) for operation in gone if operation.tried])
         return [operation for operation in batch if operation not in gone] if gone else batch
 
     def _give_up(self, batch: list[Operation[Any]], failure: StoreFailure) -> list[Operation[Any]]:
-        """Fail the operations whose time is over; give the others, after a pause."""
+        """Fail the operations whose deadline has passed; after a pause, return the others."""
         now = time.monotonic()
         late = [op for op in batch if not failure.transient or op.deadline <= now]
         self._resolve([(operation, None) for operation in late], failure)
@@ -190,8 +197,8 @@ class Writer:
             time.sleep(_RETRY_DELAY)
         return rest
 
-    def _note(self, failure: StoreFailure | None) -> None:
-        """One log line when the store fails, and one when it is back."""
+    def _log_change(self, failure: StoreFailure | None) -> None:
+        """Write one log line when the store fails, and one when it is back."""
         if failure is None and self.failing:
             logger.info("the store is back")
         elif failure is not None and not self.failing:
@@ -208,7 +215,7 @@ class Writer:
         self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
     ) -> None:
         for operation, result in results:
-            if operation.future.done():  # nobody waits any more
+            if operation.future.done():  # nobody waits for it any more
                 if failure is None:
                     self._on_orphan(operation)
             elif failure is not None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from reverie.store.journal import Journal, directory, left_behind
-from reverie.store.settle import Settlement
+from reverie.gateway.accounts.journal import Journal, directory, left_behind
+from reverie.store.settlements import Settlement
 
 CHILD = """
 import os, sys
 from pathlib import Path
-from reverie.store.journal import Journal
-from reverie.store.settle import Settlement
+from reverie.gateway.accounts.journal import Journal
+from reverie.store.settlements import Settlement
 journal = Journal(Path(sys.argv[1]), durable=False)
 for id in range(1, 4):
     journal.append(Settlement(id=id, outcome="ok", ended_at=id))

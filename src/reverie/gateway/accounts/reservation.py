@@ -1,0 +1,142 @@
+"""One request's place in the ledger: what the rest of the gateway holds while the request runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from reverie.errors import RateStatus
+from reverie.gateway.record import RequestRecord
+from reverie.store.answers import fresh_event_base
+from reverie.store.reservations import Granted, ReservationRequest
+from reverie.store.settlements import Checkpoint, LedgerOutcome, Settlement
+from reverie.times import now_ms
+
+
+class Reservation(Protocol):
+    """A place in the ledger. If nothing else closes it, the end of the request's record does."""
+
+    rate: RateStatus | None
+    """What is left of the caller's limits."""
+    base: int
+    """The number after which the events of the answer are numbered, if they are."""
+
+    async def settle(self, answer: bytes | None = None) -> None:
+        """Close it with what the record says; return once that is durable. Idempotent.
+
+        Args:
+            answer: the whole answer, to be replayed to the same ``Idempotency-Key``.
+
+        Raises:
+            AccountsUnavailable: neither the store nor the journal could take it.
+        """
+
+
+class StoredReservation:
+    """A request's open row.
+
+    Args:
+        close: makes a settlement of the row durable.
+    """
+
+    __slots__ = (
+        "_checkpointed",
+        "_close",
+        "_limited",
+        "_record",
+        "_request",
+        "_settled",
+        "base",
+        "rate",
+    )
+
+    def __init__(
+        self,
+        request: ReservationRequest,
+        granted: Granted,
+        record: RequestRecord,
+        close: Callable[[Settlement], asyncio.Task[None]],
+    ) -> None:
+        self.rate = granted.rate
+        self.base = granted.base
+        self._limited = granted.limited
+        self._request = request
+        self._record = record
+        self._close = close
+        self._settled = False
+        self._checkpointed = 0
+
+    async def settle(self, answer: bytes | None = None) -> None:
+        """As ``Reservation.settle``."""
+        if self._settled:
+            return
+        self._settled = True
+        outcome: LedgerOutcome = "length" if self._record.outcome == "length" else "ok"
+        await asyncio.shield(self._close(self._settlement(outcome, answer)))
+
+    def end(self) -> None:
+        """Close it as its record ended, without waiting. Idempotent."""
+        if self._settled:
+            return
+        self._settled = True
+        cancelled = self._record.outcome == "cancelled"
+        self._close(self._settlement("cancelled" if cancelled else "failed"))
+
+    def checkpoint(self) -> Checkpoint | None:
+        """How far the request has come, if that is further than at the last call."""
+        pieces = self._record.pieces
+        if pieces == self._checkpointed:
+            return None
+        self._checkpointed = pieces
+        prompt, completion = self._counted()
+        return Checkpoint(self._request.id, prompt, completion, self._first_token_at())
+
+    def _settlement(self, outcome: LedgerOutcome, answer: bytes | None = None) -> Settlement:
+        record = self._record
+        by_engine = record.completion_tokens is not None and record.prompt_tokens is not None
+        prompt, completion = self._counted()
+        return Settlement(
+            id=self._request.id,
+            outcome=outcome,
+            prompt_tokens=prompt,
+            cached_tokens=min(prompt, record.cached_tokens),
+            completion_tokens=completion,
+            estimated=not by_engine or record.estimated,
+            backend=record.backend,
+            first_token_at=self._first_token_at(),
+            ended_at=now_ms(),
+            limited=self._limited,
+            answer=answer,
+        )
+
+    def _counted(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer: the engine's counts, or else what was delivered.
+
+        A request of which nothing was delivered used nothing.
+        """
+        record = self._record
+        if record.completion_tokens is not None:
+            return record.prompt_tokens or 0, record.completion_tokens
+        if not record.pieces:
+            return 0, 0
+        return record.prompt_tokens or self._request.prompt_tokens, record.pieces
+
+    def _first_token_at(self) -> int | None:
+        if self._record.first_token is None:
+            return None
+        ago = time.monotonic() - self._record.first_token
+        return now_ms() - int(ago * 1000)
+
+
+class Unrecorded:
+    """The place of a request without a ledger: nothing is known of earlier requests."""
+
+    rate: RateStatus | None = None
+
+    def __init__(self) -> None:
+        self.base = fresh_event_base(time.time())
+
+    async def settle(self, answer: bytes | None = None) -> None:
+        """Do nothing."""

@@ -1,0 +1,41 @@
+"""The store of a configuration, opened for one command."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reverie.errors import ConfigurationError
+from reverie.settings import NO_STORE, StoreSettings
+from reverie.store.database.engine import Store as Store
+from reverie.store.database.engine import parse_url
+from reverie.store.database.migrate import migrate
+
+
+@contextmanager
+def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, None]:
+    """The store, brought up to date. A server may run on it or not.
+
+    Args:
+        create: whether to create a SQLite file that doesn't exist.
+
+    Raises:
+        ConfigurationError: there is no store, or this version can't use it.
+        StoreFailure: it can't be reached, or is locked.
+    """
+    if settings.url == NO_STORE:
+        raise ConfigurationError(
+            ["store.url is none, so there are no accounts: name a store, as sqlite:///reverie.db"]
+        )
+    url = parse_url(settings.url)
+    if not create and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise ConfigurationError(
+            [f"store.url: there is no file {url.database}; create a key, or start the server"]
+        )
+    store = Store(settings)
+    try:
+        migrate(store)
+        yield store
+    finally:
+        store.close()

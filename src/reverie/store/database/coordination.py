@@ -1,0 +1,34 @@
+"""How gateways that share a database keep out of each other's way: advisory locks and one clock."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, text
+
+_ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(:number)")
+_DATABASE_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
+
+
+def lock(connection: Connection, subjects: Iterable[str]) -> None:
+    """Let no other gateway decide on these subjects until this transaction ends.
+
+    On SQLite this does nothing: a transaction that writes already holds the one write lock.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    numbers = {
+        int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big", signed=True)
+        for subject in subjects
+    }
+    for number in sorted(numbers):  # in one order everywhere, so that no two gateways deadlock
+        connection.execute(_ADVISORY_LOCK, {"number": number})
+
+
+def clock(connection: Connection) -> float:
+    """Seconds since 1970: by PostgreSQL's clock, which several machines share, or by this one's."""
+    if connection.dialect.name != "postgresql":
+        return time.time()
+    return float(connection.execute(_DATABASE_CLOCK).scalar_one())

@@ -1,0 +1,208 @@
+"""Settlements: a request's row of the ledger is closed here, with what really happened.
+
+Rule 1: a row is closed once. Closing it again changes nothing, so a settlement may be sent twice.
+Only a row that was given up as ``lost`` may be corrected later. It stays lost if its request was
+generated anew in the meantime, under its ``Idempotency-Key``: only one of the two is billed.
+
+Rule 2: the daily sums change in the transaction that closes the row, and by exactly its figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct, structs
+from sqlalchemy import Connection, Row, bindparam, select, update
+
+from reverie.money import Price
+from reverie.store import answers, windows
+from reverie.store.database import schema
+from reverie.store.database.prepared import Prepared
+from reverie.store.limits import SPAN
+from reverie.store.usage import DayKey, DaySums, add_to_days
+from reverie.store.windows import Correction, subjects_of
+from reverie.times import day_of
+
+_ANSWERS = schema.answers
+_LEDGER = schema.ledger
+
+LedgerOutcome: TypeAlias = Literal["ok", "length", "cancelled", "failed", "lost"]
+_COMPLETE: frozenset[str] = frozenset({"ok", "length"})
+_BILLED: frozenset[str] = frozenset({"ok", "length", "cancelled"})
+"""Outcomes that are billed, for what was delivered. Failures of ours are free."""
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """What became of one request. Times are milliseconds since 1970."""
+
+    id: int
+    outcome: LedgerOutcome
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+    backend: str | None = None
+    first_token_at: int | None = None
+    ended_at: int
+    limited: bool = True
+    """True if tokens that it didn't use must be given back to a limit."""
+    answer: bytes | None = None
+    """The whole answer as it was sent, if it may be replayed."""
+
+
+_REPORTED = (
+    "outcome",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "estimated",
+    "backend",
+    "first_token_at",
+    "ended_at",
+)
+"""Fields of a settlement that are columns of its row."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """How far an open request has come."""
+
+    row: int
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_at: int | None
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Close the rows of requests that have ended.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: nothing has happened.
+    """
+    rows = _locked(connection, [settlement.id for settlement in settlements])
+    replaced = _replaced(connection, rows)
+    sums: dict[DayKey, DaySums] = {}
+    updates: list[dict[str, Any]] = []
+    corrections: list[Correction] = []
+    kept: list[tuple[int, bytes | None]] = []
+    for settlement in settlements:
+        row = rows.pop(settlement.id, None)  # popped, so that each row is closed once
+        if row is None or row.outcome not in (None, "lost"):
+            continue
+        if row.id in replaced:
+            settlement = structs.replace(settlement, outcome="lost", answer=None)
+        price = Price(row.price_input, row.price_cached, row.price_output)
+        tokens = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
+        cost = price.cost(*tokens) if settlement.outcome in _BILLED else 0
+        day_sums = sums.setdefault(
+            (row.key_id, day_of(row.created_at), row.model, row.currency), DaySums()
+        )
+        if row.outcome is not None:
+            day_sums.add(row.outcome, _figures(row), -1)
+        day_sums.add(settlement.outcome, (*tokens, cost))
+        reported = {name: getattr(settlement, name) for name in _REPORTED}
+        updates.append({"row": row.id, "cost": cost, **reported})
+        if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
+            kept.append((row.id, settlement.answer))
+        used = settlement.prompt_tokens + settlement.completion_tokens
+        if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
+            corrections += [
+                Correction(subject, row.created_at // 1000, used - row.reserved_tokens)
+                for subject in subjects_of(row.key_id, row.model)
+            ]
+    if updates:
+        _CLOSE.execute_many(connection, updates)
+        add_to_days(connection, sums)
+    if kept:
+        answers.keep(connection, kept, max(s.ended_at for s in settlements))
+    if corrections:
+        windows.correct(connection, corrections)
+
+
+def checkpoint(connection: Connection, checkpoints: Sequence[Checkpoint]) -> None:
+    """Note how far open requests have come."""
+    ordered = sorted(checkpoints, key=lambda one: one.row)
+    connection.execute(_CHECKPOINT, [structs.asdict(one) for one in ordered])
+
+
+def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
+    """Close the rows that a dead gateway left open, as of their last checkpoints.
+
+    Returns:
+        The number of these rows.
+    """
+    rows = connection.execute(
+        select(_LEDGER)
+        .where(_LEDGER.c.gateway_id == gateway_id, _LEDGER.c.outcome.is_(None))
+        .order_by(_LEDGER.c.id)
+        .with_for_update()
+    ).all()
+    settle(
+        connection,
+        [
+            Settlement(
+                id=row.id,
+                outcome="lost",
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens,
+                estimated=True,
+                backend=row.backend,
+                first_token_at=row.first_token_at,
+                ended_at=now,
+            )
+            for row in rows
+        ],
+    )
+    return len(rows)
+
+
+def _locked(connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
+    return {row.id: row for row in _ROWS.execute(connection, listed=ids)} if ids else {}
+
+
+def _replaced(connection: Connection, rows: Mapping[int, Row[Any]]) -> set[int]:
+    """Those of the rows that are lost and whose idempotency keys belong to other rows by now."""
+    lost = [
+        row.id for row in rows.values() if row.outcome == "lost" and row.idempotency_key is not None
+    ]
+    return set(connection.scalars(_REPLACED, {"lost": lost})) if lost else set()
+
+
+_REPLACED = (
+    select(_LEDGER.c.id)
+    .join(
+        _ANSWERS,
+        (_ANSWERS.c.key_id == _LEDGER.c.key_id)
+        & (_ANSWERS.c.idempotency_key == _LEDGER.c.idempotency_key),
+    )
+    .where(
+        _LEDGER.c.id.in_(bindparam("lost", expanding=True)), _ANSWERS.c.ledger_id != _LEDGER.c.id
+    )
+)
+_ROWS = Prepared(
+    lambda _, ids: (
+        select(_LEDGER).where(_LEDGER.c.id.in_(ids)).order_by(_LEDGER.c.id).with_for_update()
+    )
+)
+
+
+def _figures(row: Row[Any]) -> tuple[int, int, int, int]:
+    return row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.cost
+
+
+_CLOSE = Prepared(
+    lambda *_: (
+        update(_LEDGER)
+        .where(_LEDGER.c.id == bindparam("row"))
+        .values({name: bindparam(name) for name in (*_REPORTED, "cost")})
+    )
+)
+_CHECKPOINT = (
+    update(_LEDGER)
+    .where(_LEDGER.c.id == bindparam("row"), _LEDGER.c.outcome.is_(None))
+    .values(
+        prompt_tokens=bindparam("prompt_tokens"),
+        completion_tokens=bindparam("completion_tokens"),
+        first_token_at=bindparam("first_token_at"),
+    )
+)
