@@ -1,0 +1,86 @@
+"""A reservation is settled once, with what its request's record says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from reverie.events import Delta, Finish, Usage
+from reverie.gateway.accounts.reservation import StoredReservation, Unrecorded
+from reverie.gateway.record import RequestRecord
+from reverie.store.reservations import Granted
+from reverie.store.settlements import Settlement
+from tests.store.ledger_helpers import request
+
+
+class Closer:
+    """Takes settlements, as the ledger does."""
+
+    def __init__(self) -> None:
+        self.taken: list[Settlement] = []
+
+    def __call__(self, settlement: Settlement) -> asyncio.Task[None]:
+        self.taken.append(settlement)
+        return asyncio.create_task(asyncio.sleep(0))
+
+
+def reserved(**granted: Any) -> tuple[StoredReservation, RequestRecord, Closer]:
+    record, closer = RequestRecord("req_1", "/llm"), Closer()
+    reservation = StoredReservation(request(1), Granted(**granted), record, closer)
+    return reservation, record, closer
+
+
+async def test_a_complete_answer_is_settled_with_the_engines_counts() -> None:
+    reservation, record, closer = reserved(limited=True)
+    record.backend = "b"
+    record.saw([Delta("Hi"), Finish("length"), Usage(11, 3, 4)])
+    await reservation.settle(b"whole")
+    await reservation.settle(b"whole")
+    reservation.end()
+    [settled] = closer.taken
+    assert (settled.id, settled.outcome, settled.backend) == (1, "length", "b")
+    assert (settled.prompt_tokens, settled.completion_tokens, settled.cached_tokens) == (11, 3, 4)
+    assert (settled.estimated, settled.limited, settled.answer) == (False, True, b"whole")
+    assert settled.first_token_at is not None
+    assert settled.first_token_at <= settled.ended_at
+
+
+async def test_a_client_that_left_is_billed_for_what_was_delivered() -> None:
+    reservation, record, closer = reserved()
+    record.saw([Delta("Hi"), Delta(" you")])
+    record.outcome = "cancelled"
+    reservation.end()
+    reservation.end()
+    [settled] = closer.taken
+    assert (settled.outcome, settled.estimated) == ("cancelled", True)
+    assert (settled.prompt_tokens, settled.completion_tokens) == (40, 2)
+
+
+async def test_a_request_of_which_nothing_was_delivered_used_nothing() -> None:
+    reservation, record, closer = reserved()
+    record.outcome = "refused"
+    reservation.end()
+    [settled] = closer.taken
+    assert (settled.outcome, settled.first_token_at) == ("failed", None)
+    assert (settled.prompt_tokens, settled.completion_tokens) == (0, 0)
+
+
+async def test_there_is_a_checkpoint_only_where_something_was_delivered_since_the_last() -> None:
+    reservation, record, _ = reserved()
+    assert reservation.checkpoint() is None
+    record.saw([Delta("Hi")])
+    first = reservation.checkpoint()
+    assert first is not None
+    assert (first.row, first.prompt_tokens, first.completion_tokens) == (1, 40, 1)
+    assert reservation.checkpoint() is None
+    record.saw([Delta(" you")])
+    second = reservation.checkpoint()
+    assert second is not None
+    assert second.completion_tokens == 2
+
+
+async def test_without_a_ledger_streams_of_the_same_claim_still_differ_in_their_numbers() -> None:
+    first = Unrecorded()
+    await asyncio.sleep(0.002)
+    assert 0 < first.base < Unrecorded().base
+    await first.settle(b"whole")

@@ -1,0 +1,56 @@
+"""The windows of limits per minute: added to, corrected, read, deleted."""
+
+from __future__ import annotations
+
+from reverie.store import windows
+from reverie.store.database.engine import Store
+from reverie.store.limits import SPAN
+from reverie.store.windows import Correction
+from tests.store.ledger_helpers import rows
+
+NOW = 1_800_000_000
+
+
+def add(store: Store, second: int, **used: tuple[int, int]) -> None:
+    with store.write() as connection:
+        windows.add(connection, used, second)
+
+
+def read(store: Store, *subjects: str) -> dict[str, list[tuple[int, int, int]]]:
+    with store.read() as connection:
+        return windows.read(connection, subjects, NOW)
+
+
+def test_what_is_added_in_one_second_is_summed_up(store: Store) -> None:
+    add(store, NOW, a=(1, 10), b=(1, 5))
+    add(store, NOW, a=(2, 20))
+    add(store, NOW - 1, a=(1, 1))
+    assert sorted(read(store, "a", "c")["a"]) == [(NOW - 1, 1, 1), (NOW, 3, 30)]
+    assert read(store, "b", "c") == {"b": [(NOW, 1, 5)]}
+
+
+def test_only_the_span_counts_and_no_row_of_the_far_future(store: Store) -> None:
+    for second in (NOW - SPAN, NOW - SPAN + 1, NOW + SPAN - 1, NOW + SPAN):
+        add(store, second, a=(1, 1))
+    assert sorted(second for second, _, _ in read(store, "a")["a"]) == [
+        NOW - SPAN + 1,
+        NOW + SPAN - 1,
+    ]
+
+
+def test_a_correction_changes_tokens_and_makes_no_row(store: Store) -> None:
+    add(store, NOW, a=(1, 100))
+    with store.write() as connection:
+        windows.correct(
+            connection,
+            [Correction("a", NOW, -60), Correction("a", NOW, 5), Correction("b", NOW, -60)],
+        )
+    assert read(store, "a", "b") == {"a": [(NOW, 1, 45)]}
+
+
+def test_rows_that_no_limit_looks_at_are_deleted(store: Store) -> None:
+    for second in (NOW - 301, NOW - 300):
+        add(store, second, a=(1, 1))
+    with store.write() as connection:
+        windows.sweep(connection, NOW)
+    assert [row.second for row in rows(store, "limit_windows")] == [NOW - 300]
