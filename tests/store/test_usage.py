@@ -97,7 +97,7 @@ def test_of_keys_that_share_a_name_all_are_summed_up_and_of_an_unknown_one_nothi
 def test_every_figure_is_summed_up(store: Store) -> None:
     figures = {name: 10**n for n, name in enumerate(COUNTS)}
     add(store, {"key_id": "a", **figures}, {"key_id": "a", "day": DAY + 1, **figures})
-    [use] = ask(store) or ()
+    [use] = ask(store) or []
     assert {name: getattr(use, name) for name in COUNTS} == {n: 2 * v for n, v in figures.items()}
 
 
@@ -119,7 +119,7 @@ def test_money_of_several_currencies_is_never_added_up(store: Store) -> None:
 def test_large_sums_are_exact_integers(store: Store) -> None:
     row = {"key_id": "a", "cost": 2**61 + 1, "completion_tokens": 2**61 + 1}
     add(store, row, row | {"day": DAY + 1})
-    [use] = ask(store) or ()
+    [use] = ask(store) or []
     assert use.costs == {"USD": 2**62 + 2}
     assert type(use.costs["USD"]) is int
     assert use.completion_tokens == 2**62 + 2

@@ -100,8 +100,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if row.outcome is not None:
             day_sums.add(row.outcome, _figures(row), -1)
         day_sums.add(settlement.outcome, (*tokens, cost))
-        reported = {name: getattr(settlement, name) for name in _REPORTED}
-        updates.append({"row": row.id, "cost": cost, **reported})
+        updates.append({**structs.asdict(settlement), "row": row.id, "cost": cost})
         if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
             kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens

@@ -7,8 +7,9 @@ minutes, which is longer than any limit looks back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct, structs
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from reverie.store.database import schema
@@ -20,7 +21,7 @@ _KEPT = 300
 """Seconds for which rows are kept."""
 
 
-class Correction(NamedTuple):
+class Correction(Struct, frozen=True, order=True):
     """What a second's tokens change by once it is known what a request really used."""
 
     subject: str
@@ -65,7 +66,7 @@ def correct(connection: Connection, corrections: Iterable[Correction]) -> None:
 
     Rows change in one order everywhere, so that no two gateways deadlock.
     """
-    _CORRECT.execute_many(connection, [one._asdict() for one in sorted(corrections)])
+    _CORRECT.execute_many(connection, [structs.asdict(one) for one in sorted(corrections)])
 
 
 def sweep(connection: Connection, second: int) -> None:

@@ -13,13 +13,14 @@ from reverie.gateway.accounts.usage_report import COUNTS, UsageReport
 from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.store.usage import UsageQuery
 from reverie.times import DAY_MS, parse_day
 
 TODAY = parse_day("2026-11-23")
 NOW = TODAY * DAY_MS + 1
 
 
-def query(**given: Any) -> usage_report.UsageQuery:
+def query(**given: Any) -> UsageQuery:
     plain = dict.fromkeys(("since", "until", "key", "model"))
     return usage_report.parse_query(**{"by": (), **plain, "now": NOW, **given})
 
