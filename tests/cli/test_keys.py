@@ -49,13 +49,13 @@ def run(
 def made(run: Run, *arguments: str) -> dict[str, Any]:
     status, out, err = run("keys", "create", "--json", "--name", "alice", *arguments)
     assert status == 0, err
-    told: dict[str, Any] = json.loads(out)
-    return told
+    described: dict[str, Any] = json.loads(out)
+    return described
 
 
 def listed(run: Run) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(run("keys", "list", "--json")[1])
-    return told
+    described: list[dict[str, Any]] = json.loads(run("keys", "list", "--json")[1])
+    return described
 
 
 def known(secret: str, file: str = "reverie.db") -> keys.Key | None:
@@ -78,8 +78,8 @@ def test_the_secret_is_the_last_line_and_is_said_not_to_come_again(run: Run) -> 
 def test_every_option_is_kept(run: Run) -> None:
     options = "--models m,n --rpm 1 --tpm 2 --concurrency 3 --weight 4 --budget 10USD/month"
     limits = "--model-limit m:rpm=5,tpm=6,concurrency=7 --model-limit llama3:8b:rpm=8"
-    told = made(run, *options.split(), *limits.split(), "--expires", "2099-01-31")
-    key = known(told["secret"])
+    described = made(run, *options.split(), *limits.split(), "--expires", "2099-01-31")
+    key = known(described["secret"])
     assert key is not None
     assert (key.models, key.weight, key.budget, key.budget_period) == (
         ("m", "n"),
@@ -92,7 +92,7 @@ def test_every_option_is_kept(run: Run) -> None:
         "m": keys.RateLimits(5, 6, 7),
         "llama3:8b": keys.RateLimits(rpm=8),
     }
-    assert told["expires_at"] == "2099-01-31T00:00:00Z"
+    assert described["expires_at"] == "2099-01-31T00:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -151,20 +151,20 @@ def test_models_that_nobody_serves_are_allowed_and_noted(run: Run) -> None:
 
 
 def test_lists_and_details_show_no_secret_and_no_hash(run: Run) -> None:
-    told = made(run, "--budget", "10USD/month", "--rpm", "60")
-    secret = told.pop("secret")
+    described = made(run, "--budget", "10USD/month", "--rpm", "60")
+    secret = described.pop("secret")
     stored = sqlite3.connect("reverie.db")
     [[digest]] = stored.execute("SELECT hash FROM keys")
     stored.close()
     for arguments in (["list"], ["list", "--json"], ["show", "alice"], ["show", "alice", "--json"]):
         status, out, _ = run("keys", *arguments)
         assert status == 0
-        assert told["id"] in out
+        assert described["id"] in out
         assert "10.00 USD/month" in out
         assert "0.00 USD" in out
         assert secret not in out
         assert digest.hex() not in out.lower()
-    assert listed(run) == [told]
+    assert listed(run) == [described]
 
 
 def test_a_name_is_no_markup(run: Run) -> None:
@@ -201,8 +201,8 @@ def test_a_rotated_key_has_another_secret_that_is_shown_once(run: Run) -> None:
 
 
 def test_a_revoked_key_is_named_by_its_id_too(run: Run) -> None:
-    told = made(run)
-    status, out, _ = run("keys", "revoke", told["id"])
+    described = made(run)
+    status, out, _ = run("keys", "revoke", described["id"])
     assert status == 0
     assert "alice" in out
     assert json.loads(run("keys", "show", "alice", "--json")[1])["status"] == "revoked"
@@ -241,8 +241,8 @@ def test_keys_are_kept_in_postgresql_too(
     run: Run, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REVERIE_STORE_URL", postgres_database)
-    told = made(run)
-    assert [key["id"] for key in listed(run)] == [told["id"]]
+    described = made(run)
+    assert [key["id"] for key in listed(run)] == [described["id"]]
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def rows(out: str) -> list[list[str]]:
 def asked(run: Run, *arguments: str) -> dict[str, Any]:
     status, out, err = run("--json", *arguments)
     assert (status, err) == (0, "")
-    told: dict[str, Any] = json.loads(out)
-    return told
+    report: dict[str, Any] = json.loads(out)
+    return report
 
 
 def test_the_table_shows_names_exact_money_and_a_total(run: Run, store: Store) -> None:
@@ -111,15 +111,15 @@ def test_the_table_shows_names_exact_money_and_a_total(run: Run, store: Store) -
 def test_json_has_integers_and_written_money(run: Run, store: Store) -> None:
     alice = key_named(store, "alice")
     add(store, alice)
-    told = asked(run, *NOVEMBER)
-    [row] = told["rows"]
+    report = asked(run, *NOVEMBER)
+    [row] = report["rows"]
     assert row == {
         "key": alice,
         "name": "alice",
         **{name: 10**n for n, name in enumerate(COUNTS)},
         "costs": [{"currency": "USD", "nano": 180_000_000, "formatted": "0.18 USD"}],
     }
-    assert told["total"]["costs"] == row["costs"]
+    assert report["total"]["costs"] == row["costs"]
 
 
 def test_csv_has_a_column_for_each_currency(run: Run, store: Store) -> None:
@@ -165,8 +165,8 @@ def test_keys_of_one_name_are_told_apart_by_their_ids(run: Run, store: Store) ->
             key_service.revoke(connection, ids[-1], now_ms())
     _, out, _ = run(*NOVEMBER)
     assert {row[0] for row in rows(out)[1:-1]} == {f"alice ({id})" for id in ids}
-    told = asked(run, *NOVEMBER, "--key", "alice")
-    assert told["total"]["requests"] == 2
+    report = asked(run, *NOVEMBER, "--key", "alice")
+    assert report["total"]["requests"] == 2
 
 
 def test_key_and_model_narrow_it(run: Run, store: Store) -> None:
@@ -185,10 +185,10 @@ def test_by_default_it_is_about_this_month(run: Run, store: Store) -> None:
     today = now_ms() // DAY_MS
     add(store, "a", day=today)
     add(store, "a", day=first_of_month(today) - 1)
-    told = asked(run)
-    assert told["since"] == format_day(first_of_month(today))
-    assert told["until"] == format_day(today)
-    assert told["total"]["requests"] == 1
+    report = asked(run)
+    assert report["since"] == format_day(first_of_month(today))
+    assert report["until"] == format_day(today)
+    assert report["total"]["requests"] == 1
 
 
 def test_the_last_two_days_are_today_and_yesterday(run: Run, store: Store) -> None:

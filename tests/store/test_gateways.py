@@ -98,7 +98,7 @@ def test_a_gateway_elsewhere_is_given_up_when_it_has_been_silent_for_long(store:
     assert silent not in open_rows(store)
 
 
-def test_one_that_was_given_up_and_lives_is_back_with_its_next_beat(store: Store) -> None:
+def test_one_that_was_given_up_and_lives_is_back_with_its_next_heartbeat(store: Store) -> None:
     me, other = enter(store), enter(store, "elsewhere/boot/ns 1 1", seen_ago=60_000)
     reap(store, me)
     with store.write() as connection:
@@ -114,7 +114,7 @@ def test_one_that_left_in_order_is_not_looked_at_again(store: Store) -> None:
     assert reap(store, me) == 0
 
 
-def test_old_windows_are_swept_out(store: Store) -> None:
+def test_old_windows_are_deleted(store: Store) -> None:
     now = now_ms() // 1000
     with store.write() as connection:
         for second in (now - 1000, now):

@@ -31,7 +31,7 @@ _WIDE = 250
 
 
 @contextmanager
-def open_store(settings: Settings, *, create: bool = False) -> Generator[Store, None, None]:
+def use_store(settings: Settings, *, create: bool = False) -> Generator[Store, None, None]:
     """As ``gateway.accounts.store.opened``."""
     # Imported here: SQLAlchemy takes half a second, and an option may be wrong already.
     from reverie.gateway.accounts.store import opened

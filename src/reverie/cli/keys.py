@@ -9,10 +9,10 @@ import typer
 from reverie.cli.accounts import (
     AsJson,
     Config,
-    open_store,
     plain_errors,
     print_json,
     print_table,
+    use_store,
 )
 from reverie.settings import Settings, load
 from reverie.times import now_ms
@@ -106,7 +106,7 @@ def create(
         )
         now = now_ms()
         key_service.key_of(spec, now)  # before the store is opened: a mistake must not create one
-        with open_store(settings, create=True) as store, store.write() as connection:
+        with use_store(settings, create=True) as store, store.write() as connection:
             key, secret = key_service.create(connection, spec, now)
             [described] = key_service.describe(connection, [key], now)
     for unknown in _unknown_models(key, settings):
@@ -120,7 +120,7 @@ def list_keys(config: Config = None, as_json: AsJson = False) -> None:
 
     Example: reverie keys list
     """
-    with open_store(load(config)) as store:
+    with use_store(load(config)) as store:
         found = _describe_all(store)
     found.sort(key=lambda key: (key["status"] != "active", key["name"], key["created_at"]))
     if as_json:
@@ -157,7 +157,7 @@ def show(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
     from reverie.gateway.accounts import key_service
 
     now = now_ms()
-    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.read() as connection:
+    with plain_errors(_OPTIONS), use_store(load(config)) as store, store.read() as connection:
         key = key_service.find(connection, which, now)
         [described] = key_service.describe(connection, [key], now)
     if as_json:
@@ -175,7 +175,7 @@ def revoke(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
     from reverie.gateway.accounts import key_service
 
     now = now_ms()
-    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.write() as connection:
+    with plain_errors(_OPTIONS), use_store(load(config)) as store, store.write() as connection:
         key = key_service.revoke(connection, which, now)
         [described] = key_service.describe(connection, [key], now)
     if as_json:
@@ -195,7 +195,7 @@ def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
     from reverie.gateway.accounts import key_service
 
     now = now_ms()
-    with plain_errors(_OPTIONS), open_store(load(config)) as store, store.write() as connection:
+    with plain_errors(_OPTIONS), use_store(load(config)) as store, store.write() as connection:
         key, secret = key_service.rotate(connection, which, now)
         [described] = key_service.describe(connection, [key], now)
     _show_secret(described, secret, "rotated: its old secret ends within a second", as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reverie.cli.accounts import AsJson, Config, open_store, plain_errors, print_json, print_table
+from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, print_table, use_store
 from reverie.settings import load
 from reverie.times import now_ms
 
@@ -60,7 +60,7 @@ def usage(
         raise typer.BadParameter("choose one of --json and --csv", param_hint="'--csv'")
     with plain_errors(_OPTIONS):
         query = usage_report.parse_query(by or (), since, until, key, model, now_ms())
-        with open_store(load(config)) as store, store.read() as connection:
+        with use_store(load(config)) as store, store.read() as connection:
             report = usage_report.make(connection, query)
     if as_json:
         print_json(report.to_json())

@@ -78,11 +78,11 @@ class Authenticator:
     @property
     def open(self) -> bool:
         """True while there is no key that a caller could have."""
-        return not self._static and (self._stored is None or not self._stored.any)
+        return not self._static and (self._stored is None or not self._stored.has_keys)
 
     def open_with(self, static: Iterable[tuple[bytes, str]]) -> bool:
         """As ``open``, if these were the static keys."""
-        return not list(static) and (self._stored is None or not self._stored.any)
+        return not list(static) and (self._stored is None or not self._stored.has_keys)
 
     def replace_static(self, static: Iterable[tuple[bytes, str]]) -> None:
         """Replace the static keys."""
@@ -163,18 +163,18 @@ class _StoredKeys:
     """The store's keys, each cached for a moment."""
 
     def __init__(self, store: Store) -> None:
-        self.any = False
+        self.has_keys = False
         self._store = store
         self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
         self._reading: dict[bytes, asyncio.Task[Key | None]] = {}
         self._watching: asyncio.Task[None] | None = None
 
     def check(self) -> None:
-        self.any = is_current(self._store) and self._read_any()
+        self.has_keys = is_current(self._store) and self._any_exists()
 
     async def start(self) -> None:
-        self.any = await asyncio.to_thread(self._read_any)
-        if not self.any:
+        self.has_keys = await asyncio.to_thread(self._any_exists)
+        if not self.has_keys:
             self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -216,16 +216,16 @@ class _StoredKeys:
         with self._store.read() as connection:
             return keys.by_hash(connection, digest)
 
-    def _read_any(self) -> bool:
+    def _any_exists(self) -> bool:
         with self._store.read() as connection:
             return keys.any_exists(connection)
 
     async def _watch(self) -> None:
         """Watch for the first key: from then on, callers need one."""
-        while not self.any:
+        while not self.has_keys:
             await asyncio.sleep(_CACHED)
             with contextlib.suppress(StoreFailure):
-                self.any = await asyncio.to_thread(self._read_any)
+                self.has_keys = await asyncio.to_thread(self._any_exists)
 
 
 def _bearer(authorization: bytes | None) -> bytes:
