@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,7 +21,17 @@ from reverie.store.database.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.markers", "tests.postgres"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_have_default_signals() -> None:
+    """Under ``nohup``, and in a script's background, this process ignores these signals. A process
+    that a test starts would inherit that; what is handled starts with the default instead.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
