@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint format bench bench-accounts bench-failover bench-affinity docs lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -27,9 +27,15 @@ setup: $(VENV)/dev.stamp ## everything that developing needs, in .venv
 serve: $(VENV)/serve.stamp ## serve the default model on 127.0.0.1:8000
 	@exec $(BIN)/reverie serve
 
-lint: setup ## ruff and mypy
+lint: ruff ruff-format mypy ## ruff and mypy
+
+ruff: setup
 	$(BIN)/ruff check .
+
+ruff-format: setup
 	$(BIN)/ruff format --check .
+
+mypy: setup
 	$(BIN)/mypy
 
 format: setup ## let ruff format and fix

@@ -33,6 +33,8 @@ from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store, StoreFailure
 from reverie.store.database.migrate import migrate
 
+__all__ = ["Application"]
+
 logger = logging.getLogger("reverie")
 
 _GENERATION_ROUTES: dict[str, Dialect] = {
