@@ -183,6 +183,7 @@ class Ledger:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         task.add_done_callback(_seen)
+        task.add_done_callback(lambda _: self._count_answers(settlement))
         return task
 
     async def _write(self, settlement: Settlement) -> None:
@@ -208,9 +209,11 @@ class Ledger:
             self._unwritten.append(msgspec.structs.replace(settlement, outcome="failed"))
             raise AccountsUnavailable from None
 
-    def count(self, answer: bytes) -> None:
-        """An answer is kept."""
-        self._kept += len(answer)
+    def _count_answers(self, *settlements: Settlement) -> None:
+        """Count what is kept once it is in the store: a look that comes before would not find it,
+        and still begin to count anew.
+        """
+        self._kept += sum(len(settlement.answer or b"") for settlement in settlements)
 
     def forget(self, row: int) -> None:
         """A row is closed, or on its way to be."""
@@ -256,16 +259,16 @@ class Ledger:
         self._evicting.add_done_callback(self._has_evicted)
 
     def _evict(self) -> None:
-        with contextlib.suppress(StoreFailure):
-            with self._store.read() as connection:
-                until = answers.evictable_until(connection, self._most_kept)
-            if until is not None:
-                with self._store.write() as connection:
-                    answers.evict(connection, until)
+        with self._store.read() as connection:
+            until = answers.evictable_until(connection, self._most_kept)
+        if until is not None:
+            with self._store.write() as connection:
+                answers.evict(connection, until)
 
     def _has_evicted(self, task: asyncio.Task[None]) -> None:
         self._evicting = None
-        _seen(task)
+        if task.cancelled() or task.exception() is not None:
+            self._kept = self._most_kept  # look again
 
     async def _replay(self) -> None:
         """Bring what could not be written before to the store."""
@@ -285,6 +288,7 @@ class Ledger:
             if any(isinstance(result, BaseException) for result in results):
                 return
             self._journal.done(len(some))
+            self._count_answers(*some)
             logger.info(
                 "settlements went from the journal to the store", extra=fields(count=len(some))
             )
@@ -352,8 +356,6 @@ class StoredReservation:
             return
         self._settled = True
         self._ledger.forget(self._order.id)
-        if answer is not None:
-            self._ledger.count(answer)
         outcome: Outcome = "length" if self._record.outcome == "length" else "ok"
         await asyncio.shield(self._ledger.write(self._settlement(outcome, answer)))
 
