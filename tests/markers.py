@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing.process
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ _FIXTURES = {
     "postgres": {"postgres", "postgres_database", "own_postgres"},
 }
 _ENGINE_CHILD = "reverie.runner.child"
+_STARTERS: tuple[tuple[type, str, str], ...] = (
+    (subprocess.Popen, "__init__", "start a process"),
+    (multiprocessing.process.BaseProcess, "start", "start a process"),
+    (socket.socket, "listen", "listen on a socket"),
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -55,34 +60,30 @@ def _starts_only_what_its_marks_say(request: pytest.FixtureRequest) -> Iterator[
     if _is_marked(request.node, "real"):
         yield
         return
+    refused: list[str] = []
+
+    def refuse(mark: str, what: str) -> None:
+        refused.append(f"only a test with `pytest.mark.{mark}` may {what}")
+        pytest.fail(refused[0])
+
+    def start_no_engine(popen: Any, args: Any, *more: Any, **options: Any) -> None:
+        if _ENGINE_CHILD in args:
+            refuse("real", "start the embedded engine")
+        start(popen, args, *more, **options)
+
+    start = subprocess.Popen.__init__
     with pytest.MonkeyPatch.context() as patched:
-        start = subprocess.Popen.__init__
         if _is_marked(request.node, "integration"):
-            patched.setattr(subprocess.Popen, "__init__", _no_engine(start))
+            patched.setattr(subprocess.Popen, "__init__", start_no_engine)
         else:
-            patched.setattr(subprocess.Popen, "__init__", _refused("start a process"))
-            patched.setattr(
-                multiprocessing.process.BaseProcess, "start", _refused("start a process")
-            )
-            patched.setattr(socket.socket, "listen", _refused("listen on a socket"))
+            for kind, method, what in _STARTERS:
+                patched.setattr(
+                    kind, method, lambda *_, what=what, **__: refuse("integration", what)
+                )
         yield
+    if refused:  # what was started may have taken that for a failure of its own
+        pytest.fail(refused[0])
 
 
 def _is_marked(item: pytest.Item, mark: str) -> bool:
     return item.get_closest_marker(mark) is not None
-
-
-def _refused(what: str) -> Callable[..., None]:
-    def refuse(*_: Any, **__: Any) -> None:
-        pytest.fail(f"only a test with `pytest.mark.integration` may {what}")
-
-    return refuse
-
-
-def _no_engine(start: Callable[..., None]) -> Callable[..., None]:
-    def start_other(popen: Any, args: Any, *more: Any, **options: Any) -> None:
-        if _ENGINE_CHILD in args:
-            pytest.fail("only a test with `pytest.mark.real` may start the embedded engine")
-        start(popen, args, *more, **options)
-
-    return start_other

@@ -139,6 +139,7 @@ async def test_a_death_between_any_two_tokens_is_not_to_be_seen(
     assert sum(engine.died for engine in engines) == len(TOKENS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "step"), [("close", 1), ("end", 7)])
 async def test_a_death_at_any_byte_is_not_to_be_seen(engines: Engines, how: str, step: int) -> None:
     options = {"include_usage": True}

@@ -117,6 +117,7 @@ async def test_duplicates_attach_to_the_running_generation(
     assert ledger(tmp_path) == [("ok", 5)]
 
 
+@pytest.mark.slow
 async def test_a_thousand_keys_with_ten_copies_each_are_a_thousand_generations(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
