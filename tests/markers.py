@@ -12,7 +12,6 @@ import multiprocessing.process
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,9 +42,9 @@ _STARTERS: tuple[tuple[type, str, str], ...] = (
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in _FOLDERS:
-            item.add_marker(_FOLDERS[folder])
+        for folder, mark in _FOLDERS.items():
+            if folder in item.path.parent.parts:
+                item.add_marker(mark)
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in _FIXTURES.items():
             if used & fixtures:
