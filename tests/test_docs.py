@@ -34,6 +34,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_files_that_contributors_are_sent_to_are_there() -> None:
+    named = re.findall(r"`([\w/]+/\w+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    for path in named:
+        if "NAME" not in path:
+            assert (ROOT / path).exists() or (ROOT / "src" / "reverie" / path).exists(), path
+    assert "src/reverie/backends/health.py" in named
+
+
 def test_every_module_says_in_its_first_line_what_it_holds() -> None:
     for path in (ROOT / "src" / "reverie").rglob("*.py"):
         if path.name != "__main__.py":
