@@ -64,8 +64,8 @@ class Writer:
 
     Args:
         kinds: every ``work`` there is, in the order in which a batch does them.
-        on_orphan: called, in the event loop, with an operation that was committed after whoever
-            waited for it had gone.
+        on_orphan: called, in the event loop, with an operation that was or may have been committed,
+            although whoever waited for it had gone or was told that it failed.
     """
 
     def __init__(
@@ -154,10 +154,10 @@ class Writer:
                 with self._store.write() as connection:
                     batch = self._still_wanted(batch)  # the lock may have taken long to get
                     again = any(operation.tried for operation in batch)
-                    for operation in batch:
-                        operation.tried = True
                     subjects = [operation.subject for operation in batch]
                     results = work(connection, subjects, again) if batch else ()
+                    for operation in batch:
+                        operation.tried = True  # the commit's own answer may get lost
             except StoreFailure as failure:
                 self._note(failure)
                 if not failure.transient and len(batch) > 1:
@@ -208,10 +208,10 @@ class Writer:
         self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
     ) -> None:
         for operation, result in results:
-            if operation.future.done():  # nobody waits any more
-                if failure is None:
-                    self._on_orphan(operation)
-            elif failure is not None:
-                operation.future.set_exception(failure)
-            else:
+            waited_for = not operation.future.done()
+            if waited_for and failure is None:
                 operation.future.set_result(result)
+            elif waited_for and failure is not None:
+                operation.future.set_exception(failure)
+            if operation.tried and not (waited_for and failure is None):
+                self._on_orphan(operation)
