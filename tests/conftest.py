@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 
 from reverie.app import Application
@@ -22,6 +23,12 @@ from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
 pytest_plugins = ["tests.markers", "tests.postgres"]
+
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)
