@@ -4,10 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres test lint format bench bench-accounts bench-failover bench-affinity docs lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity docs lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
+	@echo 'make test T="…"      only those tests, with any options of pytest:'
+	@echo '                     make test T=tests/store, make test T="tests/http -k drain -x",'
+	@echo '                     make test T="-m postgres" (or real, slow, integration)'
 
 $(VENV)/serve.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once)"
@@ -24,9 +27,15 @@ setup: $(VENV)/dev.stamp ## everything that developing needs, in .venv
 serve: $(VENV)/serve.stamp ## serve the default model on 127.0.0.1:8000
 	@exec $(BIN)/reverie serve
 
-lint: setup ## ruff and mypy
+lint: ruff ruff-format mypy ## ruff and mypy
+
+ruff: setup
 	$(BIN)/ruff check .
+
+ruff-format: setup
 	$(BIN)/ruff format --check .
+
+mypy: setup
 	$(BIN)/mypy
 
 format: setup ## let ruff format and fix
@@ -39,9 +48,13 @@ docs: setup ## write the parts of the documentation that come from the code
 postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh
 
-test: lint postgres ## lint, then every test
+check: lint ## lint, types, and the tests that start no server: less than a minute
+	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
+
+# T: arguments of pytest, for a run of some tests alone.
+test: $(if $(T),setup,lint) postgres ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 
 bench: setup ## measure, and print the tables
 	$(BIN)/python bench/run.py

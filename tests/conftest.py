@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 
 from reverie.app import Application
@@ -20,7 +22,23 @@ from reverie.store.database.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.markers", "tests.postgres"]
+
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_have_default_signals() -> None:
+    """Under ``nohup``, and in a script's background, this process ignores these signals. A process
+    that a test starts would inherit that; what is handled starts with the default instead.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

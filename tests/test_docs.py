@@ -14,7 +14,7 @@ from reverie.app import Application
 from reverie.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
@@ -32,6 +32,14 @@ def test_the_generated_parts_are_generated_from_the_code_as_it_is() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_files_that_contributors_are_sent_to_are_there() -> None:
+    named = re.findall(r"`([\w/]+/\w+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    for path in named:
+        if "NAME" not in path:
+            assert (ROOT / path).exists() or (ROOT / "src" / "reverie" / path).exists(), path
+    assert "src/reverie/backends/health.py" in named
 
 
 def test_every_module_says_in_its_first_line_what_it_holds() -> None:

@@ -36,6 +36,7 @@ async def test_the_end_of_work_that_was_given_up_disturbs_nobody() -> None:
     assert await in_daemon(lambda: "next") == "next"
 
 
+@pytest.mark.integration
 def test_work_that_hangs_does_not_keep_the_process() -> None:
     program = """
 import asyncio, threading

@@ -32,6 +32,8 @@ from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 
+__all__ = ["Application"]
+
 logger = logging.getLogger("reverie")
 
 _GENERATION_ROUTES: dict[str, Dialect] = {

@@ -11,6 +11,17 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+__all__ = [
+    "Delta",
+    "Event",
+    "Finish",
+    "Prompt",
+    "TokenLogprob",
+    "ToolCallDelta",
+    "TopLogprob",
+    "Usage",
+]
+
 
 class ToolCallDelta(Struct, frozen=True):
     """A piece of one tool call; ``id`` and ``name`` come with its first piece only."""

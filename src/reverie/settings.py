@@ -33,6 +33,8 @@ from reverie.files import read_whole
 from reverie.money import parse_price
 from reverie.text import require_printable, shown
 
+__all__ = ["Settings", "load"]
+
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """As the catalogue has them, which these settings lie under."""

@@ -71,6 +71,7 @@ async def test_a_server_that_answers_is_well(engine: ScriptedEngine) -> None:
     assert not engine.requests
 
 
+@pytest.mark.integration
 async def test_a_socket_is_asked_as_a_port_is(tmp_path: Path) -> None:
     async with ScriptedEngine(socket=tmp_path / "s") as engine:
         async with transport_to(engine.url) as transport:
@@ -94,6 +95,7 @@ async def test_a_server_that_is_not_there_is_not_well(engine: ScriptedEngine) ->
     assert (health.good, health.code, health.slow) == (False, "backend_error", False)
 
 
+@pytest.mark.integration
 async def test_a_server_that_does_not_answer_in_time_is_slow() -> None:
     async with server_that_says(b"") as url, transport_to(url) as transport:
         health = await probe(transport, "models", 0.05)
@@ -101,6 +103,7 @@ async def test_a_server_that_does_not_answer_in_time_is_slow() -> None:
     assert health.took >= 0.05
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", ["models", "/health"])
 @pytest.mark.parametrize(
     ("status", "good"),
@@ -119,6 +122,7 @@ async def test_what_a_status_says_of_a_server(page: str, status: int, good: bool
         assert (await probe(transport, page, 5.0)).good == good
 
 
+@pytest.mark.integration
 async def test_garbage_is_no_answer() -> None:
     async with server_that_says(b"220 mail.example ESMTP\r\n\r\n") as url:
         async with transport_to(url) as transport:
@@ -143,6 +147,7 @@ async def test_a_server_is_asked_for_ever_and_its_changes_are_seen(engine: Scrip
     assert len(engine.probes) == asked  # it was stopped
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("page", "maker"),
     [
@@ -173,6 +178,7 @@ async def test_a_server_that_tells_what_it_is_is_asked_for_its_health_too(
     assert (found[0].good, found[0].maker) == (False, "llamacpp")
 
 
+@pytest.mark.integration
 async def test_a_list_of_models_that_does_not_end_is_an_answer() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
     async with server_that_says(answer) as url, transport_to(url) as transport:

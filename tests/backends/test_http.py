@@ -524,6 +524,7 @@ async def test_a_server_that_closes_each_connection_unsaid(
         assert await collect(backend) == HELLO + END
 
 
+@pytest.mark.integration
 async def test_a_unix_socket_gets_a_fresh_connection_for_each_request(
     tmp_path: Path, start_backend: Start, collect: Collect
 ) -> None:
@@ -535,6 +536,7 @@ async def test_a_unix_socket_gets_a_fresh_connection_for_each_request(
         await engine.wait_for(lambda e: e.connections == 0)
 
 
+@pytest.mark.integration
 async def test_a_socket_given_at_start_replaces_the_urls_host(
     tmp_path: Path, collect: Collect
 ) -> None:

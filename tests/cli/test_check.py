@@ -10,6 +10,8 @@ import pytest
 
 from tests.cli.command import errors, reverie
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -316,6 +316,7 @@ def test_help_teaches_with_an_example(run: Run, verb: str) -> None:
     assert f"Example: reverie keys {verb}" in out
 
 
+@pytest.mark.integration
 def test_help_loads_no_database(tmp_path: Path) -> None:
     code = "import sys, reverie.cli; print('sqlalchemy' in sys.modules)"
     loaded = subprocess.run(

@@ -11,6 +11,8 @@ import pytest
 from reverie.models.catalogue import CATALOGUE
 from tests.cli.command import errors, reverie
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -10,6 +10,8 @@ import pytest
 from tests.cli.command import errors, reverie
 from tests.models.gguf_file import SMALL
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_model_that_is_here_is_named_with_its_path() -> None:
     done = reverie("pull", "smollm2-135m")

@@ -22,6 +22,8 @@ import pytest
 
 from reverie.testing import Script, ScriptedEngine
 
+pytestmark = pytest.mark.integration
+
 PATIENCE = 60.0
 
 

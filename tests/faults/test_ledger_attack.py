@@ -87,7 +87,7 @@ class Target:
             }
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def target(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Target]:
     url = f"sqlite:///{tmp_path}/reverie.db"
     if request.param == "postgresql":

@@ -33,7 +33,7 @@ from tests.faults.ledger_tools import (
 LANES = 4
 CLIENTS = 4
 """Of each lane."""
-pytestmark = pytest.mark.timeout(300)  # it takes 40 s of two cores
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # it takes 40 s of two cores
 PATHS = ("/llm", "/v1/chat/completions")
 PRICE = {"input": "0.18USD", "output": "0.54USD"}
 

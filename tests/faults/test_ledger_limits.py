@@ -83,7 +83,7 @@ class Cluster:
         return answered
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
     if request.param == "sqlite":
         url, crowd = f"sqlite:///{tmp_path}/reverie.db", 200

@@ -161,6 +161,7 @@ def outage(
 Outage = tuple[Callable[[], None], Callable[[], None]]
 
 
+@pytest.mark.slow
 async def test_a_gateway_outlives_its_database_and_accounts_for_everything_later(
     own_postgres: Postgres, outage: Outage, tmp_path: Path
 ) -> None:
@@ -196,6 +197,7 @@ async def test_a_journal_left_by_a_gateway_that_died_with_its_database_down_is_n
         await assert_all_is_counted(scene, own_postgres.url)
 
 
+@pytest.mark.slow
 async def test_a_gateway_can_be_stopped_while_its_database_is_away(
     own_postgres: Postgres, outage: Outage, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from reverie.settings import DEFAULT_MODEL, Settings
 from tests.harness import Gateway, StartGateway, chat
 from tests.test_reload import ADMIN, refused, reload
 
+pytestmark = pytest.mark.real
+
 STORY = "Tell me a very long story about the sea."
 NEED = 139
 """MiB that such a model takes, by the estimate."""

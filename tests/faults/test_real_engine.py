@@ -15,6 +15,8 @@ from reverie.models.store import fetch
 from reverie.settings import DEFAULT_MODEL
 from tests.harness import Gateway, StartGateway, chat
 
+pytestmark = pytest.mark.real
+
 STORY = "Tell me a very long story about the sea."
 
 

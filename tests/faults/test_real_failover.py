@@ -40,7 +40,8 @@ QUESTIONS = [
 MAX_TOKENS = 12
 AT_ONCE = 3
 
-pytestmark = pytest.mark.timeout(300)  # it takes 60 s of two cores
+# It takes 60 s of two cores.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Answer(NamedTuple):

@@ -63,6 +63,7 @@ async def test_all_turns_of_a_conversation_go_to_one_engine(
     assert sum(map(bool, talks)) > 1
 
 
+@pytest.mark.slow
 async def test_conversations_of_an_engine_that_went_move_and_come_back_with_it(
     engines: Engines, start_gateway: StartGateway
 ) -> None:

@@ -139,6 +139,7 @@ async def test_a_death_between_any_two_tokens_is_not_to_be_seen(
     assert sum(engine.died for engine in engines) == len(TOKENS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "step"), [("close", 1), ("end", 7)])
 async def test_a_death_at_any_byte_is_not_to_be_seen(engines: Engines, how: str, step: int) -> None:
     options = {"include_usage": True}
@@ -201,6 +202,7 @@ async def test_an_answer_that_every_backend_breaks_off_ends_with_what_broke_it_f
     assert got.record.cut_for_good
 
 
+@pytest.mark.integration
 async def test_backends_that_die_again_and_again_still_bring_an_answer_to_its_end() -> None:
     script = Script(tokens=("a",) * 10, die_after=1)
     async with AsyncExitStack() as stack:
@@ -211,6 +213,7 @@ async def test_backends_that_die_again_and_again_still_bring_an_answer_to_its_en
         assert sum(engine.generations for engine in engines) == 10
 
 
+@pytest.mark.integration
 async def test_a_backend_that_is_back_takes_over_from_one_that_died_over_the_prompt() -> None:
     async with ScriptedEngine(WHOLE) as one, ScriptedEngine(WHOLE) as two:
         one.scripts = two.scripts = [Script(tokens=TOKENS, die_after=2), Script(raw=b"")]
@@ -220,6 +223,7 @@ async def test_a_backend_that_is_back_takes_over_from_one_that_died_over_the_pro
         assert {one.generations, two.generations} == {1, 2}
 
 
+@pytest.mark.integration
 async def test_failures_over_one_answer_are_bounded() -> None:
     script = Script(tokens=("a",) * 100, die_after=1)
     got = Got()
@@ -231,6 +235,7 @@ async def test_failures_over_one_answer_are_bounded() -> None:
     assert got.text == "a" * MAX_FAILURES
 
 
+@pytest.mark.integration
 async def test_a_backend_that_comes_back_goes_on_itself() -> None:
     async with ScriptedEngine(Script(tokens=TOKENS, die_after=2)) as engine:
         engine.scripts = [engine.script, Script(raw=b""), Script(status=503), WHOLE]
@@ -239,6 +244,7 @@ async def test_a_backend_that_comes_back_goes_on_itself() -> None:
         assert (got.text, got.usage) == ("".join(TOKENS), (10, 5, 3))
 
 
+@pytest.mark.integration
 async def test_an_engine_that_is_busy_for_a_while_after_it_came_back_is_waited_for() -> None:
     async with ScriptedEngine(Script(tokens=TOKENS, die_after=2)) as engine:
         engine.scripts = [engine.script, *[Script(status=503)] * 5, WHOLE]
@@ -247,6 +253,7 @@ async def test_an_engine_that_is_busy_for_a_while_after_it_came_back_is_waited_f
         assert (got.text, got.usage) == ("".join(TOKENS), (10, 5, 3))
 
 
+@pytest.mark.integration
 async def test_an_engine_that_comes_back_but_never_gets_further_is_given_up() -> None:
     async with ScriptedEngine(Script(raw=b"")) as engine:
         engine.scripts = [Script(tokens=TOKENS, die_after=2)]

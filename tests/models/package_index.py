@@ -79,12 +79,10 @@ def pip_settings(index: str) -> dict[str, str]:
 
 
 _PROGRAM = """
-import signal
 from reverie.models import catalogue, disk
 from reverie.models.catalogue import CatalogueEntry, WheelOrigin
 catalogue.CATALOGUE = ({entry!r},)
 disk._RESERVE = {reserve}
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
 from reverie.cli import main
 main()
 """

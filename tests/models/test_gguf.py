@@ -221,8 +221,7 @@ def _harmless(file: Path, data: bytes) -> None:
 
 _FUZZ = settings(
     max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 

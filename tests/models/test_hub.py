@@ -24,9 +24,8 @@ MODEL = SMALL + bytes(range(256)) * 1000
 SPLIT = [f"m.Q4_0-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
 
 _WITHOUT_PAUSES = """
-import signal, time
+import time
 time.sleep = lambda seconds: None
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
 from reverie.cli import main
 main()
 """

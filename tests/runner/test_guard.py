@@ -3,6 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.integration
+
 _WATCHED = """
 import time
 from reverie.runner.guard import watch_standard_input

@@ -80,6 +80,7 @@ def test_a_log_that_another_server_holds_is_left_alone() -> None:
     later.release()
 
 
+@pytest.mark.integration
 def test_a_log_is_free_again_when_its_server_was_killed() -> None:
     code = "import sys, time; from reverie.runner.logfile import LogFile; log = LogFile('m')"
     code += "; log.rotate(); print('held', flush=True); time.sleep(60)"

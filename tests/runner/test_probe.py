@@ -13,6 +13,7 @@ from reverie.runner import probe
 from reverie.runner.directory import SOCKET_NAME, PrivateDirectory
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("answer", "context"),
     [
@@ -67,6 +68,7 @@ async def engine(*, answers: bool = True) -> AsyncGenerator[tuple[Path, list[byt
         directory.remove()
 
 
+@pytest.mark.integration
 async def test_an_engine_that_leaves_questions_unanswered_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -77,6 +79,7 @@ async def test_an_engine_that_leaves_questions_unanswered_hangs(
         assert len(asked) == 3
 
 
+@pytest.mark.integration
 async def test_one_that_is_doubted_hangs_at_the_first_and_all_who_doubt_ask_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,6 +92,7 @@ async def test_one_that_is_doubted_hangs_at_the_first_and_all_who_doubt_ask_once
         assert len(asked) == 1
 
 
+@pytest.mark.integration
 async def test_one_that_answers_lives_whatever_it_says() -> None:
     async with engine() as (socket, asked):
         life = probe.LifeCheck(socket, interval=0.01, misses=1)
@@ -99,6 +103,7 @@ async def test_one_that_answers_lives_whatever_it_says() -> None:
         silent.cancel()
 
 
+@pytest.mark.integration
 async def test_an_engine_that_can_not_be_asked_is_not_held_to_hang() -> None:
     async with engine() as (socket, _):
         life = probe.LifeCheck(socket, interval=60, misses=1)

@@ -12,7 +12,7 @@ from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a database that is empty."""
     if request.param == "postgresql":

@@ -69,6 +69,7 @@ def test_each_start_has_a_number_of_its_own(store: Store) -> None:
     assert len({enter(store) for _ in range(3)}) == 3
 
 
+@pytest.mark.integration
 def test_a_neighbour_that_lives_is_left_alone(
     store: Store, neighbour: tuple[subprocess.Popen[str], str]
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_neighbour_that_lives_is_left_alone(
     assert open_rows(store) == {me, other}
 
 
+@pytest.mark.integration
 def test_a_neighbour_that_was_killed_is_noticed_at_once(
     store: Store, neighbour: tuple[subprocess.Popen[str], str]
 ) -> None:

@@ -29,6 +29,7 @@ async def test_requests_are_recorded(start_engine: StartEngine) -> None:
     assert (engine.generations, engine.completed, engine.in_flight) == (3, 3, 0)
 
 
+@pytest.mark.integration
 async def test_counters_count_without_a_record() -> None:
     async with ScriptedEngine(record=False) as engine:
         await ask(engine)
@@ -137,6 +138,7 @@ async def test_a_killed_engine_resets_and_refuses_until_it_restarts(
     assert (await ask(engine, stream=True)).text == "Hello world"
 
 
+@pytest.mark.integration
 async def test_a_unix_socket_serves_the_same(tmp_path: Path) -> None:
     path = tmp_path / "engine.sock"
     async with ScriptedEngine(Script(), socket=path) as engine:

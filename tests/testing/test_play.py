@@ -181,6 +181,7 @@ async def test_who_leaves_after_the_last_token_has_cancelled_nothing(
     assert engine.requests[0].outcome == "completed"
 
 
+@pytest.mark.slow
 async def test_a_large_answer_waits_for_a_slow_client(start_engine: StartEngine) -> None:
     engine = await start_engine(tokens=("x" * 100_000,) * 400)
     reader, writer = await connect(engine)

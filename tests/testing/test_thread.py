@@ -6,6 +6,8 @@ import pytest
 
 from reverie.testing import Script, ScriptedEngine, ThreadedEngine
 
+pytestmark = pytest.mark.integration
+
 
 def ask(engine: ThreadedEngine) -> str:
     connection = http.client.HTTPConnection(urlsplit(engine.url).netloc, timeout=5)

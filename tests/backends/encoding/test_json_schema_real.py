@@ -21,6 +21,8 @@ from reverie.models.store import fetch
 from reverie.request import GenerateRequest
 from reverie.settings import DEFAULT_MODEL, BackendSettings, ModelSettings
 
+pytestmark = pytest.mark.real
+
 HI = [{"role": "user", "content": "AnswerDecoder with JSON about a cat named Tom."}]
 TIMEOUTS = {"first_token_timeout": 60.0, "stall_timeout": 60.0}
 
@@ -135,12 +137,14 @@ async def violations(
     return wrong, complete
 
 
+@pytest.mark.slow
 async def test_every_answer_that_ends_fulfils_its_schema(engine: EmbeddedBackend) -> None:
     wrong, complete = await violations(engine, SCHEMAS, 0.0, 1.5)
     assert not wrong
     assert len(complete) > len(SCHEMAS) - 3
 
 
+@pytest.mark.slow
 async def test_a_llama_server_of_ones_own_fulfils_what_is_not_refused(
     engine: EmbeddedBackend,
 ) -> None:

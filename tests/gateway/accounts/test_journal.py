@@ -55,12 +55,14 @@ def test_the_journal_of_a_gateway_that_lives_is_its_own(tmp_path: Path) -> None:
     journal.done(1)
 
 
+@pytest.mark.integration
 def test_what_a_killed_gateway_wrote_is_left_behind_once(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
     assert entries(tmp_path) == [1, 2, 3]
     assert entries(tmp_path) == []
 
 
+@pytest.mark.integration
 def test_entries_stay_if_they_could_not_be_brought_to_the_store(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
 
@@ -73,6 +75,7 @@ def test_entries_stay_if_they_could_not_be_brought_to_the_store(tmp_path: Path) 
     assert entries(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.integration
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
     (file,) = tmp_path.iterdir()

@@ -45,7 +45,7 @@ ROUTES = [
 ]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def store(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
     url = f"sqlite:///{tmp_path}/store.db"
     if request.param == "postgresql":

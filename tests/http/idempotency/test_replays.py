@@ -15,7 +15,9 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from reverie.gateway.accounts.ledger import Ledger
 from reverie.http.idempotency import transcript
+from reverie.store import gateways
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -35,6 +37,12 @@ async def stream(
     body = chat(stream=True, **more)
     async with gateway.http.post(gateway.url + path, json=body, headers=headers) as response:
         return response.status, await response.text()
+
+
+def kept_bytes(tmp_path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
+        (size,) = database.execute("SELECT sum(length(body)) FROM answers").fetchone()
+        return int(size)
 
 
 def events(text: str) -> list[str]:
@@ -109,6 +117,7 @@ async def test_duplicates_attach_to_the_running_generation(
     assert ledger(tmp_path) == [("ok", 5)]
 
 
+@pytest.mark.slow
 async def test_a_thousand_keys_with_ten_copies_each_are_a_thousand_generations(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -445,14 +454,48 @@ async def test_of_too_many_answers_the_oldest_are_generated_anew(
             assert (await response.text()).endswith("[DONE]\n\n")
             return "idempotent-replayed" in response.headers
 
-    def kept() -> int:
-        with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
-            (size,) = database.execute("SELECT sum(length(body)) FROM answers").fetchone()
-            return int(size)
-
     assert not any([await replayed(key) for key in ("first", "second", "third")])
-    await gateway.until(lambda: kept() <= 2**20)
+    await gateway.until(lambda: kept_bytes(tmp_path) <= 2**20)
     assert [await replayed(key) for key in ("third", "first")] == [True, False]
+
+
+async def test_an_answer_that_the_store_is_slow_to_take_is_counted_too(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether too many are kept is looked at while the answer waits to be written."""
+    looks = 0
+
+    def look(ledger: Ledger) -> None:
+        nonlocal looks
+        looks += 1
+        keep_bounded(ledger)
+
+    keep_bounded = Ledger._keep_bounded
+    monkeypatch.setattr(Ledger, "_keep_bounded", look)
+    monkeypatch.setattr(gateways, "HEARTBEAT_INTERVAL", 0.02)
+    gateway = await start_gateway(engine, store={"kept_answers_mib": 1})
+    used: Any = gateway.app.ledger
+    engine.script = Script(tokens=("x" * 1000,) * 600)
+    await stream(gateway, max_tokens=600)
+    assert kept_bytes(tmp_path) > 2**19
+    engine.script = Script(tokens=("x" * 1000,) * 600, stall_after=1)
+    second = asyncio.create_task(
+        gateway.post(chat(max_tokens=600), headers={"Idempotency-Key": "second"})
+    )
+    await engine.wait_for(lambda e: e.stalled == 1)
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "reverie.db", isolation_level=None)
+    ) as locking:
+        locking.execute("BEGIN IMMEDIATE")
+        engine.resume()
+        await gateway.until(lambda: bool(used._settling))
+        before = looks
+        await gateway.until(lambda: looks >= before + 2 and used._evicting is None)
+    assert (await second)[0] == 200
+    await gateway.until(lambda: 0 < kept_bytes(tmp_path) <= 2**20)
 
 
 @pytest.mark.parametrize("as_stream", [True, False])

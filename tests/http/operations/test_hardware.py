@@ -39,6 +39,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("driver")
 async def test_a_gpu_is_told_with_all_that_livepeers_clients_parse() -> None:
     assert await hardware.info() == {"0": {**GPU, "major": 8, "minor": 9}}

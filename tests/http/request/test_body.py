@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
@@ -447,11 +447,6 @@ def test_json_that_is_no_object_is_refused(raw: bytes) -> None:
         parse(raw)
 
 
-# The machine's speed is no failure.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@unhurried
 @given(st.binary())
 def test_any_bytes_give_a_request_or_an_error(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
@@ -469,7 +464,6 @@ _json = st.recursive(
 )
 
 
-@unhurried
 @given(
     st.dictionaries(
         st.sampled_from(

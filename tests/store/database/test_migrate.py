@@ -45,6 +45,7 @@ def test_migrating_again_changes_nothing(store: Store) -> None:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
+@pytest.mark.integration
 def test_processes_that_start_together_migrate_once(store_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)

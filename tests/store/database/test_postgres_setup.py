@@ -106,6 +106,7 @@ with Postgres() as server:
 """
 
 
+@pytest.mark.integration
 def test_nothing_is_left_of_a_server_whose_tests_were_killed() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _KILLED], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,29 @@ async def test_what_was_committed_after_its_caller_had_gone_is_reported(
     async with asyncio.timeout(10):
         while not orphans:
             await asyncio.sleep(0.01)
+    assert orphans == [1]
+    assert held(store) == [1]
+
+
+async def test_a_commit_whose_answer_gets_lost_when_its_time_is_over_is_reported(
+    store: Store,
+    writer: Writer,
+    numbers: Numbers,
+    orphans: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = store.write
+
+    @contextmanager
+    def write_and_lose_the_answer() -> Iterator[Connection]:
+        with write() as connection:
+            yield connection
+        raise StoreFailure("the connection broke")
+
+    monkeypatch.setattr(store, "write", write_and_lose_the_answer)
+    writer.start()
+    with pytest.raises(StoreFailure):
+        await writer.submit(numbers.add, 1, 0).future
     assert orphans == [1]
     assert held(store) == [1]
 

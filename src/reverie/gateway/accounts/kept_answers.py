@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from reverie.errors import AccountsUnavailable, StoreFailure
 from reverie.store import answers
@@ -65,9 +64,12 @@ class AnswerBound:
         self._added = self._limit  # so that the first check counts what is stored already
         self._evicting: asyncio.Task[None] | None = None
 
-    def added(self, size: int) -> None:
-        """Note that an answer of so many bytes is being stored."""
-        self._added += size
+    def added(self, *answers: bytes | None) -> None:
+        """Count answers that are in the store now.
+
+        Not earlier: a check that runs before they are stored would miss them and count anew.
+        """
+        self._added += sum(len(answer or b"") for answer in answers)
 
     def enforce(self) -> None:
         """Check the size of all answers in the background, once enough bytes were added."""
@@ -83,12 +85,13 @@ class AnswerBound:
             await asyncio.wait({self._evicting})
 
     def _evict(self) -> None:
-        with contextlib.suppress(StoreFailure):
-            with self._store.read() as connection:
-                until = answers.evictable_until(connection, self._limit)
-            if until is not None:
-                with self._store.write() as connection:
-                    answers.evict(connection, until)
+        with self._store.read() as connection:
+            until = answers.evictable_until(connection, self._limit)
+        if until is not None:
+            with self._store.write() as connection:
+                answers.evict(connection, until)
 
-    def _evicted(self, _: asyncio.Task[None]) -> None:
+    def _evicted(self, task: asyncio.Task[None]) -> None:
         self._evicting = None
+        if task.cancelled() or task.exception() is not None:
+            self._added = self._limit  # check again

@@ -231,8 +231,6 @@ class Ledger:
     def _close(self, settlement: Settlement) -> asyncio.Task[None]:
         """Settle a row of this gateway."""
         self._open.pop(settlement.id, None)
-        if settlement.answer is not None:
-            self._answers.added(len(settlement.answer))
         return self._write(settlement)
 
     def _write(self, settlement: Settlement) -> asyncio.Task[None]:
@@ -245,6 +243,7 @@ class Ledger:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         task.add_done_callback(_ignore_failure)
+        task.add_done_callback(lambda _: self._answers.added(settlement.answer))
         return task
 
     async def _write_durably(self, settlement: Settlement) -> None:
@@ -308,6 +307,7 @@ class Ledger:
             if any(isinstance(result, BaseException) for result in results):
                 return
             self._journal.done(len(some))
+            self._answers.added(*(settlement.answer for settlement in some))
             logger.info(
                 "settlements went from the journal to the store", extra=fields(count=len(some))
             )

@@ -65,8 +65,8 @@ class Writer:
 
     Args:
         kinds: every ``work`` there is, in the order in which a batch is written.
-        on_orphan: called in the event loop with an operation that was committed although nobody
-            waited for it any more.
+        on_orphan: called in the event loop with an operation that was or may have been committed,
+            although nobody waited for it any more or its future was failed.
     """
 
     def __init__(
@@ -161,10 +161,10 @@ class Writer:
                 with self._store.write() as connection:
                     batch = self._still_wanted(batch)  # the lock may have taken a while
                     is_retry = any(operation.tried for operation in batch)
-                    for operation in batch:
-                        operation.tried = True
                     subjects = [operation.subject for operation in batch]
                     results = work(connection, subjects, is_retry) if batch else ()
+                    for operation in batch:
+                        operation.tried = True  # the answer to the commit may get lost
             except StoreFailure as failure:
                 self._log_change(failure)
                 if not failure.transient and len(batch) > 1:
@@ -215,10 +215,10 @@ class Writer:
         self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
     ) -> None:
         for operation, result in results:
-            if operation.future.done():  # nobody waits for it any more
-                if failure is None:
-                    self._on_orphan(operation)
-            elif failure is not None:
-                operation.future.set_exception(failure)
-            else:
+            waited_for = not operation.future.done()
+            if waited_for and failure is None:
                 operation.future.set_result(result)
+            elif waited_for and failure is not None:
+                operation.future.set_exception(failure)
+            if operation.tried and not (waited_for and failure is None):
+                self._on_orphan(operation)
