@@ -1,3 +1,5 @@
+"""A store is a database whose transactions wait, fail and last as they should."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -45,6 +47,30 @@ def test_a_folder_that_can_t_be_made_is_a_mistake_of_the_configuration(tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="can't be made"):
         Store(StoreSettings(url=f"sqlite:///{tmp_path}/file/store.db"))
+
+
+def test_those_who_open_a_new_file_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+    failures: list[StoreFailure] = []
+
+    def open_it(file: Path) -> None:
+        store = Store(StoreSettings(url=f"sqlite:///{file}"))
+        barrier.wait()
+        try:
+            with store.read():
+                pass
+        except StoreFailure as failure:
+            failures.append(failure)
+        store.close()
+
+    for number in range(100):
+        file = tmp_path / f"{number}.db"
+        threads = [threading.Thread(target=open_it, args=(file,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
 
 
 def test_what_is_written_is_there_afterwards(store: Store) -> None:

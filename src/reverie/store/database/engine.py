@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database.timeouts import connection_class
 
+_WAL_RETRY_DELAY = 0.01
 _TRANSIENT = (OperationalError, InterfaceError, InternalError)
 
 
@@ -135,7 +137,7 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
         connection.isolation_level = None  # ``on_begin`` begins transactions
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(settings.timeout * 1000)}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor, settings.timeout)
         cursor.execute(f"PRAGMA synchronous = {synchronous}")
         cursor.execute("PRAGMA cache_size = -16000")  # KiB
         cursor.close()
@@ -148,6 +150,21 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor, timeout: float) -> None:
+    """Switch a new file to WAL. SQLite doesn't wait for another connection that does the same."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_DELAY)
+        else:
+            return
 
 
 def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
