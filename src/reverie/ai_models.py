@@ -36,7 +36,7 @@ from reverie.models.catalogue import CatalogueEntry
 from reverie.models.reference import parse
 from reverie.money import NANO
 from reverie.settings import BackendSettings, ModelSettings, PriceSettings
-from reverie.text import require_printable, shown
+from reverie.text import printable, require_printable
 
 PIPELINE = "llm"
 _WITHOUT_EFFECT = ("gateway", "optimization_flags")
@@ -160,7 +160,7 @@ class _EntryReader:
             self._problem(index, "pipeline", "must not have control characters")
             return None
         if pipeline != PIPELINE:
-            what = f"'{shown(pipeline)}' is not served here, only '{PIPELINE}'"
+            what = f"'{printable(pipeline)}' is not served here, only '{PIPELINE}'"
             self._remark(index, "pipeline", what)
             return None
         try:
@@ -170,7 +170,9 @@ class _EntryReader:
             return None
         for key in entry.model_extra or {}:
             known = key in _WITHOUT_EFFECT
-            self._remark(index, shown(key), "has no effect here" if known else "is not known here")
+            self._remark(
+                index, printable(key), "has no effect here" if known else "is not known here"
+            )
         return entry
 
     def _add(self, index: int, entry: _Entry, names: set[str]) -> None:
@@ -256,7 +258,7 @@ class _EntryReader:
         if currency in ("WEI", "ETH"):
             why = f"prices in {currency.lower()} are not kept here, only those in money, as USD"
         elif (per_token * NANO).denominator != 1:
-            why = f"is no whole number of {shown(currency)} nano-units a token"
+            why = f"is no whole number of {printable(currency)} nano-units a token"
         else:
             try:
                 output = f"{_decimal(per_token * _PER_MILLION)}{currency}"

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reverie import log
-from reverie.addresses import loops
+from reverie.addresses import own_backends, require_keys
 from reverie.errors import ConfigurationError, ModelError, Overloaded
 from reverie.gateway.accounts.authentication import Authenticator, static_keys
 from reverie.gateway.serving.config_diff import Changes, applicable, compare
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.http.access import require_keys
 from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
 from reverie.store.database.engine import parse_url
 from reverie.threads import in_daemon
@@ -104,7 +103,7 @@ class Reloader:
                 [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
             ) from None
         self._keys.replace_static(static)
-        warn_of_loops(wanted)
+        warn_of_own_backends(wanted)
         if wanted.server.log_level != before.server.log_level:
             log.set_level(wanted.server.log_level)
         return compare(before, written)
@@ -139,9 +138,9 @@ class Reloader:
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
 
 
-def warn_of_loops(settings: Settings) -> None:
+def warn_of_own_backends(settings: Settings) -> None:
     """Log which backends are this server itself."""
-    for sentence in loops(settings):
+    for sentence in own_backends(settings):
         logger.warning("a backend is this server itself", extra=log.fields(reason=sentence))
 
 

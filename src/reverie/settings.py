@@ -31,7 +31,7 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
-from reverie.text import require_printable, shown
+from reverie.text import printable, require_printable
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
@@ -415,7 +415,9 @@ def _explain(
         where = f"environment {variable_of(section, key)}"
     else:
         where = file
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in path)
+    dotted = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{printable(part)}" for part in path
+    )
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = f"unknown key; known here: {', '.join(_known_keys(path))}"

@@ -23,9 +23,8 @@ def check(
     ai_models: AiModels = None,
 ) -> None:
     """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
-    from reverie.addresses import loops
+    from reverie.addresses import own_backends, require_keys
     from reverie.app import authenticator, open_store
-    from reverie.http.access import require_keys
     from reverie.store.database.engine import StoreFailure
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
@@ -51,7 +50,7 @@ def check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             typer.echo(f"Model {served.name}: {_describe(served)}")
-    for sentence in loops(settings):
+    for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
     if problems:

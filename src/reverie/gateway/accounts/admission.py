@@ -37,7 +37,6 @@ class Admission:
         """
         if self._ledger is None:
             return Unrecorded()
-        terms = model.terms
         tokens = model.pool.within_context(request.size)
         prompt_tokens = min(tokens, request.prompt_size)
         order = Order(
@@ -46,12 +45,12 @@ class Admission:
             key_id=caller.key_id,
             stored=caller.stored,
             model=model.name,
-            names=terms.names,
+            names=model.names,
             tokens=tokens,
             prompt_tokens=prompt_tokens,
-            cost=terms.price.of(prompt_tokens, 0, min(tokens, request.max_tokens)),
-            price=terms.price,
-            model_limits=terms.limits,
+            cost=model.price.of(prompt_tokens, 0, min(tokens, request.max_tokens)),
+            price=model.price,
+            model_limits=model.limits,
             claim=claim,
         )
         return await self._ledger.reserve(order, record)
