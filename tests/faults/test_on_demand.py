@@ -186,9 +186,9 @@ async def test_asking_while_it_is_being_unloaded_loads_it_again(
 ) -> None:
     gateway = await start_gateway(models=[small("a")])
     await gateway.until(lambda: gateway.pool("a").ready)
-    resident = gateway.app.models.default.deployment.resident
-    assert resident is not None
-    unloading = asyncio.create_task(resident.unload("a test"))
+    on_demand = gateway.app.models.default.deployment.on_demand
+    assert on_demand is not None
+    unloading = asyncio.create_task(on_demand.unload("a test"))
     await gateway.until(lambda: not gateway.pool("a").ready)
     assert await say(gateway) == 200
     await unloading

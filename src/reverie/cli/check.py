@@ -86,7 +86,7 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
 
 def _memory_problems(settings: Settings) -> list[str]:
     """Whether the models that run here, as far as they are here, fit into their memory."""
-    from reverie.gateway.serving.memory_budget import MIB, shortage
+    from reverie.gateway.serving.memory_budget import MIB, budget_problems
     from reverie.models.store import find
     from reverie.runner.supervisor import Runner
 
@@ -98,7 +98,7 @@ def _memory_problems(settings: Settings) -> list[str]:
                 asyncio.run(runner.check())
                 needs[model.name] = runner.memory
     warm = {model.name for model in settings.models if model.warm}
-    return shortage(settings.server.memory_budget_mib * MIB, needs, warm)
+    return budget_problems(settings.server.memory_budget_mib * MIB, needs, warm)
 
 
 async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:

@@ -62,7 +62,7 @@ async def frames(
         else _Kept(max_kept, reservation.base, numbered=job.request.stream)
     )
     deltas: list[Delta] = []
-    job.model.deployment.use()
+    job.model.deployment.load_for_request()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
             finish, usage = _sort(batch, deltas)

@@ -45,7 +45,7 @@ class ServedModel:
         if self.pool.failure is not None:
             return "failed"
         on_demand = self.deployment.on_demand
-        return "cold" if on_demand is not None and on_demand.cold else "loading"
+        return "cold" if on_demand is not None and on_demand.is_cold else "loading"
 
     @property
     def available(self) -> bool:
@@ -54,7 +54,7 @@ class ServedModel:
         False while the model loads at the start: until then requests are better sent elsewhere.
         """
         on_demand = self.deployment.on_demand
-        on_request = on_demand is not None and on_demand.on_request
+        on_request = on_demand is not None and on_demand.loading_on_request
         return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
 
 
