@@ -79,7 +79,7 @@ async def test_an_engine_that_hangs_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("reverie.runner.supervisor._LIFE_CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr("reverie.runner.supervisor._LIVENESS_INTERVAL", 0.05)
     monkeypatch.setattr("reverie.runner.process._GRACE", 0.1)
     runner = await start_runner()
     await runner.wait_ready(READY)
@@ -99,29 +99,29 @@ async def test_an_engine_that_hangs_is_replaced(
     assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
 
 
-async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_doubts_it(
+async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_makes_no_progress(
     start_runner: StartRunner, wait_gone: WaitGone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = await start_runner()
     await runner.wait_ready(READY)
-    assert await runner.doubt()  # one that lives is left alone
+    assert await runner.check_alive()  # one that lives is left alone
     first = runner.pid
     assert first is not None
     os.kill(first, signal.SIGSTOP)
     monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
-    assert await asyncio.gather(*(runner.doubt() for _ in range(3))) == [False] * 3
+    assert await asyncio.gather(*(runner.check_alive() for _ in range(3))) == [False] * 3
 
     monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 5.0)
     await runner.wait_ready(READY)
     assert runner.pid not in (None, first)
-    assert await runner.doubt()
+    assert await runner.check_alive()
     await wait_gone(first)
 
 
 async def test_an_engine_that_was_ready_once_is_always_tried_again(
     start_runner: StartRunner, make_binary: MakeBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reverie.runner.supervisor._TRIES", 1)
+    monkeypatch.setattr("reverie.runner.supervisor._MAX_FAILURES", 1)
     program = make_binary()
     whole = program.read_text()
     runner = await start_runner(engine=str(program))
