@@ -229,7 +229,7 @@ def test_every_key_of_a_plain_section_has_a_variable() -> None:
         ('_key = "secret"', "reverie.toml: models[0].backends[0]._key: unknown key"),
         (
             "continues = true",
-            "reverie.toml: models[0].backends[0]: continues: the livepeer dialect",
+            "reverie.toml: models[0].backends[0]: continues: a livepeer backend",
         ),
     ],
 )

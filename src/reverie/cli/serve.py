@@ -35,12 +35,12 @@ def serve(
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
-    Without a configuration it serves the default model on 127.0.0.1:8000 to this machine alone;
-    the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
+    Without a configuration it serves the default model to this machine, on 127.0.0.1:8000. The
+    model is fetched at the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
     if config is None and Path(CONFIG_FILE).exists():
-        config = Path(CONFIG_FILE)  # a reload that doesn't find it any more is a mistake
+        config = Path(CONFIG_FILE)  # so that a reload fails once it is gone
     read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
     remarks: list[str] = []
     settings = read(remark=remarks.append)
@@ -50,7 +50,7 @@ def serve(
     read_again = functools.partial(read, remark=_log_remark, again=True)
     _fetch_missing(settings)
     with (
-        contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signals itself
+        contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(_serve(settings, read_again, began))
@@ -61,7 +61,7 @@ def _log_remark(sentence: str) -> None:
 
 
 def _fetch_missing(settings: Settings) -> None:
-    """Fetch the models that are to run here and aren't on disk, with a progress bar."""
+    """Fetch the models that run here and aren't on disk, with a progress bar."""
     from reverie.models.store import fetch, find
 
     for model in settings.models:
@@ -78,7 +78,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(settings: Settings, read: Callable[[], Settings], began: float) -> None:
-    # Imported here, so that the other verbs and --help don't wait for the web framework.
+    # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
     from reverie.server import Server, exit_soon, ignore_signals, listen
 
@@ -107,7 +107,7 @@ async def _serve(settings: Settings, read: Callable[[], Settings], began: float)
 
 
 def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
-    """What to do now: a line to paste. A key is named by a placeholder, never printed."""
+    """A request to paste. The key is a placeholder, never printed."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
