@@ -1,4 +1,4 @@
-"""Puts the house together: settings in, an ASGI application with a start and a stop out."""
+"""Builds the application: settings in, an ASGI callable with ``start`` and ``stop`` out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
+from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
@@ -45,7 +46,7 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
 
 
 def open_store(settings: Settings) -> Store | None:
-    """The store that is configured; nothing is connected yet.
+    """The configured store; nothing connects yet.
 
     Raises:
         ConfigurationError: its URL can't be used.
@@ -56,7 +57,7 @@ def open_store(settings: Settings) -> Store | None:
 def authenticator(
     settings: Settings, store: Store | None, environ: Mapping[str, str] = os.environ
 ) -> Authenticator:
-    """The keys that are configured, and the store's.
+    """The configured static keys, and the keys in the store.
 
     Raises:
         ConfigurationError: the keys can't be read.
@@ -71,8 +72,7 @@ class Application:
 
     Args:
         backends: replaces what the settings describe, for tests and for embedding.
-        read_settings: gives the configuration as it is written now; without it, a reload finds
-            what there was at the start.
+        read_settings: reads the configuration for a reload; by default a reload changes nothing.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Application:
             in_flight=self.in_flight,
             registry=self.registry,
             metrics=metrics,
-            store=self._store,
+            kept_answers=KeptAnswers(self._store),
         )
         self._access = access
         self._generate = {
@@ -122,17 +122,17 @@ class Application:
 
     @property
     def settings(self) -> Settings:
-        """Those in force."""
+        """The settings in force."""
         return self.registry.settings
 
     @property
     def models(self) -> ServedModels:
-        """Those served now."""
+        """The models that are served now."""
         return self.registry.models
 
     @property
     def keyless(self) -> bool:
-        """Whether callers need no key."""
+        """True if callers need no key."""
         return self._keys.open
 
     async def start(self) -> None:
@@ -167,7 +167,7 @@ class Application:
         return await self._reloader.reload()
 
     async def end_reloads(self) -> None:
-        """Let no reload begin, and the one that runs end within seconds. Idempotent."""
+        """Refuse further reloads, and wait some seconds for the one that runs. Idempotent."""
         await self._reloader.close()
 
     async def stop(self) -> None:
@@ -181,7 +181,7 @@ class Application:
             self._store.close()
 
     def end_requests(self, error: ReverieError) -> None:
-        """Cut short what still runs."""
+        """End the requests that still run."""
         self.in_flight.end_all(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

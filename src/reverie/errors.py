@@ -44,7 +44,7 @@ class ReverieError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers which the answer must carry."""
+        """Headers that the answer must carry."""
         if self.retry_after is None:
             return {}
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
@@ -137,15 +137,24 @@ class ContextLengthExceeded(ClientError):
         super().__init__(message, param=param)
 
 
-class IdempotencyKeyReused(ClientError):
+class InvalidHeader(InvalidRequest):
+    """A header that a request may carry is malformed."""
+
+    def __init__(self, header: str, message: str) -> None:
+        details = [{"loc": ["header", header], "msg": message, "type": "value_error"}]
+        super().__init__(message, param=header, details=details)
+
+
+class IdempotencyKeyReused(InvalidHeader):
     """The same ``Idempotency-Key``, with another request."""
 
-    status = 422
+    openai_status = 422
     code = "idempotency_key_reused"
 
     def __init__(self) -> None:
         super().__init__(
-            "This Idempotency-Key was used with another request. Use a new key for a new request."
+            "Idempotency-Key",
+            "This Idempotency-Key was used with another request. Use a new key for a new request.",
         )
 
 
@@ -163,7 +172,7 @@ class RequestInProgress(ClientError):
 
 
 class AnswerNotKept(ClientError):
-    """The same request was completed, and its answer can't be given again."""
+    """The same request was completed, and its answer can't be sent again."""
 
     status = 409
     code = "answer_not_kept"
@@ -176,7 +185,7 @@ class AnswerNotKept(ClientError):
 
 
 class StreamNotResumable(ClientError):
-    """``Last-Event-ID`` names an event of a stream that is no more."""
+    """``Last-Event-ID`` names an event of a stream that isn't there any more."""
 
     status = 410
     code = "stream_not_resumable"
@@ -219,7 +228,7 @@ class MethodNotAllowed(ClientError):
 
 
 class ClientGone(ReverieError):
-    """The client closed the connection. Never sent: it is how a request's log line ends.
+    """The client closed the connection. It is never sent: it stands in the request's log line.
 
     499 is nginx's status for this (``NGX_HTTP_CLIENT_CLOSED_REQUEST``).
     """
@@ -271,7 +280,7 @@ class RateStatus(Struct, frozen=True):
     reset_tokens: float = 0.0
 
     def tighter(self, other: RateStatus) -> RateStatus:
-        """Of both, the less that remains: of requests, and of tokens."""
+        """The one of two that leaves less: by requests, and by tokens."""
         requests = min(self, other, key=lambda s: _or_infinite(s.remaining_requests))
         tokens = min(self, other, key=lambda s: _or_infinite(s.remaining_tokens))
         return RateStatus(
@@ -326,7 +335,7 @@ class RateLimitExceeded(ReverieError):
 
 
 class InsufficientQuota(ReverieError):
-    """The key's money for this period is spent, or set aside for what it runs."""
+    """The key's budget for this period is spent, or reserved for requests that run."""
 
     status = 429
     code = "insufficient_quota"
@@ -338,7 +347,7 @@ class InsufficientQuota(ReverieError):
 
 
 def _waitable(headers: dict[str, str]) -> dict[str, str]:
-    """Tell OpenAI's SDKs not to try again where that can't help: they would, on any 429."""
+    """The header that keeps OpenAI's SDKs from retrying a 429 where that can't help."""
     return headers if headers else {"x-should-retry": "false"}
 
 
@@ -363,7 +372,7 @@ class ModelLoading(Overloaded):
 
 
 class AccountsUnavailable(Overloaded):
-    """The store of accounts doesn't answer; nothing is served that couldn't be accounted for."""
+    """The store of accounts doesn't answer. Nothing is served that can't be accounted for."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -375,7 +384,7 @@ class AccountsUnavailable(Overloaded):
 
 
 class BackendError(ReverieError):
-    """A backend failed: it refused the connection, broke off, or sent what can't be read.
+    """A backend failed: it refused the connection, broke off, or sent something unreadable.
 
     ``reason`` says what happened, for the log; it is never sent.
     """
@@ -399,7 +408,7 @@ class BackendTimeout(BackendError):
 # Start-up ---------------------------------------------------------------------------------
 
 MOST_PROBLEMS = 20
-"""That are worth reading before the first of them are mended."""
+"""Problems of a configuration that are listed; of more, the count is."""
 
 
 class ConfigurationError(Exception):

@@ -39,7 +39,7 @@ class TokenLogprob(Struct, frozen=True):
 class Delta(Struct, frozen=True):
     """A piece of the answer.
 
-    ``tokens`` is how many made it, as far as the engine says so with each piece.
+    ``tokens`` is how many tokens it came from, as far as the engine reports that.
     """
 
     text: str = ""
@@ -50,9 +50,9 @@ class Delta(Struct, frozen=True):
 
 
 class Prompt(Struct, frozen=True):
-    """The size of the prompt, from an engine that tells it before the answer's end.
+    """The size of the prompt, from an engine that reports it before the end of the answer.
 
-    It comes with the answer's first delta, and is what a cut answer's account goes by.
+    It comes with the first delta. An answer that breaks is billed by it.
     """
 
     tokens: int
@@ -68,9 +68,9 @@ class Finish(Struct, frozen=True):
 class Usage(Struct, frozen=True):
     """Token counts, as the engine reports them.
 
-    ``estimated`` is true where the engine reported none: ``completion_tokens`` is then what the
-    pieces that arrived came to, and ``prompt_tokens``, if the engine never told it, 0 from a
-    backend and a guess by the time that it leaves the gateway.
+    ``estimated`` is true if the engine reported none: ``completion_tokens`` then counts the pieces
+    that arrived; ``prompt_tokens``, if the engine never reported it, is 0 in a backend's events and
+    an estimate in those that ``relay`` yields.
     """
 
     prompt_tokens: int

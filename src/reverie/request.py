@@ -1,4 +1,4 @@
-"""What is asked of a backend: a request that has been validated, whatever dialect it came in."""
+"""A request to generate text, validated, whichever dialect it came in."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
     in OpenAI's shape.
 
-    ``answer_so_far`` is never the client's: it is the beginning of an answer that a backend broke
-    off, for another one to go on from. ``max_tokens`` then counts what comes after it.
+    ``answer_so_far`` never comes from the client: it is the beginning of an answer that broke, for
+    another backend to continue. ``max_tokens`` then counts the tokens after it.
     """
 
     model: str
@@ -43,7 +43,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     answer_so_far: str = ""
     prompt_size: int = -1
-    """Tokens of the prompt: a guess, rather too high than too low, which it makes itself."""
+    """Tokens of the prompt, estimated when the request is made."""
 
     def __post_init__(self) -> None:
         if self.prompt_size < 0:
@@ -51,7 +51,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Tokens that prompt and answer may come to."""
+        """Tokens of prompt and answer together, at most."""
         return self.prompt_size + self.max_tokens
 
 

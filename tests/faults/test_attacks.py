@@ -128,13 +128,13 @@ async def test_what_is_not_http_does_not_spoil_the_answer_before_it(
 
 
 @pytest.mark.parametrize("wish", ["h2c", "websocket"])
-async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, slot_request: str) -> None:
+async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, wish: str) -> None:
     """Java's HTTP client sends one with every first request."""
     peer = await connect(gateway)
     asked = post(
         chat(),
         "Connection: Upgrade, HTTP2-Settings",
-        f"Upgrade: {slot_request}",
+        f"Upgrade: {wish}",
         "HTTP2-Settings: AAM",
     )
     await peer.send(asked[:-5])
@@ -195,7 +195,7 @@ async def test_a_body_that_nobody_reads_leaves_its_connection_usable(
 async def test_an_answer_that_nobody_takes_does_not_hold_its_connection(
     engine: ScriptedEngine, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol.Protocol, "_patience", 0.1)
+    monkeypatch.setattr(protocol.Protocol, "_stall_timeout", 0.1)
     engine.script = Script(tokens=("x" * 100_000,) * 200)
     peer = await connect(gateway)
     await peer.send(post(chat(), "Connection: close"))

@@ -1,4 +1,4 @@
-"""Servers of files on this machine."""
+"""Fixtures for tests that fetch from a file server on this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers are on this machine, whatever stands between it and the network."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    """The servers are on this machine, so no proxy may come between."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -14,7 +14,7 @@ from typing import Self
 
 @dataclass
 class Request:
-    """What was asked, and how much of a file was sent in return."""
+    """A request, and how many bytes of a file were sent in return."""
 
     method: str
     path: str
@@ -33,15 +33,15 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     """Path → content. A path that ends in a slash is a page of HTML."""
     cuts: list[int] = field(default_factory=list)
-    """For each request of a file: hang up after so many bytes. Then all are answered whole."""
+    """One per request of a file: hang up after so many bytes. Later requests get the whole file."""
     statuses: list[int] = field(default_factory=list)
-    """For each request of a file: answer only this; 200 and the file. Then all get the file."""
+    """One per request of a file: the status to answer, 200 with the file. Then all get the file."""
     ignore_range: bool = False
     announce_length: bool = True
     password: str | None = None
-    """Asks for ``user:password`` if it is set."""
+    """If set, every request must carry ``user:password``."""
     after_bytes: tuple[int, Callable[[], object]] | None = None
-    """Called once so many bytes of a file are sent; may wait."""
+    """Call this once so many bytes of a file have been sent. It may block."""
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class FileServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def asked(self, path: str) -> list[Request]:
-        """The requests of one path."""
+        """The requests for one path."""
         return [request for request in self.requests if request.path == path]
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
@@ -96,7 +96,7 @@ class FileServer:
             self.send_file(http, request, content)
 
     def record(self, http: http.server.BaseHTTPRequestHandler) -> Request:
-        """Keep a request."""
+        """Add the request to ``requests``."""
         headers = {name.lower(): value for name, value in http.headers.items()}
         self.requests.append(Request(http.command, http.path, headers))
         return self.requests[-1]

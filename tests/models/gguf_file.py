@@ -31,7 +31,7 @@ def tensor(name: str, *shape: int, kind: int = Q4_1, offset: int = 0) -> bytes:
 
 
 def gguf(*keys: bytes, tensors: tuple[bytes, ...] = (), data: int = 0, version: int = 3) -> bytes:
-    """A file with these keys, these tensors, and so many bytes of their data."""
+    """A GGUF file with these keys and tensors, and ``data`` zero bytes after the header."""
     header = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys))
     header += b"".join(keys) + b"".join(tensors)
     return header + bytes(-len(header) % 32) + bytes(data)

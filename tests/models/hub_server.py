@@ -1,7 +1,7 @@
-"""A server that speaks the Hugging Face hub's protocol, as far as fetching a file needs it.
+"""A server with those parts of the Hugging Face hub's protocol that downloading a file needs.
 
-As the hub does, it describes a file in the answer to HEAD, sends the client elsewhere for its
-bytes, lists a repository as JSON, and says in a header why it refuses.
+Like the hub, it describes a file in its answer to HEAD, redirects to another server for the bytes,
+lists a repository as JSON, and gives the reason for a refusal in a header.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ COMMIT = "1234567890" * 4
 
 @dataclass
 class HubServer(FileServer):
-    """Repositories of files, whose bytes are elsewhere: ``cdn``, which sees no token."""
+    """Repositories of files. Another server, ``cdn``, has their bytes, and must see no token."""
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """OWNER/REPO → file → content."""
     gated: dict[str, str] = field(default_factory=dict)
-    """OWNER/REPO → the token that may have its files."""
+    """OWNER/REPO → the token that grants access to its files."""
     cdn: FileServer = field(default_factory=FileServer)
     broken: int | None = None
-    """Answer everything with this status."""
+    """If set, answer every request with this status."""
     garbled: bool = False
-    """Send other bytes than were announced, and as many."""
+    """Send wrong bytes, of the announced length."""
 
     def __enter__(self) -> Self:
         self.cdn.__enter__()

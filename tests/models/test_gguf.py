@@ -1,4 +1,4 @@
-"""What the header of a model file says, and what is said of a file that is none."""
+"""Reading the headers of GGUF files: whole, truncated, damaged, and hostile ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def sentence(file: Path) -> str:
-    """What is said of a file that can't be used."""
+    """The error message for a file that can't be used."""
     with pytest.raises(ModelError) as caught:
         read_header(file)
     message = str(caught.value)
@@ -164,7 +164,7 @@ def test_the_default_model_cut_anywhere_is_called_cut(
     file = tmp_path / "cut.gguf"
     with model.open("rb") as whole:
         file.write_bytes(whole.read(min(kept, 4_000_000)))
-    os.truncate(file, kept)  # of the tensors' data only the length matters
+    os.truncate(file, kept)  # only the length of the tensors' data matters
     assert "not downloaded whole" in sentence(file)
 
 
@@ -204,7 +204,7 @@ def test_a_file_is_not_read_into_memory_to_be_measured(tmp_path: Path) -> None:
 
 
 def _harmless(file: Path, data: bytes) -> None:
-    """Reading these bytes gives a header or a sentence, and takes little memory."""
+    """Assert that these bytes give a header or a one-line error, and take little memory."""
     file.write_bytes(data)
     tracemalloc.start()
     try:

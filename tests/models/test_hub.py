@@ -1,4 +1,4 @@
-"""Models from a hub on this machine, pulled by the command as users run it."""
+"""``reverie pull`` of models from a hub on this machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ MODEL = SMALL + bytes(range(256)) * 1000
 SPLIT = [f"m.Q4_0-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
 
 _WITHOUT_PAUSES = """
-import time
+import signal, time
 time.sleep = lambda seconds: None
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
 from reverie.cli import main
 main()
 """
@@ -53,7 +54,7 @@ def command(ref: str, *, pauses: bool = False) -> list[str]:
 
 
 def pull(ref: str, **environ: str) -> Path:
-    """Pull a model that can be had; gives the path that the command names."""
+    """Pull a model, successfully. Gives the path that the command prints."""
     done = subprocess.run(
         command(ref), env=os.environ | environ, capture_output=True, text=True, check=False
     )
@@ -62,7 +63,7 @@ def pull(ref: str, **environ: str) -> Path:
 
 
 def refusal(ref: str, **environ: str) -> str:
-    """The sentence with which a pull ends that can't be had."""
+    """Pull a model that can't be fetched. Gives the error message."""
     done = subprocess.run(
         command(ref), env=os.environ | environ, capture_output=True, text=True, check=False
     )
@@ -170,7 +171,7 @@ def test_a_gated_model_wants_the_right_token(hub: HubServer) -> None:
 
 
 def test_a_broken_connection_is_taken_up(hub: HubServer) -> None:
-    block = 10 * 1024 * 1024  # huggingface_hub writes so much at a time
+    block = 10 * 1024 * 1024  # huggingface_hub writes this much at a time
     model = hub.repos["owner/repo"]["m.Q4_0.gguf"] = SMALL + random.Random(3).randbytes(block)
     hub.cdn.cuts = [block + 100]
     assert pull("hf:owner/repo").read_bytes() == model

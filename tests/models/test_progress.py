@@ -1,4 +1,4 @@
-"""What someone who waits for a download sees."""
+"""What a user sees while a model is downloaded."""
 
 from __future__ import annotations
 
@@ -28,28 +28,30 @@ def test_elsewhere_than_on_a_terminal_there_is_a_plain_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LINE_INTERVAL", 0.0)
-    with Progress("m", 4_000_000, 1_000_000) as progress:
-        progress.advance(1_000_000)
-        progress.advance(2_000_000)
-    first, half, whole, last = capsys.readouterr().err.splitlines()
-    assert first == "fetching m (4.0 MB), going on at 1.0 MB"
+    with Progress("m", 4_000_000) as progress:
+        progress.update(0)
+        progress.update(2_000_000)
+        progress.update(4_000_000)
+    first, nothing, half, whole, last = capsys.readouterr().err.splitlines()
+    assert first == "fetching m (4.0 MB)"
+    assert nothing == "m: 0 %, 0.0 MB/s"
     assert re.fullmatch(r"m: 50 %, [\d.]+ MB/s, \d+ s left", half)
     assert re.fullmatch(r"m: 100 %, [\d.]+ MB/s, 0 s left", whole)
     assert re.fullmatch(r"fetched m: 4\.0 MB, [\d.]+ MB/s", last)
 
 
-def test_lines_are_not_written_for_every_block(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_not_written_for_every_update(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("m", 1000) as progress:
-        for _ in range(1000):
-            progress.advance(1)
+        for done in range(1000):
+            progress.update(done)
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_a_download_that_fails_is_not_called_fetched(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OSError), Progress("m", None) as progress:  # noqa: PT011 - any will do
-        progress.advance(1)
+    with pytest.raises(OSError), Progress("m", 1_000_000) as progress:  # noqa: PT011 - any will do
+        progress.update(1)
         raise OSError
-    assert capsys.readouterr().err.splitlines() == ["fetching m"]
+    assert capsys.readouterr().err.splitlines() == ["fetching m (1.0 MB)"]
 
 
 def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
@@ -69,7 +71,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
     with start_pull(entry_of(content, model), stderr=theirs) as process:
         os.close(theirs)
         said = ""
-        while "B/s" not in said:  # as long as the server waits
+        while "/3.4 MB" not in said.replace("0.0/3.4 MB", ""):  # as long as the server waits
             said += os.read(ours, 4096).decode()
         drawn.set()
         said += _rest_of(ours)
@@ -81,12 +83,12 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
 
 
 def _rest_of(terminal: int) -> str:
-    """What is written until the last writer is gone."""
+    """All that is written until the last writer closes the terminal."""
     said = b""
     try:
         while block := os.read(terminal, 4096):
             said += block
-    except OSError:  # how Linux says so
+    except OSError:  # on Linux, this is the end
         pass
     os.close(terminal)
     return said.decode()

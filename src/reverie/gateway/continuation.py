@@ -1,10 +1,10 @@
 """One answer, over as many calls of backends as it takes. Sans-IO.
 
-Rule 1: it goes on from text that was handed on, at the end of a piece: inside a token an engine
-would go another way.
+Rule 1: an answer is continued from text that the client has, at the end of a piece. Inside a token
+an engine would take another turn.
 
-Rule 2: it adds up as if one backend had given all of it: one role, one usage, ``max_tokens`` and
-stop strings across every seam.
+Rule 2: the parts add up as if one backend had given the whole answer: one role, one usage,
+``max_tokens`` and stop strings across every seam.
 
 Rule 3: an answer that an engine can't be asked to continue isn't continued; ``why_not_resumable``
 alone decides.
@@ -12,20 +12,22 @@ alone decides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from reverie.backends.encoding import forced_tools
 from reverie.events import Delta, Event, Finish, Prompt, Usage
-from reverie.gateway.stops import SeamStops
 from reverie.request import GenerateRequest
 
 
 class Continuation:
-    """What was handed on of one answer, and what is still to be asked for.
+    """What the client has of one answer, and what is still to be asked for.
 
-    ``request`` is what to ask a backend now. ``tokens``: how many were handed on. ``begun``:
-    something was; ``progressed``: since the last ``resume``, too. ``resumed``: a backend has been
-    asked to go on.
+    ``request`` is what to ask a backend now. ``tokens`` counts those that were sent to the client.
+    ``begun``: something was sent; ``progressed``: since the last ``resume``, too. ``resumed``: a
+    backend has been asked to continue.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
@@ -36,19 +38,19 @@ class Continuation:
         self._asked = request
         self._greedy = request.temperature == 0
         self._text: list[str] = []
-        self._firm = (0, 0)  # pieces and tokens up to the last that isn't space
+        self._solid = (0, 0)  # pieces and tokens up to the last piece that doesn't end in a space
         self._prompt: Prompt | None = None
         self._seam: _Seam | None = None
-        self._unrepeatable: str | None = None
+        self._not_text: str | None = None
 
     @property
     def resumed(self) -> bool:
         return self._seam is not None
 
     def accept(self, batch: list[Event]) -> list[Event]:
-        """What is to be handed on of a backend's batch: all of it, before the first seam.
+        """What to send on of a backend's batch: all of it, before the first seam.
 
-        The answer is whole if this ends with ``Usage``, whatever the backend still says.
+        The answer is complete if this ends with ``Usage``, whatever the backend still sends.
         """
         if self._seam is not None:
             batch = self._seam.join(batch)
@@ -64,16 +66,16 @@ class Continuation:
         return batch
 
     def _with_prompt(self, usage: Usage) -> Usage:
-        """The usage with a guess at the prompt, if no engine told its size."""
+        """The usage, with an estimate of the prompt if no engine reported its size."""
         if usage.prompt_tokens:
             return usage
         return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_size)
 
     def why_not_resumable(self) -> str | None:
-        """Why no backend can go on with this answer; None if one could."""
+        """Why no backend can continue this answer; None if one could."""
         asked = self._asked
-        if self._unrepeatable is not None:
-            return self._unrepeatable
+        if self._not_text is not None:
+            return self._not_text
         if forced_tools.is_forced(asked):
             return "a tool call is required"
         if (asked.response_format or {}).get("type", "text") != "text":
@@ -88,20 +90,20 @@ class Continuation:
 
     @property
     def reached_max_tokens(self) -> bool:
-        """Whether all of ``max_tokens`` was handed on, so that only the end is missing."""
-        return self._unrepeatable is None and self.tokens == self._asked.max_tokens
+        """True if ``max_tokens`` were sent, so that only the end of the answer is missing."""
+        return self._not_text is None and self.tokens == self._asked.max_tokens
 
     def end(self) -> list[Event]:
-        """The end of an answer that is ``reached_max_tokens``."""
+        """The last events of an answer that has ``reached_max_tokens``."""
         usage = _usage(self._prompt, self.tokens)
         return [Finish("length"), self._with_prompt(usage) if usage.estimated else usage]
 
     def resume(self) -> None:
-        """Make ``request`` one for what is still missing."""
-        pieces, tokens = self._firm if self._greedy else (len(self._text), self.tokens)
+        """Make ``request`` ask for the rest of the answer."""
+        pieces, tokens = self._solid if self._greedy else (len(self._text), self.tokens)
         so_far, repeated = "".join(self._text[:pieces]), "".join(self._text[pieces:])
         self._text = [so_far, repeated]
-        self._firm = (1, tokens)
+        self._solid = (1, tokens)
         self.progressed = False
         self._seam = _Seam(tokens, self._prompt, self._asked.stop, so_far, repeated)
         self.request = msgspec.structs.replace(
@@ -113,21 +115,21 @@ class Continuation:
         if delta.text:
             self._text.append(delta.text)
             if not delta.text[-1].isspace():
-                self._firm = (len(self._text), self.tokens)
+                self._solid = (len(self._text), self.tokens)
         if delta.tool_calls:
-            self._unrepeatable = "a tool call was sent"
+            self._not_text = "a tool call was sent"
         elif delta.reasoning:
-            self._unrepeatable = "reasoning was sent"
+            self._not_text = "reasoning was sent"
 
 
 class _Seam:
-    """Joins one backend's events to what others gave before.
+    """Joins one backend's events to those that others gave before.
 
     Args:
         tokens: how many of the answer's tokens the backend was given.
         prompt: the size of the client's own prompt, if it is known.
-        before: the text that the backend was given.
-        repeated: what was handed on after that, and will come once more.
+        before: the part of the answer that the backend was given.
+        repeated: text that the client has beyond that, which the backend will generate once more.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class _Seam:
         self._stops = stops if stops.possible else None
 
     def join(self, batch: list[Event]) -> list[Event]:
-        """The events as they are for an answer that was never cut."""
+        """The events as they would be in an answer that was never cut."""
         joined: list[Event] = []
         for event in batch:
             if isinstance(event, Delta):
@@ -171,9 +173,9 @@ class _Seam:
         return joined
 
     def _without_repetition(self, delta: Delta) -> Delta | None:
-        """The delta without what was handed on before; None if nothing is left.
+        """The delta without text that the client has; None if nothing is left.
 
-        Should the backend go another way, what it says instead is handed on.
+        If the backend takes another turn, what it generates instead is sent on.
         """
         common = _common(delta.text, self._repeated)
         text = delta.text[common:]
@@ -183,7 +185,7 @@ class _Seam:
         return msgspec.structs.replace(delta, text=text)
 
     def _meets_stop(self, delta: Delta) -> bool:
-        """Whether the delta ends a stop string; it is held while it may be a part of one."""
+        """True if the delta completes a stop string. It is held while it may be a part of one."""
         assert self._stops is not None
         verdict = self._stops.feed(delta.text)
         if verdict == "hold" and (delta.tool_calls or delta.reasoning):
@@ -195,14 +197,12 @@ class _Seam:
         return verdict == "stop"
 
     def _own(self, tokens: int, cached: int) -> Prompt:
-        """The client's prompt, of what the backend took for one: it has the answer so far at its
-        end.
-        """
+        """The client's prompt, without the answer so far, which the backend counted as prompt."""
         own = max(0, tokens - self._tokens)
         return Prompt(own, min(own, cached))
 
     def _usage(self, usage: Usage) -> Usage:
-        """The whole answer's usage."""
+        """The usage of the whole answer."""
         completion = self._tokens + usage.completion_tokens
         prompt = self._prompt
         if prompt is None and not usage.estimated:
@@ -220,6 +220,50 @@ def _usage(prompt: Prompt | None, completion: int, *, estimated: bool = False) -
 
 
 def _common(one: str, other: str) -> int:
-    """Characters that two texts begin with alike."""
+    """The length of the common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+Verdict: TypeAlias = Literal["pass", "hold", "stop"]
+
+
+class SeamStops:
+    """Looks for a stop string that began before the seam.
+
+    An engine looks for stop strings in what it generates itself, so one that spans the seam of two
+    engines is seen by neither.
+
+    Args:
+        before: the text before the seam.
+    """
+
+    __slots__ = ("_rests", "_seen")
+
+    def __init__(self, stops: Sequence[str], before: str) -> None:
+        self._seen = ""
+        self._rests = [
+            stop[length:]
+            for stop in stops
+            for length in range(1, len(stop))
+            if before.endswith(stop[:length])
+        ]
+        """What has to follow, for each stop string that may have begun."""
+
+    @property
+    def possible(self) -> bool:
+        """True while any of them may still be completed."""
+        return bool(self._rests)
+
+    def feed(self, text: str) -> Verdict:
+        """Take the next text after the seam.
+
+        Returns:
+            ``stop``: it completes one, and nothing since the seam belongs to the answer. ``hold``:
+            it may be a part of one. ``pass``: no stop string spans the seam.
+        """
+        self._seen += text
+        if any(self._seen.startswith(rest) for rest in self._rests):
+            return "stop"
+        self._rests = [rest for rest in self._rests if rest.startswith(self._seen)]
+        return "hold" if self._rests else "pass"

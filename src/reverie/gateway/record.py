@@ -1,4 +1,4 @@
-"""What became of one request: the facts for its log line and the metrics."""
+"""What happened to one request: the facts for its log line, its metrics and its settlement."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RequestRecord:
         self.reason: str | None = None
 
     def saw(self, batch: Sequence[Event]) -> None:
-        """Count a batch that is on its way to the client."""
+        """Count the events of a batch that is about to be sent to the client."""
         if self.first_token is None:
             self.first_token = time.monotonic()
         for event in batch:
@@ -114,7 +114,7 @@ class RequestRecord:
         return (self.ended or time.monotonic()) - self.began
 
     def close(self) -> None:
-        """End what hangs on the request, and write its one log line."""
+        """Settle what is still open, and write the one log line."""
         self.ended = time.monotonic()
         if self.at_end is not None:
             self.at_end()

@@ -1,12 +1,12 @@
 """Runs one generation: slot, backend, another backend if that one fails, release.
 
-Rule 1: a backend's failure before its first event may be tried again elsewhere, never one that is
-the client's own fault.
+Rule 1: a backend's failure before its first event may be retried elsewhere; a failure that is the
+client's own fault never is.
 
-Rule 2: a failure after something was handed on is made good by going on from there elsewhere, if
-``continuation`` finds no obstacle. Nothing is ever handed on twice.
+Rule 2: a failure after text was sent is mended by continuing from there elsewhere, if the answer
+can be resumed (``continuation``). Nothing is ever sent twice.
 
-Rule 3: a slot on a backend that failed is given back before another one is waited for.
+Rule 3: the slot on a backend that failed is released before another slot is waited for.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from reverie.request import GenerateRequest
 logger = logging.getLogger("reverie.relay")
 
 MAX_ATTEMPTS = 3
-"""Backends that may fail in a row without having brought the answer further."""
+"""Failures in a row without a new token, after which an answer is given up."""
 MAX_FAILURES = 16
-"""Backends that may fail over one answer: each costs the others a prompt."""
+"""Failures over one answer, after which it is given up: each costs another backend a prompt."""
 
 
 async def relay(
@@ -45,7 +45,7 @@ async def relay(
     The last batch ends with ``Finish`` and ``Usage``. Closing the iterator stops the engine.
 
     Args:
-        caller: takes its turn among the keys that wait.
+        caller: whose turn it is taken for, among the keys that wait.
 
     Raises:
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
@@ -62,7 +62,7 @@ async def relay(
         try:
             lease = await pool.acquire(attempts.slot_request)
         except ReverieError as error:
-            raise attempts.ended(error) from None
+            raise attempts.unavailable(error) from None
         with lease:
             record.position = max(record.position, lease.position)
             record.granted = record.granted or time.monotonic()
@@ -84,9 +84,9 @@ async def relay(
                             last = events
                             lease.succeeded(answer.tokens - before, client_blocked)
                             break
-                        handed_on = pool.clock()
+                        sent_at = pool.clock()
                         yield events
-                        client_blocked += pool.clock() - handed_on
+                        client_blocked += pool.clock() - sent_at
             except (BackendError, ClientError, Overloaded) as error:
                 lease.failed(error)
                 attempts.failed(lease.backend, error)
@@ -99,9 +99,9 @@ async def relay(
 
 
 class _Attempts:
-    """Which backends failed one request, and whether another may be asked.
+    """The backends that failed one request, and whether another may be asked.
 
-    ``slot_request``: for the next one.
+    ``slot_request`` is the one for the next attempt.
     """
 
     def __init__(
@@ -111,34 +111,34 @@ class _Attempts:
         self._pool = pool
         self._answer = answer
         self._record = record
-        self._useless: frozenset[str] = frozenset()  # to be asked about this answer once more
+        self._ruled_out: frozenset[str] = frozenset()  # never asked about this answer again
         self._failures = 0
-        self._in_vain = 0
+        self._fruitless = 0
         self._cut: ReverieError | None = None  # what ended the last part of the answer
-        self._latest: tuple[str, ReverieError] | None = None  # who failed, and how
-        self._moving = False
+        self._latest: tuple[str, ReverieError] | None = None  # which backend failed, and how
+        self._resuming = False
 
     def begin(self, backend: Backend) -> None:
-        """Note that a backend is asked now."""
+        """Note that a backend is asked now; log it if it is to continue a cut answer."""
         if self._cut is None:
             return
         assert self._latest is not None
-        self._moving = True
+        self._resuming = True
         failed, error = self._latest
         where = "the same" if failed == backend.name else "another"
         self._log(f"continuing on {where} backend", error, **{"from": failed, "to": backend.name})
 
     def on_batch(self) -> None:
-        """Note that the backend brought the answer further."""
-        if self._moving:
-            self._moving = False
+        """Note new events from the backend: a cut answer continues."""
+        if self._resuming:
+            self._resuming = False
             self._record.failovers += 1
 
     def failed(self, backend: Backend, error: ReverieError) -> None:
-        """Make ready for the next attempt, if there can be one.
+        """Prepare the next attempt.
 
         Raises:
-            ReverieError: ``error``, or what cut the answer, if there can't.
+            ReverieError: no attempt is left: ``error``, or the one that cut the answer.
         """
         answer = self._answer
         if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
@@ -159,34 +159,34 @@ class _Attempts:
             raise self._cut
         answer.resume()
 
-    def ended(self, error: ReverieError) -> ReverieError:
-        """Note that there was no backend to be had; gives what to tell the client."""
+    def unavailable(self, error: ReverieError) -> ReverieError:
+        """Note that no backend could be had; return the error for the client."""
         if self._cut is None:
             return error
         self._give_up(error.code)
         return self._cut
 
     def _note(self, backend: Backend, error: ReverieError) -> None:
-        """Count a failure, and wish for other backends than those that can't help.
+        """Count a failure, and exclude the backends that can't help.
 
-        Before the answer begins, none is asked twice unless it is known to be back by then, or will
-        be. Later, the pool waits for those that failed to recover. One that was silent for too long
-        isn't asked again in any case, since a second wait would be as long, nor is one that refuses
-        to go on.
+        Before the answer begins, a backend that failed is asked again only if it has recovered or
+        will. Once it has begun, the pool waits for backends to recover. A backend that was silent
+        for too long is never asked again, since a second wait would be as long; neither is one that
+        refuses to continue.
         """
         answer = self._answer
         self._failures += 1
         if answer.progressed:
-            self._in_vain = 0
-        elif not isinstance(error, Overloaded):  # whose pause the pool heeds
-            self._in_vain += 1
+            self._fruitless = 0
+        elif not isinstance(error, Overloaded):  # the pool waits for the pause that it asked for
+            self._fruitless += 1
         self._latest = backend.name, error
         if isinstance(error, (BackendTimeout, ClientError)):
-            self._useless |= {backend.name}
+            self._ruled_out |= {backend.name}
         failed = (frozenset() if answer.progressed else self.slot_request.failed_on) | {
             backend.name
         }
-        barred = self._useless | {
+        barred = self._ruled_out | {
             other.name
             for other in self._pool.backends
             if (
@@ -200,10 +200,10 @@ class _Attempts:
         )
 
     def _why_no_backend(self) -> str | None:
-        """Why no backend can be asked; None if one may be."""
+        """Why no backend can be asked; None if one can."""
         if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
             return "no backend of the model can continue an answer"
-        if self._in_vain >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
+        if self._fruitless >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return "too many backends failed"
         return None if self._pool.can_take(self.slot_request) else "no other backend is left to try"
 

@@ -1,1 +1,1 @@
-"""The edge: wire shapes in, wire shapes out. It knows nothing of engines."""
+"""The HTTP side: requests in, answers out. It knows wire shapes and nothing of engines."""

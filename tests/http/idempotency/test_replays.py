@@ -51,6 +51,22 @@ async def begin_and_leave(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
+async def test_a_stream_that_breaks_ends_under_the_id_that_it_began_with_for_every_reader(
+    engine: ScriptedEngine, gateway: Gateway, path: str
+) -> None:
+    engine.script = Script(
+        tokens=WORDS, delay=0.05, error_in_stream={"message": "broken"}, error_after=3
+    )
+    results = await asyncio.gather(stream(gateway, path=path), stream(gateway, path=path))
+    for status, text in results:
+        assert status == 200
+        chunks = [json.loads(event.partition("data: ")[2]) for event in events(text)]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "error"
+        assert len({chunk["id"] for chunk in chunks}) == 1
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
 async def test_a_finished_stream_is_replayed_byte_for_byte(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path, path: str
 ) -> None:
@@ -121,6 +137,7 @@ async def test_another_body_or_dialect_is_422(engine: ScriptedEngine, gateway: G
     for path, body in (("/llm", chat("Other")), ("/v1/chat/completions", chat(stream=True))):
         status, answer, _ = await gateway.post(body, path, headers=ONCE)
         assert (status, answer["error"]["code"]) == (422, "idempotency_key_reused")
+        assert answer["detail"][0]["loc"] == ["header", "Idempotency-Key"]
     assert len(engine.requests) == 1
 
 

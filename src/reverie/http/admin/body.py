@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
 from reverie.gateway.accounts.key_service import KeyOrder
-from reverie.http.request.error_text import in_words
+from reverie.http.request.validation import error_text
 from reverie.store.keys import RateLimits
 
 _MAX_NAME = 100
@@ -98,4 +98,4 @@ def _error(mistake: ErrorDetails) -> InvalidRequest:
     param = ".".join(str(part)[:_MAX_NAME] for part in mistake["loc"])
     unknown = mistake["type"] == "extra_forbidden"
     kind = UnsupportedParameter if unknown else InvalidRequest
-    return kind(f"{param}: {in_words(mistake)}.", param=param)
+    return kind(f"{param}: {error_text(mistake)}.", param=param)

@@ -1,19 +1,23 @@
 """One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves.
 
-Everything that can end a request from outside (the client, its write stall, the deadline, a
-forced shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and
-the reason comes out of it as an ordinary ``ReverieError``.
+Whatever ends a request from outside (the client leaves or stops reading, the deadline, a forced
+shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and raises
+the reason there as an ordinary ``ReverieError``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError
+from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
+from reverie.log import fields
+
+logger = logging.getLogger("reverie.request")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -23,7 +27,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 PING = b": ping\n\n"
 _PIECE = 64 * 1024
-"""Bytes of a body that are sent at once."""
+"""Bytes of a body that are passed to one ``send``."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -66,11 +70,11 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 
 class CancelScope:
-    """Ends the task that entered it from outside, with a reason.
+    """Lets anybody end a task that runs inside it, with a reason.
 
-    Inside ``async with CancelScope() as interruption``, a call of ``interruption.end(error)``
-    from anywhere cancels the task; ``error`` is then raised at the end of the block, unless its
-    work was done by then. Cancellation from elsewhere passes through.
+    Inside ``async with CancelScope() as cancel_scope``, a call of ``cancel_scope.end(error)`` from
+    anywhere cancels the task. ``error`` is then raised at the end of the block, unless the block
+    was complete by then. A cancellation that comes from elsewhere passes through.
     """
 
     def __init__(self) -> None:
@@ -99,14 +103,14 @@ class CancelScope:
         cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         if not cancelled:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # it is still on its way: take it here, where it harms none
+                await asyncio.sleep(0)  # the cancellation is still pending: take it here
         task.uncancel()
         if cancelled:
             raise self._error from None
 
 
 async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
-    """Wait until the client leaves, then end its request."""
+    """Wait until the client disconnects, then end its request."""
     while (await receive())["type"] != "http.disconnect":
         pass
     cancel_scope.end(ClientGone("The client closed the connection."))
@@ -115,9 +119,9 @@ async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
 class StreamWriter:
     """Writes a stream: opens it with the first bytes, and bridges silence with SSE comments.
 
-    The HTTP status is open until ``commit_delay`` seconds have passed or the first bytes are
-    written; then a comment goes out whenever ``ping_interval`` seconds were silent. A write that
-    the client doesn't take for ``write_timeout`` seconds ends the request. One timer does all
+    The HTTP status is sent with the first bytes, or with a comment after ``commit_delay`` seconds.
+    From then on a comment goes out after every ``ping_interval`` seconds of silence. A write that
+    the client doesn't take within ``write_timeout`` seconds ends the request. One timer serves all
     three, so that a chunk costs no timer of its own.
     """
 
@@ -144,11 +148,11 @@ class StreamWriter:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, cancel_scope: CancelScope) -> None:
-        """Start the timer. ``cancel_scope`` is told of a client that stopped reading."""
+        """Start the timer. A client that stops reading ends ``cancel_scope``."""
         self._timer = self._loop.call_later(self._commit_delay, self._tick, cancel_scope)
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
-        """Send bytes, and the status before them if it is still open."""
+        """Send bytes, preceded by the status and headers if these weren't sent yet."""
         async with self._lock:
             self._last_write = self._writing_since = self._loop.time()
             try:
@@ -178,7 +182,7 @@ class StreamWriter:
         self._timer = self._loop.call_later(wait, self._tick, cancel_scope)
 
     async def stop(self) -> None:
-        """Stop the timer and a comment that is being written."""
+        """Stop the timer, and a comment that is being written."""
         if self._timer is not None:
             self._timer.cancel()
         if self._pinging is not None:
@@ -189,9 +193,9 @@ class StreamWriter:
 async def respond(
     send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, begin: int = 0
 ) -> None:
-    """Send a whole answer, or all of it from its byte ``begin`` on.
+    """Send a whole answer, from byte ``begin`` of its body on.
 
-    A large one goes out piece by piece, as the client takes it: what is sent is copied.
+    A large body goes out in pieces, as fast as the client reads: ``send`` copies what it is given.
     """
     length = (b"content-length", b"%d" % (len(body) - begin))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
@@ -199,3 +203,13 @@ async def respond(
         piece, begin = body[begin : begin + _PIECE], begin + _PIECE
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": body[begin:], "more_body": False})
+
+
+def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
+    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once."""
+    if isinstance(failure, ReverieError):
+        return failure
+    logger.error(
+        "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
+    )
+    return ServerError("Something went wrong in the gateway. Its operator's log says what.")

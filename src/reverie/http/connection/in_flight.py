@@ -1,4 +1,4 @@
-"""The generations that run now: what a drain waits for, and can cut short."""
+"""The requests that run now: a drain waits for them, and can end them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reverie.http.connection.exchange import CancelScope
 
 
 class InFlight:
-    """Every generation, and every client that waits for one, is entered here while it runs."""
+    """Every generation, and every client that waits for one, is registered here while it runs."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -23,7 +23,7 @@ class InFlight:
         return len(self._running)
 
     def refuse_when_draining(self) -> None:
-        """Let nothing begin that the drain would have to wait for.
+        """Refuse a new request during a drain.
 
         Raises:
             Overloaded
@@ -35,10 +35,11 @@ class InFlight:
     async def running(
         self, limit: float, *, joins: bool = False
     ) -> AsyncGenerator[CancelScope, None]:
-        """Run what is inside for at most ``limit`` seconds, or until a shutdown cuts it.
+        """Run the block for at most ``limit`` seconds, or until a shutdown ends it.
 
         Args:
-            joins: it is entered during a drain, too: what it waits for is entered by itself.
+            joins: allowed during a drain, too: the block waits for a generation that is registered
+                by itself.
 
         Raises:
             Overloaded: the server drains.

@@ -1,18 +1,18 @@
 """uvicorn's HTTP/1.1 protocol, with the bounds that it leaves to a proxy in front.
 
 - A request's head must arrive within ``HEAD_TIMEOUT`` seconds and ``MAX_HEAD_BYTES`` bytes.
-- A body that nobody reads any more (the answer is out: 401, 413) is discarded, so that the client
-  gets to read the answer; past ``MAX_DISCARDED_BYTES``, or after ``DISCARD_TIMEOUT`` seconds, the
+- The rest of a body that was answered early (401, 413) is discarded, so that the client gets to
+  read the answer; past ``MAX_DISCARDED_BYTES``, or after ``DISCARD_TIMEOUT`` seconds, the
   connection is closed.
-- Requests sent ahead of an answer wait for their turn, ``MAX_WAITING`` at the most. A client that
-  leaves is noticed all the same, and none of them is begun.
+- At most ``MAX_WAITING`` pipelined requests wait for their turn. A client that leaves is noticed
+  meanwhile, and none of them is begun.
 - What isn't HTTP gets an error in the usual shape (docs/protocol.md#errors), and never in the
   middle of another request's answer.
-- A wish for another protocol (``Upgrade: h2c``) is passed over, as RFC 9110 §7.8 allows. The
-  parser would drop the request's body with it.
-- HTTP/1.0 knows no chunks: a stream ends with its connection there.
-- A client that takes nothing for ``STALL_TIMEOUT`` seconds is cut off, even if all that is left is
-  to close.
+- A request to switch protocols (``Upgrade: h2c``) is ignored, as RFC 9110 §7.8 allows. The parser
+  would drop the request's body otherwise.
+- HTTP/1.0 has no chunked encoding: a stream ends with its connection there.
+- A client that reads nothing for ``STALL_TIMEOUT`` seconds is cut off, even if the connection only
+  waits to be closed.
 - ``close_after(scope)`` closes a connection whose answer has already begun; ``drop(scope)`` doesn't
   wait for its client to take the rest.
 """
@@ -38,8 +38,8 @@ DISCARD_TIMEOUT = 30.0
 MAX_WAITING = 32
 STALL_TIMEOUT = 300.0
 LINGER = 1
-"""Seconds after an answer that was cut until its connection is closed. No header announced that: a
-client that sends its next request at once, most likely the same one again, would run into it."""
+"""Seconds from the end of a broken stream to the close of its connection. No header announced the
+close, so a client that sends its next request at once would run into it."""
 
 _CLOSE = "reverie.close"
 _DROP = "reverie.drop"
@@ -51,22 +51,20 @@ class _HeadTooLarge(ReverieError):
     type = "invalid_request_error"
 
 
-def close_after(scope: Scope, patience: float) -> None:
-    """Close the connection once the answer that is under way is complete, and taken by the client
-    or ``patience`` seconds old.
+def close_after(scope: Scope, stall_timeout: float) -> None:
+    """Close the connection after the present answer, whose headers are sent already.
 
-    A header can't say so any more, since it has been sent. Without effect on other servers.
+    The client has ``stall_timeout`` seconds to read what is left of it. No effect on other servers.
     """
     close = scope.get("extensions", {}).get(_CLOSE)
     if close is not None:
-        close(patience)
+        close(stall_timeout)
 
 
 async def drop(scope: Scope) -> None:
-    """Close the connection at once, with all that its client hasn't taken.
+    """Close the connection at once, and discard what its client hasn't read.
 
-    Closing it in good order would wait for a client that reads no more. Without effect on other
-    servers.
+    An orderly close would wait for a client that reads no more. No effect on other servers.
     """
     abort = scope.get("extensions", {}).get(_DROP)
     if abort is not None:
@@ -75,7 +73,7 @@ async def drop(scope: Scope) -> None:
 
 
 def _without_chunks(cycle: RequestResponseCycle) -> Any:
-    """A ``send`` for ``cycle`` that lets an answer without a length end with the connection."""
+    """A ``send`` for ``cycle`` that ends an answer of unknown length with the connection."""
     has_length = True
 
     async def send(message: Any) -> None:
@@ -92,7 +90,7 @@ def _without_chunks(cycle: RequestResponseCycle) -> Any:
 
 
 class _Parser(httptools.HttpRequestParser):
-    """Hands back what follows a head that asks for another protocol."""
+    """Returns the bytes after a head that asks to switch protocols to the HTTP parser."""
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__(protocol)
@@ -102,7 +100,7 @@ class _Parser(httptools.HttpRequestParser):
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._protocol.go_on_with_http(data[upgrade.args[0] :])
+            self._protocol.parse_again(data[upgrade.args[0] :])
 
 
 class Protocol(HttpToolsProtocol):
@@ -113,9 +111,9 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
-    _patience = STALL_TIMEOUT
-    _deaf = False
-    """Whether what still comes isn't read as requests: it can't be, or is too much."""
+    _stall_timeout = STALL_TIMEOUT
+    _reads_no_more = False
+    """True once no more requests are read: what came is not HTTP, or too much."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -127,12 +125,12 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_arrived()
-        self._body_arrived()
-        self._client_reads()
+        self._stop_head_timer()
+        self._stop_discard_timer()
+        self._stop_stall_timer()
         for cycle in self._unanswered:  # uvicorn tells only the latest
             cycle.disconnected = True
             cycle.message_event.set()
@@ -140,15 +138,15 @@ class Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_client()
+        self._start_stall_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._client_reads()
+            self._stop_stall_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._reads_no_more:
             return
         if self._head_timer is not None:
             self._head_bytes += len(data)
@@ -166,12 +164,12 @@ class Protocol(HttpToolsProtocol):
             raise OverflowError  # nothing else stops the parser
         super().on_message_begin()
         if self._head_timer is None:
-            self._await_head()
+            self._start_head_timer()
 
     def on_headers_complete(self) -> None:
-        if self._wants_another_protocol():
+        if self._asks_to_switch():
             return
-        self._head_arrived()
+        self._stop_head_timer()
         self.timeout_keep_alive = self.config.timeout_keep_alive
         super().on_headers_complete()
         extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
@@ -190,9 +188,9 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._wants_another_protocol():
+        if self._asks_to_switch():
             return
-        self._body_arrived()
+        self._stop_discard_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -201,19 +199,19 @@ class Protocol(HttpToolsProtocol):
             self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self._close)
         super().on_response_complete()
         if self.transport.is_closing():
-            self._client_reads()
-            self._watch_client()
+            self._stop_stall_timer()
+            self._start_stall_timer()
 
-    def go_on_with_http(self, rest: bytes) -> None:
-        """Read the latest head once more, without its wish for another protocol."""
+    def parse_again(self, rest: bytes) -> None:
+        """Parse the latest head once more, without its ``Upgrade`` header."""
         method = self.parser.get_method()
-        if method == b"CONNECT":  # a wish in itself, and never with a body
+        if method == b"CONNECT":  # it switches protocols by itself, and never has a body
             return
         head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser.feed_data(b"\r\n".join([*head, b"", rest]))
 
-    def _wants_another_protocol(self) -> bool:
+    def _asks_to_switch(self) -> bool:
         return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
 
     # How it ends ----------------------------------------------------------------------------
@@ -221,48 +219,50 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
 
-    def _close_after_answer(self, patience: float) -> None:
+    def _close_after_answer(self, stall_timeout: float) -> None:
         self.timeout_keep_alive = LINGER
-        self._patience = patience
+        self._stall_timeout = stall_timeout
 
     def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
-            self._watch_client()
+            self._start_stall_timer()
 
-    def _watch_client(self) -> None:
+    def _start_stall_timer(self) -> None:
         if self._stall_timer is None and self.transport.get_write_buffer_size():
-            self._stall_timer = self.loop.call_later(self._patience, self.transport.abort)
+            self._stall_timer = self.loop.call_later(self._stall_timeout, self.transport.abort)
 
-    def _client_reads(self) -> None:
+    def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
 
-    def _body_arrived(self) -> None:
+    def _stop_discard_timer(self) -> None:
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
 
-    def _await_head(self) -> None:
+    def _start_head_timer(self) -> None:
         self._head_bytes = 0
-        self._head_timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._head_is_late)
+        self._head_timer = asyncio.get_running_loop().call_later(
+            HEAD_TIMEOUT, self._on_head_timeout
+        )
 
-    def _head_arrived(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _head_is_late(self) -> None:
+    def _on_head_timeout(self) -> None:
         self._head_timer = None
         self._give_up(None)
 
     def _give_up(self, error: ReverieError | None) -> None:
-        """Read no more requests. Those that are whole are answered first; then ``error`` is, unless
-        it would come as the answer to one of them.
+        """Read no more requests. Those that arrived whole are answered first; ``error`` is sent
+        only if no client could take it for the answer to one of them.
         """
-        self._deaf = True
-        self._head_arrived()
+        self._reads_no_more = True
+        self._stop_head_timer()
         whole = [cycle for cycle in self._unanswered if not cycle.more_body]
         if whole:
             whole[-1].keep_alive = False

@@ -10,7 +10,7 @@ import msgspec
 from reverie.events import Delta, Finish, TokenLogprob, TopLogprob, Usage
 
 _LOWEST_LOGPROB = -9999.0
-"""OpenAI's stand-in for minus infinity, which JSON can't write."""
+"""OpenAI's value for minus infinity, which JSON can't express."""
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def whole_answer(
 
 
 def _assemble(deltas: Sequence[Delta]) -> list[dict[str, Any]]:
-    """Put the pieces of each tool call together, in the order of their indexes."""
+    """Join the pieces of each tool call, ordered by index."""
     pieces: dict[int, list[str]] = {}
     ids: dict[int, str] = {}
     names: dict[int, str] = {}

@@ -13,13 +13,13 @@ class Encoder(Protocol):
     """Writes one answer, either as a stream (``batch``… then ``end`` or ``error``) or whole."""
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
-        """The chunks of deltas that arrived together, for one write; empty if they say nothing."""
+        """The chunks for deltas that arrived together, for one write; empty if there are none."""
 
     def end(self, finish: Finish, usage: Usage) -> bytes:
-        """The last chunk or chunks, and the mark of a complete stream."""
+        """The last chunk or chunks, and the end mark of a complete stream."""
 
     def error(self, error: ReverieError) -> bytes:
-        """The last chunk of a stream that broke. No mark follows, so that it can't look whole."""
+        """The last chunk of a stream that broke. No end mark follows, so it can't look complete."""
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
         """The one JSON body of an answer that isn't streamed."""
@@ -30,10 +30,10 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one it is, in a word."""
+        """Its name in one word."""
 
     def status(self, error: ReverieError) -> int:
-        """The HTTP status of an error that is known before the answer began."""
+        """The HTTP status of an error that came before the answer began."""
 
     def error_body(self, error: ReverieError) -> bytes:
         """The JSON body that goes with ``status``."""
@@ -45,6 +45,6 @@ class Dialect(Protocol):
             id: the answer's own id, as in ``chatcmpl-…``.
             model: the name of the model that answers.
             created: seconds since 1970.
-            include_usage: the client asked for the usage of a stream; the dialect may always
-                send it.
+            include_usage: the client asked for the usage in a stream; a dialect may send it
+                always.
         """

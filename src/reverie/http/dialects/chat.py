@@ -6,7 +6,7 @@ from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Encoder
-from reverie.http.dialects.chunks import DONE, GOES_ON, NO_TEXT, ROLE, ChunkEncoder, encode
+from reverie.http.dialects.chunks import DONE, NO_TEXT, NOT_FINISHED, ROLE, ChunkEncoder, encode
 from reverie.http.dialects.errors import error_body
 
 
@@ -24,7 +24,7 @@ class OpenAI:
 
 
 class OpenAIEncoder(ChunkEncoder):
-    """The role on the first chunk, and the usage, if asked for, in one that has no choice."""
+    """The role is on the first chunk; the usage, if asked for, in a last one without choices."""
 
     role_always = False
     content_beside_tool_calls = None
@@ -36,7 +36,7 @@ class OpenAIEncoder(ChunkEncoder):
     def end(self, finish: Finish, usage: Usage) -> bytes:
         parts: list[bytes] = []
         if not self._began:
-            parts += (self._open, ROLE, NO_TEXT, GOES_ON)
+            parts += (self._open, ROLE, NO_TEXT, NOT_FINISHED)
         parts += (self._open, b'},"finish_reason":', encode(finish.reason), b"}]}\n\n")
         if self._include_usage:
             counted = encode(usage_object(usage))

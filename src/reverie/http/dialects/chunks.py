@@ -1,7 +1,7 @@
-"""Writes ``chat.completion.chunk`` streams: what the dialects share of it.
+"""Writes ``chat.completion.chunk`` streams: the parts that dialects share.
 
-The bytes that are the same in every chunk of a stream are made once. A plain text delta then
-costs one JSON string and a place in one join.
+The bytes that every chunk of a stream shares are built once. A plain text delta then costs one
+JSON string and its place in a join.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from reverie.http.dialects.split import MAX_CHARACTERS, split
 DONE = b"data: [DONE]\n\n"
 ROLE = b'"role":"assistant",'
 NO_TEXT = b'"content":""'
-GOES_ON = b'},"finish_reason":null}]}\n\n'
+NOT_FINISHED = b'},"finish_reason":null}]}\n\n'
 
 _encode_json = msgspec.json.Encoder().encode
 
 
 def encode(value: Any) -> bytes:
-    """JSON on what every client takes for one line.
+    """JSON on one line, as every client understands lines.
 
-    Some clients split lines as Python's ``str.splitlines`` does, at three characters that JSON
-    leaves as they are.
+    Some clients split lines as Python's ``str.splitlines`` does, also at three characters that
+    JSON doesn't escape.
     """
     encoded = _encode_json(value)
     if encoded.isascii():
@@ -45,7 +45,7 @@ class ChunkEncoder:
     """An ``Encoder`` whose subclasses decide where the role and the usage go."""
 
     role_always: ClassVar[bool]
-    """Whether every chunk carries the role, with a content; else the first one does."""
+    """True: every chunk carries the role and a content. False: only the first one has the role."""
     content_beside_tool_calls: ClassVar[str | None]
     """The content of a whole answer that has tool calls and no text."""
 
@@ -69,7 +69,7 @@ class ChunkEncoder:
                 for piece in split(delta):
                     parts.append(self._piece(piece))
             elif text:
-                parts += (self._open_text, encode(text), GOES_ON)
+                parts += (self._open_text, encode(text), NOT_FINISHED)
                 if not self._began:
                     self._begin()
         return b"".join(parts)
@@ -88,7 +88,7 @@ class ChunkEncoder:
         )
 
     def _begin(self) -> None:
-        """The first chunk is written."""
+        """Note that the first chunk is written."""
         self._began = True
         if not self.role_always:
             self._role = b""
@@ -108,13 +108,13 @@ class ChunkEncoder:
         if not self._began:
             self._begin()
         if not piece.logprobs:
-            return chunk + GOES_ON
+            return chunk + NOT_FINISHED
         logprobs = encode({"content": [logprob_object(entry) for entry in piece.logprobs]})
         return b'%b},"logprobs":%b,"finish_reason":null}]}\n\n' % (chunk, logprobs)
 
 
 def _tool_call(call: ToolCallDelta) -> dict[str, Any]:
-    """A piece in OpenAI's shape: only the first says which function is called."""
+    """A piece in OpenAI's shape: only the first one names the function."""
     function: dict[str, Any] = {"arguments": call.arguments}
     piece: dict[str, Any] = {"index": call.index}
     if call.id is not None:

@@ -1,8 +1,8 @@
 """``/llm``: Livepeer's dialect.
 
-Its clients fix three things. The Go gateway reads ``choices[0]`` of every chunk without a look,
-and stops at the first finish reason: so no chunk has empty ``choices``, and the last one carries
-the usage. Their parsers want a string as content everywhere.
+Its clients decide three things. The Go gateway reads ``choices[0]`` of every chunk unchecked, and
+stops at the first finish reason: so no chunk has empty ``choices``, and the last one carries the
+usage. Their parsers want a string as content everywhere.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _MAX_LOGPROBS_BYTES = 32_768
 
 
 def split(delta: Delta) -> Iterator[Delta]:
-    """Deltas that say the same, each small enough for one line.
+    """Deltas with the same content, each small enough for one line.
 
     Reasoning comes before text, and text before tool calls, as models write them. Tokens beyond
     256 characters are clipped in logprobs: no vocabulary has one.
@@ -73,7 +73,7 @@ def _group(logprobs: tuple[TokenLogprob, ...]) -> list[tuple[TokenLogprob, ...]]
 
 
 def _clip(entry: TokenLogprob) -> TokenLogprob:
-    """The same entry with at most 20 alternatives, and no token longer than is sane."""
+    """The same entry with at most 20 alternatives, and with tokens clipped."""
     return TokenLogprob(
         token=entry.token[:_MAX_TOKEN],
         logprob=entry.logprob,
@@ -90,6 +90,6 @@ def _clip(entry: TokenLogprob) -> TokenLogprob:
 
 
 def _cost(entry: TokenLogprob) -> int:
-    """At most how many bytes an entry takes: six a character, four a byte, and its keys."""
+    """An upper bound of an entry's bytes: six a character, four a byte, and its keys."""
     tokens: list[TokenLogprob | TopLogprob] = [entry, *entry.top_logprobs]
     return 32 + sum(64 + 6 * len(one.token) + 4 * len(one.bytes or ()) for one in tokens)

@@ -1,138 +1,95 @@
-"""Requests with an ``Idempotency-Key``: generated once, given to whoever asks, as often as asked.
+"""Requests with an ``Idempotency-Key``: generated once, sent to whoever asks, as often as asked.
 
 Such a generation runs in a task of its own and writes into a ``Transcript``, which any number of
-clients read, each from the event and at the pace that it likes. One that has no reader any more
-goes on for a grace time, in which a client may come back for the rest.
+clients read, each from its own event and at its own pace. When the last reader has gone, the
+generation goes on for a grace time, in which a client may come back for the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from reverie.errors import (
-    AccountsUnavailable,
     ClientGone,
     IdempotencyKeyReused,
-    InvalidRequest,
     Overloaded,
     RequestInProgress,
+    ReverieError,
     StreamNotResumable,
 )
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.kept_answers import Claim, KeptAnswers, StoredAnswer
 from reverie.gateway.accounts.ledger import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.connection.exchange import CancelScope, Headers, Scope, header
-from reverie.http.connection.failures import as_reverie_error
+from reverie.http.connection.exchange import CancelScope, Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.frames import Frame, Job, frames, rate_headers
+from reverie.http.frames import Frame, Job, Source, generate, rate_headers
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.settings import ServerSettings
-from reverie.store import answers
-from reverie.store.answers import Claim, StoredAnswer
-from reverie.store.database.engine import Store, StoreFailure
-from reverie.store.reserve import ANSWERS_KEPT_MS, clock
 
 REPLAYED = (b"idempotent-replayed", b"true")
 MAX_HELD = 256 * 1024 * 1024
-"""Bytes of stored answers that are held for those who read them; past it, no other is."""
-_LOADS = 4
-"""Stored answers that are read out of the store at once."""
-_ID_DIGITS = 16
-_ASK_AGAIN = 0.25
+"""Bytes of stored answers that are held in memory for their readers; past it, no more are loaded.
+"""
+_MAX_LOADS = 4
+"""Stored answers that are read from the store at once."""
+_POLL_INTERVAL = 0.25
 """Seconds between two looks whether another gateway has finished the same request."""
 
 _Place: TypeAlias = tuple[str, str]
 """(API key's id, idempotency key)"""
 
 
-def claim_of(scope: Scope, dialect: str, body: bytes, *, stream: bool) -> Claim | None:
-    """Read ``Idempotency-Key`` and ``Last-Event-ID``, which means nothing without a stream.
+class _Generation:
+    """One generation that outlives its clients."""
 
-    Raises:
-        InvalidRequest: one of them is malformed, or there twice.
-    """
-    key = _only(scope, "Idempotency-Key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= 255 or not all(0x21 <= byte <= 0x7E for byte in key):
-        raise InvalidRequest(
-            "Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key"
-        )
-    after = _only(scope, "Last-Event-ID") or b"0"
-    if not after.isdigit() or len(after) > _ID_DIGITS:
-        raise InvalidRequest(
-            "Last-Event-ID is the number of the last event that arrived.", param="Last-Event-ID"
-        )
-    fingerprint = hashlib.sha256(dialect.encode() + b"\0" + body).digest()
-    return Claim(key.decode(), fingerprint, int(after) if stream else 0)
-
-
-def _only(scope: Scope, name: str) -> bytes | None:
-    """The header of that name, of which there may be one.
-
-    Raises:
-        InvalidRequest: there are more.
-    """
-    wanted = name.lower().encode()
-    given = [bytes(value) for key, value in scope["headers"] if key == wanted]
-    if len(given) > 1:
-        raise InvalidRequest(f"{name} is there {len(given)} times.", param=name)
-    return given[0] if given else None
-
-
-class _Running:
-    """A generation that outlives its clients."""
-
-    def __init__(self, claim: Claim, model: ServedModel, grace: float) -> None:
+    def __init__(self, claim: Claim, job: Job, grace: float) -> None:
         self.claim = claim
-        self.model = model
-        """Which it holds until its end."""
-        self.given_up = False
+        self.job = job
+        self.abandoned = False
         self.transcript = Transcript()
         self.transcript.on_readers = self._readers_changed
         self.cancel_scope: CancelScope | None = None
         self.task: asyncio.Task[None] | None = None
         self._grace = grace
-        self._leaving: asyncio.TimerHandle | None = None
+        self._abandoning: asyncio.TimerHandle | None = None
 
-    def join(self, claim: Claim) -> Transcript:
-        """Let the same request have part in it."""
+    def join(self, claim: Claim) -> None:
+        """Let another request with the same claim read the transcript."""
         if not claim.after:
-            self.claim = claim  # there is one now who may have it generated
-        return self.transcript
+            self.claim = claim  # this client wants the whole answer: it may be generated for it
 
     def end(self) -> None:
-        """Let go of the transcript, so that it goes with its last reader."""
+        """Drop the callback, so that the transcript is freed with its last reader."""
         self.transcript.on_readers = lambda: None
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
+        self._stop_timer()
 
     def _readers_changed(self) -> None:
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
+        self._stop_timer()
         if not self.transcript.readers and not self.transcript.ended:
             loop = asyncio.get_running_loop()
-            self._leaving = loop.call_later(self._grace, self._give_up)
+            self._abandoning = loop.call_later(self._grace, self._abandon)
 
-    def _give_up(self) -> None:
+    def _stop_timer(self) -> None:
+        if self._abandoning is not None:
+            self._abandoning.cancel()
+            self._abandoning = None
+
+    def _abandon(self) -> None:
         if self.cancel_scope is not None:
-            self.given_up = True
+            self.abandoned = True
             self.cancel_scope.end(ClientGone("The client did not come back for its answer."))
 
 
 class Replays:
-    """The generations of this gateway that carry an ``Idempotency-Key``."""
+    """The generations of this gateway that carry an ``Idempotency-Key``, and stored answers."""
 
     def __init__(
         self,
@@ -141,102 +98,84 @@ class Replays:
         in_flight: InFlight,
         registry: ModelRegistry,
         metrics: Metrics,
-        store: Store | None,
+        kept_answers: KeptAnswers,
     ) -> None:
-        self._store = store
+        self._kept_answers = kept_answers
         self._admission = admission
         self._in_flight = in_flight
         self._registry = registry
         self._metrics = metrics
-        self._running: dict[_Place, _Running] = {}
-        self._answers: WeakValueDictionary[_Place, KeptAnswer] = WeakValueDictionary()
+        self._running: dict[_Place, _Generation] = {}
+        self._loaded: WeakValueDictionary[_Place, KeptAnswer] = WeakValueDictionary()
         """Stored answers, each for as long as somebody reads it."""
-        self._loading = asyncio.Semaphore(_LOADS)
+        self._loads = asyncio.Semaphore(_MAX_LOADS)
 
     @property
     def _settings(self) -> ServerSettings:
         return self._registry.settings.server
 
-    def runs(self, caller: Caller, scope: Scope) -> bool:
-        """Whether a request of this ``Idempotency-Key`` runs here, so that it may be joined."""
-        key = header(scope, b"idempotency-key")
-        return key is not None and (caller.key_id, key.decode("latin-1")) in self._running
+    async def open(
+        self,
+        caller: Caller,
+        claim: Claim,
+        record: RequestRecord,
+        headers: Headers,
+        prepare: Callable[[], Job],
+    ) -> Source:
+        """The answer to a claim: of the same request if it runs here or is stored, else a new one.
 
-    def model_of(self, caller: Caller, claim: Claim) -> ServedModel | None:
-        """The model of the same request, if that runs here; it may be served no more."""
-        running = self._running.get((caller.key_id, claim.key))
-        return None if running is None or running.given_up else running.model
+        Before the first frame, ``headers`` gets those that are known only then.
 
-    async def kept(self, caller: Caller, claim: Claim) -> KeptAnswer | None:
-        """The answer that is kept, whether its model is served or not.
+        Args:
+            prepare: makes a job of the request, or raises what is wrong with its model. A request
+                that runs here continues on the model it has; one that was answered is answered
+                again even if its model is no longer served.
 
         Raises:
-            Overloaded, AccountsUnavailable: it can't be had now.
+            IdempotencyKeyReused, AccountsUnavailable, Overloaded
+            ReverieError: as ``prepare``. The frames raise it as the generation ends.
         """
-        if self._store is None:
-            return None
         place = (caller.key_id, claim.key)
-        try:
-            found = await asyncio.to_thread(_find, self._store, place, claim)
-        except StoreFailure:
-            return None
-        return None if found is None else await self._load(place, claim, found)
-
-    async def read(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
-        """The frames of the same request that runs here or is answered, or else of a new one.
-
-        Before the first frame, ``headers`` gets what is known only then.
-
-        Raises:
-            IdempotencyKeyReused, RequestInProgress, AnswerNotKept, StreamNotResumable, Overloaded
-            ReverieError: as the generation ended.
-        """
-        assert job.claim is not None
-        place = (job.caller.key_id, job.claim.key)
-        while (running := self._running.get(place)) is not None and running.given_up:
+        while (running := self._running.get(place)) is not None and running.abandoned:
             assert running.task is not None
-            await asyncio.wait({running.task})  # what it was claimed for is free by then
-        answer = self._answers.get(place) if running is None else None
-        known = answer if running is None else running.claim
-        if known is not None and known.fingerprint != job.claim.fingerprint:
+            await asyncio.wait({running.task})  # its place is free by then
+        loaded = self._loaded.get(place) if running is None else None
+        known = loaded if running is None else running.claim
+        if known is not None and known.fingerprint != claim.fingerprint:
             raise IdempotencyKeyReused
-        if answer is not None:
-            transcript = Transcript(answer)
-        elif running is not None:
-            transcript = running.join(job.claim)
-        else:
-            transcript = self._begin(place, job.claim, job).transcript
-        async with aclosing(transcript.read(job.claim.after)) as made:
-            async for frame in made:
-                if job.record.replayed is None:
-                    job.record.replayed = transcript.answer is not None or known is not None
-                    if job.record.replayed:
-                        headers.append(REPLAYED)
-                    else:
-                        headers += rate_headers(transcript.rate)
-                yield frame
-        job.record.outcome = "ok"
+        if running is None:
+            try:
+                job = prepare()
+            except ReverieError:
+                loaded = loaded or await self._load_stored(place, claim)
+                if loaded is None:
+                    raise
+            else:
+                running = None if loaded is not None else self._begin(place, claim, job)
+        if running is None:
+            return Source(_read(Transcript(loaded), claim, record, headers, replayed=True), None)
+        running.join(claim)
+        record.model = running.job.model.name
+        frames = _read(running.transcript, claim, record, headers, replayed=known is not None)
+        return Source(frames, running.job.encoder)
 
-    def _begin(self, place: _Place, claim: Claim, job: Job) -> _Running:
-        running = self._running[place] = _Running(claim, job.model, self._settings.resume_grace)
-        record = RequestRecord(job.record.id, job.record.route, "generation")
-        record.key, record.model, record.stream = (
-            job.record.key,
-            job.record.model,
-            job.record.stream,
-        )
-        deployment = job.model.deployment
-        deployment.hold()  # for the generation, which may outlive this request
-        running.task = asyncio.create_task(self._run(place, running, job._replace(record=record)))
-        running.task.add_done_callback(lambda _: deployment.release())
+    def _begin(self, place: _Place, claim: Claim, job: Job) -> _Generation:
+        """Start the generation in a task of its own, with a record of its own."""
+        own = RequestRecord(job.record.id, job.record.route, "generation")
+        own.key, own.model, own.stream = job.record.key, job.model.name, job.record.stream
+        job = job._replace(record=own)
+        running = self._running[place] = _Generation(claim, job, self._settings.resume_grace)
+        job.model.deployment.hold()  # the generation may outlive the request
+        running.task = asyncio.create_task(self._run(place, running))
+        running.task.add_done_callback(lambda _: job.model.deployment.release())
         return running
 
-    async def _run(self, place: _Place, running: _Running, job: Job) -> None:
-        record, transcript = job.record, running.transcript
+    async def _run(self, place: _Place, running: _Generation) -> None:
+        record, transcript = running.job.record, running.transcript
         try:
             async with self._in_flight.running(self._settings.request_timeout) as cancel_scope:
                 running.cancel_scope = cancel_scope
-                await self._generate(job, running)
+                await self._generate(running)
         except Exception as failure:
             error = as_reverie_error(failure, record.id)
             record.failed(error)
@@ -245,27 +184,29 @@ class Replays:
             transcript.fail(ClientGone("The server stopped."))
             running.end()
             del self._running[place]
-            if transcript.begun:  # else there was none, and the requests' own lines say why
+            if transcript.begun:  # else nothing was generated, and the requests' records say why
                 record.close()
                 self._metrics.observe_generation(record)
 
-    async def _generate(self, job: Job, running: _Running) -> None:
-        transcript = running.transcript
-        granted = await self._claim(job, running)
+    async def _generate(self, running: _Generation) -> None:
+        granted = await self._claim(running)
         if isinstance(granted, KeptAnswer):
-            transcript.give_again(granted)
+            running.transcript.give_again(granted)
             return
-        transcript.begin(granted.rate, granted.base)
-        async with aclosing(frames(job, granted, self._settings.max_kept_answer)) as made:
-            async for frame in made:
-                await transcript.append(frame)
+        running.transcript.begin(granted.rate, granted.base)
+        max_kept = self._settings.max_kept_answer
+        async with aclosing(generate(running.job, granted, max_kept)) as frames:
+            async for frame in frames:
+                await running.transcript.append(frame)
 
-    async def _claim(self, job: Job, running: _Running) -> Reservation | KeptAnswer:
-        """Claim the request; wait for a gateway that was first, and for its answer.
+    async def _claim(self, running: _Generation) -> Reservation | KeptAnswer:
+        """Reserve the request, or get its answer; wait while another gateway generates it.
 
         Raises:
-            StreamNotResumable: none of its readers wants it from its beginning.
+            RequestInProgress: the other gateway took longer than the queue's timeout.
+            StreamNotResumable: no reader wants the answer from its beginning.
         """
+        job = running.job
         deadline = asyncio.get_running_loop().time() + self._settings.queue_timeout
         while True:
             claim = running.claim
@@ -276,7 +217,7 @@ class Replays:
             except RequestInProgress:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
-                await asyncio.sleep(_ASK_AGAIN)
+                await asyncio.sleep(_POLL_INTERVAL)
             except StreamNotResumable:
                 if running.claim.after:
                     raise
@@ -288,43 +229,50 @@ class Replays:
                 elif not running.claim.after:
                     return granted
                 else:
-                    raise StreamNotResumable  # without a store nobody has said so
+                    raise StreamNotResumable  # without a store, nothing else has refused it
 
-    async def _load(self, place: _Place, claim: Claim, kept: StoredAnswer) -> KeptAnswer | None:
-        """Read an answer out of the store, unless it was read and is still held; None: it is gone.
+    async def _load_stored(self, place: _Place, claim: Claim) -> KeptAnswer | None:
+        stored = await self._kept_answers.find(place[0], claim)
+        return None if stored is None else await self._load(place, claim, stored)
+
+    async def _load(self, place: _Place, claim: Claim, stored: StoredAnswer) -> KeptAnswer | None:
+        """Load a stored answer, unless it is in memory already; None if it was evicted.
 
         Raises:
-            Overloaded: too much is held for others.
+            Overloaded: too many are in memory.
             AccountsUnavailable: the store can't be read now.
         """
-        assert self._store is not None
-        async with self._loading:
-            answer = self._answers.get(place)
-            if answer is not None and answer.row == kept.row:
+        async with self._loads:
+            answer = self._loaded.get(place)
+            if answer is not None and answer.row == stored.row:
                 return answer
-            if sum(len(held.body) for held in self._answers.values()) > MAX_HELD:
+            if sum(len(held.body) for held in self._loaded.values()) > MAX_HELD:
                 raise Overloaded(
                     "Too many stored answers are being read. Try again shortly.", retry_after=1
                 )
-            try:
-                body = await asyncio.to_thread(_body, self._store, kept.row)
-            except StoreFailure:
-                raise AccountsUnavailable from None
+            body = await self._kept_answers.body(stored)
             if body is None:
                 return None
-            answer = self._answers[place] = KeptAnswer(kept.row, claim.fingerprint, body)
+            answer = self._loaded[place] = KeptAnswer(stored.row, claim.fingerprint, body)
             return answer
 
 
-def _find(store: Store, place: _Place, claim: Claim) -> StoredAnswer | None:
-    with store.read() as connection:
-        found = answers.find(
-            connection, {place: claim}, int(clock(connection) * 1000) - ANSWERS_KEPT_MS
-        )
-    kept = found.get(place)
-    return kept if isinstance(kept, StoredAnswer) else None
+async def _read(
+    transcript: Transcript, claim: Claim, record: RequestRecord, headers: Headers, *, replayed: bool
+) -> AsyncGenerator[Frame, None]:
+    """The frames of a transcript after the claim's event.
 
+    Args:
+        replayed: the answer began for an earlier request. It turns out that it did, too, if the
+            transcript is given a stored answer.
 
-def _body(store: Store, row: int) -> bytes | None:
-    with store.read() as connection:
-        return answers.body(connection, row)
+    Raises:
+        RequestInProgress, AnswerNotKept, StreamNotResumable, ReverieError: as ``Transcript.read``.
+    """
+    async with aclosing(transcript.read(claim.after)) as frames:
+        async for frame in frames:
+            if record.replayed is None:
+                record.replayed = replayed or transcript.answer is not None
+                headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
+            yield frame
+    record.outcome = "ok"

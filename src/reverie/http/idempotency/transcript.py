@@ -1,10 +1,10 @@
-"""What a generation says, for any number of readers, each from its own event and at its own pace.
+"""The events of one generation, for any number of readers, each at its own place and pace.
 
-Rule 1: a reader holds no more than a piece of an answer, however much of it there is.
+Rule 1: a reader holds one piece of the answer at a time, however long the answer is.
 
-Rule 2: a transcript holds no more than ``MAX_TRANSCRIPT``. Once it is full, what all its readers
-have is dropped from its front, and the generation waits for the slowest of them. While it has no
-reader, nothing is dropped: one may come back for the rest.
+Rule 2: a transcript holds at most ``MAX_TRANSCRIPT``. Once it is full, the events that all readers
+have are dropped from its front, and the generation waits for the slowest reader. Without a reader
+nothing is dropped, since a client may come back for the rest.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from reverie.http.frames import EVENT_END, Frame
 MAX_TRANSCRIPT = 16 * 1024 * 1024
 """Bytes of a running answer that are held for its readers."""
 _SPARE = MAX_TRANSCRIPT // 16
-"""Bytes that are dropped in one go where they can be, so that not each event moves all others."""
+"""Bytes that are dropped at once where possible, so that not every event moves all the others."""
 _PIECE = 32 * 1024
-"""Bytes of whole events that a reader is given in one write, or a little more."""
+"""Bytes of whole events that a reader gets in one write, or a little more."""
 
 
 class KeptAnswer:
-    """A complete answer out of the store, which all share who are given it at a time."""
+    """A complete answer from the store, shared by all who read it at the same time."""
 
     def __init__(self, row: int, fingerprint: bytes, body: bytes) -> None:
         self.row = row
-        """Of the ledger: tells it from a later answer in its place."""
+        """Its row in the ledger, which tells it from a later answer under the same key."""
         self.fingerprint = fingerprint
         self.body = body
 
     def begin(self, after: int) -> int:
-        """Where in the body the event begins that follows a number; 0: the first.
+        """The byte at which the event after number ``after`` begins; 0 for the first event.
 
         Raises:
             StreamNotResumable: no event has that number.
@@ -47,7 +47,7 @@ class KeptAnswer:
         return self.body.index(EVENT_END, at + len(line)) + len(EVENT_END)
 
     def frames(self, after: int) -> Iterator[Frame]:
-        """What a client lacks of it: one frame at least. What has no events is one frame.
+        """The events after number ``after``, as one frame at least. A JSON body is one frame.
 
         Raises:
             StreamNotResumable: no event has that number.
@@ -64,25 +64,25 @@ class KeptAnswer:
 
 
 class Transcript:
-    """What a generation has said so far."""
+    """The events of one generation so far."""
 
     def __init__(self, answer: KeptAnswer | None = None) -> None:
         self.answer = answer
-        """What was said to an earlier request, and is given again."""
+        """The answer of an earlier request, if that is what its readers get."""
         self.begun = False
-        """Whether it is of a generation here."""
+        """True once a generation of this gateway writes it."""
         self.rate: RateStatus | None = None
         self.on_readers: Callable[[], None] = lambda: None
         self._base = 0
         self._dropped = 0
-        """Events that were there, and are no more."""
+        """Events that were dropped from the front."""
         self._events: list[bytes] = []
         self._size = 0
         self._full = False
         self._complete = False
         self._error: ReverieError | None = None
         self._readers: dict[object, int] = {}
-        """Reader → how many events it has, with those that were dropped."""
+        """Reader → how many events it has, counted from the first, dropped ones included."""
         self._changed = asyncio.Event()
 
     @property
@@ -94,14 +94,14 @@ class Transcript:
         return len(self._readers)
 
     def begin(self, rate: RateStatus | None, base: int) -> None:
-        """Note that it is generated here, and now; events are numbered from ``base`` + 1 on."""
+        """Note that the generation begins; its events are numbered from ``base`` + 1."""
         self.begun, self.rate, self._base = True, rate, base
         self._wake()
 
     async def append(self, frame: Frame) -> None:
-        """Add what was said next, as soon as there is room for it.
+        """Add the next frame, as soon as there is room for it.
 
-        What is larger than all the room there is (one JSON body) is taken all the same.
+        A frame that is larger than the whole transcript may be (one JSON body) is taken anyway.
         """
         while not self._make_room(len(frame.data)):
             self._full = True
@@ -116,27 +116,27 @@ class Transcript:
         self._wake()
 
     def give_again(self, answer: KeptAnswer) -> None:
-        """Note that it was said to an earlier request."""
+        """Give readers the answer of an earlier request."""
         self.answer = answer
         self._wake()
 
     def fail(self, error: ReverieError) -> None:
-        """End it where it is."""
+        """End it with an error, unless it has ended."""
         if not self.ended:
             self._error = error
             self._wake()
 
     async def read(self, after: int) -> AsyncGenerator[Frame, None]:
-        """What was said after that event, and what is said from now on: one frame at least.
+        """Yield the events after number ``after``, old and new: one frame at least.
 
         Raises:
-            StreamNotResumable: there is no such event.
-            AnswerNotKept: it is wanted from its beginning, which was dropped.
-            ReverieError: as the generation ended.
+            StreamNotResumable: no event has that number.
+            AnswerNotKept: the whole answer is wanted, and its beginning was dropped.
+            ReverieError: the error that the generation ended with.
         """
         reader = object()
-        of_another = after > 0 and not self.begun
-        has = self._readers[reader] = self._place(after) if self.begun else 0
+        of_earlier = after > 0 and not self.begun
+        has = self._readers[reader] = self._events_up_to(after) if self.begun else 0
         self.on_readers()
         try:
             while not (self.begun or self.ended):
@@ -145,17 +145,17 @@ class Transcript:
                 for frame in self.answer.frames(after):
                     yield frame
                 return
-            if of_another and self.begun:  # which was not gone on with, but begun anew
+            if of_earlier and self.begun:  # that one isn't continued: this is a new generation
                 raise StreamNotResumable
-            said_all = False
-            while not said_all:
-                if has < self._said or self._complete:
-                    data, has = self._some(has)
+            complete = False
+            while not complete:
+                if has < self._count or self._complete:
+                    data, has = self._next_events(has)
                     self._readers[reader] = has
                     if self._full:
                         self._wake()
-                    said_all = self._complete and has == self._said
-                    yield Frame(data, last=said_all)
+                    complete = self._complete and has == self._count
+                    yield Frame(data, last=complete)
                 elif self._error is not None:
                     raise self._error
                 else:
@@ -167,23 +167,23 @@ class Transcript:
             self.on_readers()
 
     @property
-    def _said(self) -> int:
-        """How many events there were."""
+    def _count(self) -> int:
+        """How many events there have been."""
         return self._dropped + len(self._events)
 
-    def _place(self, after: int) -> int:
-        """How many events a client has whose last one has this number."""
+    def _events_up_to(self, after: int) -> int:
+        """How many events a client has if the last one has this number."""
         if not after:
             if self._dropped:
                 raise AnswerNotKept
             return 0
         has = after - self._base
-        if not max(1, self._dropped) <= has <= self._said:
+        if not max(1, self._dropped) <= has <= self._count:
             raise StreamNotResumable
         return has
 
-    def _some(self, has: int) -> tuple[bytes, int]:
-        """The next events, as many as are written at once; how many a reader has with them."""
+    def _next_events(self, has: int) -> tuple[bytes, int]:
+        """The next events for one write, and how many the reader then has."""
         begin = end = has - self._dropped
         size = 0
         while end < len(self._events) and size < _PIECE:
@@ -192,7 +192,7 @@ class Transcript:
         return b"".join(self._events[begin:end]), self._dropped + end
 
     def _make_room(self, size: int) -> bool:
-        """Drop what all readers have, if that must be; say whether so many bytes have room."""
+        """Drop events that all readers have, if needed; True if ``size`` more bytes fit."""
         if self._size + size <= MAX_TRANSCRIPT:
             return True
         had = min(self._readers.values(), default=self._dropped) - self._dropped

@@ -1,10 +1,10 @@
-"""A request's bytes → ``GenerateRequest``, or an error that says all that is wrong with them.
+"""A request's bytes → ``GenerateRequest``, or an error that lists every mistake in them.
 
 Rule 1: an error names the field (``param``, a dotted path) and what would be accepted; it never
 repeats a value, since prompts are private.
 
-Rule 2: the code is ``unsupported_parameter`` only where every mistake is of that sort; one plain
-mistake among them makes the whole ``invalid_request``.
+Rule 2: the code is ``unsupported_parameter`` only if every mistake is of that sort; one plain
+mistake makes it ``invalid_request``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import msgspec
 from pydantic import ValidationError
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
-from reverie.http.request.error_text import in_words
 from reverie.http.request.schema import (
     TAGS,
     UNSUPPORTED,
@@ -24,7 +23,7 @@ from reverie.http.request.schema import (
     LLMResponseFormat,
     LLMTool,
 )
-from reverie.http.request.validation import Mistake, find_mistakes
+from reverie.http.request.validation import Mistake, error_text, find_mistakes
 from reverie.request import GenerateRequest
 
 _MAX_DETAILS = 20
@@ -38,8 +37,8 @@ def parse(raw: bytes) -> GenerateRequest:
     """Parse and check a request's body.
 
     Raises:
-        UnsupportedParameter: it carries fields that aren't honoured here; all else is right.
-        InvalidRequest: anything else is wrong with it.
+        UnsupportedParameter: its only mistakes are fields that aren't honoured here.
+        InvalidRequest: it has any other mistake.
     """
     body = _decode_object(raw)
     try:
@@ -84,7 +83,7 @@ def _mistakes_of(error: ValidationError) -> list[Mistake]:
         at = one.get("ctx", {}).get("at")
         if at is not None:
             loc.append(at)
-        mistakes.append(Mistake(tuple(loc), in_words(one), one["type"]))
+        mistakes.append(Mistake(tuple(loc), error_text(one), one["type"]))
     return mistakes
 
 
@@ -106,11 +105,11 @@ def _error(mistakes: list[Mistake]) -> InvalidRequest:
 
 
 def _clipped(loc: tuple[int | str, ...]) -> list[int | str]:
-    """A path whose names, which the client chose, can't be longer than is of use."""
+    """A field's path, with names clipped: the client chose them, and they may be huge."""
     return [part[:_MAX_NAME] if isinstance(part, str) else part for part in loc]
 
 
-# Into the house's own request -------------------------------------------------------------
+# Into a GenerateRequest -------------------------------------------------------------------
 
 
 def _to_generate(request: LLMRequest) -> GenerateRequest:

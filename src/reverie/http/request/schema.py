@@ -27,7 +27,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 UNSUPPORTED = "unsupported_parameter"
-"""The type of a mistake that names something valid elsewhere, but not honoured here."""
+"""The type of a mistake about something that is valid in OpenAI's API, but not honoured here."""
 
 _MAX_FIELDS = 64
 _MAX_INT32 = 2**31 - 1
@@ -38,7 +38,7 @@ _NUMBER = re.compile(r"\s*-?(0|[1-9]\d{0,30})(\.\d{1,30})?([eE][+-]?\d{1,3})?\s*
 
 
 def _number(value: Any) -> Any:
-    """JSON numbers, and strings that hold one; not booleans, which Python counts as numbers."""
+    """Accept JSON numbers and strings that hold one; no booleans, which are ints in Python."""
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "Input should be a number, not a boolean")
     if isinstance(value, str):
@@ -49,7 +49,7 @@ def _number(value: Any) -> Any:
 
 
 def _form(value: Any) -> str | None:
-    """Which member of a union a value's JSON type chooses."""
+    """The tag of the union member that a value's JSON type chooses."""
     if isinstance(value, str):
         return "<string>"
     if isinstance(value, list):
@@ -58,10 +58,10 @@ def _form(value: Any) -> str | None:
 
 
 TAGS = frozenset({"<string>", "<array>", "<object>"})
-"""What ``_form`` adds to the path of a mistake; it is no part of the client's path."""
+"""The tags of ``_form``, which pydantic puts into the path of a mistake."""
 
 _LAX = BeforeValidator(_number)
-"""Comes after the bounds: what stands before it describes a plain number, in OpenAPI too."""
+"""Stands after the bounds in an annotation, so that OpenAPI describes a plain number."""
 
 _NAME = "^[a-zA-Z0-9_-]{1,64}$"
 _TOKEN_ID = "^(0|[1-9][0-9]{0,9})$"
@@ -135,7 +135,7 @@ def _only_null(value: Any) -> None:
 
 
 _RoundTripped: TypeAlias = Annotated[SkipJsonSchema[None], BeforeValidator(_only_null)]
-"""A field of OpenAI's own answers, which SDKs send back as null."""
+"""A field of OpenAI's answers, which SDKs send back as null."""
 
 Content: TypeAlias = _union(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")]
@@ -149,7 +149,7 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
 
 
 class LLMMessage(Wire):
-    """A message of the conversation. Fields of OpenAI's own answers may be there as null."""
+    """A message of the conversation. Fields of OpenAI's answers may be present as null."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
@@ -159,9 +159,9 @@ class LLMMessage(Wire):
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
     """The call that a `tool` message answers."""
     name: Annotated[str, Field(max_length=64)] | None = None
-    """Who speaks, to tell apart several of one role."""
+    """The name of the speaker, if several share a role."""
     reasoning_content: str | None = None
-    """What the assistant thought before this answer, as answers carry it."""
+    """The assistant's reasoning before this answer, as answers carry it."""
     reasoning: str | None = None
     """Another name of `reasoning_content`."""
     refusal: _RoundTripped = None
@@ -257,17 +257,17 @@ class LLMRequest(Wire):
     model: str = Field(default="", max_length=200)
     """The model's name; empty takes the default model."""
     temperature: Annotated[float, Field(ge=0, le=2), _LAX] = 0.7
-    """How freely tokens are chosen; 0 always takes the likeliest."""
+    """How freely tokens are chosen; 0 always takes the most likely one."""
     max_tokens: _MaxTokens = 256
     """The answer is cut after this many tokens."""
     max_completion_tokens: _MaxTokens | None = None
     """OpenAI's newer name of `max_tokens`."""
     top_p: Annotated[float, Field(gt=0, le=1), _LAX] = 1.0
-    """Choose among the likeliest tokens that together have this probability."""
+    """Choose among the most likely tokens that together have this probability."""
     top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), _LAX] = -1
-    """Choose among this many of the likeliest tokens; -1 or 0 is off."""
+    """Choose among this many of the most likely tokens; -1 or 0 is off."""
     min_p: Annotated[float, Field(ge=0, le=1), _LAX] = 0.0
-    """Leave out tokens less likely than this share of the likeliest one's probability."""
+    """Leave out tokens that are less likely than this share of the top token's probability."""
     stream: StrictBool = False
     """Send the answer piece by piece, as server-sent events."""
     stream_options: LLMStreamOptions | None = None
@@ -285,11 +285,11 @@ class LLMRequest(Wire):
         ]
         | None
     ) = None
-    """Token ids, each with what is added to its logit."""
+    """Token ids → what is added to their logits."""
     logprobs: StrictBool = False
     """Send the log-probability of each token."""
     top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
-    """Send as many alternatives of each token; only with `logprobs`."""
+    """Send this many alternatives of each token; only with `logprobs`."""
     n: Annotated[int, Field(ge=1), AfterValidator(_only_one), _LAX] = 1
     """The number of answers: 1."""
     response_format: LLMResponseFormat | None = None
@@ -297,7 +297,7 @@ class LLMRequest(Wire):
     tools: Annotated[list[LLMTool], Field(max_length=128, fail_fast=True)] | None = None
     """Functions that the model may call."""
     tool_choice: ToolChoice | None = None
-    """Whether, or which, tool is called."""
+    """Whether a tool is called, and which one."""
     parallel_tool_calls: StrictBool | None = None
     user: Any = None
     """Accepted, no effect on the text."""

@@ -1,22 +1,19 @@
-"""What a request's fields must be to each other: the rules that no single field can state."""
+"""What is wrong with a request: the rules between its fields, and the words for every mistake.
+
+``schema`` holds each field's own type and bounds. The rules that no single field can state are
+here, and so are the words for what pydantic finds: what is accepted, nothing of how it is checked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-import msgspec
+from pydantic_core import ErrorDetails
 
-from reverie.http.request.schema import LLMMessage, LLMNamedTool, LLMRequest
-
-# A schema is checked in the event loop, at about 0.1 ms a subschema: these bound its worst stall.
-_MAX_SCHEMA_NODES = 2_000
-_MAX_SCHEMA_DEPTH = 64
-_MAX_SCHEMA_BYTES = 128 * 1024
-_MAX_REQUEST_NODES = 5_000
-_MAX_MIXED_ITEMS = 256
+from reverie.http.request.json_schemas import SchemaBudget
+from reverie.http.request.schema import PATTERNS, LLMMessage, LLMNamedTool, LLMRequest
 
 _MAX_MISTAKES = 100
 
@@ -30,7 +27,7 @@ class Mistake(NamedTuple):
 
 
 def find_mistakes(request: LLMRequest) -> list[Mistake]:
-    """What is wrong with a request whose fields are right one by one."""
+    """The mistakes between the fields of a request; each field is valid by itself."""
     mistakes = list(islice(_of_messages(request), _MAX_MISTAKES))
     # Plain requests, which most are, set none of the fields that the other rules are about.
     if request.model_fields_set - _PLAIN:
@@ -102,14 +99,14 @@ def _of_format(request: LLMRequest) -> Iterator[Mistake]:
     elif form.type != "json_schema":
         yield Mistake(at, "This is allowed only where type is 'json_schema'")
     else:
-        problem = _Schemas().problem(form.json_schema.json_schema)
+        problem = SchemaBudget().problem(form.json_schema.json_schema)
         if problem is not None:
             yield Mistake((*at, "schema"), problem)
 
 
 def _of_tools(request: LLMRequest) -> Iterator[Mistake]:
     names: set[str] = set()
-    schemas = _Schemas()
+    schemas = SchemaBudget()
     for index, tool in enumerate(request.tools or ()):
         at = ("tools", index, "function")
         if tool.function.name in names:
@@ -127,87 +124,42 @@ def _of_tools(request: LLMRequest) -> Iterator[Mistake]:
         yield Mistake(("tool_choice",), "This needs tools")
 
 
-# JSON Schemas -----------------------------------------------------------------------------
+# Words for what pydantic finds -------------------------------------------------------------
+
+_WORDS = {
+    "extra_forbidden": "This field is not known",
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+    "string_type": "Input should be a string",
+    "bool_type": "Input should be true or false",
+    "int_type": "Input should be a whole number",
+    "int_from_float": "Input should be a whole number",
+    "int_parsing_size": "Input should be a whole number of at most 64 bits",
+    "float_type": "Input should be a number",
+    "finite_number": "Input should be a number, and not an infinite one",
+    "greater_than": "Input should be more than {gt}",
+    "greater_than_equal": "Input should be {ge} or more",
+    "less_than_equal": "Input should be {le} or less",
+    "string_too_short": "String should have {min_length} or more characters",
+    "string_too_long": "String should have {max_length} or fewer characters",
+    "too_short": "List should have {min_length} or more items",
+    "too_long": "List should have {max_length} or fewer items",
+}
+"""Other types keep pydantic's own words, or those of ``schema``."""
 
 
-class _Schemas:
-    """Checks the JSON Schemas of one request, within a budget for all of them."""
-
-    def __init__(self) -> None:
-        self._nodes = 0
-
-    def problem(self, schema: dict[str, Any]) -> str | None:
-        """What is wrong with a schema, or None."""
-        nodes = _measure(schema)
-        if isinstance(nodes, str):
-            return nodes
-        self._nodes += nodes
-        if self._nodes > _MAX_REQUEST_NODES:
-            return "The request's JSON Schemas are too large together"
-        encoded = msgspec.json.encode(schema)
-        if len(encoded) > _MAX_SCHEMA_BYTES:
-            return f"A JSON Schema may have at most {_MAX_SCHEMA_BYTES} bytes"
-        return _check(encoded)
+def error_text(mistake: ErrorDetails) -> str:
+    """One mistake in words, without a full stop. It never repeats the value."""
+    context = mistake.get("ctx", {})
+    if mistake["type"] == "string_pattern_mismatch":
+        return PATTERNS[context["pattern"]]
+    words = _WORDS.get(mistake["type"])
+    if words is None:
+        return mistake["msg"]
+    return words.format(**{name: _plain(bound) for name, bound in context.items()})
 
 
-def _measure(schema: dict[str, Any]) -> int | str:
-    """Count a schema's objects and lists (long ones more than once), or say why it is refused."""
-    nodes = 0
-    stack: list[tuple[Any, int]] = [(schema, 1)]
-    while stack:
-        node, depth = stack.pop()
-        nodes += 1 + len(node) // 8
-        if nodes > _MAX_SCHEMA_NODES:
-            return f"A JSON Schema may have at most {_MAX_SCHEMA_NODES} objects and lists"
-        if depth > _MAX_SCHEMA_DEPTH:
-            return f"A JSON Schema may be nested at most {_MAX_SCHEMA_DEPTH} levels deep"
-        problem = _refused_list(node) if isinstance(node, list) else _refused_reference(node)
-        if problem is not None:
-            return problem
-        children = node.values() if isinstance(node, dict) else node
-        stack += [(child, depth + 1) for child in children if isinstance(child, dict | list)]
-    return nodes
-
-
-def _refused_list(items: list[Any]) -> str | None:
-    """Where items can't be sorted, the check that they differ compares each with each."""
-    if len(items) <= _MAX_MIXED_ITEMS:
-        return None
-    kinds = {type(item) for item in items}
-    if kinds == {str} or kinds <= {int, float}:
-        return None
-    return f"A list of more than {_MAX_MIXED_ITEMS} items may hold only strings, or only numbers"
-
-
-def _refused_reference(node: dict[str, Any]) -> str | None:
-    for key in ("$ref", "$dynamicRef"):
-        target = node.get(key)
-        if isinstance(target, str) and not target.startswith("#"):
-            return f"{key} may only point into the schema itself ('#…')"
-    return None
-
-
-@lru_cache(maxsize=256)
-def _check(encoded: bytes) -> str | None:
-    """Check a schema against its draft's meta-schema.
-
-    Cached, since an agent sends the same tools with every turn.
-    """
-    # Costs 0.1 s, and few requests carry a schema.
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import Draft202012Validator, validator_for
-
-    schema = msgspec.json.decode(encoded)
-    draft = Draft202012Validator
-    if isinstance(schema.get("$schema"), str):
-        draft = validator_for(schema, default=draft)
-    try:
-        # No formats: they would hold patterns, which are ECMAScript's, against Python's grammar.
-        draft.check_schema(schema, format_checker=None)
-    except SchemaError as error:
-        # Its message repeats the schema: only the place and the violated keyword are handed on.
-        place = "/".join(str(part)[:50] for part in list(error.absolute_path)[:10])
-        return f"Not a valid JSON Schema: at '#/{place}', against '{error.validator}'"
-    except RecursionError:
-        return "Not a valid JSON Schema: it is nested too deeply"
-    return None
+def _plain(bound: Any) -> Any:
+    """A bound as people write it: 2 for pydantic's 2.0."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
