@@ -17,7 +17,7 @@ from reverie.gateway.serving.registry import ModelRegistry
 from reverie.models.store import fetch
 from reverie.settings import DEFAULT_MODEL, Settings
 from tests.harness import Gateway, StartGateway, chat
-from tests.test_reload import ADMIN, refused, reload
+from tests.reloading import ADMIN, refused, reload
 
 STORY = "Tell me a very long story about the sea."
 NEED = 139
