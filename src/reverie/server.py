@@ -1,13 +1,12 @@
-"""The life of the server process: listen, say so, drain, stop.
+"""The life of the server process: listen, announce, drain, stop.
 
 The first SIGTERM or Ctrl-C drains: readiness goes off, new generations are refused, running ones
 finish or are cut at ``drain_timeout``. The second one cuts them at once. Either way the engines
 are stopped, and the exit status is 0.
 
 SIGHUP reloads the configuration. It also comes when the terminal is closed that the server was
-started from: then the server drains, unless it was started with ``nohup``.
-
-Before the server is up, SIGTERM and Ctrl-C end the start; SIGHUP waits until it is up.
+started from; then the server drains. Before the server is up, SIGTERM and Ctrl-C end the start, and
+SIGHUP waits until it is up.
 """
 
 from __future__ import annotations
@@ -72,19 +71,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _has_terminal() -> bool:
-    """True while the terminal that the process was started from is open."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 class Server(uvicorn.Server):
-    """uvicorn, with our drain before its shutdown."""
+    """uvicorn, with our drain before its shutdown.
 
-    def __init__(self, app: Application, *, on_ready: Callable[[], None]) -> None:
+    Args:
+        on_ready: called once the default model can answer.
+        terminal_closed: tells on SIGHUP whether it means the end rather than a reload.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        on_ready: Callable[[], None],
+        terminal_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -103,7 +104,7 @@ class Server(uvicorn.Server):
         self.failure: str | None = None
         """Why the server stopped by itself, for the operator."""
         self._on_ready = on_ready
-        self._ends_with_terminal = False
+        self._terminal_closed = terminal_closed
         self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
@@ -114,8 +115,6 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         for sig in _ENDING:
             signal.signal(sig, self.handle_exit)
-        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        self._ends_with_terminal = not nohup and _has_terminal()
         signal.signal(signal.SIGHUP, self._handle_sighup)
 
     async def start(self) -> bool:
@@ -162,8 +161,8 @@ class Server(uvicorn.Server):
 
     def _handle_sighup(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
-        terminal_closed = self._ends_with_terminal and not _has_terminal()
-        self._loop.call_soon_threadsafe(self.stop if terminal_closed else self._begin_to_reload)
+        then = self.stop if self._terminal_closed() else self._begin_to_reload
+        self._loop.call_soon_threadsafe(then)
 
     def _begin_to_reload(self) -> None:
         task = asyncio.create_task(self._reload())
