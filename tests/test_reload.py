@@ -84,7 +84,7 @@ async def test_a_pipe_in_the_files_place_is_refused_and_the_next_file_is_read(
     assert await text(gateway) == "Hello world"
 
 
-async def test_a_file_that_holds_nothing_any_more_is_not_taken_at_its_word(
+async def test_a_file_that_has_become_empty_is_refused(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -103,7 +103,7 @@ async def test_a_file_that_holds_nothing_any_more_is_not_taken_at_its_word(
     assert (await reload(gateway))["added"] == ["smollm2-135m"]
 
 
-async def test_a_file_that_never_held_anything_may_stay_empty(
+async def test_a_file_that_was_empty_may_stay_empty(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -177,7 +177,7 @@ async def test_a_stop_does_not_wait_for_a_reload_that_hangs(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_backend_that_is_the_server_itself_is_told(
+async def test_a_backend_that_is_the_server_itself_is_warned_of(
     engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN, server={"port": free_port()})

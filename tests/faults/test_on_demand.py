@@ -1,4 +1,4 @@
-"""Engines here that come and go, under a configuration that does so, too: the real engine."""
+"""Models loaded on demand with the real engine, also while the configuration changes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_the_engine_of_a_removed_model_ends_after_its_last_stream(
     await gateway.until(lambda: not is_alive(old))
 
 
-async def test_twenty_who_ask_for_a_cold_model_at_once_load_it_once(
+async def test_twenty_concurrent_requests_load_a_cold_model_once(
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "reverie")
@@ -222,7 +222,7 @@ async def test_two_models_take_turns_in_the_room_of_one_and_no_request_is_lost(
     assert len(await loaded(gateway)) == 1
 
 
-async def test_who_finds_no_room_waits_and_is_told_when_to_come_again(
+async def test_a_request_without_room_for_its_model_waits_and_is_told_when_to_retry(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(
@@ -304,7 +304,7 @@ async def test_an_engine_that_dies_while_it_is_loaded_on_demand_is_loaded_all_th
     assert pid(gateway) != victim
 
 
-async def test_a_drain_lets_those_finish_who_wait_for_a_cold_model(
+async def test_a_drain_lets_requests_finish_that_wait_for_a_cold_model(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(models=[small("a", warm=False)])

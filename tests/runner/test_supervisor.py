@@ -240,18 +240,18 @@ async def _sentence(runner_started: Awaitable[Runner]) -> str:
     return sentence
 
 
-async def test_a_missing_model_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+async def test_a_missing_model_is_reported(start_runner: StartRunner, tmp_path: Path) -> None:
     assert "absent.gguf" in await _sentence(start_runner(tmp_path / "absent.gguf"))
 
 
-async def test_a_foreign_file_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+async def test_a_foreign_file_is_reported(start_runner: StartRunner, tmp_path: Path) -> None:
     file = tmp_path / "picture.gguf"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4096))
     assert "picture.gguf" in await _sentence(start_runner(file))
 
 
 @pytest.mark.parametrize("size", [10, 5000, 60_000_000])
-async def test_a_truncated_model_is_told(
+async def test_a_truncated_model_is_reported(
     size: int, start_runner: StartRunner, tmp_path: Path, model: Path
 ) -> None:
     file = tmp_path / "part.gguf"
@@ -294,12 +294,12 @@ async def test_a_program_for_another_machine_fails_at_once(
         await runner.wait_ready(READY)
 
 
-async def test_an_engine_that_is_not_there_is_told(start_runner: StartRunner) -> None:
+async def test_an_engine_that_is_not_there_is_reported(start_runner: StartRunner) -> None:
     with pytest.raises(ModelError, match="/nowhere/llama-server is neither 'xllamacpp' nor"):
         await start_runner(engine="/nowhere/llama-server")
 
 
-async def test_a_log_that_cannot_be_written_is_told(
+async def test_a_log_that_cannot_be_written_is_reported(
     start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
+from pathlib import Path
 from typing import BinaryIO, Self
 
-from reverie.runner.options import EngineOptions
+from reverie.errors import ModelError
+from reverie.runner.options import XLLAMACPP, EngineOptions
 
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -46,6 +49,22 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if name in _ALLOWED_NAMES or name.startswith(_ALLOWED_PREFIXES)
     }
     return _DEFAULTS | allowed
+
+
+def find_engine(engine: str) -> str:
+    """``xllamacpp``, or the absolute path of a binary.
+
+    Raises:
+        ModelError: there is no such program.
+    """
+    if engine == XLLAMACPP:
+        return engine
+    found = shutil.which(Path(engine).expanduser())
+    if found is None:
+        raise ModelError(
+            f"The engine {engine} is neither {XLLAMACPP!r} nor a program that can be run."
+        )
+    return os.path.abspath(found)
 
 
 class EngineProcess:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -23,9 +22,9 @@ from reverie.log import fields
 from reverie.models.gguf import Header, read_header
 from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 from reverie.runner.logfile import LogFile
-from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
+from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, EngineOptions
 from reverie.runner.probe import LivenessProbe, slot_context, wait_healthy
-from reverie.runner.process import EngineProcess
+from reverie.runner.process import EngineProcess, find_engine
 from reverie.runner.resources import estimate_memory, usable_cores
 from reverie.runner.template import CHATML, teach_tools
 from reverie.settings import ModelSettings
@@ -223,10 +222,10 @@ class Runner:
     def _check(self) -> tuple[Header, str]:
         """Check what can be checked before a start.
 
-        Returns the model's header, and the engine as ``_find_engine`` does.
+        Returns the model's header, and the engine as ``find_engine`` does.
         """
         header = read_header(self.model)
-        engine = _find_engine(self._settings.engine)
+        engine = find_engine(self._settings.engine)
         context = self._settings.context or min(header.context_length, DEFAULT_CONTEXT)
         self.expected_context = context
         self.kv_tokens = self._settings.kv_tokens or _default_kv_tokens(context)
@@ -370,7 +369,7 @@ class Runner:
         if status is None:
             return f"The engine of {self.name} did not become ready in {self._load_timeout:g} s."
         if status == "hung":
-            return f"The engine of {self.name} hung: it answered nothing any more."
+            return f"The engine of {self.name} hung: it no longer answered."
         if status == MODEL_REFUSED:
             causes = _LOAD_ERROR.findall("\n".join(self.log_tail))
             cause = causes[-1] if causes else "its log says why"
@@ -392,22 +391,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-def _find_engine(engine: str) -> str:
-    """``xllamacpp``, or the absolute path of a binary.
-
-    Raises:
-        ModelError: there is no such program.
-    """
-    if engine == XLLAMACPP:
-        return engine
-    found = shutil.which(Path(engine).expanduser())
-    if found is None:
-        raise ModelError(
-            f"The engine {engine} is neither {XLLAMACPP!r} nor a program that can be run."
-        )
-    return os.path.abspath(found)
 
 
 def _default_kv_tokens(context: int) -> int:

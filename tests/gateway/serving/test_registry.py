@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.settings import BackendSettings, ModelSettings, Settings
 from reverie.testing import Script, ScriptedEngine
+from tests.gateway.scheduling.fake_backend import FakeBackend
 from tests.harness import StartGateway, chat
 from tests.reloading import ADMIN, AS_ADMIN, refused, reload, says, text
 
@@ -152,7 +155,7 @@ async def test_a_stream_of_a_model_that_is_removed_goes_on_to_its_end(
         await engine.wait_for(lambda e: e.connections == 0)  # nothing of it is kept
 
 
-async def test_those_who_wait_for_a_slot_of_a_model_that_changes_get_one(
+async def test_requests_that_wait_for_a_slot_of_a_model_that_changes_get_one(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN, backend={"slots": 1})
@@ -170,7 +173,7 @@ async def test_those_who_wait_for_a_slot_of_a_model_that_changes_get_one(
     assert [await first, await second] == ["Hello world"] * 2
 
 
-async def test_a_model_that_cannot_be_served_changes_nothing_and_all_of_them_are_told(
+async def test_models_that_cannot_be_served_change_nothing_and_all_are_reported(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -193,7 +196,7 @@ async def test_a_model_that_cannot_be_served_changes_nothing_and_all_of_them_are
     assert await text(gateway) == "Hello world"
 
 
-async def test_a_backend_whose_key_alone_has_changed_is_sent_the_new_one(
+async def test_a_backend_of_which_only_the_key_changed_gets_the_new_key(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -276,3 +279,63 @@ async def test_an_answer_with_an_idempotency_key_is_given_again_though_its_model
         status, answer, _ = await gateway.post(chat(model="m"), headers={"Idempotency-Key": "new"})
         assert (status, answer["error"]["code"]) == (400, "model_not_found")
         assert len(engine.requests) == 1
+
+
+class Backend(FakeBackend):
+    """A backend that becomes ready, or fails, when a test says so."""
+
+    stopped = False
+    _on_change: Callable[[], None]
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+
+    def become(self, *, ready: bool = False, failure: str | None = None) -> None:
+        self.ready, self.failure = ready, failure
+        self._on_change()
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def registry_of(*backends: Backend) -> ModelRegistry:
+    """A registry that has been started, with a model for each backend; the first is the default."""
+    url = BackendSettings(url="http://127.0.0.1:9100/v1")
+    models = tuple(ModelSettings(name=backend.name, backends=(url,)) for backend in backends)
+    registry = ModelRegistry(
+        Settings(models=models),
+        backends=[(model, [backend]) for model, backend in zip(models, backends, strict=True)],
+    )
+    await registry.start()
+    return registry
+
+
+async def test_it_is_settled_once_the_default_model_can_answer() -> None:
+    one, two = Backend("one", ready=False), Backend("two", ready=False)
+    settled = asyncio.create_task((await registry_of(one, two)).wait_settled())
+    two.become(ready=True)
+    await asyncio.sleep(0.01)
+    assert not settled.done()
+    one.become(ready=True)
+    assert await settled
+
+
+async def test_it_is_settled_once_no_model_will_ever_answer() -> None:
+    one, two = Backend("one", ready=False), Backend("two", ready=False)
+    settled = asyncio.create_task((await registry_of(one, two)).wait_settled())
+    one.become(failure="It ended with status 1.")
+    await asyncio.sleep(0.01)
+    assert not settled.done()
+    two.become(failure="It ended with status 1.")
+    assert not await settled
+
+
+async def test_a_stop_ends_the_backends_of_earlier_configurations_too() -> None:
+    one, two = Backend("one"), Backend("two")
+    registry = await registry_of(one, two)
+    with registry.models.find("two").deployment.held():
+        await registry.apply(Settings(models=registry.settings.models[:1]))
+        assert [model.name for model in registry.models.all] == ["one"]
+        assert not two.stopped
+        await registry.stop()
+    assert (one.stopped, two.stopped) == (True, True)

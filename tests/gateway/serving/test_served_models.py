@@ -46,7 +46,7 @@ def test_a_model_is_found_by_its_names_and_the_default_by_none() -> None:
     assert models.find("x").names == ("a", "x", "y")
 
 
-def test_an_unknown_name_is_told_which_there_are_and_not_repeated() -> None:
+def test_the_error_for_an_unknown_name_lists_the_models_and_does_not_repeat_it() -> None:
     with pytest.raises(ModelNotFound) as caught:
         served({"name": "a"}, {"name": "b"}).find("<script>")
     assert "Models: a, b." in str(caught.value)
