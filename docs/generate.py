@@ -10,7 +10,9 @@ from pydantic.fields import FieldInfo
 
 from reverie.settings import (
     BackendSettings,
+    LimitSettings,
     ModelSettings,
+    PriceSettings,
     ServerSettings,
     StoreSettings,
     variable_of,
@@ -27,6 +29,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[store]", StoreSettings),
     ("[[models]]", ModelSettings),
     ("[[models.backends]]", BackendSettings),
+    ("[models.price]", PriceSettings),
+    ("[models.limits]", LimitSettings),
 )
 
 _INTRODUCTION = """\
@@ -34,30 +38,34 @@ _INTRODUCTION = """\
 
 # Configuration
 
-Reverie needs none: `reverie serve` runs the default model for this machine. What you do want to
-set goes into `reverie.toml` in the working directory (or `--config FILE`).
+Reverie needs no configuration: `reverie serve` serves the default model to this machine. To change
+anything, write `reverie.toml` in the working directory, or give another file with `--config FILE`.
 
 - Flags override environment variables, which override the file, which overrides the defaults.
-- Each key of `[server]` and `[store]` has a variable, as `REVERIE_SERVER_PORT` for `port`. The
-  common ones have short forms too: `REVERIE_HOST`, `REVERIE_PORT`, `REVERIE_CONFIG`,
-  `REVERIE_MODEL`, `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`.
-- Keys of callers are given in `REVERIE_API_KEYS`, comma-separated, never in the file.
-- A mistake is reported with its key path and the accepted values, and nothing starts. Unknown keys
-  are mistakes. `reverie check` takes the flags of `reverie serve`, and says what that would run.
-- Durations are in seconds, a day at most unless their row says otherwise. Sizes are in bytes
-  unless their name says otherwise. The file may have 1 MiB.
+- Each key of `[server]` and `[store]` has an environment variable, such as `REVERIE_SERVER_PORT`
+  for `port`. The flags of `reverie serve` have short ones: `REVERIE_HOST`, `REVERIE_PORT`,
+  `REVERIE_CONFIG`, `REVERIE_MODEL`, `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`.
+- The keys of callers are in `REVERIE_API_KEYS`, separated by commas, and never in the file.
+- Every mistake is reported with its key and what would be accepted, and nothing starts. An unknown
+  key is a mistake. `reverie check` takes the flags of `reverie serve` and says what it would run.
+- Durations are in seconds, and at most a day unless the table says otherwise. Sizes are in bytes
+  unless the key says otherwise.
+- The file has at most 1 MiB. At the start it may be a pipe (`--config <(…)`); a
+  [reload](operations.md#changing-the-configuration) reads regular files only.
 
 ```toml
 [server]
 port = 8000
 
-[[models]]                       # run here
+[[models]]                       # runs here
 name = "smollm2-135m"
 source = "smollm2-135m"
 default = true
 
-[[models]]                       # reached elsewhere
+[[models]]                       # runs on another server
 name = "big"
+price = {input = "0.10USD", output = "0.40USD"}
+limits = {concurrency = 100}
 [[models.backends]]
 url = "http://127.0.0.1:9100/v1"
 kind = "vllm"
@@ -70,7 +78,7 @@ def configuration() -> str:
     """The configuration reference, as Markdown."""
     parts = [_INTRODUCTION]
     for title, section in _SECTIONS:
-        parts.append(f"\n## `{title}`\n\n{_first_sentence(section)}\n\n")
+        parts.append(f"\n## `{title}`\n\n{_summary(section)}\n\n")
         variables = title in ("[server]", "[store]")
         heads = ["key", "type", "default", "what it does"]
         parts.append(_row(heads) + _row(["---"] * len(heads)))
@@ -104,10 +112,11 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
 
 
-def _first_sentence(section: type[BaseModel]) -> str:
+def _summary(section: type[BaseModel]) -> str:
     text = (section.__doc__ or "").replace("``", "`")
     subject, _, rest = text.partition(": ")
-    return (rest or subject).strip().capitalize()
+    sentence = (rest or subject).strip()
+    return sentence[0].upper() + sentence[1:]
 
 
 def _type(field: FieldInfo) -> str:
@@ -123,18 +132,19 @@ def _type(field: FieldInfo) -> str:
         ("str | None", "text"),
         ("pathlib._local.Path | None", "path"),
         ("pathlib.Path | None", "path"),
+        ("int | None", "integer"),
         ("tuple[str, ...]", "list of texts"),
     ):
         if text == technical:
             return plain
-    return "list of tables"
+    return "table" if isinstance(field.annotation, type) else "list of tables"
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value in (None, ()):
+    if value in (None, ()) or isinstance(value, BaseModel):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -208,7 +208,7 @@ def test_what_has_no_effect_is_said_by_name_and_is_no_mistake() -> None:
     assert TOKEN not in str(found.remarks)
 
 
-def test_what_has_no_effect_is_told_in_few_words_that_a_terminal_can_bear() -> None:
+def test_remarks_are_short_and_printable() -> None:
     odd = "\x1b[31m" + "x" * 1000
     found = read(
         {"pipeline": "y" * 1000},

@@ -1,10 +1,9 @@
-"""A configuration that changes while requests run: nobody who is served notices."""
+"""The configuration is read again: what is applied, and what is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
 import socket
@@ -12,209 +11,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from reverie.settings import BackendSettings, ModelSettings, Settings, load
-from reverie.testing import Script, ScriptedEngine
-from tests.harness import Gateway, StartGateway, chat
-
-ADMIN_KEY = "an-admin-key-of-good-length"
-ADMIN = {"REVERIE_ADMIN_KEY": ADMIN_KEY}
-AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
-RELOAD = "/admin/v1/reload"
-TIMES = 50
-
-
-async def reload(gateway: Gateway) -> dict[str, Any]:
-    """Reload, which succeeds; gives what changed."""
-    async with gateway.http.post(gateway.url + RELOAD, headers=AS_ADMIN) as response:
-        answer: dict[str, Any] = await response.json()
-        assert response.status == 200, answer
-    return answer
-
-
-async def refused(gateway: Gateway) -> list[str]:
-    """Reload, which is refused; gives the problems."""
-    async with gateway.http.post(gateway.url + RELOAD, headers=AS_ADMIN) as response:
-        answer = await response.json()
-    assert (response.status, answer["error"]["code"]) == (400, "invalid_request")
-    problems: list[str] = answer["error"]["problems"]
-    assert all(problem in answer["error"]["message"] for problem in problems)
-    return problems
-
-
-async def text(gateway: Gateway, **request: Any) -> str:
-    """The answer to a request, which succeeds."""
-    status, answer, _ = await gateway.post(chat(**request))
-    assert status == 200, answer
-    content: str = answer["choices"][0]["message"]["content"]
-    return content
+from reverie.settings import Settings, load
+from reverie.testing import ScriptedEngine
+from tests.harness import StartGateway, chat
+from tests.reloading import ADMIN, AS_ADMIN, RELOAD, refused, reload, text
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
-
-
-def says(*tokens: str) -> ScriptedEngine:
-    return ScriptedEngine(Script(tokens=tokens))
-
-
-async def test_models_come_go_and_change_and_the_default_moves(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    async with says("another") as other:
-        gateway = await start_gateway(engine, environ=ADMIN)
-        gateway.written["models"] = [
-            {"name": "m", "aliases": ["second"], "backends": [{"url": other.url}]},
-            {"name": "new", "backends": [{"url": engine.url}], "default": True},
-        ]
-        assert await reload(gateway) == {
-            "object": "reload",
-            "added": ["new"],
-            "removed": [],
-            "changed": ["default", "m.aliases", "m.backends"],
-            "needs_restart": [],
-        }
-        assert await text(gateway, model="second") == "another"
-        assert await text(gateway) == "Hello world"
-        assert (await gateway.get("/version"))[1]["model_id"] == "new"
-        assert (await gateway.post(chat(model="alias")))[1]["error"]["code"] == "model_not_found"
-
-        del gateway.written["models"][0]
-        assert (await reload(gateway))["removed"] == ["m"]
-        assert (await gateway.post(chat(model="m")))[1]["error"]["code"] == "model_not_found"
-        listed = (await gateway.get("/v1/models"))[1]["data"]
-        assert [entry["id"] for entry in listed] == ["new"]
-        assert set((await gateway.get("/health"))[1]["models"]) == {"new"}
-        assert 'model="m"' not in (await gateway.get("/metrics"))[1].split("reverie_slots{", 1)[1]
-
-
-async def test_fifty_reloads_under_load_fail_no_request(start_gateway: StartGateway) -> None:
-    async with says(*"abcdef") as one, says(*"abcdef") as two, says(*"abcdef") as three:
-        engines = (one, two, three)
-        for engine in engines:
-            engine.script = Script(tokens=tuple("abcdef"), delay=0.002)
-        gateway = await start_gateway(one, environ=ADMIN)
-        ended, done = [], asyncio.Event()
-
-        async def ask(number: int) -> None:
-            while not done.is_set():
-                stream = number % 2 == 0
-                body = chat(stream=stream, model="" if number % 3 else "m")
-                async with gateway.http.post(gateway.url + "/llm", json=body) as response:
-                    whole = await response.text()
-                    assert response.status == 200, whole
-                    assert not stream or whole.endswith("data: [DONE]\n\n"), whole
-                    ended.append(whole)
-
-        clients = [asyncio.create_task(ask(number)) for number in range(12)]
-        for turn in range(TIMES):
-            used = engines[turn % 3 : turn % 3 + 1] if turn % 2 else engines[: turn % 3 + 1]
-            gateway.written["models"] = [
-                {
-                    "name": "m",
-                    "aliases": [f"alias-{turn}"],
-                    "backends": [{"url": e.url, "slots": 2 + turn % 5} for e in used],
-                    "limits": {"concurrency": 100 + turn},
-                    "price": {"input": f"{turn}USD", "output": f"{turn}USD"},
-                },
-                {"name": f"model-{turn}", "backends": [{"url": one.url}]},
-            ]
-            gateway.written["server"] = {
-                "queue_size": 64 + turn,
-                "queue_timeout": 20 + turn,
-                "stall_timeout": 20 + turn,
-            }
-            assert (await reload(gateway))["added"] == [f"model-{turn}"]
-            before = len(ended)
-            await gateway.until(lambda before=before: len(ended) > before)  # type: ignore[misc]
-        done.set()
-        await asyncio.gather(*clients)
-
-        assert all(engine.generations > 0 for engine in engines)
-        assert sum(engine.cancelled for engine in engines) == 0
-        usage = (await gateway.get("/admin/v1/usage", AS_ADMIN))[1]["rows"]
-        assert [row["requests"] for row in usage] == [len(ended)]
-        assert [row["completion_tokens"] for row in usage] == [6 * len(ended)]
-
-
-async def test_limits_prices_and_queues_are_the_new_ones_for_the_next_request(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN, backend={"slots": 1})
-    await text(gateway)
-    gateway.written["models"][0] |= {"price": {"input": "1USD", "output": "10USD"}}
-    gateway.written["server"]["queue_size"] = 0
-    assert (await reload(gateway))["changed"] == ["m.price", "server.queue_size"]
-    await text(gateway)
-    usage = (await gateway.get("/admin/v1/usage", AS_ADMIN))[1]["rows"][0]
-    assert (usage["requests"], usage["prompt_tokens"], usage["completion_tokens"]) == (2, 20, 4)
-    [cost] = usage["costs"]
-    assert cost["nano"] == 1e9 * (10 * 1 + 2 * 10) / 1e6  # of the second request alone
-
-    engine.script = Script(stall_after=1)
-    running = asyncio.create_task(text(gateway))
-    await engine.wait_for(lambda e: e.stalled == 1)
-    assert (await gateway.post(chat()))[1]["error"]["code"] == "overloaded"
-    gateway.written["models"][0] |= {"limits": {"concurrency": 1}}
-    await reload(gateway)
-    assert (await gateway.post(chat()))[1]["error"]["code"] == "rate_limit_exceeded"
-    engine.resume()
-    assert await running == "Hello world"
-
-
-async def test_new_timeouts_hold_for_a_backend_that_goes_on(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN)
-    pool = gateway.pool()
-    gateway.written["server"] |= {"first_token_timeout": 0.1}
-    await reload(gateway)
-    assert gateway.pool() is pool
-    engine.script = Script(first_delay=30)
-    assert (await gateway.post(chat()))[1]["error"]["code"] == "backend_timeout"
-
-
-async def test_a_stream_of_a_model_that_is_removed_goes_on_to_its_end(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    async with says("other") as other:
-        gateway = await start_gateway(engine, environ=ADMIN)
-        engine.script = Script(tokens=("a", "b", "c"), stall_after=1)
-        async with gateway.http.post(gateway.url + "/llm", json=chat(stream=True)) as response:
-            first = await response.content.readline()
-            assert b'"a"' in first
-            gateway.written["models"] = [{"name": "n", "backends": [{"url": other.url}]}]
-            assert (await reload(gateway))["removed"] == ["m"]
-            assert (await gateway.post(chat(model="m")))[0] == 400
-            engine.resume()
-            rest = await response.text()
-        assert '"c"' in rest
-        assert rest.endswith("data: [DONE]\n\n")
-        await engine.wait_for(lambda e: e.connections == 0)  # nothing of it is kept
-
-
-async def test_those_who_wait_for_a_slot_of_a_model_that_changes_get_one(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN, backend={"slots": 1})
-    engine.scripts = [Script(stall_after=1)]
-    first = asyncio.create_task(text(gateway))
-    await engine.wait_for(lambda e: e.stalled == 1)
-    pool = gateway.pool()
-    second = asyncio.create_task(text(gateway))
-    await gateway.until(lambda: pool.waiting == 1)
-    gateway.written["models"][0]["backends"][0]["slots"] = 7
-    await reload(gateway)
-    assert gateway.pool() is not pool
-    assert await text(gateway) == "Hello world"
-    engine.resume()
-    assert [await first, await second] == ["Hello world"] * 2
 
 
 async def test_a_file_that_is_wrong_changes_nothing_and_says_why(
@@ -275,7 +84,7 @@ async def test_a_pipe_in_the_files_place_is_refused_and_the_next_file_is_read(
     assert await text(gateway) == "Hello world"
 
 
-async def test_a_file_that_holds_nothing_any_more_is_not_taken_at_its_word(
+async def test_a_file_that_has_become_empty_is_refused(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -294,7 +103,7 @@ async def test_a_file_that_holds_nothing_any_more_is_not_taken_at_its_word(
     assert (await reload(gateway))["added"] == ["smollm2-135m"]
 
 
-async def test_a_file_that_never_held_anything_may_stay_empty(
+async def test_a_file_that_was_empty_may_stay_empty(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -368,30 +177,7 @@ async def test_a_stop_does_not_wait_for_a_reload_that_hangs(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_model_that_cannot_be_served_changes_nothing_and_all_of_them_are_told(
-    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN)
-    pool = gateway.pool()
-    (tmp_path / "bad.gguf").write_text("no model")
-    gateway.written["models"] = [
-        {"name": "ok", "backends": [{"url": engine.url}], "default": True},
-        {"name": "keyless", "backends": [{"url": engine.url, "api_key_env": "NOT_SET"}]},
-        {"name": "missing", "source": str(tmp_path / "missing.gguf")},
-        {"name": "bad", "source": str(tmp_path / "bad.gguf")},
-    ]
-    problems = await refused(gateway)
-    assert [problem.split(": ")[0] for problem in problems] == [
-        "model keyless",
-        "model missing",
-        "model bad",
-    ]
-    assert str(tmp_path) not in "".join(problems)
-    assert gateway.pool() is pool
-    assert await text(gateway) == "Hello world"
-
-
-async def test_a_backend_that_is_the_server_itself_is_told(
+async def test_a_backend_that_is_the_server_itself_is_warned_of(
     engine: ScriptedEngine, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN, server={"port": free_port()})
@@ -446,23 +232,6 @@ async def test_the_file_of_keys_is_read_again(
     assert await allowed("two")
 
 
-async def test_a_backend_whose_key_alone_has_changed_is_sent_the_new_one(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN)
-
-    def keyed(key: str) -> Settings:
-        backend = BackendSettings(url=engine.url).with_key(SecretStr(key))
-        model = ModelSettings(name="m", backends=(backend,))
-        return gateway.app.settings.model_copy(update={"models": (model,)})
-
-    for key in ("one", "two"):
-        gateway.read = lambda key=key: keyed(key)  # type: ignore[misc]
-        assert "m.backends" in (await reload(gateway))["changed"]
-        await text(gateway)
-        assert engine.requests[-1].headers["authorization"] == f"Bearer {key}"
-
-
 async def test_a_reload_never_leaves_a_public_address_without_keys(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
@@ -506,71 +275,3 @@ async def test_only_the_admin_key_reloads(
     assert (await gateway.get(RELOAD, AS_ADMIN))[0] == 405
     assert (await gateway.post({}, RELOAD + "?file=x", AS_ADMIN))[0] == 400
     assert (await reload(gateway))["changed"] == []
-
-
-async def test_a_reload_during_a_drain_disturbs_nothing_that_runs(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, environ=ADMIN)
-    engine.script = Script(stall_after=1)
-    running = asyncio.create_task(text(gateway))
-    await engine.wait_for(lambda e: e.stalled == 1)
-    gateway.server.stop()
-    await gateway.until(lambda: gateway.app.in_flight.draining)
-    gateway.written["models"] = [{"name": "n", "backends": [{"url": engine.url}]}]
-    await reload(gateway)
-    engine.resume()
-    assert await running == "Hello world"
-
-
-async def test_an_answer_with_an_idempotency_key_outlives_its_client_and_its_model(
-    engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    async with says("other") as other:
-        gateway = await start_gateway(engine, environ=ADMIN)
-        engine.script = Script(tokens=("a", "b", "c"), stall_after=1)
-        headers = {"Idempotency-Key": "k"}
-        body = chat(stream=True, model="m")
-        async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as begun:
-            await begun.content.readline()
-        gateway.written["models"].append({"name": "n", "backends": [{"url": other.url}]})
-        gateway.written["models"][0]["backends"] = [{"url": other.url}]
-        await reload(gateway)
-        engine.resume()
-        async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as again:
-            events = (await again.text()).strip().split("\n\n")
-        said = [json.loads(e.split("data: ", 1)[1]) for e in events if "[DONE]" not in e]
-        assert "".join(c["choices"][0]["delta"]["content"] for c in said) == "abc"
-
-
-@pytest.mark.parametrize("running", [True, False])
-async def test_an_answer_with_an_idempotency_key_is_given_again_though_its_model_is_gone(
-    engine: ScriptedEngine, start_gateway: StartGateway, running: bool
-) -> None:
-    async with says("other") as other:
-        gateway = await start_gateway(engine, environ=ADMIN)
-        engine.script = Script(tokens=("a", "b", "c"), stall_after=1 if running else None)
-        headers = {"Idempotency-Key": "k"}
-        body = chat(stream=True, model="m")
-        async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as begun:
-            first = await begun.content.readuntil(b"\n\n")
-            if not running:
-                first += await begun.read()
-        gateway.written["models"] = [{"name": "n", "backends": [{"url": other.url}]}]
-        assert (await reload(gateway))["removed"] == ["m"]
-        resumed = {**headers, "Last-Event-ID": "1"}
-        asked = [
-            asyncio.create_task(gateway.http.post(gateway.url + "/llm", json=body, headers=sent))
-            for sent in (headers, resumed)
-        ]
-        engine.resume()
-        whole, rest = [await response for response in asked]
-        assert (whole.status, rest.status) == (200, 200)
-        assert whole.headers["Idempotent-Replayed"] == "true"
-        text = await whole.text()
-        assert text.startswith(first.decode())
-        assert text.endswith("data: [DONE]\n\n")
-        assert text.partition("\n\n")[2] == await rest.text()
-        status, answer, _ = await gateway.post(chat(model="m"), headers={"Idempotency-Key": "new"})
-        assert (status, answer["error"]["code"]) == (400, "model_not_found")
-        assert len(engine.requests) == 1

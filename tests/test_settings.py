@@ -104,7 +104,7 @@ def test_every_mistake_is_reported_with_what_would_be_accepted(tmp_path: Path) -
     assert any("server.log_format" in line and "'text' or 'json'" in line for line in found)
 
 
-def test_of_many_mistakes_the_first_are_told_and_how_many_more_there_are(tmp_path: Path) -> None:
+def test_of_many_mistakes_the_first_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
     found = problems(tmp_path, '[[models]]\nname = "m"\n' * 1000)
     assert len(found) == 21
     assert "models[19]" in found[19]
@@ -151,7 +151,7 @@ def test_what_cannot_be_served_is_explained(tmp_path: Path, text: str, expected:
 
 
 @pytest.mark.parametrize("tail", ["?key=s3cret", "#s3cret", "/?", "?key=s3cret#more"])
-def test_a_url_with_a_query_or_a_fragment_is_refused_and_neither_is_told(
+def test_a_url_with_a_query_or_a_fragment_is_refused_and_not_repeated(
     tmp_path: Path, tail: str
 ) -> None:
     text = f'[[models]]\nname = "a"\nbackends = [{{url = "http://h/v1{tail}"}}]\n'
@@ -194,7 +194,7 @@ def test_what_is_kept_for_callers_has_a_bound(tmp_path: Path, line: str) -> None
     assert "less than or equal to" in problem
 
 
-def test_an_unknown_key_is_told_without_its_control_characters(tmp_path: Path) -> None:
+def test_an_unknown_key_is_named_without_its_control_characters(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, '[server]\n"\\u001b[31m' + "x" * 1000 + '" = 1\n')
     assert problem.isprintable()
     assert "server.\\x1b[31mxxx" in problem
@@ -229,7 +229,7 @@ def test_every_key_of_a_plain_section_has_a_variable() -> None:
         ('_key = "secret"', "reverie.toml: models[0].backends[0]._key: unknown key"),
         (
             "continues = true",
-            "reverie.toml: models[0].backends[0]: continues: the livepeer dialect",
+            "reverie.toml: models[0].backends[0]: continues: a livepeer backend",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Backends that are this server itself: what asks them waits for itself, and takes every slot."""
+"""The server's own address: who can reach it, and which backends lead back to it."""
 
 from __future__ import annotations
 
@@ -6,64 +6,67 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-from reverie.settings import Settings
+from reverie.errors import ConfigurationError
+from reverie.settings import ServerSettings, Settings
 
 _PORTS = {"http": 80, "https": 443}
+_WILDCARDS = frozenset(("", "0.0.0.0", "::"))
+_LOCAL = _WILDCARDS | {"localhost", "127.0.0.1", "::1"}
+"""Hosts by which a client on this machine reaches a listener on any of the same hosts."""
 
 
-def loops(settings: Settings) -> list[str]:
-    """A sentence for each backend whose URL is this server's own address. Asks no name server."""
+def is_loopback(host: str) -> bool:
+    """True if a host name or address means this machine only."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+        # A listener on "::" sees callers over IPv4 as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
+
+
+def require_keys(settings: ServerSettings, *, keyless: bool) -> None:
+    """Refuse an address that other machines can reach while callers need no key.
+
+    Raises:
+        ConfigurationError
+    """
+    if keyless and not is_loopback(settings.host) and not settings.no_auth:
+        raise ConfigurationError(
+            [
+                f"server.host: {settings.host} can be reached from other machines, and no "
+                "API key is set: set REVERIE_API_KEYS, create a key (reverie keys create), or pass "
+                "--no-auth to serve everyone"
+            ]
+        )
+
+
+def own_backends(settings: Settings) -> list[str]:
+    """A sentence for each backend whose URL is this server's own address.
+
+    A request sent there waits for itself, and takes every slot. Hosts and ports are compared as
+    they are written: another name or address of this machine isn't recognised.
+    """
     server = settings.server
     return [
         f"model {model.name}: backends[{index}]: its URL is this server's own address, port "
         f"{server.port}: a request would wait for itself until it times out"
         for model in settings.models
         for index, backend in enumerate(model.backends)
-        if _is_at(backend.url, server.host, server.port)
+        if _is_at(backend.url, server.host.lower(), server.port)
     ]
 
 
 def _is_at(url: str, host: str, port: int) -> bool:
+    """True if ``url`` leads to a listener on ``host`` and ``port``."""
     parts = urlsplit(url)
     try:
-        theirs = parts.port or _PORTS[parts.scheme]
-    except (KeyError, ValueError):  # a Unix socket, or a port that can't be used
+        url_port = parts.port or _PORTS[parts.scheme]
+    except (KeyError, ValueError):  # a Unix socket, or a port out of range
         return False
-    return theirs == port and parts.hostname is not None and _reaches(parts.hostname, host.lower())
-
-
-def _reaches(name: str, host: str) -> bool:
-    """Whether who connects to ``name`` comes to a listener on ``host``."""
-    if name == host:
+    name = parts.hostname or ""
+    if url_port != port or not name:
+        return False
+    if host in _WILDCARDS and (is_loopback(name) or name == socket.gethostname().lower()):
         return True
-    theirs, ours = _addresses(name), _addresses(host)
-    if any(address.is_unspecified for address in ours):
-        return name == socket.gethostname().lower() or any(map(_is_here, theirs))
-    return bool(theirs & ours)
-
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _addresses(name: str) -> set[_Address]:
-    """The addresses that a name is known to have without asking."""
-    if name == "localhost":
-        return {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")}
-    try:
-        address = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return set()
-    if address.is_unspecified:  # connecting to it is connecting to this machine
-        return {address, *_addresses("localhost")}
-    return {getattr(address, "ipv4_mapped", None) or address}
-
-
-def _is_here(address: _Address) -> bool:
-    """Whether it is one of this machine's: no other can be bound."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((str(address), 0))
-        except OSError:
-            return False
-    return True
+    return name == host or (name in _LOCAL and host in _LOCAL)

@@ -1,11 +1,10 @@
 """Livepeer's ``aiModels.json`` → models, as if they had been written in ``reverie.toml``.
 
 The file is the one that an orchestrator reads (``AIModelConfig`` in go-livepeer's ``core/ai.go``).
-Entries of the pipeline ``llm`` are served. What has no meaning here is a *remark*, never an error:
-the file was written for other software, too.
+Entries of the pipeline ``llm`` are served. What has no meaning here is a *remark* and never an
+error, since the file is written for other software, too.
 
-Rule 1: an entry's ``token`` is a secret. It goes into ``BackendSettings.with_key``, and nowhere
-else.
+Rule 1: an entry's ``token`` is secret. It goes into ``BackendSettings.with_key``, nowhere else.
 
 Rule 2: a price is kept exactly or not at all.
 """
@@ -36,28 +35,28 @@ from reverie.models.catalogue import CatalogueEntry
 from reverie.models.reference import parse
 from reverie.money import NANO
 from reverie.settings import BackendSettings, ModelSettings, PriceSettings
-from reverie.text import require_printable, shown
+from reverie.text import printable, require_printable
 
 PIPELINE = "llm"
 _WITHOUT_EFFECT = ("gateway", "optimization_flags")
-_OURS = {"name": "model_id", "source": "model_id", "slots": "capacity"}
-"""Keys of our settings, and where the file has what they are made of."""
+_SOURCE_KEYS = {"name": "model_id", "source": "model_id", "slots": "capacity"}
+"""Keys of our settings → the keys of the file that they come from."""
 _PRICE = re.compile(r"(\d+(?:\.\d+)?(?:[eE][-+]?\d{1,2})?)([A-Za-z]*)", re.ASCII)
-_MOST_DIGITS = 40
-"""Of a number, before or after its point."""
+_MAX_DIGITS = 40
+"""Digits of a number before or after its point."""
 _PER_MILLION = 10**6
 
 
 class AiModels(NamedTuple):
-    """What such a file comes to."""
+    """The content of a file."""
 
     models: tuple[ModelSettings, ...]
     remarks: tuple[str, ...]
-    """What of it has no effect here, a sentence each."""
+    """A sentence for each part of the file that has no effect here."""
 
 
 def _amount(value: object) -> int | Decimal | str:
-    """A number, or what Livepeer's documentation has in its place: ``"0.5e-2USD"``."""
+    """A number, or text as Livepeer's documentation has it: ``"0.5e-2USD"``."""
     if isinstance(value, str) and _PRICE.fullmatch(value):
         return value
     return _number(value)
@@ -68,7 +67,7 @@ def _number(value: object) -> int | Decimal:
         raise ValueError("must be a number")
     if value < 0:
         raise ValueError("must not be negative")
-    if abs(Decimal(value).adjusted()) > _MOST_DIGITS:
+    if abs(Decimal(value).adjusted()) > _MAX_DIGITS:
         raise ValueError("is out of bounds")
     return value or 0  # -0.0 has a sign
 
@@ -100,7 +99,7 @@ class _Entry(BaseModel):
 
     @property
     def slots(self) -> int:
-        return self.capacity or 1  # as Livepeer has it
+        return self.capacity or 1  # Livepeer's default
 
 
 def read(file: Path, *, again: bool = False) -> AiModels:
@@ -116,7 +115,7 @@ def read(file: Path, *, again: bool = False) -> AiModels:
 
 
 class _EntryReader:
-    """Reads one file, and gathers what is to be said of it."""
+    """Reads one file, and collects its problems and remarks."""
 
     def __init__(self, file: Path, again: bool) -> None:
         self._file = file
@@ -148,7 +147,7 @@ class _EntryReader:
         self._remarks.append(f"{self._file}: [{index}].{key}: {what}")
 
     def _entry(self, index: int, raw: object) -> _Entry | None:
-        """An entry that is served here; None for others."""
+        """Read an entry; None if it isn't served here, or has a problem."""
         if not isinstance(raw, dict):
             self._problem(index, "", "must be an object")
             return None
@@ -160,7 +159,7 @@ class _EntryReader:
             self._problem(index, "pipeline", "must not have control characters")
             return None
         if pipeline != PIPELINE:
-            what = f"'{shown(pipeline)}' is not served here, only '{PIPELINE}'"
+            what = f"'{printable(pipeline)}' is not served here, only '{PIPELINE}'"
             self._remark(index, "pipeline", what)
             return None
         try:
@@ -170,11 +169,13 @@ class _EntryReader:
             return None
         for key in entry.model_extra or {}:
             known = key in _WITHOUT_EFFECT
-            self._remark(index, shown(key), "has no effect here" if known else "is not known here")
+            self._remark(
+                index, printable(key), "has no effect here" if known else "is not known here"
+            )
         return entry
 
     def _add(self, index: int, entry: _Entry, names: set[str]) -> None:
-        """Add the model of an entry, or one more server to a model that is there already."""
+        """Add the model of an entry, or add the entry's server to the model of an earlier entry."""
         before = self._models.get(entry.model_id)
         try:
             if before is not None:
@@ -193,7 +194,7 @@ class _EntryReader:
             self._problem(index, "model_id", f"{error} Or give the url of a server that has it.")
 
     def _backend(self, index: int, entry: _Entry) -> BackendSettings:
-        """The server of an entry. What its ``url`` may be is as in ``[[models.backends]]``."""
+        """The server of an entry. Its ``url`` is checked as in ``[[models.backends]]``."""
         backend = BackendSettings(url=entry.url, kind="livepeer", slots=entry.slots)
         token = entry.token.get_secret_value()
         if not (token.isascii() and token.isprintable()):
@@ -205,7 +206,7 @@ class _EntryReader:
         """A model to run here, for an entry without a ``url``.
 
         Raises:
-            ModelError: it names no model that can run here.
+            ModelError: the entry names no model that can run here.
         """
         reference = parse(entry.model_id)
         known: tuple[str, ...] = ()
@@ -223,7 +224,7 @@ class _EntryReader:
         )
 
     def _merged(self, index: int, before: ModelSettings, entry: _Entry) -> ModelSettings:
-        """The model with one more server, or more slots: their capacities add up."""
+        """The model with one more server, or with more slots: capacities add up."""
         if bool(before.source) == bool(entry.url):
             where = "is run here" if before.source else "is reached elsewhere"
             self._problem(index, "url", f"{entry.model_id} {where} by an earlier entry")
@@ -231,7 +232,7 @@ class _EntryReader:
         if "price_per_unit" in entry.model_fields_set and self._price(index, entry) != before.price:
             self._remark(index, "price_per_unit", "has no effect: an earlier entry has the price")
         if before.source and entry.warm not in (None, before.warm):
-            self._remark(index, "warm", "has no effect: an earlier entry has it otherwise")
+            self._remark(index, "warm", "has no effect: an earlier entry says otherwise")
         if before.source:
             slots = {**before.model_dump(), "slots": before.slots + entry.slots}
             return ModelSettings.model_validate(slots)
@@ -241,9 +242,9 @@ class _EntryReader:
     def _price(self, index: int, entry: _Entry) -> PriceSettings:
         """The price of a model's tokens.
 
-        Livepeer charges an ``llm`` request for ``max_tokens`` units, whatever it uses, and nothing
-        for its prompt (``submitLLM`` in go-livepeer's ``server/ai_process.go``). So the price of a
-        unit becomes that of a token of the answer.
+        Livepeer charges an ``llm`` request for ``max_tokens`` units, however many it uses, and
+        nothing for its prompt (``submitLLM`` in go-livepeer's ``server/ai_process.go``). So the
+        price of a unit becomes the price of a completion token.
         """
         match = _PRICE.fullmatch(str(entry.price_per_unit))
         assert match is not None
@@ -256,7 +257,7 @@ class _EntryReader:
         if currency in ("WEI", "ETH"):
             why = f"prices in {currency.lower()} are not kept here, only those in money, as USD"
         elif (per_token * NANO).denominator != 1:
-            why = f"is no whole number of {shown(currency)} nano-units a token"
+            why = f"is no whole number of {printable(currency)} nano-units a token"
         else:
             try:
                 output = f"{_decimal(per_token * _PER_MILLION)}{currency}"
@@ -269,14 +270,14 @@ class _EntryReader:
     def _explain(self, index: int, error: ValidationError) -> None:
         for mistake in error.errors(include_input=False):
             key = str(mistake["loc"][0]) if mistake["loc"] else ""
-            self._problem(index, _OURS.get(key, key), _reason(mistake))
+            self._problem(index, _SOURCE_KEYS.get(key, key), _reason(mistake))
 
 
 def _load(file: Path, again: bool) -> Sequence[object]:
-    """The list that the file holds, its numbers exact.
+    """Read the list of entries, with exact numbers.
 
     Raises:
-        ConfigurationError: it can't be read, or is something else.
+        ConfigurationError: the file can't be read, or holds something else.
     """
     try:
         written = json.loads(
@@ -294,7 +295,7 @@ def _load(file: Path, again: bool) -> Sequence[object]:
 
 
 def _without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
-    """Null is Go's way, too, to leave a key out."""
+    """In Go, null means the same as leaving the key out."""
     return {key: value for key, value in raw.items() if value is not None}
 
 
@@ -303,11 +304,11 @@ def _refuse(constant: str) -> object:
 
 
 def _decimal(value: Fraction) -> str:
-    """A fraction whose denominator divides a power of ten, written out."""
+    """A fraction whose denominator divides a power of ten, as a decimal."""
     return f"{Decimal(value.numerator) / Decimal(value.denominator):f}"
 
 
 def _reason(mistake: Any) -> str:
-    """What is wrong, without advice on keys that this file doesn't have."""
+    """The message, without its advice on keys that this file doesn't have."""
     message: str = mistake["msg"]
     return message.removeprefix("Value error, ").partition(";")[0]

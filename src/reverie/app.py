@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from reverie.addresses import require_keys
 from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError, StoreFailure
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
@@ -16,7 +17,7 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
-from reverie.http.access import Access, require_keys
+from reverie.http.access import Access
 from reverie.http.admin import accounts as admin_accounts
 from reverie.http.admin import backends as admin_backends
 from reverie.http.admin import reload as admin_reload
@@ -27,7 +28,7 @@ from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
 from reverie.http.operations import application
-from reverie.reload import Reloader, warn_of_loops
+from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
@@ -144,7 +145,7 @@ class Application:
         """
         await self._open_accounts()
         require_keys(self.settings.server, keyless=self._keys.open)
-        warn_of_loops(self.settings)
+        warn_of_own_backends(self.settings)
         await self.registry.start()
 
     async def _open_accounts(self) -> None:

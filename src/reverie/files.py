@@ -1,58 +1,34 @@
-"""Files that the operator writes: read whole, within bounds of size and time."""
+"""Reads the files that the operator writes: whole, and bounded in size."""
 
 from __future__ import annotations
 
 import errno
-import os
-import select
 import stat
-import time
 from pathlib import Path
 
 MAX_BYTES = 1024 * 1024
-_PIPE_TIMEOUT = 60.0
-"""Seconds for all that comes through a pipe. Whoever writes it may have to ask for a password."""
-_PIECE = 64 * 1024
 
 
 def read_whole(file: Path, *, again: bool = False) -> bytes:
     """Read a file of at most ``MAX_BYTES``.
 
+    The first time it may be a pipe, as in ``--config <(…)``, and is read to its end however long
+    that takes.
+
     Args:
-        again: the file was read before, as by a reload. It must be a regular file then: what came
-            through a pipe (``--config <(…)``) comes once, and a pipe without a writer blocks.
+        again: the file has been read before, as on a reload. It must be a regular file then: a
+            pipe can be read once only, and one that nobody writes to would never end.
 
     Raises:
-        OSError: it can't be had; ``strerror`` says why.
+        OSError: it can't be read; ``strerror`` says why.
     """
     try:
-        # A pipe without a writer is opened at once this way.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if again and not stat.S_ISREG(file.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file, and a reload reads no other")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
     except ValueError:
         raise OSError(errno.EINVAL, "no file has such a name") from None
-    try:
-        if again and not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file, and a reload reads no other")
-        return _read_to_end(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_to_end(descriptor: int) -> bytes:
-    deadline = time.monotonic() + _PIPE_TIMEOUT
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    data = bytearray()
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise OSError(errno.ETIMEDOUT, f"its end did not come within {_PIPE_TIMEOUT:g} s")
-        try:
-            piece = os.read(descriptor, _PIECE)
-        except BlockingIOError:
-            continue
-        if not piece:
-            return bytes(data)
-        data += piece
-        if len(data) > MAX_BYTES:
-            raise OSError(errno.EFBIG, "it is larger than 1 MiB")
+    if len(data) > MAX_BYTES:
+        raise OSError(errno.EFBIG, "it is larger than 1 MiB")
+    return data

@@ -1,7 +1,7 @@
-"""Structured log lines on standard error: one event a line, as text or as JSON.
+"""Structured log lines on standard error: one event per line, as text or as JSON.
 
-Rule: neither a prompt, an answer nor a key is ever passed to a logger. Fields are chosen one by
-one where the line is written; nothing is dumped whole.
+Rule: no prompt, answer or key is ever passed to a logger. Each field is chosen where the line is
+written; no object is logged whole.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _TEXT_NEEDS_QUOTES = frozenset(' "=\n\r\t')
 
 
 def configure(level: str, form: str) -> None:
-    """Send every logger's lines to standard error in ``form`` (``text`` or ``json``)."""
+    """Send the lines of all loggers to standard error in ``form`` (``text`` or ``json``)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What these say at "info" is about themselves; Reverie says what an operator wants to know.
+    # At "info" these speak of their internals; Reverie logs what an operator wants to know.
     for name in ("uvicorn", "uvicorn.error", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def set_level(level: str) -> None:
-    """Change the least severe line that is logged."""
+    """Log nothing less severe than ``level``, from now on."""
     logging.getLogger().setLevel(level.upper())
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """Fields for a line: ``logger.info("request", extra=fields(id=…))``. None is left out."""
+    """Fields of a line: ``logger.info("request", extra=fields(id=…))``. None is left out."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 

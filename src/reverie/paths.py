@@ -1,4 +1,4 @@
-"""Where on this machine Reverie keeps what must outlive it."""
+"""Where on this machine Reverie keeps state across restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the configuration again and puts it in force, while requests run."""
+"""Reads the configuration again and applies it while requests run."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reverie import log
-from reverie.addresses import loops
+from reverie.addresses import own_backends, require_keys
 from reverie.errors import ConfigurationError, ModelError, Overloaded
 from reverie.gateway.accounts.authentication import Authenticator, static_keys
 from reverie.gateway.serving.config_diff import Changes, applicable, compare
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.http.access import require_keys
 from reverie.settings import DEFAULT_MODEL, NO_STORE, Settings
 from reverie.store.database.engine import parse_url
-from reverie.threads import in_daemon
+from reverie.threads import run_in_daemon_thread
 
 logger = logging.getLogger("reverie")
 
 _READ_TIMEOUT = 10.0
-"""Seconds for the files, which may be on another machine."""
+"""Seconds to read the files, which may be on another machine."""
 _CHECK_TIMEOUT = 60.0
-"""Seconds for the models' files, and for what else must be seen to before they are served."""
+"""Seconds to check the models' files and to start their backends."""
 _CLOSE_TIMEOUT = 2.0
-"""Seconds for which the server's end waits for a reload."""
+"""Seconds that a stop of the server waits for a running reload."""
 
 
 class Reloader:
-    """Reloads one at a time.
+    """Reloads the configuration, one reload at a time.
 
     Args:
-        read: gives the configuration as it is written now.
+        read: returns the configuration as it is written now.
         environ: holds the static keys.
     """
 
@@ -53,26 +52,26 @@ class Reloader:
         self._closed = False
 
     async def reload(self) -> Changes:
-        """Read the configuration and serve what it says, or go on as before.
+        """Read the configuration and apply it, or change nothing.
 
         Raises:
             ConfigurationError: it can't be used; nothing has changed.
-            Overloaded: the server stops.
+            Overloaded: the server is stopping.
         """
         async with self._one:
             if self._closed:
-                raise _stopping()
+                raise _server_stops()
             try:
                 changes = await self._apply_unless_closed()
             except ConfigurationError as error:
                 logger.error("not reloaded", extra=log.fields(reason="; ".join(error.problems)))
                 raise
-        told = {what: ",".join(keys) or None for what, keys in changes._asdict().items()}
-        logger.info("reloaded", extra=log.fields(**told))
+        changed = {kind: ",".join(keys) or None for kind, keys in changes._asdict().items()}
+        logger.info("reloaded", extra=log.fields(**changed))
         return changes
 
     async def _apply_unless_closed(self) -> Changes:
-        """Apply, in a task that ``close`` can end.
+        """Apply, in a task that ``close`` can cancel.
 
         Raises:
             ConfigurationError, Overloaded
@@ -81,36 +80,36 @@ class Reloader:
         try:
             return await self._applying
         except asyncio.CancelledError:
-            ours = asyncio.current_task()
-            if ours is not None and ours.cancelling():
-                raise
-            logger.error("not reloaded", extra=log.fields(reason="the server stops"))
-            raise _stopping() from None
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise  # it was the caller who was cancelled
+            logger.error("not reloaded", extra=log.fields(reason="the server is stopping"))
+            raise _server_stops() from None
 
     async def _apply(self) -> Changes:
         written, static = await self._read_again()
         before = self._registry.settings
         if before.file is not None and written.file is None:
-            raise ConfigurationError([_emptied(before.file)])
+            raise ConfigurationError([_empty_file_problem(before.file)])
         if written.store.url != NO_STORE:
-            parse_url(written.store.url)  # the next start would fail
+            parse_url(written.store.url)  # or the next start would fail
         wanted = applicable(before, written)
         require_keys(wanted.server, keyless=self._keys.open_with(static))
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT):
-                await self._registry.change(wanted)
+                await self._registry.apply(wanted)
         except TimeoutError:
             raise ConfigurationError(
                 [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
             ) from None
         self._keys.replace_static(static)
-        warn_of_loops(wanted)
+        warn_of_own_backends(wanted)
         if wanted.server.log_level != before.server.log_level:
             log.set_level(wanted.server.log_level)
         return compare(before, written)
 
     async def _read_again(self) -> tuple[Settings, list[tuple[bytes, str]]]:
-        """The configuration and the static keys, as they are written now.
+        """Read the configuration and the static keys.
 
         Raises:
             ConfigurationError
@@ -122,7 +121,7 @@ class Reloader:
 
         try:
             async with asyncio.timeout(_READ_TIMEOUT):
-                return await in_daemon(read)
+                return await run_in_daemon_thread(read)
         except TimeoutError:
             raise ConfigurationError(
                 [f"the configuration could not be read within {_READ_TIMEOUT:g} s"]
@@ -131,7 +130,7 @@ class Reloader:
             raise ConfigurationError([str(error)]) from None
 
     async def close(self) -> None:
-        """Let the reload that runs end, within seconds, and none begin any more. Idempotent."""
+        """End a running reload within seconds, and let none begin any more. Idempotent."""
         self._closed = True
         if self._applying is not None:
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
@@ -139,18 +138,18 @@ class Reloader:
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
 
 
-def warn_of_loops(settings: Settings) -> None:
-    """Log which backends are this server itself."""
-    for sentence in loops(settings):
+def warn_of_own_backends(settings: Settings) -> None:
+    """Log a warning for each backend that is this server itself."""
+    for sentence in own_backends(settings):
         logger.warning("a backend is this server itself", extra=log.fields(reason=sentence))
 
 
-def _stopping() -> Overloaded:
+def _server_stops() -> Overloaded:
     return Overloaded("This server is shutting down.", retry_after=1)
 
 
-def _emptied(file: Path) -> str:
-    """Empty is what a file is for a moment while it is saved, and hardly ever what is meant."""
+def _empty_file_problem(file: Path) -> str:
+    """A file is empty for a moment while an editor saves it; hardly anybody means it to be."""
     return (
         f"{file}: holds no key any more. If the default model is meant, write that: [[models]], "
         f'name = "{DEFAULT_MODEL}", source = "{DEFAULT_MODEL}"'

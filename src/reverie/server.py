@@ -1,11 +1,12 @@
-"""The life of the server process: listen, say so, drain, stop.
+"""The life of the server process: listen, announce, drain, stop.
 
 The first SIGTERM or Ctrl-C drains: readiness goes off, new generations are refused, running ones
 finish or are cut at ``drain_timeout``. The second one cuts them at once. Either way the engines
 are stopped, and the exit status is 0.
 
-SIGHUP reloads the configuration; from a terminal that was closed it drains. Before the server is
-up, a signal to end ends the start, and SIGHUP is obeyed later.
+SIGHUP reloads the configuration. It also comes when the terminal is closed that the server was
+started from; then the server drains. Before the server is up, SIGTERM and Ctrl-C end the start, and
+SIGHUP waits until it is up.
 """
 
 from __future__ import annotations
@@ -26,35 +27,34 @@ from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded
 from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
-from reverie.sighup import Hangup, note_hangups
 
 logger = logging.getLogger("reverie")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _FORCED_GRACE = 2.0
-"""Seconds for which cut requests may still write their last chunk."""
+"""Seconds in which requests that were cut may write their last chunk."""
 _EXIT_PATIENCE = 2.0
-"""Seconds for threads to end when everything is stopped. One may be stuck on a dead disk."""
+"""Seconds for threads to end once everything is stopped. One may be stuck on a dead disk."""
 
 
 def ignore_signals() -> None:
-    """Let no further signal change the exit status of a process that has nothing left to do."""
+    """Keep further signals from changing the exit status of a process that is done."""
     for sig in (*_ENDING, signal.SIGHUP):
         signal.signal(sig, signal.SIG_IGN)
 
 
 def exit_soon() -> None:
-    """End the process, as a success, even if a thread hangs that its end would wait for."""
+    """Exit with status 0 within ``_EXIT_PATIENCE``, even if a thread hangs."""
     timer = threading.Timer(_EXIT_PATIENCE, os._exit, (0,))
     timer.daemon = True
     timer.start()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the address, before anything costly is started.
+    """Listen on the address, before anything costly is started.
 
     Raises:
-        ConfigurationError: it can't be had.
+        ConfigurationError: the address can't be taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -72,9 +72,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our drain before its shutdown."""
+    """uvicorn, with our drain before its shutdown.
 
-    def __init__(self, app: Application, *, on_ready: Callable[[], None]) -> None:
+    Args:
+        on_ready: called once the default model can answer.
+        terminal_closed: tells on SIGHUP whether it means the end rather than a reload.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        on_ready: Callable[[], None],
+        terminal_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -91,28 +102,23 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self.failure: str | None = None
-        """Why it stopped by itself, for the operator."""
+        """Why the server stopped by itself, for the operator."""
         self._on_ready = on_ready
-        self._hangup: Hangup | None = None
-        self._up = False
-        self._reload_when_up = False
+        self._terminal_closed = terminal_closed
         self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def take_signals(self) -> None:
-        """Obey signals from now on, to the end of the process."""
+        """Obey SIGTERM and Ctrl-C from now on, and SIGHUP once the server is up."""
         self._loop = asyncio.get_running_loop()
         for sig in _ENDING:
             signal.signal(sig, self.handle_exit)
-        self._hangup = note_hangups()
-        signal.signal(signal.SIGHUP, self._handle_hangup)
-        if self._hangup.noted:
-            self._obey_hangup()
+        signal.signal(signal.SIGHUP, self._handle_sighup)
 
     async def start(self) -> bool:
-        """Start the application. False: a signal came first, and it is to be stopped.
+        """Start the application. False: a signal came first, and the caller is to stop it.
 
         Raises:
             ConfigurationError, ModelError: as ``Application.start``.
@@ -131,10 +137,8 @@ class Server(uvicorn.Server):
             await asyncio.wait({starting}, timeout=_FORCED_GRACE)
 
     async def run_on(self, listener: socket.socket) -> None:
-        """Serve until a signal, through the drain, until everything is stopped."""
-        self._up = True
-        if self._reload_when_up:
-            self._begin_to_reload()
+        """Serve until a signal; then drain, and stop everything."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         announcing = asyncio.create_task(self._announce())
         draining = asyncio.create_task(self._drain_when_signalled())
         try:
@@ -148,26 +152,19 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """uvicorn's own way to take them, which raises them again: a drain is a success here."""
+        """Leave signals alone: uvicorn would raise them again, but a drain is a success here."""
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.stop)
 
-    def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
-        self._obey_hangup()
-
-    def _obey_hangup(self) -> None:
+    def _handle_sighup(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
-        assert self._hangup is not None
-        then = self.stop if self._hangup.is_the_end else self._begin_to_reload
+        then = self.stop if self._terminal_closed() else self._begin_to_reload
         self._loop.call_soon_threadsafe(then)
 
     def _begin_to_reload(self) -> None:
-        if not self._up:
-            self._reload_when_up = True
-            return
         task = asyncio.create_task(self._reload())
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
@@ -176,18 +173,18 @@ class Server(uvicorn.Server):
         try:
             await self._app.reload()
         except (ConfigurationError, Overloaded):
-            pass  # the log has it
+            pass  # logged already
         except Exception:
             logger.exception("reload failed")
 
     def stop(self) -> None:
-        """Begin to drain; called again, cut what still runs."""
+        """Begin to drain; when called again, cut the requests that still run."""
         if self._signalled.is_set():
             self._forced.set()
         self._signalled.set()
 
     async def _announce(self) -> None:
-        """Say when the default model answers; give up when no model ever will."""
+        """Report that the default model can answer, or stop if no model ever will."""
         if await self._app.registry.wait_settled():
             self._on_ready()
             return
@@ -209,5 +206,5 @@ class Server(uvicorn.Server):
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
-        await self._app.end_reloads()  # their callers still hear of it
+        await self._app.end_reloads()  # before the connections close: callers wait for an answer
         self.should_exit = True

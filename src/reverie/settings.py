@@ -1,11 +1,12 @@
-"""``reverie.toml``, environment and flags → frozen models.
+"""The settings: ``reverie.toml``, environment variables and flags → frozen models.
 
-Flags override environment variables, which override the file, which overrides defaults. A
+Flags override environment variables, which override the file, which overrides the defaults. A
 variable is named for its section and key: ``REVERIE_SERVER_QUEUE_SIZE`` is ``[server]
-queue_size``. Unknown keys are mistakes. Each mistake is reported with where it was written, its
-key path, and what would be accepted.
+queue_size``. Unknown keys are mistakes. Each mistake is reported with the place where it was
+written, its key, and what would be accepted.
 
-Durations are in seconds, sizes in bytes.
+Durations are in seconds, sizes in bytes. The docstrings of the keys are the text of
+``docs/configuration.md``.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
-from reverie.text import require_printable, shown
+from reverie.text import printable, require_printable
 
 __all__ = ["Settings", "load"]
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
-"""As the catalogue has them, which these settings lie under."""
+"""Repeated from the catalogue, which can't be imported here since it lies above the settings."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
 _DAY = 86_400.0
@@ -55,73 +56,80 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
-    """``[server]``: the address, who may call, and the bounds on each request."""
+    """``[server]``: the address, who may call, and the bounds of every request."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything beyond loopback needs a key, or `no_auth`."""
+    """The address to listen on. Any but loopback needs a key to be set, or `no_auth`."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one, which is printed."""
+    """The port to listen on; 0: a free one, which the log names."""
     no_auth: bool = False
-    """Serve callers without a key on any address. Anyone who can reach the port can use it."""
+    """Serve callers without a key on any address. Whoever can reach the port can use it."""
     api_keys_file: Path | None = None
-    """A file of SHA-256 hashes of keys, one `HASH NAME` a line, beside `REVERIE_API_KEYS`."""
+    """A file of SHA-256 hashes of keys, one `HASH NAME` per line. They are valid besides the
+    keys in `REVERIE_API_KEYS`."""
     max_body_bytes: int = Field(default=10 * _MIB, ge=1024, le=1024 * _MIB)
     """A larger request body is refused with 413."""
     body_timeout: float = Field(default=30.0, gt=0, le=_DAY)
-    """A body that has not arrived by then is refused with 408."""
+    """A request whose body takes longer to arrive is refused with 408."""
     queue_size: int = Field(default=128, ge=0, le=1_000_000)
-    """Requests that may wait for a slot, per model; one more is refused with 503."""
+    """Requests per model that may wait for a slot. When the queue is full, one more is refused
+    with 503."""
     queue_timeout: float = Field(default=30.0, gt=0, le=_DAY)
     """A request that has waited this long for a slot is refused with 503."""
     first_token_timeout: float = Field(default=120.0, gt=0, le=_DAY)
-    """Without a token, or news of work on the prompt, for this long a backend has failed (504)."""
+    """A backend that sends neither a token nor progress on the prompt for this long has failed;
+    the request goes to another backend, or ends with 504."""
     stall_timeout: float = Field(default=30.0, gt=0, le=_DAY)
-    """A backend that falls silent between two tokens for this long has failed."""
+    """A backend that sends nothing for this long between two tokens has failed."""
     request_timeout: float = Field(default=900.0, gt=0, le=_DAY)
-    """No request runs longer than this."""
+    """A request that runs longer is ended."""
     write_timeout: float = Field(default=60.0, gt=0, le=_DAY)
-    """A client that takes no bytes for this long is treated as gone."""
+    """A client that accepts no bytes for this long is disconnected."""
     ping_interval: float = Field(default=15.0, gt=0, le=_DAY)
-    """A silent stream carries an SSE comment this often."""
+    """A stream that is silent for this long sends an SSE comment, so that proxies keep it open."""
     commit_delay: float = Field(default=10.0, gt=0, le=_DAY)
-    """A stream's HTTP status stays open until its first token, or for this long."""
+    """A stream sends its HTTP status with its first token, or after this long. An error before
+    that has a status of its own."""
     resume_grace: float = Field(default=30.0, ge=0, le=3600)
-    """A generation with an `Idempotency-Key` goes on for this long after its client has left; an
-    hour at most."""
+    """A generation with an `Idempotency-Key` runs on for this long after its client has left; at
+    most an hour."""
     max_kept_answer: int = Field(default=4 * _MIB, ge=0, le=64 * _MIB)
-    """A larger answer is not kept for its `Idempotency-Key`; 64 MiB at most."""
+    """An answer larger than this is not kept for its `Idempotency-Key`; at most 64 MiB."""
     memory_budget_mib: int = Field(default=0, ge=0, le=2**30)
-    """Memory that the models which run here may take together, by an estimate; 0: any."""
+    """Memory, in MiB, that all models which run here may take together, as estimated; 0: no
+    limit. Idle models are unloaded to make room."""
     drain_timeout: float = Field(default=30.0, ge=0, le=_DAY)
-    """After SIGTERM, running requests have this long to finish."""
+    """After SIGTERM or Ctrl-C, running requests have this long to finish."""
     log_format: Literal["text", "json"] = "text"
-    """The shape of log lines, on standard error."""
+    """The format of log lines, which go to standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe line that is logged."""
+    """Less severe lines are not logged."""
 
 
 class StoreSettings(_Section):
-    """``[store]``: where accounts are kept."""
+    """``[store]``: where keys, limits and usage are kept."""
 
     url: str = "sqlite:///reverie.db"
-    """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` for no accounts."""
+    """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` to keep no accounts."""
     durability: Literal["process", "power"] = "process"
-    """What is acknowledged survives `kill -9` of this process, or the loss of power too (fsync)."""
+    """What an acknowledged request survives: `process`, the death of this process (`kill -9`);
+    `power`, also a loss of power (fsync)."""
     timeout: float = Field(default=3.0, gt=0, le=60)
-    """Seconds to wait for a slow database; then requests are refused with 503."""
+    """Requests are refused with 503 when the database takes longer; at most 60."""
     kept_answers_mib: int = Field(default=1024, ge=1, le=1024 * 1024)
-    """Answers kept for their `Idempotency-Key` take this much together; the oldest go first."""
+    """MiB that all answers kept for an `Idempotency-Key` may take together. The oldest are
+    dropped first."""
 
 
 class PriceSettings(_Section):
-    """``[models.price]``: money per million tokens, as in `"0.18USD"`."""
+    """``[models.price]``: what a million tokens cost, as in `"0.18USD"`. All in one currency."""
 
     input: str = "0USD"
-    """For a million tokens of prompts."""
+    """A million prompt tokens."""
     output: str = "0USD"
-    """For a million tokens of answers."""
+    """A million completion tokens."""
     cached: str | None = None
-    """For a million tokens of prompts that the engine had in its cache; absent: as `input`."""
+    """A million prompt tokens that the engine had in its cache; none: the same as `input`."""
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -141,33 +149,36 @@ class LimitSettings(_Section):
     rpm: int | None = Field(default=None, ge=1, le=10**12)
     """Requests in any 60 seconds."""
     tpm: int | None = Field(default=None, ge=1, le=10**12)
-    """Tokens in any 60 seconds, prompts and answers together."""
+    """Prompt and completion tokens in any 60 seconds."""
     concurrency: int | None = Field(default=None, ge=1, le=10**12)
-    """Requests at once, waiting ones included."""
+    """Requests at once, including those that wait for a slot."""
 
 
 class BackendSettings(_Section):
     """``[[models.backends]]``: a server that serves the model."""
 
     url: str
-    """The base URL that `/chat/completions` (`livepeer`: `/llm`) is appended to, as in
-    `http://127.0.0.1:9100/v1`; without a query."""
+    """The base URL, as in `http://127.0.0.1:9100/v1`, to which `/chat/completions` (for
+    `livepeer`: `/llm`) is appended. It has no query and no credentials. A Unix socket is
+    `http+unix://%2Fpath%2Fto.sock/v1`."""
     model: str | None = None
-    """The model's name there; absent: the same name."""
+    """The model's name on that server; none: the same name as here."""
     kind: AnyKind = "auto"
-    """What it is, which decides the fields it is known to honour; `generic` is trusted with all.
-    `auto`: what it says in its list of models, else `generic`."""
+    """The kind of engine, which decides the fields that it is known to honour. `generic` is
+    trusted with all of them. `auto`: what the server's list of models says it is, else
+    `generic`."""
     api_key_env: str | None = None
-    """The environment variable that holds its key. The key itself is never written here."""
+    """The environment variable that holds the key for that server. The key itself is never
+    written here."""
     continues: bool | None = None
-    """Whether it can go on from an answer that another broke off (`continue_final_message`);
-    absent: if it is `llamacpp`, `vllm` or `sglang`."""
+    """Whether it can continue an answer that another backend broke off
+    (`continue_final_message`); none: only `llamacpp`, `vllm` and `sglang` can."""
     slots: int = Field(default=64, ge=1, le=100_000)
-    """Requests that may run there at once; more wait in this gateway's queue."""
+    """Requests that may run there at once. Others wait in this gateway's queue."""
     weight: float = Field(default=1.0, ge=0.01, le=100)
-    """Its share of the model's requests, next to other backends with as many slots."""
+    """Its share of the model's requests, relative to other backends with as many slots."""
     connect_timeout: float = Field(default=5.0, gt=0, le=_DAY)
-    """Seconds to wait for a connection."""
+    """A backend that has not accepted a connection after this long has failed."""
 
     _key: SecretStr | None = PrivateAttr(default=None)
 
@@ -194,64 +205,67 @@ class BackendSettings(_Section):
         return None if value is None else require_printable(value)
 
     @model_validator(mode="after")
-    def _continues_where_that_can_be_asked(self) -> Self:
+    def _continues_only_if_it_can_be_asked(self) -> Self:
         if self.continues and self.kind == "livepeer":
-            raise ValueError("continues: the livepeer dialect has no words for it")
+            raise ValueError("continues: a livepeer backend can't be asked to continue an answer")
         return self
 
     @property
     def key(self) -> SecretStr | None:
-        """Its key, if another file than ours holds that. It is never shown or written."""
+        """The key, if ``aiModels.json`` gave it instead of a variable. Never shown or logged."""
         return self._key
 
     def with_key(self, key: SecretStr) -> Self:
-        """The same server, with its key."""
+        """The same settings with this key."""
         keyed = self.model_copy()
         keyed._key = key
         return keyed
 
 
 class ModelSettings(_Section):
-    """``[[models]]``: one model, run here (`source`) or reached elsewhere (`backends`)."""
+    """``[[models]]``: one model, which runs here (`source`) or on other servers (`backends`)."""
 
     name: str = Field(min_length=1, max_length=200)
-    """The name that requests and answers carry."""
+    """The name by which requests ask for it."""
     aliases: tuple[str, ...] = ()
-    """Other names that requests may use."""
+    """Other names by which requests may ask for it."""
     default: bool = False
-    """Serve requests that name no model. With one model, it is the default."""
+    """Serve requests that name no model. If no model has this, the first one is the default."""
     source: str | None = None
     """A model to run here: a catalogue name, `hf:OWNER/REPO[/FILE.gguf]`, or a path."""
     backends: tuple[BackendSettings, ...] = ()
-    """Servers that serve this model."""
+    """The servers that serve it."""
     price: PriceSettings = PriceSettings()
     """What its tokens cost."""
     limits: LimitSettings = LimitSettings()
     """What all its callers may use together."""
     engine: str = "xllamacpp"
-    """What runs it: `xllamacpp` (llama.cpp inside a wheel) or the path of a `llama-server`."""
+    """What runs it: `xllamacpp` (llama.cpp in a wheel), or the path of a `llama-server`."""
     slots: int = Field(default=8, ge=1, le=256)
-    """Requests that run at once."""
+    """Requests that run at once. Others wait in the queue."""
     context: int = Field(default=0, ge=0, le=2**24)
-    """Tokens one request may use, prompt and answer; 0: what the model was trained for, ≤ 32768."""
+    """Tokens that one request may use, prompt and completion together; 0: as many as the model
+    was trained for, at most 32768."""
     kv_tokens: int = Field(default=0, ge=0, le=2**30)
-    """Tokens that all slots hold together; 0: twice the context, if that is ≤ 32768."""
+    """Tokens that all running requests may use together. Memory for them is taken at the start.
+    0: twice the context if that is at most 32768, else 32768 or one whole context."""
     batch: int = Field(default=128, ge=8, le=2**16)
-    """Prompt tokens processed in one step. Smaller: long prompts hold others up less."""
+    """Prompt tokens that are processed in one step. A smaller batch lets a long prompt hold up
+    other requests less."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads; 0 takes one a core."""
+    """CPU threads; 0: one per physical core."""
     gpu_layers: int = Field(default=-1, ge=-1, le=10_000)
-    """Layers to put on a GPU; -1 decides by its memory."""
+    """Layers to put on a GPU; -1: as many as fit into its memory."""
     cache_type_k: CacheType = "auto"
-    """How keys of the context are held. On a CPU, `q8_0` lets a greedy answer that was cut go on
-    as it would have, and slows long prompts. `auto`: `q8_0` where the wheel's engine runs on a CPU,
-    else `f16`."""
+    """How the keys of the KV cache are stored. On a CPU, `q8_0` makes a greedy answer that was
+    broken off continue as it would have, and slows long prompts. `auto`: `q8_0` if the
+    `xllamacpp` engine runs on a CPU, else `f16`."""
     cache_mib: int = Field(default=256, ge=0, le=2**20)
-    """Memory for prompts kept warm beyond the slots, in MiB."""
+    """Memory, in MiB, that keeps the prompts of finished requests for reuse."""
     warm: bool = True
-    """Load it at the start; false: when the first request asks for it."""
+    """Load the model at the start. If false, the first request that asks for it loads it."""
     idle_unload: float = Field(default=0, ge=0, le=30 * _DAY)
-    """Unload it when nobody has used it for so many seconds, at most 30 days; 0: never."""
+    """Unload the model after this long without a request, at most 30 days; 0: never."""
 
     @field_validator("name")
     @classmethod
@@ -303,11 +317,11 @@ class Settings(_Section):
 
     @property
     def file(self) -> Path | None:
-        """The file that holds some of this; None: there is none, or nothing in it."""
+        """The file that these were read from; None if there was none, or no key in it."""
         return self._file
 
     def with_file(self, file: Path) -> Self:
-        """The same settings, known to be from this file."""
+        """The same settings, marked as read from ``file``."""
         read = self.model_copy()
         read._file = file
         return read
@@ -328,8 +342,8 @@ def load(
         config: the file; None reads ``reverie.toml`` in the working directory if it is there.
         flags: sections of values from the command line, such as ``{"server": {"port": 1}}``.
         only_model: serve this one instead of the file's models.
-        models: those of another file. This one must have none then: two lists of models that are
-            both heeded, or one of which isn't, would both surprise.
+        models: from another file. The configuration must have none then, since both to merge two
+            lists and to ignore one of them would surprise.
         again: as in ``files.read_whole``.
 
     Raises:
@@ -356,10 +370,10 @@ def load(
         settings = Settings.model_validate(merged)
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_input=False)
-        told = mistakes[:MOST_PROBLEMS]
+        first = mistakes[:MOST_PROBLEMS]
         raise ConfigurationError(
-            [_explain(mistake, str(file), variables, given) for mistake in told],
-            more=len(mistakes) - len(told),
+            [_explain(mistake, str(file), variables, given) for mistake in first],
+            more=len(mistakes) - len(first),
         ) from None
     return settings.with_file(file) if any(written.values()) else settings
 
@@ -388,7 +402,7 @@ def variable_of(section: str, key: str) -> str:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Every key of the plain sections has a variable; lists of models have none."""
+    """The values of ``[server]`` and ``[store]`` that are set by variables. Models have none."""
     return {
         section: values
         for section, model in _SECTIONS.items()
@@ -417,7 +431,9 @@ def _explain(
         where = f"environment {variable_of(section, key)}"
     else:
         where = file
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in path)
+    dotted = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{printable(part)}" for part in path
+    )
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = f"unknown key; known here: {', '.join(_known_keys(path))}"

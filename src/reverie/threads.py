@@ -1,37 +1,38 @@
-"""Work in a thread that nobody has to wait for."""
+"""Blocking work in a thread that can be given up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def in_daemon(work: Callable[[], T]) -> T:
-    """Run ``work`` in a thread of its own, as ``asyncio.to_thread`` does in one of a few.
+async def run_in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run ``work`` in a new daemon thread, and return or raise what it does.
 
-    One that hangs takes no thread from others, and doesn't keep the process from exiting.
+    Unlike with ``asyncio.to_thread``, work that hangs blocks no thread of a shared pool, and
+    doesn't keep the process from exiting.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(give: Callable[[Any], None], what: object) -> None:
-        if not done.done():
-            give(what)
+    def settle(outcome: Callable[[], None]) -> None:
+        if not done.done():  # or the caller was cancelled
+            outcome()
 
     def run() -> None:
-        give: Callable[[Any], None] = done.set_result
-        what: object
+        outcome: Callable[[], None]
         try:
-            what = work()
+            outcome = functools.partial(done.set_result, work())
         except Exception as error:
-            give, what = done.set_exception, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, give, what)
+            outcome = functools.partial(done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=run, daemon=True).start()
     return await done

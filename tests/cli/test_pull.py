@@ -44,7 +44,7 @@ def test_a_mistake_is_one_sentence(ref: str, reason: str) -> None:
     assert reason in mistake
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "cut.gguf"
     file.write_bytes(SMALL[:-1])
     (mistake,) = errors(reverie("pull", str(file)))

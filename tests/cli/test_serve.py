@@ -234,6 +234,29 @@ def test_a_terminal_that_closes_ends_the_server_unless_it_was_to_outlive_it(
             assert server.lines("draining")
 
 
+def test_a_terminal_that_closes_during_the_start_ends_the_server_too(
+    tmp_path: Path, url: str
+) -> None:
+    write(tmp_path, m=url)
+    text = (tmp_path / "reverie.toml").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    ours, its = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+
+    config = ["--config", "pipe"]
+    terminal: dict[str, Any] = {"stdin": its, "preexec_fn": take_terminal}
+    with serving(tmp_path, config, start_new_session=True, **terminal) as server:
+        os.close(its)
+        with (tmp_path / "pipe").open("wb") as writing:  # opened, since it is about to read
+            os.close(ours)
+            writing.write(text)
+        assert server.process.wait(PATIENCE) == 0
+        assert not server.lines("reloaded")
+        assert not server.lines("not reloaded")
+
+
 def test_sighup_before_the_server_is_up_is_obeyed_once_it_is(tmp_path: Path, url: str) -> None:
     write(tmp_path, m=url)
     text = (tmp_path / "reverie.toml").read_bytes()

@@ -1,4 +1,4 @@
-"""Engines here that come and go, under a configuration that does so, too: the real engine."""
+"""Models loaded on demand with the real engine, also while the configuration changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reverie.gateway.serving.registry import ModelRegistry
 from reverie.models.store import fetch
 from reverie.settings import DEFAULT_MODEL, Settings
 from tests.harness import Gateway, StartGateway, chat
-from tests.test_reload import ADMIN, refused, reload
+from tests.reloading import ADMIN, refused, reload
 
 pytestmark = pytest.mark.real
 
@@ -123,7 +123,7 @@ async def test_the_engine_of_a_removed_model_ends_after_its_last_stream(
     await gateway.until(lambda: not is_alive(old))
 
 
-async def test_twenty_who_ask_for_a_cold_model_at_once_load_it_once(
+async def test_twenty_concurrent_requests_load_a_cold_model_once(
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "reverie")
@@ -188,9 +188,9 @@ async def test_asking_while_it_is_being_unloaded_loads_it_again(
 ) -> None:
     gateway = await start_gateway(models=[small("a")])
     await gateway.until(lambda: gateway.pool("a").ready)
-    resident = gateway.app.models.default.deployment.resident
-    assert resident is not None
-    unloading = asyncio.create_task(resident.unload("a test"))
+    on_demand = gateway.app.models.default.deployment.on_demand
+    assert on_demand is not None
+    unloading = asyncio.create_task(on_demand.unload("a test"))
     await gateway.until(lambda: not gateway.pool("a").ready)
     assert await say(gateway) == 200
     await unloading
@@ -224,7 +224,7 @@ async def test_two_models_take_turns_in_the_room_of_one_and_no_request_is_lost(
     assert len(await loaded(gateway)) == 1
 
 
-async def test_who_finds_no_room_waits_and_is_told_when_to_come_again(
+async def test_a_request_without_room_for_its_model_waits_and_is_told_when_to_retry(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(
@@ -306,7 +306,7 @@ async def test_an_engine_that_dies_while_it_is_loaded_on_demand_is_loaded_all_th
     assert pid(gateway) != victim
 
 
-async def test_a_drain_lets_those_finish_who_wait_for_a_cold_model(
+async def test_a_drain_lets_requests_finish_that_wait_for_a_cold_model(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(models=[small("a", warm=False)])

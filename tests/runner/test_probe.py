@@ -74,44 +74,44 @@ async def test_an_engine_that_leaves_questions_unanswered_hangs(
 ) -> None:
     monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
     async with engine(answers=False) as (socket, asked):
-        life = probe.LifeCheck(socket, interval=0.01, misses=3)
-        await asyncio.wait_for(life.wait_silent(), 10)
+        liveness = probe.LivenessProbe(socket, interval=0.01, failure_threshold=3)
+        await asyncio.wait_for(liveness.wait_hung(), 10)
         assert len(asked) == 3
 
 
 @pytest.mark.integration
-async def test_one_that_is_doubted_hangs_at_the_first_and_all_who_doubt_ask_once(
+async def test_probed_at_once_one_silence_is_enough_and_concurrent_calls_share_a_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
     async with engine(answers=False) as (socket, asked):
-        life = probe.LifeCheck(socket, interval=60, misses=3)
-        silent = asyncio.create_task(life.wait_silent())
-        assert await asyncio.gather(*(life.doubt() for _ in range(5))) == [False] * 5
-        await asyncio.wait_for(silent, 10)
+        liveness = probe.LivenessProbe(socket, interval=60, failure_threshold=3)
+        hung = asyncio.create_task(liveness.wait_hung())
+        assert await asyncio.gather(*(liveness.probe_now() for _ in range(5))) == [False] * 5
+        await asyncio.wait_for(hung, 10)
         assert len(asked) == 1
 
 
 @pytest.mark.integration
-async def test_one_that_answers_lives_whatever_it_says() -> None:
+async def test_an_engine_that_answers_is_alive_whatever_it_says() -> None:
     async with engine() as (socket, asked):
-        life = probe.LifeCheck(socket, interval=0.01, misses=1)
-        silent = asyncio.create_task(life.wait_silent())
+        liveness = probe.LivenessProbe(socket, interval=0.01, failure_threshold=1)
+        hung = asyncio.create_task(liveness.wait_hung())
         while len(asked) < 5:
-            assert await life.doubt()
-        assert not silent.done()
-        silent.cancel()
+            assert await liveness.probe_now()
+        assert not hung.done()
+        hung.cancel()
 
 
 @pytest.mark.integration
-async def test_an_engine_that_can_not_be_asked_is_not_held_to_hang() -> None:
+async def test_an_engine_that_can_not_be_asked_is_not_taken_to_hang() -> None:
     async with engine() as (socket, _):
-        life = probe.LifeCheck(socket, interval=60, misses=1)
+        liveness = probe.LivenessProbe(socket, interval=60, failure_threshold=1)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))  # not one more
         try:
-            assert await life.doubt()
+            assert await liveness.probe_now()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)

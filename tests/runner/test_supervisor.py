@@ -79,7 +79,7 @@ async def test_an_engine_that_hangs_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("reverie.runner.supervisor._LIFE_CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr("reverie.runner.supervisor._LIVENESS_INTERVAL", 0.05)
     monkeypatch.setattr("reverie.runner.process._GRACE", 0.1)
     runner = await start_runner()
     await runner.wait_ready(READY)
@@ -99,29 +99,29 @@ async def test_an_engine_that_hangs_is_replaced(
     assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
 
 
-async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_doubts_it(
+async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_makes_no_progress(
     start_runner: StartRunner, wait_gone: WaitGone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = await start_runner()
     await runner.wait_ready(READY)
-    assert await runner.doubt()  # one that lives is left alone
+    assert await runner.check_alive()  # one that lives is left alone
     first = runner.pid
     assert first is not None
     os.kill(first, signal.SIGSTOP)
     monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
-    assert await asyncio.gather(*(runner.doubt() for _ in range(3))) == [False] * 3
+    assert await asyncio.gather(*(runner.check_alive() for _ in range(3))) == [False] * 3
 
     monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 5.0)
     await runner.wait_ready(READY)
     assert runner.pid not in (None, first)
-    assert await runner.doubt()
+    assert await runner.check_alive()
     await wait_gone(first)
 
 
 async def test_an_engine_that_was_ready_once_is_always_tried_again(
     start_runner: StartRunner, make_binary: MakeBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reverie.runner.supervisor._TRIES", 1)
+    monkeypatch.setattr("reverie.runner.supervisor._MAX_FAILURES", 1)
     program = make_binary()
     whole = program.read_text()
     runner = await start_runner(engine=str(program))
@@ -240,18 +240,18 @@ async def _sentence(runner_started: Awaitable[Runner]) -> str:
     return sentence
 
 
-async def test_a_missing_model_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+async def test_a_missing_model_is_reported(start_runner: StartRunner, tmp_path: Path) -> None:
     assert "absent.gguf" in await _sentence(start_runner(tmp_path / "absent.gguf"))
 
 
-async def test_a_foreign_file_is_told(start_runner: StartRunner, tmp_path: Path) -> None:
+async def test_a_foreign_file_is_reported(start_runner: StartRunner, tmp_path: Path) -> None:
     file = tmp_path / "picture.gguf"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4096))
     assert "picture.gguf" in await _sentence(start_runner(file))
 
 
 @pytest.mark.parametrize("size", [10, 5000, 60_000_000])
-async def test_a_truncated_model_is_told(
+async def test_a_truncated_model_is_reported(
     size: int, start_runner: StartRunner, tmp_path: Path, model: Path
 ) -> None:
     file = tmp_path / "part.gguf"
@@ -294,12 +294,12 @@ async def test_a_program_for_another_machine_fails_at_once(
         await runner.wait_ready(READY)
 
 
-async def test_an_engine_that_is_not_there_is_told(start_runner: StartRunner) -> None:
+async def test_an_engine_that_is_not_there_is_reported(start_runner: StartRunner) -> None:
     with pytest.raises(ModelError, match="/nowhere/llama-server is neither 'xllamacpp' nor"):
         await start_runner(engine="/nowhere/llama-server")
 
 
-async def test_a_log_that_cannot_be_written_is_told(
+async def test_a_log_that_cannot_be_written_is_reported(
     start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")

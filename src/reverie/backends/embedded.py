@@ -105,7 +105,7 @@ class EmbeddedBackend:
                 async for batch in batches:
                     yield batch
         except BackendTimeout as error:
-            if await self.runner.doubt():
+            if await self.runner.check_alive():
                 raise
             # It is being replaced. Whoever tries again waits for that, not for another silence.
             raise BackendError("The model's engine hung.", reason="no sign of life") from error

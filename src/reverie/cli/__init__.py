@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
-    """Run a command; what the operator can mend ends in plain sentences, not in a traceback."""
+    """Run a command. Mistakes that the operator can mend are told in sentences, not tracebacks."""
     try:
         if sys.argv[1:2] == ["serve"]:
-            from reverie.sighup import note_hangups
-
-            note_hangups()  # before the imports below, which take a moment
+            # It would end the start. The kernel keeps it until the server is up and unblocks it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         from reverie.cli.commands import run
 
         run()

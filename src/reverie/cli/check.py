@@ -1,4 +1,4 @@
-"""``reverie check``: say what ``reverie serve`` would run, given the same options."""
+"""``reverie check``: what ``reverie serve`` would run with the same options, or what is wrong."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def check(
     no_auth: NoAuth = None,
     ai_models: AiModels = None,
 ) -> None:
-    """Say what `serve` would run, given the same options; exit 1 with each mistake in them."""
-    from reverie.addresses import loops
+    """Say what `serve` would run with the same options. Exits with 1 and every mistake in them."""
+    from reverie.addresses import own_backends, require_keys
     from reverie.app import authenticator, open_store
-    from reverie.http.access import require_keys
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
     problems: list[str] = []
@@ -50,7 +49,7 @@ def check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             typer.echo(f"Model {served.name}: {_describe(served)}")
-    for sentence in loops(settings):
+    for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
     if problems:
@@ -66,7 +65,7 @@ def _callers(keyless: bool) -> str:
 
 
 def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
-    """What would keep a model from being served: the key, and the reason."""
+    """The key and the reason of each mistake that keeps a model from being served."""
     if model.source is None:
         return asyncio.run(_backend_problems(model, settings))
     from reverie.models.gguf import read_header
@@ -85,24 +84,24 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
 
 
 def _memory_problems(settings: Settings) -> list[str]:
-    """Whether the models that run here, as far as they are here, fit into their memory."""
-    from reverie.gateway.serving.memory_budget import MIB, shortage
+    """Why the models that run here, of those on disk, don't fit into the memory budget."""
+    from reverie.gateway.serving.memory_budget import MIB, budget_problems
     from reverie.models.store import find
     from reverie.runner.supervisor import Runner
 
     needs: dict[str, int] = {}
     for model in settings.models:
-        with contextlib.suppress(ModelError):  # told already
+        with contextlib.suppress(ModelError):  # reported already
             if model.source is not None and (found := find(model.source)) is not None:
                 runner = Runner(model.name, found, model)
                 asyncio.run(runner.check())
                 needs[model.name] = runner.memory
     warm = {model.name for model in settings.models if model.warm}
-    return shortage(settings.server.memory_budget_mib * MIB, needs, warm)
+    return budget_problems(settings.server.memory_budget_mib * MIB, needs, warm)
 
 
 async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:
-    """Start the backends of other servers, which takes their keys and connects to none of them."""
+    """Start the backends, which reads their keys and doesn't connect to any of them."""
     from reverie.backends.build import build_backends
 
     problems = []
@@ -118,7 +117,7 @@ async def _backend_problems(model: ModelSettings, settings: Settings) -> list[st
 
 
 def _describe(model: ModelSettings) -> str:
-    """Where a model runs, and whether it is here."""
+    """Where a model runs, and whether it is on disk."""
     if model.source is None:
         from reverie.backends.http import public_url
 

@@ -1,4 +1,4 @@
-"""The verbs of the command line, and what becomes of their failures."""
+"""The verbs of the command line, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
 
 
 def run() -> None:
-    """Run the command that the process was started with."""
+    """Run the command that the process was started with; exit with 1 and a sentence per mistake."""
     try:
         app()
     except ConfigurationError as error:

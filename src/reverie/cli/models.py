@@ -1,4 +1,4 @@
-"""``reverie models``: what can be served, and what is here."""
+"""``reverie models``: the models that can be served, and where they are."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """List the models that can be served: the catalogue's, and what is in the hub's cache.
+    """List the models of the catalogue and those in the hub's cache.
 
-    Any GGUF model can be served besides: by hf:OWNER/REPO[/FILE.gguf], or by its path.
+    Any other GGUF model can be served too: by hf:OWNER/REPO[/FILE.gguf], or by its path.
     """
     rows = [*_catalogue(), *_cached()]
     if as_json:
@@ -26,7 +26,7 @@ def models(
         size = f"{row['size'] / 1e6:.1f} MB"
         lines.append((row["name"], size, row["licence"] or "-", where))
     widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1]]
-    for *cells, where in lines:  # never cut to the terminal's width: a path is there to be copied
+    for *cells, where in lines:  # never cut to the terminal's width, so that the path can be copied
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
         typer.echo("  ".join([*padded, where]))
 

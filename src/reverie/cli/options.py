@@ -1,4 +1,4 @@
-"""What ``serve`` and ``check`` share: the options of the server, and the settings they make."""
+"""The options of ``serve`` and ``check``, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Port: TypeAlias = Annotated[
 ]
 Config: TypeAlias = Annotated[
     Path | None,
-    typer.Option(envvar="REVERIE_CONFIG", help="The file; default: reverie.toml, if it is here."),
+    typer.Option(
+        envvar="REVERIE_CONFIG", help="The configuration; default: reverie.toml, if it exists."
+    ),
 ]
 Model: TypeAlias = Annotated[
     str | None,
@@ -55,15 +57,15 @@ def settings_of(
     remark: Callable[[str], None] = lambda _: None,
     again: bool = False,
 ) -> Settings:
-    """The configuration that these options make; None is an option that isn't given.
+    """Read the configuration that these options make. None: the option isn't given.
 
     Args:
-        remark: is told what of ``ai_models`` has no effect, a sentence each.
+        remark: called with a sentence for each part of ``ai_models`` that has no effect.
         again: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found.
-        ModelError: ``model`` is no reference.
+        ModelError: ``model`` is not a model reference.
     """
     given = {"host": host, "port": port, "no_auth": no_auth}
     flags = {"server": {key: value for key, value in given.items() if value is not None}}

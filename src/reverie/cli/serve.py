@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,12 +37,13 @@ def serve(
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
-    Without a configuration it serves the default model on 127.0.0.1:8000 to this machine alone;
-    the model is fetched on the first start. Set REVERIE_API_KEYS to let others call.
+    Without a configuration it serves the default model to this machine, on 127.0.0.1:8000. The
+    model is fetched at the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
+    terminal_closed = _watch_terminal()
     if config is None and Path(CONFIG_FILE).exists():
-        config = Path(CONFIG_FILE)  # a reload that doesn't find it any more is a mistake
+        config = Path(CONFIG_FILE)  # so that a reload fails once it is gone
     read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
     remarks: list[str] = []
     settings = read(remark=remarks.append)
@@ -50,10 +53,29 @@ def serve(
     read_again = functools.partial(read, remark=_log_remark, again=True)
     _fetch_missing(settings)
     with (
-        contextlib.suppress(KeyboardInterrupt),  # before the server has taken the signals itself
+        contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, read_again, began))
+        runner.run(_serve(settings, read_again, terminal_closed, began))
+
+
+def _watch_terminal() -> Callable[[], bool]:
+    """A function that is True once the terminal is closed that the server is to end with.
+
+    Under ``nohup`` it outlives its terminal.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN or not _has_terminal():
+        return lambda: False
+    return lambda: not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    """True while the terminal that the process was started from is open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _log_remark(sentence: str) -> None:
@@ -61,7 +83,7 @@ def _log_remark(sentence: str) -> None:
 
 
 def _fetch_missing(settings: Settings) -> None:
-    """Fetch the models that are to run here and aren't on disk, with a progress bar."""
+    """Fetch the models that run here and aren't on disk, with a progress bar."""
     from reverie.models.store import fetch, find
 
     for model in settings.models:
@@ -77,8 +99,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(settings: Settings, read: Callable[[], Settings], began: float) -> None:
-    # Imported here, so that the other verbs and --help don't wait for the web framework.
+async def _serve(
+    settings: Settings,
+    read: Callable[[], Settings],
+    terminal_closed: Callable[[], bool],
+    began: float,
+) -> None:
+    # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
     from reverie.server import Server, exit_soon, ignore_signals, listen
 
@@ -86,7 +113,7 @@ async def _serve(settings: Settings, read: Callable[[], Settings], began: float)
         typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began))
 
     app = Application(settings, read_settings=read)
-    server = Server(app, on_ready=on_ready)
+    server = Server(app, on_ready=on_ready, terminal_closed=terminal_closed)
     server.take_signals()
     listener = listen(settings.server.host, settings.server.port)
     address = listener.getsockname()
@@ -107,7 +134,7 @@ async def _serve(settings: Settings, read: Callable[[], Settings], began: float)
 
 
 def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
-    """What to do now: a line to paste. A key is named by a placeholder, never printed."""
+    """A request to paste. The key is a placeholder, never printed."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

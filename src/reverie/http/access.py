@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import uuid
 from urllib.parse import urlsplit
 
-from reverie.errors import ConfigurationError, Forbidden
+from reverie.addresses import is_loopback
+from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
 from reverie.http.connection.exchange import Scope, header
-from reverie.settings import ServerSettings
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-def is_loopback(host: str) -> bool:
-    """True if a host name or an address can only mean this machine."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-        # A listener on "::" sees callers over IPv4 as ::ffff:127.0.0.1.
-        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-    except ValueError:
-        return host.lower() in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
-
-
-def require_keys(settings: ServerSettings, *, keyless: bool) -> None:
-    """Refuse an address that strangers can reach if they would need no key.
-
-    Raises:
-        ConfigurationError
-    """
-    if keyless and not is_loopback(settings.host) and not settings.no_auth:
-        raise ConfigurationError(
-            [
-                f"server.host: {settings.host} can be reached from other machines, and no "
-                "API key is set: set REVERIE_API_KEYS, create a key (reverie keys create), or pass "
-                "--no-auth to serve everyone"
-            ]
-        )
 
 
 class Access:

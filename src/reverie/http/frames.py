@@ -73,7 +73,7 @@ async def generate(
         else _KeptCopy(max_kept, reservation.base, numbered=job.request.stream)
     )
     deltas: list[Delta] = []
-    job.model.deployment.use()
+    job.model.deployment.load_for_request()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
             finish, usage = _collect_deltas(batch, deltas)

@@ -1,1 +1,1 @@
-"""llama.cpp in a child process: its supervisor (here) and its main (``child``)."""
+"""llama.cpp in a child process: the supervisor here, and the child's main (``child``)."""

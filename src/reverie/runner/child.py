@@ -1,6 +1,6 @@
-"""The child's main: ``python -P -m reverie.runner.child OPTIONS``.
+"""The child's main, ``python -P -m reverie.runner.child OPTIONS``: becomes the engine.
 
-It becomes the engine: llama.cpp's server inside ``xllamacpp``, or a ``llama-server`` binary.
+The engine is llama.cpp's server inside ``xllamacpp``, or a ``llama-server`` binary.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reverie.runner.guard import die_with_parent
 from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
 
 _VERBOSITY = 2
-"""llama.cpp's warnings and errors. 3 adds several lines a request; more would print prompts."""
+"""Warnings and errors. 3 adds several lines a request; more would print prompts."""
 
 
 def main() -> None:
@@ -32,12 +32,12 @@ def _serve(options: EngineOptions) -> None:
     server = _load(options)
     if server is None:
         sys.exit(MODEL_REFUSED)
-    while server:  # it stops when its object goes
+    while server:  # it stops when the object is deleted
         signal.pause()
 
 
 def _load(options: EngineOptions) -> Any:
-    """The running server; None if the model can't be loaded: its log says why."""
+    """Start the server. None: it can't load the model; its log says why."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -72,11 +72,12 @@ def _load(options: EngineOptions) -> Any:
 
 
 def _cache_types(options: EngineOptions) -> Sequence[Any]:
-    """How the keys may be held, as llama.cpp's types; what comes first is tried first.
+    """The types in which the KV cache may hold keys, in the order in which they are tried.
 
-    On a CPU llama.cpp multiplies 16-bit keys in another order for a long batch than for a single
-    token, and rounds otherwise. With 8-bit ones a prompt comes to the same however it is split, and
-    a greedy answer that is gone on with to the same text. Some models' keys can't be held so.
+    On a CPU llama.cpp multiplies 16-bit keys in a different order for a long batch than for a
+    single token, and so rounds differently. With 8-bit keys the result is the same however a prompt
+    is split into batches, so a greedy answer that is continued ends as it would have. Some models
+    can't have their keys in 8 bits.
     """
     import xllamacpp
 
@@ -97,7 +98,7 @@ def _become_llama_server(options: EngineOptions) -> None:
 
 
 def llama_server_flags(options: EngineOptions) -> list[str]:
-    """The flags of ``llama-server`` that mean what ``_serve`` sets."""
+    """The flags of ``llama-server`` that mean what ``_load`` sets."""
     flags = {
         "--log-verbosity": _VERBOSITY,
         "--host": options.socket,
@@ -111,7 +112,7 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         "--threads": options.threads,
         "--threads-batch": options.threads,
     }
-    if options.context:  # only then, since older servers lack it
+    if options.context:  # otherwise left out, since older servers lack it
         flags["--kv-unified-per-slot"] = options.context
     if options.cache_type_k != "auto":
         flags["--cache-type-k"] = options.cache_type_k

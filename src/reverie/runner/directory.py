@@ -1,8 +1,8 @@
 """The private directory that holds an engine's socket and its chat template.
 
-Its owner holds a lock on it for as long as it is used. A directory that nobody holds was left
-behind by a gateway that was killed; the next one clears it away. The lock also keeps cleaners of
-temporary files (``tmpfiles.d``) out.
+Its owner keeps it locked while it is in use. An unlocked one was left behind by a gateway that was
+killed, and the next gateway removes it. The lock also keeps cleaners of temporary files
+(``tmpfiles.d``) away.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 SOCKET_NAME = "engine.sock"
 TEMPLATE_NAME = "template.jinja"
 _PREFIX = "reverie-"
-_LONGEST_PARENT = 70
-"""A Unix socket's whole path must stay below 104 bytes (macOS; 108 on Linux)."""
-_SURELY_LOCKED = 60.0
-"""Seconds after which a directory in use has its lock for certain."""
+_MAX_PARENT = 70
+"""Bytes. The whole path of a Unix socket must stay below 104 (macOS; 108 on Linux)."""
+_LOCKED_WITHIN = 60.0
+"""Seconds. A directory that is older and still in use has surely been locked."""
 
 
 class PrivateDirectory:
@@ -28,7 +28,7 @@ class PrivateDirectory:
 
     def __init__(self) -> None:
         parent = Path(tempfile.gettempdir())
-        if len(os.fsencode(parent)) > _LONGEST_PARENT:
+        if len(os.fsencode(parent)) > _MAX_PARENT:
             parent = Path("/tmp")
         _clear_abandoned(parent)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -45,7 +45,7 @@ class PrivateDirectory:
 def _clear_abandoned(parent: Path) -> None:
     for path in parent.glob(f"{_PREFIX}*"):
         try:
-            if time.time() - path.lstat().st_mtime < _SURELY_LOCKED:
+            if time.time() - path.lstat().st_mtime < _LOCKED_WITHIN:
                 continue
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # gone already, not a directory, or another user's
@@ -61,8 +61,9 @@ def _clear_abandoned(parent: Path) -> None:
 
 
 def _holds_only_ours(path: Path) -> bool:
-    """Whether something of an engine is in there, and nothing else. One that was killed while it
-    loaded has no socket yet.
+    """True if the directory holds an engine's files and nothing else.
+
+    An engine that was killed while it loaded has no socket yet.
     """
     names = set(os.listdir(path))
     return bool(names) and names <= {SOCKET_NAME, TEMPLATE_NAME}

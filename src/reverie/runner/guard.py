@@ -1,7 +1,7 @@
-"""The child is gone when its parent is gone, even by ``kill -9``.
+"""Ends the child when its parent ends, even by ``kill -9``.
 
-Linux kills it by itself (``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere a small
-process waits for the end of a pipe that the parent holds open, and kills the engine then.
+On Linux the kernel does it (``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere a small
+process waits for the end of a pipe that the parent holds open, and then kills the engine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """Tie this process to ``parent``, which started it and holds its standard input open."""
+    """End this process with ``parent``, which started it and holds its standard input open."""
     if sys.platform == "linux":
         _ask_the_kernel()
     else:
         watch_standard_input()
-    if os.getppid() != parent:  # it died before the tie was made
+    if os.getppid() != parent:  # it died before this took effect
         os._exit(1)
 
 
@@ -32,9 +32,9 @@ def _ask_the_kernel() -> None:
 
 
 def watch_standard_input() -> None:
-    """Fork a process that kills this one when standard input ends.
+    """Fork a process that kills this one when its standard input ends.
 
-    A process, not a thread: it also works after ``exec``, and while the engine holds the
+    A process and not a thread, since it must work after ``exec``, and while the engine holds the
     interpreter's lock.
     """
     watched = os.getpid()
@@ -43,7 +43,7 @@ def watch_standard_input() -> None:
     try:
         while os.read(0, 4096):
             pass
-        # Only a child of the watched process may kill it: its number may be another's by now.
+        # Only while still its child: otherwise the number may be another process's by now.
         if os.getppid() == watched:
             os.kill(watched, signal.SIGKILL)
     finally:

@@ -1,7 +1,7 @@
-"""The engine's own output, kept on disk and bounded.
+"""The engine's own output, kept on disk and bounded in size.
 
-Several servers of one user may run a model of the same name. Each holds a lock beside its log for
-as long as it runs, so that none rotates or cuts what another one's engine writes.
+Several servers of one user may run models of the same name. Each keeps a lock file beside its log,
+so that none rotates or truncates the log of another one's engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import BinaryIO
 from reverie.paths import state_directory
 
 MAX_BYTES = 10 * 1024 * 1024
-"""A log that has grown beyond this is cut; what was there moves to ``NAME.log.1``."""
+"""A larger log is truncated; what it held moves to ``NAME.log.1``."""
 
 
 def log_directory() -> Path:
@@ -27,7 +27,7 @@ def log_directory() -> Path:
 
 
 class LogFile:
-    """The log of one model's engine, over its restarts. ``NAME.log.1`` is the one before."""
+    """The log of one model's engine, across restarts. ``NAME.log.1`` is the previous log."""
 
     def __init__(self, name: str) -> None:
         self._name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
@@ -40,10 +40,10 @@ class LogFile:
         return self.path.with_name(self.path.name + ".1")
 
     def rotate(self) -> None:
-        """Keep what is there as the previous log.
+        """Lock a log, and keep what it holds as the previous log.
 
-        A log that another server holds is left alone: the next free one of ``NAME-2.log``, … is
-        taken, and held until ``release``.
+        If another server holds ``NAME.log``, this takes the first free one of ``NAME-2.log``, …,
+        and holds it until ``release``.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
@@ -52,7 +52,7 @@ class LogFile:
             os.replace(self.path, self._previous)
 
     def release(self) -> None:
-        """Leave the log to the next start. Idempotent."""
+        """Unlock the log. Idempotent."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -66,26 +66,26 @@ class LogFile:
                 return
 
     def open(self) -> BinaryIO:
-        """Open for a child that starts now; ``tail`` reads from here on."""
+        """Open the log for a child that starts now. ``tail`` reads from here on."""
         self.trim()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._start = os.fstat(descriptor).st_size
         return os.fdopen(descriptor, "ab", buffering=0)
 
     def trim(self) -> None:
-        """Cut a log that has grown too long. The child appends, so it goes on at the new end.
+        """Truncate a log larger than ``MAX_BYTES``. The child appends, so it writes on at the end.
 
-        A full disk is no reason to disturb the engine: what can't be kept is cut all the same.
+        If the disk is too full to keep the old content, it is lost: the engine isn't disturbed.
         """
         if not self.path.exists() or self.path.stat().st_size <= MAX_BYTES:
             return
         with contextlib.suppress(OSError):
-            shutil.copy(self.path, self._previous)  # with its mode
+            shutil.copy(self.path, self._previous)  # and its mode
         os.truncate(self.path, 0)
         self._start = 0
 
     def tail(self, lines: int = 20) -> list[str]:
-        """The last lines that the child wrote which was started last."""
+        """The last lines of the child that was started last."""
         try:
             with self.path.open("rb") as file:
                 file.seek(0, os.SEEK_END)
@@ -96,13 +96,13 @@ class LogFile:
 
 
 def _lock(file: Path) -> int | None:
-    """Lock a file, which ends with the process at the latest; None if another one holds it."""
+    """Lock a file until the process ends; None: another process holds it."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    except OSError:  # a file system without locks is no reason not to serve
+    except OSError:  # serve all the same where the file system has no locks
         pass
     return descriptor

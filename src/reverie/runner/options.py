@@ -1,6 +1,6 @@
 """What the supervisor tells its child, as one JSON argument.
 
-Rule: the child imports this before the engine, so it imports nothing that is slow to import.
+Rule: the child imports this before the engine, so this imports nothing slow.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import json
 from typing import NamedTuple
 
 XLLAMACPP = "xllamacpp"
-"""The engine that is a Python package; any other engine is the path of a ``llama-server``."""
+"""The engine that is a Python package. Any other engine is the path of a ``llama-server``."""
 
 MODEL_REFUSED = 65
 """The child's exit status when the engine can't load the model (``EX_DATAERR``)."""
 
 NOT_EXECUTABLE = 126
-"""The child's exit status when the binary can't be executed (a shell's status for it)."""
+"""The child's exit status when the binary can't be executed (a shell's status for that)."""
 
 
 class EngineOptions(NamedTuple):
-    """How one engine runs. Contexts and batches are in tokens.
+    """How one engine runs. ``context``, ``kv_tokens`` and ``batch`` are in tokens.
 
-    ``context`` is what one request may use, 0 for what the model was trained for; ``kv_tokens``
-    is what all may use together. ``template`` is the path of a Jinja file that replaces the
-    model's own chat template. ``cache_type_k`` is as in the settings. ``parent`` is the process
-    which the child must not outlive.
+    ``context`` is what one request may use (0: what the model was trained for), ``kv_tokens`` what
+    all requests may use together. ``template`` is the path of a Jinja file that replaces the
+    model's chat template. ``cache_type_k`` is as in the settings. ``parent`` is the id of the
+    process that the child must not outlive.
     """
 
     engine: str

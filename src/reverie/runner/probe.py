@@ -1,4 +1,4 @@
-"""The questions that the supervisor asks its engine, over the Unix socket."""
+"""The questions that the supervisor asks its engine over the Unix socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT = 5.0
 
 
 async def wait_healthy(socket: Path) -> None:
-    """Wait until the engine says that it can serve, for ever if need be."""
+    """Wait, without a deadline, until the engine reports that it can serve."""
     while True:
         status, _ = await _get(socket, "/health")
         if status == 200:
@@ -24,56 +24,56 @@ async def wait_healthy(socket: Path) -> None:
         await asyncio.sleep(_INTERVAL)
 
 
-class LifeCheck:
-    """Asks an engine now and then whether it lives.
+class LivenessProbe:
+    """Asks an engine periodically whether it is alive.
 
-    An engine answers this beside its work, however much of that it has.
+    An engine answers this beside its work, however much work it has.
 
     Args:
-        interval: seconds between two questions.
-        misses: questions in a row that get no answer from an engine that hangs.
+        interval: seconds between two probes.
+        failure_threshold: this many unanswered probes in a row mean that the engine hangs.
     """
 
-    def __init__(self, socket: Path, *, interval: float, misses: int) -> None:
+    def __init__(self, socket: Path, *, interval: float, failure_threshold: int) -> None:
         self._socket = socket
         self._interval = interval
-        self._misses = misses
-        self._asking: asyncio.Task[bool] | None = None
-        self._condemned = asyncio.Event()
+        self._failure_threshold = failure_threshold
+        self._probing: asyncio.Task[bool] | None = None
+        self._hung = asyncio.Event()
 
-    async def wait_silent(self) -> None:
-        """Returns once the engine hangs."""
-        missed = 0
-        while missed < self._misses:
+    async def wait_hung(self) -> None:
+        """Wait until the engine hangs."""
+        failures = 0
+        while failures < self._failure_threshold:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
-                    await self._condemned.wait()
+                    await self._hung.wait()
                     return
-            missed = 0 if await self._ask() else missed + 1
+            failures = 0 if await self._probe() else failures + 1
 
-    async def doubt(self) -> bool:
-        """Ask at once, since the engine's work stands still; gives whether it lives.
+    async def probe_now(self) -> bool:
+        """Probe at once, because a request makes no progress; True if the engine is alive.
 
-        One question without an answer is enough now. Who asks meanwhile joins in.
+        Here a single unanswered probe means that it hangs. Concurrent calls share one probe.
         """
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
-        return await asyncio.shield(self._asking)
+        if self._probing is None:
+            self._probing = asyncio.create_task(self._probe())
+            self._probing.add_done_callback(self._probed)
+        return await asyncio.shield(self._probing)
 
-    def _asked(self, asking: asyncio.Task[bool]) -> None:
-        self._asking = None
-        if not asking.cancelled() and not asking.result():
-            self._condemned.set()
+    def _probed(self, probing: asyncio.Task[bool]) -> None:
+        self._probing = None
+        if not probing.cancelled() and not probing.result():
+            self._hung.set()
 
-    async def _ask(self) -> bool:
-        """Whether the engine answers; it is believed to if it can't be asked."""
+    async def _probe(self) -> bool:
+        """True if the engine answers, or can't be asked for want of descriptors or memory here."""
         status, _ = await _get(self._socket, "/health")
         return bool(status)
 
 
 async def slot_context(socket: Path) -> int | None:
-    """Tokens that one request may use, or None if the engine doesn't say."""
+    """Tokens that one request may use; None if the engine doesn't say."""
     status, body = await _get(socket, "/props")
     if status != 200:
         return None
@@ -84,13 +84,13 @@ async def slot_context(socket: Path) -> int | None:
     return context if isinstance(context, int) and context > 0 else None
 
 
-_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What is lacking here then, and says nothing of the engine."""
-_UNASKED = -1
+_LOCAL_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""This process lacks something then, which tells nothing about the engine."""
+_NOT_ASKED = -1
 
 
 async def _get(socket: Path, path: str) -> tuple[int, bytes]:
-    """Status and body of an answer; 0: there was none; ``_UNASKED``: it couldn't be asked."""
+    """Status and body of an answer. Status 0: no answer; ``_NOT_ASKED``: ``_LOCAL_SHORTAGE``."""
     try:
         async with asyncio.timeout(_TIMEOUT):
             reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -101,6 +101,6 @@ async def _get(socket: Path, path: str) -> tuple[int, bytes]:
             finally:
                 writer.close()
     except OSError as error:  # TimeoutError, too
-        return (_UNASKED if error.errno in _LACKING else 0), b""
+        return (_NOT_ASKED if error.errno in _LOCAL_SHORTAGE else 0), b""
     parts = head.split(b" ", 2)
     return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0), body

@@ -1,7 +1,7 @@
-"""Keeps one engine running: starts it, knows when it is ready, restarts it, ends it.
+"""Keeps one engine running: starts it, finds out when it is ready, restarts it, ends it.
 
-Rule: the supervising task alone starts and ends processes. ``stop`` only asks it to, and waits:
-whoever cancels ``stop`` cancels the waiting, not the ending.
+Rule: only the supervising task starts and ends processes. ``stop`` asks it to and waits, so
+cancelling ``stop`` cancels the wait, and the engine is ended all the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -21,40 +20,46 @@ from typing import Any, Literal, TypeAlias
 from reverie.errors import ModelError
 from reverie.log import fields
 from reverie.models.gguf import Header, read_header
-from reverie.runner import probe
-from reverie.runner.cores import usable_cores
 from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 from reverie.runner.logfile import LogFile
-from reverie.runner.memory import estimate
-from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
-from reverie.runner.process import EngineProcess
+from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, EngineOptions
+from reverie.runner.probe import LivenessProbe, slot_context, wait_healthy
+from reverie.runner.process import EngineProcess, find_engine
+from reverie.runner.resources import estimate_memory, usable_cores
 from reverie.runner.template import CHATML, teach_tools
 from reverie.settings import ModelSettings
 
 State: TypeAlias = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
+_End: TypeAlias = int | Literal["hung"] | None
+"""How an engine ended: by itself, with this exit status (negative: the signal that killed it); or
+it was ended because it hung (``hung``), or because it wasn't ready in time or was to stop (None).
+"""
+
 DEFAULT_CONTEXT = 32768
-"""Tokens of context at the most unless the settings ask for more: memory for all of them is taken
-at the start, 22 KiB a token for the smallest model, 128 KiB for one of 8 billion parameters."""
+"""The most tokens of context that an engine gets unless the settings ask for more. Memory for all
+of them is taken at the start: 22 KiB a token for the smallest model, 128 KiB for one of 8 billion
+parameters."""
 
 LOAD_TIMEOUT = 300.0
-"""Seconds in which an engine must have loaded its model."""
+"""Seconds within which an engine must have loaded its model."""
 
 _FIRST_DELAY = 0.1
-_LONGEST_DELAY = 10.0
-"""Seconds between two starts, at the most: well within the time that a request waits for a slot."""
+"""Seconds before the first restart. The delay doubles with each further failure."""
+_MAX_DELAY = 10.0
+"""Seconds: well within the time that a request waits for a slot."""
 _HEALTHY_AFTER = 60.0
-"""Seconds of service after which earlier deaths are forgotten."""
-_TRIES = 5
-"""An engine that has died this often without ever being ready has failed for good."""
+"""An engine that ran for this many seconds starts again without a record of failures."""
+_MAX_FAILURES = 5
+"""After this many failures without ever being ready, an engine has failed for good."""
 _LOG_CHECK_INTERVAL = 60.0
+"""Seconds between two looks at the size of the engine's log."""
 
-_LIFE_CHECK_INTERVAL = 10.0
-_LIFE_CHECKS = 3
-"""An engine that leaves so many questions in a row unanswered hangs, and is replaced. It has 5 s
-for each: it takes 45 s at the most to notice, and 5 s where a request waits in vain."""
-_SILENT = 1 << 16
-"""Stands for the exit status of an engine that hung; no process has it."""
+_LIVENESS_INTERVAL = 10.0
+"""Seconds between two liveness probes."""
+_LIVENESS_FAILURES = 3
+"""An engine that leaves this many probes in a row unanswered hangs, and is replaced. With 5 s for
+each probe it takes 45 s at most to notice, and 5 s if a request has waited in vain."""
 
 logger = logging.getLogger("reverie.runner")
 
@@ -80,21 +85,21 @@ class Runner:
         self.model = model
         self.state: State = "stopped"
         self.pid: int | None = None
-        """The engine's process, while there is one."""
+        """The engine's process; None while there is none."""
         self.context: int | None = None
         """Tokens that one request may use, prompt and answer; known once the engine is ready."""
         self.failure: str | None = None
-        """Why it can't run, in one sentence for the operator; None while it can."""
+        """Why the engine can't run, in one sentence for the operator; None while it can."""
         self._settings = settings
         self._load_timeout = load_timeout
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
         self.expected_context: int
-        """Tokens that one request is likely to be given; known once checked, as what follows."""
+        """Tokens that one request will probably get. Known after ``check``, like the next two."""
         self.kv_tokens: int
         """Tokens that the running requests may use together.
 
-        When they need more, llama.cpp fails every one of them, not just the last.
+        When they need more, llama.cpp fails all of them, not just the last.
         """
         self.memory: int
         """Bytes that the engine takes, by an estimate."""
@@ -103,9 +108,9 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._change = asyncio.Event()
-        self._life: probe.LifeCheck | None = None
+        self._liveness: LivenessProbe | None = None
         self._on_change: Callable[[], None] = lambda: None
-        self._served = False
+        self._was_ready = False
 
     @property
     def socket(self) -> Path:
@@ -114,16 +119,16 @@ class Runner:
 
     @property
     def log_path(self) -> Path:
-        """The engine's own output. The one of the start before has ``.1`` appended."""
+        """The log of the engine's own output. That of the previous start has ``.1`` appended."""
         return self._log.path
 
     @property
     def log_tail(self) -> list[str]:
-        """The last 20 lines that the latest engine wrote."""
+        """The last 20 lines that the current engine, or the one before it, wrote."""
         return self._log.tail()
 
     async def check(self) -> None:
-        """Check the model and the engine without starting it. ``start`` does so, too.
+        """Check the model and the engine without starting it. ``start`` checks them, too.
 
         Raises:
             ModelError: one of them can't be used.
@@ -131,9 +136,10 @@ class Runner:
         await asyncio.to_thread(self._check)
 
     async def start(self, on_change: Callable[[], None] = lambda: None) -> None:
-        """Check the model and start the engine; returns without waiting for readiness.
+        """Check the model and start the engine; doesn't wait until it is ready.
 
-        ``on_change`` is called, in the event loop, whenever ``state`` or ``pid`` changed.
+        Args:
+            on_change: called in the event loop after each change of ``state`` or ``pid``.
 
         Raises:
             ModelError: the model file or the engine can't be used.
@@ -142,7 +148,7 @@ class Runner:
             return
         self._on_change = on_change
         self._stopping.clear()
-        self._served = False
+        self._was_ready = False
         self.failure = None
         try:
             self._preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare))
@@ -159,7 +165,7 @@ class Runner:
         self._task = asyncio.create_task(self._supervise(), name=f"runner {self.name}")
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait until the engine can answer.
+        """Wait until the engine is ready.
 
         Raises:
             ModelError: it can't run, or isn't ready after ``timeout`` seconds.
@@ -181,11 +187,12 @@ class Runner:
         """Wait for the next change of ``state`` or ``pid``."""
         await self._change.wait()
 
-    async def doubt(self) -> bool:
-        """Ask the engine whether it lives, since its work stands still. One that says nothing is
-        replaced, as one that died: False.
+    async def check_alive(self) -> bool:
+        """Probe the engine now, because a request makes no progress there.
+
+        Returns False if it hangs; by then it is being replaced.
         """
-        if self._life is None or not await self._life.doubt():
+        if self._liveness is None or not await self._liveness.probe_now():
             while self.state == "ready":
                 await self.changed()
         return self.state == "ready"
@@ -194,12 +201,12 @@ class Runner:
         """End the engine and remove its directory. Idempotent."""
         self._stopping.set()
         self._set("stopped", self.pid)
-        if self._preparing is not None:  # in its thread it goes on, even if ``start`` is cancelled
+        if self._preparing is not None:  # its thread runs on even if ``start`` was cancelled
             await asyncio.gather(self._preparing, return_exceptions=True)
         if self._task is not None:
             await asyncio.shield(self._task)
             self._task = None
-        elif self._directory is not None:  # ``start`` didn't get as far as an engine
+        elif self._directory is not None:  # ``start`` ended before there was an engine
             self._directory.remove()
         self._log.release()
         self._set("stopped")
@@ -213,17 +220,20 @@ class Runner:
         self._on_change()
 
     def _check(self) -> tuple[Header, str]:
-        """Check what can be checked before a start; give the model's header and the engine."""
+        """Check what can be checked before a start.
+
+        Returns the model's header, and the engine as ``find_engine`` does.
+        """
         header = read_header(self.model)
-        engine = _find_engine(self._settings.engine)
+        engine = find_engine(self._settings.engine)
         context = self._settings.context or min(header.context_length, DEFAULT_CONTEXT)
         self.expected_context = context
-        self.kv_tokens = self._settings.kv_tokens or _room_for(context)
-        self.memory = estimate(self.model, header, self.kv_tokens, self._settings.cache_mib)
+        self.kv_tokens = self._settings.kv_tokens or _default_kv_tokens(context)
+        self.memory = estimate_memory(self.model, header, self.kv_tokens, self._settings.cache_mib)
         return header, engine
 
     def _prepare(self) -> None:
-        """Check, and make the directory and the options."""
+        """Check, and create the engine's log, directory and options. Runs in a thread."""
         settings = self._settings
         header, engine = self._check()
         self._log.rotate()
@@ -248,24 +258,25 @@ class Runner:
         )
 
     async def _supervise(self) -> None:
-        deaths = 0
+        failures = 0
         try:
             while True:
                 began = time.monotonic()
+                end: _End
                 try:
-                    status = await self._run()
-                    reason = self._explain(status)
+                    end = await self._run()
+                    reason = self._explain(end)
                 except OSError as error:
-                    status = None
+                    end = None
                     reason = f"The engine of {self.name} can't be started: {error.strerror}."
                 if self._stopping.is_set():
                     return
-                deaths = 1 if time.monotonic() - began >= _HEALTHY_AFTER else deaths + 1
-                hopeless = status in (MODEL_REFUSED, NOT_EXECUTABLE) or deaths >= _TRIES
-                if hopeless and not self._served:
+                failures = 1 if time.monotonic() - began >= _HEALTHY_AFTER else failures + 1
+                hopeless = end in (MODEL_REFUSED, NOT_EXECUTABLE) or failures >= _MAX_FAILURES
+                if hopeless and not self._was_ready:
                     self._fail(reason)
                     return
-                delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (deaths - 1))
+                delay = min(_MAX_DELAY, _FIRST_DELAY * 2 ** (failures - 1))
                 self._set("restarting")
                 logger.warning(
                     "engine died",
@@ -278,21 +289,16 @@ class Runner:
             if self._directory is not None:
                 self._directory.remove()
 
-    async def _run(self) -> int | None:
-        """Run one engine from its start to its end.
-
-        Returns its exit status (negative: the signal that killed it), ``_SILENT`` if it was ended
-        because it hung, or None if it was asked to stop, or wasn't ready in time.
-        """
+    async def _run(self) -> _End:
+        """Run one engine from its start to its end."""
         self.socket.unlink(missing_ok=True)
         began = time.monotonic()
         with self._log.open() as output:
             engine = await EngineProcess.spawn(self._options, output)
         stopping = asyncio.ensure_future(self._stopping.wait())
         ready = asyncio.ensure_future(self._probe())
-        silent: asyncio.Future[None] | None = None
-        hangs = False
         ends: set[asyncio.Future[Any]] = {engine.exited, stopping}
+        hangs = False
         try:
             self._set(self.state, engine.pid)
             logger.info("engine started", extra=fields(model=self.name, pid=engine.pid))
@@ -302,43 +308,47 @@ class Runner:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if ready.done() and not any(end.done() for end in ends):
-                self._announce(engine.pid, ready.result(), time.monotonic() - began)
-                self._life = probe.LifeCheck(
-                    self.socket, interval=_LIFE_CHECK_INTERVAL, misses=_LIFE_CHECKS
-                )
-                silent = asyncio.ensure_future(self._life.wait_silent())
-                ends.add(silent)
-                while not any(end.done() for end in ends):
-                    await asyncio.wait(
-                        ends,
-                        timeout=_LOG_CHECK_INTERVAL,
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
-                    self._log.trim()
+                self._became_ready(engine.pid, ready.result(), time.monotonic() - began)
+                hangs = await self._hangs_before(ends)
             if engine.exited.done():
                 return engine.exited.result()
-            hangs = silent is not None and silent.done() and not stopping.done()
             if hangs:
                 self._set("restarting", engine.pid)  # no request goes there while it is ended
-                return _SILENT
+                return "hung"
             return None
         finally:
             stopping.cancel()
             ready.cancel()
-            if silent is not None:
-                silent.cancel()
-            self._life = None
-            await engine.end(asking=not hangs)
+            await engine.end(gracefully=not hangs)
             self._set("restarting" if self.state == "ready" else self.state)
 
-    async def _probe(self) -> int | None:
-        """Wait until the engine is healthy; gives the tokens that one request may use."""
-        await probe.wait_healthy(self.socket)
-        return await probe.slot_context(self.socket)
+    async def _hangs_before(self, ends: set[asyncio.Future[Any]]) -> bool:
+        """Watch a ready engine; True once it hangs, False once one of ``ends`` is done."""
+        self._liveness = LivenessProbe(
+            self.socket, interval=_LIVENESS_INTERVAL, failure_threshold=_LIVENESS_FAILURES
+        )
+        hung = asyncio.ensure_future(self._liveness.wait_hung())
+        try:
+            while not any(end.done() for end in (hung, *ends)):
+                await asyncio.wait(
+                    {hung, *ends},
+                    timeout=_LOG_CHECK_INTERVAL,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                self._log.trim()
+            return not any(end.done() for end in ends)
+        finally:
+            hung.cancel()
+            self._liveness = None
 
-    def _announce(self, pid: int, context: int | None, seconds: float) -> None:
+    async def _probe(self) -> int | None:
+        """Wait until the engine is healthy, and return what ``slot_context`` does."""
+        await wait_healthy(self.socket)
+        return await slot_context(self.socket)
+
+    def _became_ready(self, pid: int, context: int | None, seconds: float) -> None:
         self.context = context or self.expected_context
-        self._served = True
+        self._was_ready = True
         self._set("ready", pid)
         logger.info(
             "engine ready",
@@ -354,14 +364,14 @@ class Runner:
             logger.error("engine said: %s", line)
         self._set("failed")
 
-    def _explain(self, status: int | None) -> str:
-        """One sentence, without paths, on an engine that ended by itself."""
+    def _explain(self, status: _End) -> str:
+        """One sentence, without paths, on why an engine ended."""
         if status is None:
             return f"The engine of {self.name} did not become ready in {self._load_timeout:g} s."
-        if status == _SILENT:
-            return f"The engine of {self.name} hung: it answered nothing any more."
+        if status == "hung":
+            return f"The engine of {self.name} hung: it no longer answered."
         if status == MODEL_REFUSED:
-            causes = _ENGINE_SAYS.findall("\n".join(self.log_tail))
+            causes = _LOAD_ERROR.findall("\n".join(self.log_tail))
             cause = causes[-1] if causes else "its log says why"
             return f"The engine can't load {self.model.name}: {cause}."
         if status == NOT_EXECUTABLE:
@@ -373,7 +383,7 @@ class Runner:
         return f"The engine of {self.name} ended with status {status}."
 
 
-_ENGINE_SAYS = re.compile(r"error loading model: (.+?)\.?$", re.MULTILINE)
+_LOAD_ERROR = re.compile(r"error loading model: (.+?)\.?$", re.MULTILINE)
 
 
 def _signal_name(number: int) -> str:
@@ -383,22 +393,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _find_engine(engine: str) -> str:
-    """The engine's name, or the absolute path of its binary.
-
-    Raises:
-        ModelError: there is no such program.
-    """
-    if engine == XLLAMACPP:
-        return engine
-    found = shutil.which(Path(engine).expanduser())
-    if found is None:
-        raise ModelError(
-            f"The engine {engine} is neither {XLLAMACPP!r} nor a program that can be run."
-        )
-    return os.path.abspath(found)
-
-
-def _room_for(context: int) -> int:
-    """Tokens for all slots together: twice the context, as long as that is not too much memory."""
+def _default_kv_tokens(context: int) -> int:
+    """Tokens for all slots together: twice the context, up to ``DEFAULT_CONTEXT``."""
     return max(context, min(2 * context, DEFAULT_CONTEXT))

@@ -1,8 +1,8 @@
 """Teaches a chat template to render tools.
 
-llama.cpp honours ``tools`` only where the model's chat template renders them, and drops them in
-silence elsewhere. The prelude (``tools.jinja``) rewrites ``messages`` when there are tools or tool
-calls, in the Hermes format that many small models know, and leaves them untouched otherwise.
+llama.cpp honours ``tools`` only if the model's chat template renders them, and silently drops them
+otherwise. The prelude (``tools.jinja``) rewrites ``messages`` that have tools or tool calls in the
+Hermes format, which many small models know. It leaves other messages untouched.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ CHATML = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-"""What llama.cpp uses for a model that brings no chat template."""
+"""What llama.cpp uses for a model without a chat template."""
 
 _REFUSES_SYSTEM = re.compile(r"raise_exception\([^)]*system[^)]*not supported", re.IGNORECASE)
-"""How the templates of Gemma and its like treat a system message."""
+"""Found in templates that refuse system messages, such as Gemma's."""
 
 
 def teach_tools(chat_template: str) -> str:
-    """Put the prelude before ``chat_template``, unless it renders tools by itself."""
+    """Prepend the prelude to ``chat_template``, unless it renders tools itself."""
     if re.search(r"\btools\b", chat_template):
         return chat_template
     takes_system = _REFUSES_SYSTEM.search(chat_template) is None

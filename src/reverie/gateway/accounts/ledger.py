@@ -64,7 +64,6 @@ class Admission:
         """Reserve the most that a request may come to; see ``Ledger.reserve``."""
         if self._ledger is None:
             return Unrecorded()
-        terms = model.terms
         tokens = model.pool.within_context(request.size)
         prompt_tokens = min(tokens, request.prompt_size)
         wanted = ReservationRequest(
@@ -73,12 +72,12 @@ class Admission:
             key_id=caller.key_id,
             stored=caller.stored,
             model=model.name,
-            names=terms.names,
+            names=model.names,
             tokens=tokens,
             prompt_tokens=prompt_tokens,
-            cost=terms.price.cost(prompt_tokens, 0, min(tokens, request.max_tokens)),
-            price=terms.price,
-            model_limits=terms.limits,
+            cost=model.price.cost(prompt_tokens, 0, min(tokens, request.max_tokens)),
+            price=model.price,
+            model_limits=model.limits,
             claim=claim,
         )
         return await self._ledger.reserve(wanted, record)

@@ -1,1 +1,1 @@
-"""Which models there are: loaded, unloaded, reloaded."""
+"""The models that are served: loading, unloading, and changing them while requests run."""

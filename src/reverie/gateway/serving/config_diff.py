@@ -1,4 +1,4 @@
-"""What differs between two configurations, by the keys' names."""
+"""Which keys differ between two configurations."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pydantic import BaseModel
 from reverie.settings import Settings
 
 FIXED_SERVER_KEYS = ("host", "port", "no_auth", "log_format")
-"""What of ``[server]`` is fixed for the life of the process. All of ``[store]`` is."""
+"""The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
 
 
 class Changes(NamedTuple):
-    """Keys are dotted: ``server.queue_size``, ``MODEL.price``."""
+    """Models by name, and keys with dots: ``server.queue_size``, ``MODEL.price``."""
 
     added: list[str]
     """Models."""
     removed: list[str]
     """Models."""
     changed: list[str]
+    """Keys."""
     needs_restart: list[str]
-    """Keys that were changed in vain."""
+    """Keys whose change takes effect only after a restart."""
 
 
 def compare(old: Settings, new: Settings) -> Changes:
-    """What makes ``new`` another configuration than ``old``."""
+    """List the differences between two configurations."""
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
     server = _differing(old.server, new.server)
@@ -45,7 +46,7 @@ def compare(old: Settings, new: Settings) -> Changes:
 
 
 def applicable(old: Settings, new: Settings) -> Settings:
-    """``new``, but with what can't change while the process runs as it is in ``old``."""
+    """``new``, with the keys that can't change while the process runs as they are in ``old``."""
     fixed = {key: getattr(old.server, key) for key in FIXED_SERVER_KEYS}
     return new.model_copy(
         update={"server": new.server.model_copy(update=fixed), "store": old.store}

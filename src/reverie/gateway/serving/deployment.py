@@ -1,7 +1,7 @@
-"""The life of one model's backends: started, held by requests, stopped after the last of them.
+"""One model's backends, from their start until the last request that uses them has ended.
 
-Several configurations in a row may share a service: it goes on for as long as what it was built
-from stays the same.
+A deployment outlives a change of configuration as long as nothing changes that its backends were
+built from.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from reverie.gateway.serving.memory_budget import MemoryBudget
 from reverie.gateway.serving.on_demand import OnDemandModel
 from reverie.settings import ModelSettings, ServerSettings
 
-_NOT_BUILT_FROM = ("aliases", "default", "price", "limits", "warm", "idle_unload")
-"""What may change of a model while its backends go on."""
+_CHANGEABLE = frozenset(("aliases", "default", "price", "limits", "warm", "idle_unload"))
+"""The keys of a model that can change while its backends run on."""
 
 
 class Deployment:
-    """A pool of backends, for as long as anybody needs it.
+    """A pool of backends, and who holds it.
 
     Args:
-        memory: what the engines here share.
-        on_change: called whenever a backend became ready, or is no longer.
+        budget: the memory that all embedded engines share.
+        on_change: called whenever a backend has become ready, or is no longer ready.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Deployment:
         model: ModelSettings,
         backends: Sequence[Backend],
         server: ServerSettings,
-        memory: MemoryBudget,
+        budget: MemoryBudget,
         on_change: Callable[[], None],
     ) -> None:
         self.model = model
@@ -46,34 +46,34 @@ class Deployment:
         )
         self._on_change = on_change
         self.on_demand: OnDemandModel | None = None
-        """The engine here, if it is one."""
+        """The embedded engine; None if the model is served by other servers."""
         for backend in backends:
             if isinstance(backend, EmbeddedBackend):
                 self.on_demand = OnDemandModel(
                     model.name,
                     backend,
-                    memory,
+                    budget,
                     idle_unload=model.idle_unload,
-                    on_change=self._changed,
+                    on_change=self._backend_changed,
                 )
                 self.pool.seconds_to_ready = self.on_demand.seconds_to_ready
                 self.pool.not_ready_reason = self.on_demand.not_ready_reason
         self._holders = 0
-        self._retired = False
+        self._draining = False
         self._on_stopped: Callable[[Deployment], None] = lambda _: None
         self._stopping: asyncio.Task[None] | None = None
 
-    def suits(self, model: ModelSettings) -> bool:
-        """Whether it is what ``model`` would be built to, and not beyond help."""
-        same = all(
+    def can_serve(self, model: ModelSettings) -> bool:
+        """True if the backends are those that ``model`` asks for, and haven't failed for good."""
+        unchanged = all(
             getattr(model, key) == getattr(self.model, key)  # of backends, with their keys
             for key in ModelSettings.model_fields
-            if key not in _NOT_BUILT_FROM
+            if key not in _CHANGEABLE
         )
-        return same and self.pool.failure is None
+        return unchanged and self.pool.failure is None
 
-    def adapt(self, model: ModelSettings, server: ServerSettings) -> None:
-        """Take over what can change while it goes on."""
+    def update(self, model: ModelSettings, server: ServerSettings) -> None:
+        """Apply new settings, of those that can change while the backends run on."""
         if self.on_demand is not None:
             self.on_demand.set_idle_unload(model.idle_unload)
             if model.warm and not self.model.warm:
@@ -84,7 +84,7 @@ class Deployment:
             backend.set_timeouts(first_token=server.first_token_timeout, stall=server.stall_timeout)
 
     async def prepare(self) -> None:
-        """Check the engine here; start all other backends. None is waited for.
+        """Check the embedded engine, or start the other backends; doesn't wait until any is ready.
 
         Raises:
             ModelError: a backend can never become ready as it is configured.
@@ -93,10 +93,10 @@ class Deployment:
             await self.on_demand.check()
             return
         for backend in self.pool.backends:
-            await backend.start(self._changed)
+            await backend.start(self._backend_changed)
 
-    async def start(self) -> None:
-        """Start the engine here, if it is one that is to be warm. Its memory is free for certain.
+    async def start_if_warm(self) -> None:
+        """Start an embedded engine that is to be warm, when its memory is known to be free.
 
         Raises:
             ModelError: it can't be started.
@@ -104,23 +104,23 @@ class Deployment:
         if self.on_demand is not None and self.model.warm:
             await self.on_demand.start()
 
-    def warm_up(self) -> None:
-        """Begin to load the engine here, if it is one that is to be warm and there is memory."""
+    def load_if_warm(self) -> None:
+        """Begin to load an embedded engine that is to be warm, as soon as there is memory."""
         if self.on_demand is not None and self.model.warm:
             self.on_demand.load(on_request=False)
 
-    def _changed(self) -> None:
+    def _backend_changed(self) -> None:
         self.pool.wake()
         self._on_change()
 
-    def use(self) -> None:
-        """Begin to load the engine here, if it is cold: a request is about to wait for a slot."""
+    def load_for_request(self) -> None:
+        """Load the embedded engine if need be: a request is about to wait for a slot."""
         if self.on_demand is not None:
-            self.on_demand.use()
+            self.on_demand.load_for_request()
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
-        """Keep the backends until the end of what is inside."""
+        """Keep the backends running within the ``with`` block."""
         self.hold()
         try:
             yield
@@ -128,7 +128,7 @@ class Deployment:
             self.release()
 
     def hold(self) -> None:
-        """Keep the backends until ``release``."""
+        """Keep the backends running until ``release``."""
         self._holders += 1
         if self.on_demand is not None:
             self.on_demand.hold()
@@ -137,13 +137,16 @@ class Deployment:
         self._holders -= 1
         if self.on_demand is not None:
             self.on_demand.release()
-        if self._retired and not self._holders:
+        if self._draining and not self._holders:
             self._begin_to_stop()
 
-    def retire(self, on_stopped: Callable[[Deployment], None]) -> None:
-        """Stop once nobody holds it, and say so. Nobody may hold it anew."""
+    def drain(self, on_stopped: Callable[[Deployment], None]) -> None:
+        """Stop once no request holds the backends, then call ``on_stopped``.
+
+        The caller sees to it that no further request takes hold.
+        """
         self._on_stopped = on_stopped
-        self._retired = True
+        self._draining = True
         if not self._holders:
             self._begin_to_stop()
 

@@ -1,6 +1,6 @@
-"""The memory that the engines here share: who is loaded, and who goes when another needs room.
+"""The memory that embedded engines share: which fit, and which are evicted to make room.
 
-Rule: whether there is room is decided, and the room taken, without waiting in between.
+Rule: the decision that there is room, and the taking of it, happen without an ``await`` between.
 """
 
 from __future__ import annotations
@@ -17,36 +17,39 @@ MIB = 1024 * 1024
 
 
 class Evictable(Protocol):
-    """An engine that takes memory."""
+    """An engine that takes memory while it is loaded, and can be unloaded."""
 
     name: str
-    """Its model's."""
-    present: bool
-    """Whether it takes its memory. Only ``make_room`` and the engine's own end change that."""
-    used_at: float
-    """When it last had anything to do, by ``time.monotonic``."""
+    """The name of its model."""
+    in_memory: bool
+    """True from the moment its memory is taken, before it loads, until it has been unloaded.
+
+    Set by ``make_room`` and by the engine itself.
+    """
+    last_used: float
+    """By ``time.monotonic``."""
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes while it is present."""
+        """Bytes that it takes while it is in memory."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a request needs it, be it present or not."""
+    def in_use(self) -> bool:
+        """True while a request needs it, loaded or not."""
 
     async def unload(self, reason: str) -> None:
-        """End the engine and give its memory back, unless it has become busy."""
+        """Stop the engine and give its memory back, unless it has come into use meanwhile."""
 
 
 class MemoryBudget:
-    """The engines here, and how much they may take together.
+    """The embedded engines, and how much memory they may take together.
 
     Args:
-        budget: bytes; 0: any.
+        limit: bytes; 0: no limit.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._engines: set[Evictable] = set()
         self._change = asyncio.Event()
 
@@ -55,58 +58,57 @@ class MemoryBudget:
 
     def remove(self, engine: Evictable) -> None:
         self._engines.discard(engine)
-        self.changed()
+        self.notify()
 
-    def changed(self) -> None:
-        """Look again who may go. Called when one was unloaded, or is no longer busy."""
+    def notify(self) -> None:
+        """Wake whoever waits for room: an engine was unloaded, or is no longer in use."""
         change, self._change = self._change, asyncio.Event()
         change.set()
 
     async def make_room(self, newcomer: Evictable) -> bool:
-        """Let a newcomer in, once those who idle have gone: the least recently used ones first.
+        """Take memory for ``newcomer``, evicting idle engines, the least recently used first.
 
-        If all others are busy, it waits for one of them, and gives up (False) when no request
-        waits for it any more.
+        Waits while all the others are in use. Gives up (False) once no request needs the newcomer.
         """
-        told = False
+        warned = False
         while not self._fits(newcomer):
-            idle = [other for other in self._engines if other.present and not other.busy]
+            idle = [other for other in self._engines if other.in_memory and not other.in_use]
             if idle:
-                oldest = min(idle, key=lambda engine: engine.used_at)
+                oldest = min(idle, key=lambda engine: engine.last_used)
                 await oldest.unload(f"room for {newcomer.name}")
                 continue
-            if not newcomer.busy:
+            if not newcomer.in_use:
                 return False
-            if not told:
+            if not warned:
                 logger.warning("no memory for a model", extra=fields(model=newcomer.name))
-                told = True
+                warned = True
             await self._change.wait()
-        newcomer.present = True
+        newcomer.in_memory = True
         return True
 
     def _fits(self, newcomer: Evictable) -> bool:
-        others = sum(other.memory for other in self._engines if other.present)
-        return not self.budget or others + newcomer.memory <= self.budget
+        others = sum(other.memory for other in self._engines if other.in_memory)
+        return not self.limit or others + newcomer.memory <= self.limit
 
 
-def shortage(budget: int, needs: dict[str, int], warm: set[str]) -> list[str]:
-    """What can never work out, a sentence each.
+def budget_problems(limit: int, needs: dict[str, int], warm: set[str]) -> list[str]:
+    """A sentence for each reason why the models can never fit.
 
     Args:
-        budget: bytes that all engines may take; 0: any.
+        limit: bytes that all engines may take together; 0: no limit.
         needs: bytes that each model's engine takes.
         warm: the models that are loaded at the start.
     """
-    if not budget:
+    if not limit:
         return []
-    allowed = f"server.memory_budget_mib is {budget // MIB}"
+    allowed = f"server.memory_budget_mib is {limit // MIB}"
     problems = [
         f"model {name}: it needs about {_mib(need)} MiB, and {allowed}"
         for name, need in needs.items()
-        if need > budget
+        if need > limit
     ]
     together = sum(need for name, need in needs.items() if name in warm)
-    if not problems and together > budget:
+    if not problems and together > limit:
         problems.append(
             f"the models that are loaded at the start need about {_mib(together)} MiB together, "
             f"and {allowed}: let some of them have warm = false"
@@ -115,4 +117,5 @@ def shortage(budget: int, needs: dict[str, int], warm: set[str]) -> list[str]:
 
 
 def _mib(size: int) -> int:
+    """Bytes in MiB, rounded up."""
     return -(-size // MIB)

@@ -1,9 +1,9 @@
-"""An engine here that comes and goes: loaded when it is asked for, unloaded when it idles.
+"""A model whose engine runs here: loaded when it is asked for, unloaded when it is idle.
 
-Rule 1: one move at a time. ``_moving`` is held while its engine is started or ended; whether there
-is need to is decided inside.
+Rule 1: one load or unload at a time. ``_transition`` is held while the engine starts or stops, and
+the decision whether that is still needed is made while holding it.
 
-Rule 2: it isn't ended while a request holds it.
+Rule 2: the engine isn't unloaded while a request holds the model.
 """
 
 from __future__ import annotations
@@ -22,201 +22,207 @@ from reverie.log import fields
 logger = logging.getLogger("reverie")
 
 _START_UP = 1.0
-_READING_SPEED = 300e6
-"""Seconds for the engine itself, and bytes of its memory that are filled in one: for a first guess
-at how long it loads. Later loads are expected to take as long as the last one did."""
-_ROOM_WAIT = 5.0
-"""Seconds at the least until it is loaded, if others have to make room first."""
+"""Seconds that an engine takes to start, besides reading its model."""
+_READ_RATE = 300e6
+"""Bytes of model that are read in a second. With ``_START_UP`` it gives the first estimate of a
+load's duration; later loads are expected to take as long as the last one did."""
+_MIN_ROOM_WAIT = 5.0
+"""Seconds that a load takes at least if other engines must be evicted first."""
 
 
 class OnDemandModel:
-    """One embedded backend.
+    """One embedded backend, which ``MemoryBudget`` can evict.
 
     Args:
-        on_change: called whenever a request that waits for it should look again.
-        idle_unload: seconds without a request after which it is unloaded; 0: never.
+        idle_unload: seconds without a request after which the engine is unloaded; 0: never.
+        on_change: called whenever requests that wait for the model should look again.
     """
 
     def __init__(
         self,
         name: str,
         backend: EmbeddedBackend,
-        memory: MemoryBudget,
+        budget: MemoryBudget,
         *,
         idle_unload: float,
         on_change: Callable[[], None],
     ) -> None:
         self.name = name
-        self.present = False
-        self.used_at = time.monotonic()
-        self.on_request = False
-        """Whether it is being loaded because a request asked for it."""
+        self.in_memory = False
+        self.last_used = time.monotonic()
+        self.loading_on_request = False
+        """True while the engine is being loaded because a request asked for it."""
         self._backend = backend
-        self._memory = memory
+        self._budget = budget
         self._idle_unload = idle_unload
         self._on_change = on_change
         self._holders = 0
-        self._used = False
-        self._moving = asyncio.Lock()
-        self._leaving = False
+        self._used_since_idle = False
+        self._transition = asyncio.Lock()
+        self._stopping = False
         self._loading: asyncio.Task[None] | None = None
         self._unloading: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._began: float | None = None
-        self._took: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._load_began: float | None = None
+        self._last_load: float | None = None
 
     @property
     def memory(self) -> int:
-        """Bytes, known once checked. An engine that has failed takes none."""
+        """Bytes, by an estimate that ``check`` makes. An engine that has failed takes none."""
         return 0 if self._backend.failure is not None else self._backend.memory
 
     @property
-    def busy(self) -> bool:
+    def in_use(self) -> bool:
         return self._holders > 0
 
     @property
-    def cold(self) -> bool:
-        """Whether there is no engine, and none is on its way."""
-        return self._loading is None and (not self.present or self._leaving)
+    def is_cold(self) -> bool:
+        """True if the engine is neither loaded nor being loaded."""
+        return self._loading is None and (not self.in_memory or self._stopping)
 
     async def check(self) -> None:
-        """Make sure that it can be loaded, as far as can be known, and become known to ``memory``.
+        """Check the model and the engine without loading it, and join the memory budget.
 
         Raises:
-            ModelError: it can't.
+            ModelError: the model can't be loaded.
         """
         await self._backend.check_engine()
-        self._memory.add(self)
+        self._budget.add(self)
 
     def hold(self) -> None:
-        """Don't unload it until ``release``."""
+        """Keep the engine from being unloaded until ``release``."""
         self._holders += 1
-        self._stop_timer()
+        self._cancel_idle_timer()
 
     def release(self) -> None:
         self._holders -= 1
-        if self._used:
-            self.used_at = time.monotonic()
-            self._used = self.busy
-        self._watch_idleness()
-        if not self.busy:
-            self._memory.changed()
+        if self._used_since_idle:
+            self.last_used = time.monotonic()
+            self._used_since_idle = self.in_use
+        self._restart_idle_timer()
+        if not self.in_use:
+            self._budget.notify()
 
-    def use(self) -> None:
-        """Load it for a request that holds it; until ``release`` it counts as used."""
-        self._used = True
-        self.used_at = time.monotonic()
+    def load_for_request(self) -> None:
+        """Load the engine for a request that holds the model, and count it as used.
+
+        A request that holds the model but is refused before it gets here doesn't count as use.
+        """
+        self._used_since_idle = True
+        self.last_used = time.monotonic()
         self.load()
 
     def set_idle_unload(self, seconds: float) -> None:
         self._idle_unload = seconds
-        self._watch_idleness()
+        self._restart_idle_timer()
 
     async def start(self) -> None:
-        """Start its engine where there is room for certain; readiness isn't waited for.
+        """Start the engine without making room for it; doesn't wait until it is ready.
 
         Raises:
             ModelError: it can't be started.
         """
-        async with self._moving:
-            self.present = True
-            await self._start()
+        async with self._transition:
+            self.in_memory = True
+            await self._start_engine()
 
     def load(self, *, on_request: bool = True) -> None:
-        """Begin to load it, unless it is loaded or being loaded."""
-        if self.cold:
-            self.on_request = on_request
+        """Begin to load the engine, unless it is loaded or being loaded."""
+        if self.is_cold:
+            self.loading_on_request = on_request
             self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
 
     async def _load(self) -> None:
         try:
-            async with self._moving:
-                if await self._memory.make_room(self):
-                    await self._start()
+            async with self._transition:
+                if await self._budget.make_room(self):
+                    await self._start_engine()
         except ModelError as error:
             logger.error("model not loaded", extra=fields(model=self.name, reason=str(error)))
         finally:
             self._loading = None
             self._on_change()
 
-    async def _start(self) -> None:
-        self._began = time.monotonic()
+    async def _start_engine(self) -> None:
+        self._load_began = time.monotonic()
         try:
-            await self._backend.start(self._changed)
+            await self._backend.start(self._backend_changed)
         except BaseException:
-            await self._end()
+            await self._stop_engine()
             raise
 
-    def _changed(self) -> None:
-        if self._backend.ready and self._began is not None:
-            self._took = time.monotonic() - self._began
-            self._began = None
-            self.on_request = False
-            self.used_at = time.monotonic()
-            self._watch_idleness()
+    def _backend_changed(self) -> None:
+        if self._backend.ready and self._load_began is not None:
+            self._last_load = time.monotonic() - self._load_began
+            self._load_began = None
+            self.loading_on_request = False
+            self.last_used = time.monotonic()
+            self._restart_idle_timer()
         self._on_change()
 
     async def unload(self, reason: str) -> None:
-        """End its engine, unless a request holds it. Who cancels this cancels the waiting only."""
+        """Stop the engine, unless a request holds the model.
+
+        Cancelling this cancels the wait only: the engine is stopped all the same.
+        """
         self._unloading = asyncio.create_task(self._unload(reason), name=f"unload {self.name}")
         await asyncio.shield(self._unloading)
 
     async def _unload(self, reason: str) -> None:
-        async with self._moving:
-            if not self.present or self.busy:
+        async with self._transition:
+            if not self.in_memory or self.in_use:
                 return
             logger.info("model unloaded", extra=fields(model=self.name, reason=reason))
-            self._leaving = True
-            await self._end()
+            self._stopping = True
+            await self._stop_engine()
 
-    async def _end(self) -> None:
+    async def _stop_engine(self) -> None:
         await self._backend.stop()
-        self._began = None
-        self.present = self._leaving = False
-        self._memory.changed()
+        self._load_began = None
+        self.in_memory = self._stopping = False
+        self._budget.notify()
 
     async def stop(self) -> None:
-        """End its engine, whoever uses it, for good. Idempotent."""
-        self._stop_timer()
+        """Stop the engine for good, even while requests use it. Idempotent."""
+        self._cancel_idle_timer()
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        async with self._moving:
-            await self._end()
-        self._memory.remove(self)
+        async with self._transition:
+            await self._stop_engine()
+        self._budget.remove(self)
 
-    def _watch_idleness(self) -> None:
-        """Unload it once nobody has used it for long enough."""
-        self._stop_timer()
-        if self._idle_unload and self.present and not self.busy:
-            left = max(0.0, self.used_at + self._idle_unload - time.monotonic())
-            self._idle = asyncio.get_running_loop().call_later(left, self._begin_to_unload)
+    def _restart_idle_timer(self) -> None:
+        self._cancel_idle_timer()
+        if self._idle_unload and self.in_memory and not self.in_use:
+            left = max(0.0, self.last_used + self._idle_unload - time.monotonic())
+            self._idle_timer = asyncio.get_running_loop().call_later(left, self._unload_idle)
 
-    def _begin_to_unload(self) -> None:
+    def _unload_idle(self) -> None:
         self._unloading = asyncio.create_task(self._unload("idle"), name=f"unload {self.name}")
 
-    def _stop_timer(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+    def _cancel_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def not_ready_reason(self) -> str:
-        """Why it can't answer yet, as the beginning of a sentence."""
-        if self._loading is not None and not self.present:
+        """Why the model can't answer yet, as the beginning of a sentence for the client."""
+        if self._loading is not None and not self.in_memory:
             return "The model still waits for memory, which models that are in use take"
         return "The model is still loading"
 
     def seconds_to_ready(self) -> float | None:
-        """Whole seconds until it can answer, by what its last load took; None: it can."""
+        """Whole seconds until the model can answer, as far as is known; None: it can now."""
         if self._backend.ready:
             return None
-        expected = self._took
+        expected = self._last_load
         if expected is None:
-            expected = _START_UP + self.memory / _READING_SPEED
-        if not self.present:
-            expected = max(expected, _ROOM_WAIT)
-        elif self._began is not None:
-            elapsed = time.monotonic() - self._began
-            # Half as long again, once it takes longer than was expected.
+            expected = _START_UP + self.memory / _READ_RATE
+        if not self.in_memory:
+            expected = max(expected, _MIN_ROOM_WAIT)
+        elif self._load_began is not None:
+            elapsed = time.monotonic() - self._load_began
+            # A load that is late is expected to take half as long again.
             expected = max(expected - elapsed, elapsed / 2)
         return float(math.ceil(expected))

@@ -1,7 +1,7 @@
-"""What is served now, and how another configuration takes its place.
+"""The models that are served now, and how a new configuration replaces them.
 
-Rule: a request takes a model from here once, and holds its service until it ends. So whatever
-takes the model's place meanwhile, the request goes on with what it began with.
+Rule: a request looks its model up once, and holds the model's deployment until it ends. So it ends
+with what it began with, whatever replaces the model meanwhile.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from reverie.backends.base import Backend
 from reverie.backends.build import backends_of, build_backends
 from reverie.errors import ConfigurationError, ModelError
 from reverie.gateway.serving.deployment import Deployment
-from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, shortage
+from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, budget_problems
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.settings import ModelSettings, Settings
-from reverie.threads import in_daemon
+from reverie.threads import run_in_daemon_thread
 
 
 class ModelRegistry:
-    """The configuration that is in force, and its models.
+    """The configuration in force, and its models.
 
     Args:
-        environ: holds the backends' keys, under the names that are configured.
-        backends: replaces what the settings describe.
+        environ: holds the backends' keys, in the variables that the settings name.
+        backends: used instead of those that the settings describe.
 
     Raises:
-        ModelError: a model that is to run here isn't on disk.
+        ModelError: a model that runs here isn't on disk.
     """
 
     def __init__(
@@ -41,33 +41,34 @@ class ModelRegistry:
         self.settings = settings
         self._environ = environ
         self._changed = asyncio.Event()
-        self._memory = MemoryBudget(settings.server.memory_budget_mib * MIB)
+        self._budget = MemoryBudget(settings.server.memory_budget_mib * MIB)
         if backends is None:
             backends = build_backends(settings, environ)
         self._deployments = {
-            model.name: self._deployment(model, behind, settings) for model, behind in backends
+            model.name: self._deploy(model, its_backends, settings)
+            for model, its_backends in backends
         }
-        self._retired: set[Deployment] = set()
+        self._draining: set[Deployment] = set()
         self.models = ServedModels(settings, self._deployments)
 
-    def _deployment(
+    def _deploy(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
     ) -> Deployment:
-        return Deployment(model, backends, settings.server, self._memory, self._changed.set)
+        return Deployment(model, backends, settings.server, self._budget, self._changed.set)
 
     async def start(self) -> None:
-        """Start every backend that isn't to be loaded on demand; none is waited for.
+        """Start every backend except cold engines; doesn't wait until any is ready.
 
         Raises:
             ModelError: a backend can never become ready as it is configured.
-            ConfigurationError: the models don't fit into the memory that they may take.
+            ConfigurationError: the models don't fit into ``server.memory_budget_mib``.
         """
         for deployment in self._deployments.values():
             await deployment.prepare()
-        if problems := _shortage(self.settings, self._deployments):
+        if problems := _budget_problems(self.settings, self._deployments):
             raise ConfigurationError(problems)
         for deployment in self._deployments.values():
-            await deployment.start()
+            await deployment.start_if_warm()
 
     async def wait_settled(self) -> bool:
         """Wait until the default model can answer (True), or no model ever will (False)."""
@@ -79,82 +80,84 @@ class ModelRegistry:
                 return False
             await self._changed.wait()
 
-    async def change(self, settings: Settings) -> None:
-        """Serve what ``settings`` say from now on, or go on as before if they can't be served.
+    async def apply(self, settings: Settings) -> None:
+        """Serve what ``settings`` say from now on, or change nothing if they can't be served.
 
-        Services that they leave as they are go on. The others are stopped once their last request
-        has ended. Not to be called again before it returns.
+        Deployments that the settings leave as they are run on. The others stop once their last
+        request has ended. Must not be called again before it returns.
 
         Raises:
-            ConfigurationError: with what is wrong with each model.
+            ConfigurationError: with what is wrong, a sentence for each model.
         """
         kept = {
             model.name: deployment
             for model in settings.models
             if (deployment := self._deployments.get(model.name)) is not None
-            and deployment.suits(model)
+            and deployment.can_serve(model)
         }
-        fresh = await self._prepare_missing(settings, kept)
-        # From here to the end nothing waits: every request sees all of it, or nothing.
-        deployments = {**kept, **fresh}
-        gone = [old for name, old in self._deployments.items() if deployments.get(name) is not old]
-        self._memory.budget = settings.server.memory_budget_mib * MIB
+        added = await self._prepare_missing(settings, kept)
+        # From here on there is no await: a request sees all of the change, or none of it.
+        deployments = {**kept, **added}
+        replaced = [
+            old for name, old in self._deployments.items() if deployments.get(name) is not old
+        ]
+        self._budget.limit = settings.server.memory_budget_mib * MIB
         for model in settings.models:
             if model.name in kept:
-                kept[model.name].adapt(model, settings.server)
+                kept[model.name].update(model, settings.server)
         self._deployments = deployments
         self.settings, self.models = settings, ServedModels(settings, deployments, self.models)
-        for deployment in gone:
-            self._retired.add(deployment)
-            deployment.retire(self._retired.discard)
-        for deployment in fresh.values():
-            deployment.warm_up()
+        for deployment in replaced:
+            self._draining.add(deployment)
+            deployment.drain(self._draining.discard)
+        for deployment in added.values():
+            deployment.load_if_warm()
         self._changed.set()
-        self._memory.changed()
+        self._budget.notify()
 
     async def _prepare_missing(
         self, settings: Settings, kept: Mapping[str, Deployment]
     ) -> dict[str, Deployment]:
-        """Build and prepare what isn't there yet: all of it, or none.
+        """Build and prepare a deployment for each model that isn't ``kept``: all, or none.
 
         Raises:
-            ConfigurationError
+            ConfigurationError: with what is wrong, a sentence for each model.
         """
-        fresh: dict[str, Deployment] = {}
+        added: dict[str, Deployment] = {}
         problems: list[str] = []
         try:
             for model in settings.models:
                 if model.name in kept:
                     continue
                 try:
-                    # In a thread, since it looks for the model's file.
+                    # In a thread, since it looks for the model's file on disk.
                     build = functools.partial(backends_of, model, settings.server, self._environ)
-                    backends = await in_daemon(build)
-                    fresh[model.name] = self._deployment(model, backends, settings)
-                    await fresh[model.name].prepare()
+                    backends = await run_in_daemon_thread(build)
+                    added[model.name] = self._deploy(model, backends, settings)
+                    await added[model.name].prepare()
                 except ModelError as error:
                     problems.append(f"model {model.name}: {error}")
-            if problems := problems or _shortage(settings, {**kept, **fresh}):
+            if problems := problems or _budget_problems(settings, {**kept, **added}):
                 raise ConfigurationError(problems)
         except BaseException:
-            await asyncio.gather(*(deployment.stop() for deployment in fresh.values()))
+            await asyncio.gather(*(deployment.stop() for deployment in added.values()))
             raise
-        return fresh
+        return added
 
     async def stop(self) -> None:
-        """Stop every backend, those of earlier configurations too. Idempotent."""
-        deployments = [*self._deployments.values(), *self._retired]
+        """Stop every backend, also of deployments that are still draining. Idempotent."""
+        deployments = [*self._deployments.values(), *self._draining]
         await asyncio.gather(
             *(deployment.stop() for deployment in deployments), return_exceptions=True
         )
 
 
-def _shortage(settings: Settings, deployments: Mapping[str, Deployment]) -> list[str]:
-    """Why the models can't do with the memory that they may take; empty: they can."""
+def _budget_problems(settings: Settings, deployments: Mapping[str, Deployment]) -> list[str]:
+    """Why the models can never fit into ``server.memory_budget_mib``; empty: they can."""
     needs = {
         name: deployment.on_demand.memory
         for name, deployment in deployments.items()
         if deployment.on_demand is not None
     }
     warm = {model.name for model in settings.models if model.warm}
-    return shortage(settings.server.memory_budget_mib * MIB, needs, warm)
+    return budget_problems(settings.server.memory_budget_mib * MIB, needs, warm)

@@ -1,4 +1,4 @@
-"""The models that are served: their names, their pools, and whether each can answer."""
+"""The models of one configuration: names, price, limits, and whether each can answer."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import Literal
 from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.deployment import Deployment
-from reverie.gateway.serving.terms import Terms
-from reverie.settings import ModelSettings, Settings
+from reverie.money import Price, parse_price
+from reverie.settings import ModelSettings, PriceSettings, Settings
+from reverie.store.limits import RateLimits
 
 State = Literal["ready", "loading", "cold", "failed"]
 
 
 class ServedModel:
-    """One model as clients see it."""
+    """One model of the configuration: its names, its price and limits, and its deployment.
+
+    ``created`` is the Unix time, in seconds, at which this gateway began to serve it.
+    """
 
     def __init__(self, settings: ModelSettings, deployment: Deployment, created: int) -> None:
         self.settings = settings
         self.name = settings.name
+        self.names = (settings.name, *settings.aliases)
         self.deployment = deployment
-        self.terms = Terms(settings)
         self.created = created
+        self.price = _price(settings.price)
+        limits = settings.limits
+        self.limits = RateLimits(limits.rpm, limits.tpm, limits.concurrency)
+        """What all callers of the model may use together."""
 
     @property
     def pool(self) -> Pool:
@@ -36,22 +44,31 @@ class ServedModel:
         if self.pool.failure is not None:
             return "failed"
         on_demand = self.deployment.on_demand
-        return "cold" if on_demand is not None and on_demand.cold else "loading"
+        return "cold" if on_demand is not None and on_demand.is_cold else "loading"
 
     @property
     def available(self) -> bool:
-        """Whether requests are answered, if only once they have had the model loaded."""
+        """True if a request sent now will be answered, if need be once the model is loaded for it.
+
+        False while the model loads at the start: until then requests are better sent elsewhere.
+        """
         on_demand = self.deployment.on_demand
-        on_request = on_demand is not None and on_demand.on_request
+        on_request = on_demand is not None and on_demand.loading_on_request
         return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
 
 
+def _price(settings: PriceSettings) -> Price:
+    read = parse_price(settings.input)
+    cached = parse_price(settings.cached or settings.input)
+    return Price(read.nano, cached.nano, parse_price(settings.output).nano, read.currency)
+
+
 class ServedModels:
-    """Every model of one configuration, by name and alias. It doesn't change.
+    """Every model of one configuration, by name and alias. Immutable.
 
     Args:
-        services: by the names of their models.
-        before: those of the configuration before, if there was one.
+        deployments: by the names of their models.
+        before: the models of the previous configuration, whose ``created`` is kept.
     """
 
     def __init__(
@@ -66,13 +83,11 @@ class ServedModels:
             ServedModel(model, deployments[model.name], known.get(model.name, now))
             for model in settings.models
         ]
-        self._by_name = {
-            name: model for model in self.all for name in (model.name, *model.settings.aliases)
-        }
+        self._by_name = {name: model for model in self.all for name in model.names}
         self.default = self._by_name[settings.default_model.name]
 
     def find(self, name: str) -> ServedModel:
-        """The model that a request's ``model`` names; an empty name is the default model.
+        """The model with this name or alias; the default model if ``name`` is empty.
 
         Raises:
             ModelNotFound

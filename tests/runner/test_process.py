@@ -1,6 +1,8 @@
+"""One engine process: its environment. Its end is tested in ``test_supervisor``."""
+
 from __future__ import annotations
 
-from reverie.runner.environment import child_environment
+from reverie.runner.process import child_environment
 
 
 def test_what_drivers_need_is_handed_on_and_nothing_else() -> None:

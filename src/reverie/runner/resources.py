@@ -1,0 +1,71 @@
+"""What an engine needs of the machine: cores to compute on, and memory, estimated before it starts.
+
+The estimate is the model's file, the keys and values of as many tokens as its slots hold together,
+at 16 bits a number, and the prompts that ``cache_mib`` keeps. It leaves out compute buffers, which
+are small beside that. A model with sliding-window attention takes less.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+from reverie.models.gguf import Header
+
+MIB = 1024 * 1024
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
+_CPU = Path("/sys/devices/system/cpu")
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def estimate_memory(model: Path, header: Header, kv_tokens: int, cache_mib: int) -> int:
+    """Bytes that an engine of this model will take."""
+    return _model_size(model) + header.kv_bytes_per_token * kv_tokens + cache_mib * MIB
+
+
+def _model_size(model: Path) -> int:
+    """Bytes of the file, or of all parts of a model that is split."""
+    part = _PART.fullmatch(model.name)
+    if part is None:
+        return _file_size(model)
+    stem, count = part.groups()
+    return sum(
+        _file_size(model.with_name(f"{stem}-{number:05}-of-{count}.gguf"))
+        for number in range(1, int(count) + 1)
+    )
+
+
+def _file_size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # the engine will say what is wrong with it
+        return 0
+
+
+def usable_cores(cpu: Path = _CPU, quota: Path = _CGROUP_QUOTA) -> int:
+    """Physical cores within the affinity mask and the container's CPU quota; at least 1.
+
+    More compute threads than that only wait for each other.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+    siblings = {_read(cpu / f"cpu{n}/topology/thread_siblings_list") or str(n) for n in allowed}
+    return max(1, min(len(siblings), _quota_cores(quota)))
+
+
+def _quota_cores(quota: Path) -> int:
+    limit, _, period = _read(quota).partition(" ")
+    if not limit.isdigit() or not period.isdigit():  # "max 100000", or no cgroup v2
+        return 1 << 16
+    return math.floor(int(limit) / int(period))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

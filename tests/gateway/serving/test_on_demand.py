@@ -1,0 +1,180 @@
+"""An engine that is loaded on demand. ``faults/test_on_demand`` does it with the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from reverie.errors import ModelError
+from reverie.gateway.serving.memory_budget import MemoryBudget
+from reverie.gateway.serving.on_demand import OnDemandModel
+from tests.gateway.serving.fake_engine import FakeEngine
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def on_demand(
+    engine: FakeEngine, budget: MemoryBudget | None = None, *, idle_unload: float = 0
+) -> OnDemandModel:
+    model = OnDemandModel(
+        "m",
+        engine,  # type: ignore[arg-type]
+        budget or MemoryBudget(0),
+        idle_unload=idle_unload,
+        on_change=lambda: None,
+    )
+    await model.check()
+    return model
+
+
+async def loaded(engine: FakeEngine, model: OnDemandModel) -> None:
+    model.load()
+    await until(lambda: engine.starts > engine.stops)
+    engine.become_ready()
+
+
+async def test_requests_load_it_once_however_many_ask() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    assert model.is_cold
+    for _ in range(20):
+        model.hold()
+        model.load_for_request()
+    assert (model.is_cold, model.loading_on_request, model.in_use) == (False, True, True)
+    await until(lambda: engine.starts == 1)
+    engine.become_ready()
+    assert not model.loading_on_request
+    model.load_for_request()
+    await asyncio.sleep(0.01)
+    assert (engine.starts, engine.stops) == (1, 0)
+
+
+async def test_it_is_unloaded_when_idle_and_loaded_again() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine, idle_unload=0.01)
+    for times in (1, 2):
+        await loaded(engine, model)
+        await until(lambda times=times: engine.stops == times)  # type: ignore[misc]
+        assert model.is_cold
+        assert not model.in_memory
+
+
+async def test_it_is_not_unloaded_while_a_request_holds_it() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine, idle_unload=0.01)
+    model.hold()
+    await loaded(engine, model)
+    await model.unload("room for another")
+    await asyncio.sleep(0.05)
+    assert engine.stops == 0
+    model.release()
+    await until(lambda: engine.stops == 1)
+
+
+async def test_a_shorter_idle_time_holds_at_once() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine, idle_unload=3600)
+    await loaded(engine, model)
+    model.set_idle_unload(0.01)
+    await until(lambda: engine.stops == 1)
+
+
+async def test_a_request_that_comes_while_it_is_unloaded_has_it_loaded_again() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    await loaded(engine, model)
+    engine.may_stop.clear()
+    unloading = asyncio.create_task(model.unload("idle"))
+    await until(lambda: model.is_cold)
+    model.hold()
+    model.load_for_request()
+    engine.may_stop.set()
+    await until(lambda: engine.starts == 2)
+    await unloading
+    assert (model.in_memory, model.is_cold) == (True, False)
+
+
+async def test_cancelling_an_unload_cancels_the_wait_only() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    await loaded(engine, model)
+    engine.may_stop.clear()
+    unloading = asyncio.create_task(model.unload("room for another"))
+    await until(lambda: model.is_cold)
+    unloading.cancel()
+    engine.may_stop.set()
+    await until(lambda: engine.stops == 1)
+    assert not model.in_memory
+
+
+async def test_only_use_makes_it_recently_used() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    before = model.last_used
+    await asyncio.sleep(0.002)
+    model.hold()
+    model.release()  # the request was refused before it needed the engine
+    assert model.last_used == before
+    model.hold()
+    model.load_for_request()
+    used = model.last_used
+    assert used > before
+    await asyncio.sleep(0.002)
+    model.release()
+    assert model.last_used > used
+
+
+async def test_a_load_that_fails_gives_the_memory_back(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    engine.refuses = True
+    model.load()
+    await until(lambda: model.is_cold)
+    assert not model.in_memory
+    assert caplog.messages == ["model not loaded"]
+    with pytest.raises(ModelError):
+        await model.start()
+    assert not model.in_memory
+
+
+async def test_a_stop_ends_a_load_and_leaves_the_budget_to_others() -> None:
+    budget = MemoryBudget(100)
+    in_use, waiting, other = FakeEngine(), FakeEngine(), FakeEngine()
+    first = await on_demand(in_use, budget)
+    first.hold()
+    await loaded(in_use, first)
+    second = await on_demand(waiting, budget)
+    second.hold()
+    second.load_for_request()
+    await asyncio.sleep(0.01)
+    assert second.not_ready_reason().startswith("The model still waits for memory")
+    await second.stop()
+    assert (waiting.starts, second.is_cold) == (0, True)
+    await first.stop()
+    third = await on_demand(other, budget)
+    await loaded(other, third)
+    assert third.in_memory
+
+
+async def test_a_client_is_told_how_long_a_load_takes() -> None:
+    engine = FakeEngine(memory=3_000_000_000)
+    model = await on_demand(engine)
+    assert model.seconds_to_ready() == 11  # by its size
+    await loaded(engine, model)
+    assert model.seconds_to_ready() is None
+    await model.unload("idle")
+    assert model.seconds_to_ready() == 5  # the last load was quick, but there may be no room
+
+
+async def test_an_engine_that_has_failed_takes_no_memory() -> None:
+    engine = FakeEngine(memory=7)
+    model = await on_demand(engine)
+    assert model.memory == 7
+    engine.failure = "It ended with status 1."
+    assert model.memory == 0

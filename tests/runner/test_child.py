@@ -1,0 +1,34 @@
+"""The child's main: the flags of a ``llama-server``. The rest is tested in ``test_supervisor``."""
+
+from __future__ import annotations
+
+from reverie.runner.child import llama_server_flags
+from tests.runner.test_options import OPTIONS
+
+
+def test_what_the_operator_left_to_the_engine_is_no_flag() -> None:
+    flags = llama_server_flags(OPTIONS)
+    assert {"--jinja", "--no-webui", "--kv-unified"} <= set(flags)
+    for absent in (
+        "--kv-unified-per-slot",
+        "--cache-type-k",
+        "--n-gpu-layers",
+        "--chat-template-file",
+    ):
+        assert absent not in flags
+
+
+def test_what_the_operator_chose_is_a_flag() -> None:
+    chosen = OPTIONS._replace(
+        context=512, cache_type_k="q8_0", gpu_layers=0, template="/tmp/t.jinja"
+    )
+    line = " ".join(llama_server_flags(chosen))
+    for flags in (
+        "--kv-unified-per-slot 512",
+        "--cache-type-k q8_0",
+        "--n-gpu-layers 0",
+        "--chat-template-file /tmp/t.jinja",
+        "--ctx-size 4096",
+        "--alias modèle m",
+    ):
+        assert flags in line

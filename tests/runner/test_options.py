@@ -1,0 +1,27 @@
+"""What the supervisor tells its child."""
+
+from __future__ import annotations
+
+from reverie.runner.options import EngineOptions
+
+OPTIONS = EngineOptions(
+    engine="/bin/llama-server",
+    model="/models/m.gguf",
+    alias="modèle m",
+    socket="/tmp/reverie-1/engine.sock",
+    template=None,
+    slots=2,
+    context=0,
+    kv_tokens=4096,
+    batch=128,
+    threads=4,
+    gpu_layers=-1,
+    cache_type_k="auto",
+    cache_mib=256,
+    parent=1,
+)
+
+
+def test_the_child_reads_what_the_supervisor_wrote() -> None:
+    for options in (OPTIONS, OPTIONS._replace(template="/tmp/t.jinja", context=512)):
+        assert EngineOptions.from_json(options.to_json()) == options
