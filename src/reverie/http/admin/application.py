@@ -30,11 +30,11 @@ def add_admin(
     models: Callable[[], Iterable[ServedModel]],
     reload_configuration: Callable[[], Awaitable[Changes]],
 ) -> ASGIApp:
-    """Add the admin routes to an application, and give it with its guard in front.
+    """Add the admin routes to an application; return it behind their guard.
 
     Args:
         store: without one, there are no routes for keys and usage.
-        models: gives those that are served when it is called.
+        models: returns the models that are served at the moment.
     """
     routers = [backends.routes(models), reload.routes(reload_configuration)]
     if store is not None:
@@ -51,7 +51,7 @@ async def _answer(_: Request, failure: Exception) -> Response:
 
 
 def _as_reverie_error(failure: Exception) -> ReverieError:
-    """What became of an operator's wish, as an error of ours."""
+    """The error that the caller is sent; the store's own words go to the log alone."""
     if isinstance(failure, NoSuchKey):
         return NotFound(f"{failure.message[:1].upper()}{failure.message[1:]}.")
     if isinstance(failure, OperatorError):

@@ -16,12 +16,12 @@ def routes(models: Callable[[], Iterable[ServedModel]]) -> APIRouter:
     """The route.
 
     Args:
-        models: gives those that are served when it is called.
+        models: returns the models that are served at the moment.
     """
     router = admin_router()
 
     @router.get(
-        "/backends", summary="The backends, and how each of them stands", dependencies=NO_PARAMETERS
+        "/backends", summary="The backends, and the state of each", dependencies=NO_PARAMETERS
     )
     async def list_backends() -> dict[str, Any]:
         data = [backend for model in models() for backend in standing.told(model.pool)]

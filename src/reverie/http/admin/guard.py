@@ -1,10 +1,10 @@
-"""Lets the holder of the admin key, and nobody else, through to the admin routes.
+"""Lets only the holder of the admin key through to the admin routes.
 
 Rule 1: the key is checked before a body is read, and before an answer gives away which routes,
 methods and parameters there are. FastAPI does all of that before a route runs, so the check stands
 in front of it.
 
-Rule 2: every answer says that it may not be stored: some hold secrets.
+Rule 2: every answer forbids caches to store it, since some hold secrets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BODY_TIMEOUT = 30.0
 
 
 class Guard:
-    """An ASGI application in front of another, whose routes below ``PREFIX`` it guards."""
+    """An ASGI application that guards another's routes below ``PREFIX``."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -50,14 +50,16 @@ class Guard:
 
 
 def _is_admin(scope: Scope) -> bool:
-    """True if a route may be an admin route, also where another application mounts this one."""
+    """True if the path is an admin route's, even where another application mounts this one."""
     path = scope["path"]
     paths = (path, path.removeprefix(scope.get("root_path", "")))
     return any(f"{path}/".startswith(f"{PREFIX}/") for path in paths)
 
 
 async def _with_body(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """Read the body; give what hands it on as JSON, whatever type the client says that it has.
+    """Read the body; return a scope and a receive that pass it on as JSON.
+
+    What the client says of its type isn't read: curl calls any body a form.
 
     Raises:
         RequestTooLarge, RequestTimeout, ClientGone

@@ -1,7 +1,7 @@
 """``/admin/v1/keys``: list keys, make them, show, rotate and revoke one.
 
-Rule: secrets are in the answers that make them and nowhere else; hashes are in none. Nothing in a
-request names a file, a command or a URL.
+Rule: a secret is in the one answer that makes it; hashes are in none. Nothing in a request names a
+file, a command or a URL.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _refuse_all(parameters: Annotated[Parameters, Query()]) -> None:
+async def _refuse_all(parameters: Annotated[Parameters, Query()]) -> None:
     """Refuse a query where nothing of it would be used."""
 
 
@@ -36,7 +36,7 @@ def admin_router(*, repeatable: Collection[str] = ()) -> APIRouter:
         repeatable: the parameters that a query may have more than once.
     """
 
-    def refuse_repeats(request: Request) -> None:
+    async def refuse_repeats(request: Request) -> None:
         for name in request.query_params.keys() - set(repeatable):
             if len(request.query_params.getlist(name)) > 1:
                 raise InvalidRequest(f"{name[:100]}: Give this once.", param=name[:100])

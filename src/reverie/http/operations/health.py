@@ -1,4 +1,4 @@
-"""``/health``, ``/healthz``, ``/readyz`` and ``/version``: what everyone may ask."""
+"""``/health``, ``/healthz``, ``/readyz`` and ``/version``: open to everyone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"description": "Not now; `sta
 
 
 def about(registry: ModelRegistry) -> dict[str, Any]:
-    """What Livepeer's runner says of itself in several answers."""
+    """What several answers begin with, as those of Livepeer's runner do."""
     return {"pipeline": "llm", "model_id": registry.models.default.name}
 
 
