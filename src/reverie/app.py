@@ -18,9 +18,7 @@ from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.http.access import Access
-from reverie.http.admin import accounts as admin_accounts
-from reverie.http.admin import backends as admin_backends
-from reverie.http.admin import reload as admin_reload
+from reverie.http.admin.application import add_admin
 from reverie.http.connection.exchange import Message, Receive, Scope, Send
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects import LIVEPEER, OPENAI
@@ -115,11 +113,13 @@ class Application:
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }
-        self._operations = application.build(self.registry, access, metrics, self.in_flight)
-        if self._store is not None:
-            admin_accounts.add_routes(self._operations, self._store, access)
-        admin_backends.add_routes(self._operations, lambda: self.models.all, access)
-        admin_reload.add_route(self._operations, self.reload, access)
+        self._operations = add_admin(
+            application.build(self.registry, access, metrics, self.in_flight),
+            access,
+            store=self._store,
+            models=lambda: self.models.all,
+            reload_configuration=self.reload,
+        )
 
     @property
     def settings(self) -> Settings:

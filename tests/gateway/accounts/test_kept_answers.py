@@ -56,7 +56,7 @@ async def test_the_oldest_answers_go_where_all_together_are_too_large(bounded: S
     assert [await kept.body(row) is not None for row in rows] == [True, True]
 
     rows.append(answer(bounded, 3, MIB // 2))
-    bound.added(MIB // 2)
+    bound.added(bytes(MIB // 2))
     bound.enforce()
     await bound.stop()
     assert [await kept.body(row) is not None for row in rows] == [False, True, True]
@@ -67,7 +67,7 @@ async def test_they_are_looked_at_only_once_enough_was_added(bounded: Store) -> 
     bound.enforce()
     await bound.stop()
     rows = [answer(bounded, row, MIB // 2) for row in (1, 2, 3)]
-    bound.added(MIB // 17)
+    bound.added(bytes(MIB // 17))
     bound.enforce()
     await bound.stop()
     kept = KeptAnswers(bounded)

@@ -61,14 +61,14 @@ def test_prices_are_integers_per_token_and_limits_are_those_configured() -> None
             "limits": {"rpm": 1, "tpm": 2, "concurrency": 3},
         }
     ).default
-    assert model.price.of(10, 0, 2) == 10 * 1000 + 2 * 10_000
-    assert model.price.of(10, 4, 0) == 6 * 1000 + 4 * 500
+    assert model.price.cost(10, 0, 2) == 10 * 1000 + 2 * 10_000
+    assert model.price.cost(10, 4, 0) == 6 * 1000 + 4 * 500
     assert model.limits == RateLimits(1, 2, 3)
 
 
 def test_cached_tokens_cost_as_much_as_others_unless_they_have_a_price() -> None:
     price = served({"name": "a", "price": {"input": "1USD", "output": "1USD"}}).default.price
-    assert price.of(10, 10, 0) == price.of(10, 0, 0) == 10_000
+    assert price.cost(10, 10, 0) == price.cost(10, 0, 0) == 10_000
 
 
 def test_a_model_that_stays_keeps_the_time_since_when_it_is_served() -> None:

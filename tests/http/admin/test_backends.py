@@ -35,12 +35,12 @@ async def test_the_operator_sees_how_each_backend_stands(
         environ=ADMIN, store=store, models=[{"name": "m", "backends": [backend]}]
     )
     await probed(gateway, engine)
-    [told] = await listed(gateway)
-    probe = told.pop("last_probe")
+    [backend_entry] = await listed(gateway)
+    probe = backend_entry.pop("last_probe")
     assert (probe["ok"], probe["code"]) == (True, None)
     assert probe["at"].endswith("Z")
     host = engine.url.removeprefix("http://").removesuffix("/v1")
-    assert told == {
+    assert backend_entry == {
         "model": "m",
         "name": f"0:{host}",
         "kind": "vllm",

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
-from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.accounts.kept_answers import AnswerBound
 from reverie.http.idempotency import transcript
 from reverie.store import gateways
 from reverie.testing import Script, ScriptedEngine
@@ -468,13 +468,13 @@ async def test_an_answer_that_the_store_is_slow_to_take_is_counted_too(
     """Whether too many are kept is looked at while the answer waits to be written."""
     looks = 0
 
-    def look(ledger: Ledger) -> None:
+    def look(bound: AnswerBound) -> None:
         nonlocal looks
         looks += 1
-        keep_bounded(ledger)
+        enforce(bound)
 
-    keep_bounded = Ledger._keep_bounded
-    monkeypatch.setattr(Ledger, "_keep_bounded", look)
+    enforce = AnswerBound.enforce
+    monkeypatch.setattr(AnswerBound, "enforce", look)
     monkeypatch.setattr(gateways, "HEARTBEAT_INTERVAL", 0.02)
     gateway = await start_gateway(engine, store={"kept_answers_mib": 1})
     used: Any = gateway.app.ledger
@@ -493,7 +493,7 @@ async def test_an_answer_that_the_store_is_slow_to_take_is_counted_too(
         engine.resume()
         await gateway.until(lambda: bool(used._settling))
         before = looks
-        await gateway.until(lambda: looks >= before + 2 and used._evicting is None)
+        await gateway.until(lambda: looks >= before + 2 and used._answers._evicting is None)
     assert (await second)[0] == 200
     await gateway.until(lambda: 0 < kept_bytes(tmp_path) <= 2**20)
 

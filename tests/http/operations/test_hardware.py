@@ -1,4 +1,4 @@
-"""What is told of GPUs, by NVIDIA's driver: here a script stands in its place, with its output."""
+"""What a server says that it is. A script stands in for NVIDIA's driver, with its output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import reverie
 from reverie.http.operations import hardware
+from tests.harness import Gateway
 
 GPU = {"id": "GPU-1", "name": "NVIDIA L4", "memory_total": 23034 << 20, "memory_free": 22563 << 20}
 
@@ -41,7 +43,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("driver")
-async def test_a_gpu_is_told_with_all_that_livepeers_clients_parse() -> None:
+async def test_a_gpu_has_all_that_livepeers_clients_parse() -> None:
     assert await hardware.info() == {"0": {**GPU, "major": 8, "minor": 9}}
     assert await hardware.stats() == {
         "0": {**GPU, "utilization_compute": 37, "utilization_memory": 0}
@@ -54,3 +56,15 @@ async def test_without_a_driver_there_is_no_gpu(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await hardware.info() == {}
     assert await hardware.stats() == {}
+
+
+async def test_a_server_says_what_it_is(gateway: Gateway) -> None:
+    about = {"pipeline": "llm", "model_id": "m"}
+    assert (await gateway.get("/version"))[1] == {**about, "version": reverie.__version__}
+    for path, gpus in (("/hardware/info", "gpu_info"), ("/hardware/stats", "gpu_stats")):
+        status, body, _ = await gateway.get(path)
+        assert status == 200
+        assert about.items() <= body.items()
+        assert isinstance(body[gpus], dict)
+        assert body["cpu"]["cores"] >= 1
+        assert 0 < body["memory"]["free"] <= body["memory"]["total"]

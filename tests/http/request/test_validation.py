@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from reverie.errors import InvalidRequest
-from reverie.http.admin.body import read_order
 from reverie.http.request.body import parse
 
 USER = {"role": "user", "content": "Hello"}
@@ -57,20 +56,3 @@ def test_a_bound_is_said_in_plain_words(given: dict[str, Any], message: str | No
     assert message is None or said == message
     for technical in ("validation", "valid ", "pattern", "^", "equal to"):
         assert technical not in said
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "name: Field required."),
-        ({"name": 5}, "name: Input should be a string."),
-        ({"name": "a", "rpm": 1.5}, "rpm: Input should be a whole number."),
-        ({"name": "a", "models": "m"}, "models: Input should be a list."),
-        ({"name": "a", "model_limits": {"m": 1}}, "model_limits.m: Input should be an object."),
-        ({"name": "a", "x": 1}, "x: This field is not known."),
-    ],
-)
-def test_an_operator_reads_the_same_words(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        read_order(json.dumps(given).encode())
-    assert caught.value.message == message

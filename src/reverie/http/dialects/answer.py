@@ -8,13 +8,20 @@ from typing import Any
 import msgspec
 
 from reverie.events import Delta, Finish, TokenLogprob, TopLogprob, Usage
+from reverie.http.dialects.wire import (
+    LLMAnswerMessage,
+    LLMAnswerToolCall,
+    LLMTokenLogprob,
+    LLMTokenUsage,
+    LLMTopLogprob,
+)
 
 _LOWEST_LOGPROB = -9999.0
 """OpenAI's value for minus infinity, which JSON can't express."""
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    counted: dict[str, Any] = {
+def usage_object(usage: Usage) -> LLMTokenUsage:
+    counted: LLMTokenUsage = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
@@ -25,17 +32,17 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     return counted
 
 
-def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
+def logprob_object(entry: TokenLogprob) -> LLMTokenLogprob:
     return {
         **_top_object(entry),
         "top_logprobs": [_top_object(other) for other in entry.top_logprobs],
     }
 
 
-def _top_object(entry: TokenLogprob | TopLogprob) -> dict[str, Any]:
+def _top_object(entry: TokenLogprob | TopLogprob) -> LLMTopLogprob:
     # Written so that NaN, which is neither, becomes the lowest too.
     value = min(entry.logprob, 0.0) if entry.logprob >= _LOWEST_LOGPROB else _LOWEST_LOGPROB
-    plain: dict[str, Any] = {"token": entry.token, "logprob": value}
+    plain: LLMTopLogprob = {"token": entry.token, "logprob": value}
     if entry.bytes is not None:
         plain["bytes"] = entry.bytes
     return plain
@@ -58,7 +65,7 @@ def whole_answer(
     text = "".join([delta.text for delta in deltas])
     reasoning = "".join([delta.reasoning for delta in deltas])
     tool_calls = _assemble(deltas)
-    message: dict[str, Any] = {"role": "assistant", "content": text}
+    message: LLMAnswerMessage = {"role": "assistant", "content": text}
     if reasoning:
         message["reasoning_content"] = reasoning
     if tool_calls:
@@ -78,7 +85,7 @@ def whole_answer(
     )
 
 
-def _assemble(deltas: Sequence[Delta]) -> list[dict[str, Any]]:
+def _assemble(deltas: Sequence[Delta]) -> list[LLMAnswerToolCall]:
     """Join the pieces of each tool call, ordered by index."""
     pieces: dict[int, list[str]] = {}
     ids: dict[int, str] = {}

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from reverie.errors import InvalidRequest, ReverieError
+from reverie.http.dialects.wire import LLMError
 
 
-def error_object(error: ReverieError) -> dict[str, Any]:
+def error_object(error: ReverieError) -> LLMError:
     """OpenAI's ``error`` object."""
     return {
         "message": error.message,

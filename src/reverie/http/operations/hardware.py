@@ -1,4 +1,7 @@
-"""What this machine is made of, for `/hardware/*`: its GPUs as NVIDIA's driver tells them."""
+"""``/hardware/info`` and ``/hardware/stats``: this machine's GPUs, CPU and memory.
+
+The answers have the shape of Livepeer's runner. GPUs are those that NVIDIA's driver reports.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,13 @@ import os
 import platform
 import shutil
 from typing import Any
+
+from fastapi import APIRouter
+
+from reverie.gateway.serving.registry import ModelRegistry
+from reverie.http.access import Access
+from reverie.http.operations.health import about
+from reverie.http.operations.security import OR_NONE, checked_router
 
 _QUERY_TIMEOUT = 5.0
 _INFO = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap")
@@ -22,8 +32,23 @@ _STATS = (
 _MIB = 1024 * 1024
 
 
+def routes(registry: ModelRegistry, access: Access) -> APIRouter:
+    router = checked_router("operations", access.admit_operator)
+    summary = "The machine's GPUs, CPU and memory"
+
+    @router.get("/hardware/info", summary=summary, openapi_extra=OR_NONE)
+    async def hardware_info() -> dict[str, Any]:
+        return {**about(registry), "gpu_info": await info(), "cpu": cpu(), "memory": memory()}
+
+    @router.get("/hardware/stats", summary="What the machine's GPUs do now", openapi_extra=OR_NONE)
+    async def hardware_stats() -> dict[str, Any]:
+        return {**about(registry), "gpu_stats": await stats(), "cpu": cpu(), "memory": memory()}
+
+    return router
+
+
 async def info() -> dict[str, dict[str, Any]]:
-    """GPUs by index, in the shape of Livepeer's runner; empty where there are none."""
+    """The GPUs by index; empty where there are none."""
     found = {}
     for row in await _query(_INFO):
         major, _, minor = row["compute_cap"].partition(".")
@@ -39,7 +64,7 @@ async def info() -> dict[str, dict[str, Any]]:
 
 
 async def stats() -> dict[str, dict[str, Any]]:
-    """What the GPUs do now, by index; empty where there are none."""
+    """How busy the GPUs are, by index; empty where there are none."""
     return {
         row["index"]: {
             "id": row["uuid"],
@@ -77,7 +102,7 @@ def _cpu_model() -> str:
 
 
 async def _query(columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Ask nvidia-smi; without it, or without an answer in time, there is no GPU to tell of."""
+    """Ask nvidia-smi; no rows where it is missing, fails, or doesn't answer in time."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []

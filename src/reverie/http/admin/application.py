@@ -1,0 +1,60 @@
+"""The admin routes, put together behind their guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp
+
+from reverie import log
+from reverie.errors import AccountsUnavailable, InvalidRequest, NotFound, ReverieError, StoreFailure
+from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound
+from reverie.gateway.accounts.store import Store
+from reverie.gateway.serving.config_diff import Changes
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.http.access import Access
+from reverie.http.admin import backends, keys, reload, usage
+from reverie.http.admin.guard import Guard
+from reverie.http.operations.errors import error_response
+
+logger = logging.getLogger("reverie.admin")
+
+
+def add_admin(
+    app: FastAPI,
+    access: Access,
+    *,
+    store: Store | None,
+    models: Callable[[], Iterable[ServedModel]],
+    reload_configuration: Callable[[], Awaitable[Changes]],
+) -> ASGIApp:
+    """Add the admin routes to an application; return it behind their guard.
+
+    Args:
+        store: without one, there are no routes for keys and usage.
+        models: returns the models that are served at the moment.
+    """
+    routers = [backends.routes(models), reload.routes(reload_configuration)]
+    if store is not None:
+        routers += [keys.routes(store), usage.routes(store)]
+    for router in routers:
+        app.include_router(router)
+    for failure in (InvalidInput, StoreFailure):
+        app.add_exception_handler(failure, _answer)
+    return Guard(app, access)
+
+
+async def _answer(_: Request, failure: Exception) -> Response:
+    return error_response(_as_reverie_error(failure))
+
+
+def _as_reverie_error(failure: Exception) -> ReverieError:
+    """The error that the caller is sent; the store's own words go to the log alone."""
+    if isinstance(failure, KeyNotFound):
+        return NotFound(f"{failure.message[:1].upper()}{failure.message[1:]}.")
+    if isinstance(failure, InvalidInput):
+        return InvalidRequest(f"{failure.field}: {failure.message}.", param=failure.field)
+    logger.warning("store failed", extra=log.fields(reason=str(failure)))
+    return AccountsUnavailable()

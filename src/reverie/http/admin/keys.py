@@ -1,0 +1,143 @@
+"""``/admin/v1/keys``: list keys, make them, show, rotate and revoke one.
+
+Rule: a secret is in the one answer that makes it; hashes are in none. Nothing in a request names a
+file, a command or a URL.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+
+from reverie import log
+from reverie.gateway.accounts import key_service
+from reverie.gateway.accounts.key_service import Key, KeySpec
+from reverie.gateway.accounts.store import Store
+from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
+from reverie.times import now_ms
+
+logger = logging.getLogger("reverie.admin")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class ModelLimits(_Strict):
+    """Limits on one model; one that is absent or null isn't there."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
+class NewKey(_Strict):
+    """A key to make; a limit that is absent or null isn't there."""
+
+    name: str
+    """What lists and log lines call it; no two keys in use share it."""
+    models: list[str] | None = None
+    """The models that it may use; null: all."""
+    rpm: int | None = None
+    """Requests in any 60 seconds."""
+    tpm: int | None = None
+    """Tokens in any 60 seconds, prompts and answers together."""
+    concurrency: int | None = None
+    """Requests at once."""
+    budget: str | None = Field(default=None, examples=["10USD/month"])
+    """What it may spend in a day or a month (UTC)."""
+    expires_at: str | None = Field(default=None, examples=["2027-01-31T00:00:00Z"])
+    """When it ends: RFC 3339, a day, or a span from now, as `30d`."""
+    weight: int = 1
+    """Its share of a full server, beside other keys'."""
+    model_limits: dict[str, ModelLimits] = {}
+    """A model's name → limits of this key on it."""
+
+
+class Page(Parameters):
+    after: str = ""
+    """The `last_id` of the page before."""
+    limit: int = Field(default=100, ge=1, le=1000)
+    """Keys on the page."""
+
+
+KeyId = Annotated[str, Path(description="The key's id, as key_9f8e7d6c5b4a3928")]
+"""Paths hold ids alone: a slash in a name would make a path of its own."""
+
+
+def routes(store: Store) -> APIRouter:
+    """The routes. Each runs in a thread, since it waits for the store."""
+    router = admin_router()
+
+    @router.get("/keys", summary="The keys, page by page")
+    def list_keys(page: Annotated[Page, Query()]) -> dict[str, Any]:
+        with store.read() as connection:
+            found = key_service.page(connection, page.after, page.limit + 1)
+            data = key_service.describe(connection, found[: page.limit], now_ms())
+        return {
+            "object": "list",
+            "data": data,
+            "has_more": len(found) > page.limit,
+            "last_id": data[-1]["id"] if data else None,
+        }
+
+    @router.post(
+        "/keys",
+        summary="Make a key; its secret is shown once",
+        status_code=201,
+        dependencies=NO_PARAMETERS,
+    )
+    def create(new: NewKey) -> dict[str, Any]:
+        spec = msgspec.convert(new.model_dump(), KeySpec)
+        now = now_ms()
+        with store.write() as connection:
+            key, secret = key_service.create(connection, spec, now)
+            answer = {**_describe(connection, key, now), "secret": secret}
+        _log("key made", key)
+        return answer
+
+    @router.get("/keys/{id}", summary="One key", dependencies=NO_PARAMETERS)
+    def show(id: KeyId) -> dict[str, Any]:
+        with store.read() as connection:
+            return _describe(connection, key_service.by_id(connection, id), now_ms())
+
+    @router.delete("/keys/{id}", summary="End a key, for ever", dependencies=NO_PARAMETERS)
+    @router.post("/keys/{id}/revoke", summary="End a key, for ever", dependencies=NO_PARAMETERS)
+    def revoke(id: KeyId) -> dict[str, Any]:
+        now = now_ms()
+        with store.write() as connection:
+            key = key_service.revoke(connection, key_service.by_id(connection, id).id, now)
+            answer = _describe(connection, key, now)
+        _log("key revoked", key)
+        return answer
+
+    @router.post(
+        "/keys/{id}/rotate",
+        summary="Give a key a new secret; it is shown once",
+        dependencies=NO_PARAMETERS,
+    )
+    def rotate(id: KeyId) -> dict[str, Any]:
+        now = now_ms()
+        with store.write() as connection:
+            key, secret = key_service.rotate(connection, key_service.by_id(connection, id).id, now)
+            answer = {**_describe(connection, key, now), "secret": secret}
+        _log("key rotated", key)
+        return answer
+
+    return router
+
+
+def _describe(connection: Connection, key: Key, now: int) -> dict[str, Any]:
+    [described] = key_service.describe(connection, [key], now)
+    return described
+
+
+def _log(event: str, key: Key) -> None:
+    logger.info(event, extra=log.fields(key=key.id))

@@ -1,0 +1,28 @@
+"""``/metrics``, for Prometheus."""
+
+from __future__ import annotations
+
+import prometheus_client
+from fastapi import APIRouter, Response
+
+from reverie.gateway.metrics import Metrics
+from reverie.http.access import Access
+from reverie.http.operations.security import OR_NONE, checked_router
+
+
+def routes(metrics: Metrics, access: Access) -> APIRouter:
+    router = checked_router("operations", access.admit_operator)
+
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        openapi_extra=OR_NONE,
+    )
+    async def prometheus() -> Response:
+        return Response(
+            metrics.render(), headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST}
+        )
+
+    return router

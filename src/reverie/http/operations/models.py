@@ -1,0 +1,54 @@
+"""``/v1/models``: the models that are served, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from reverie.errors import NotFound
+from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.http.access import Access
+from reverie.http.operations.errors import NO_ROUTE
+from reverie.http.operations.security import checked_router
+
+PATHS = ("/v1/models", "/models", "/llm/models")
+"""The same under each; the first is in the API's description."""
+
+
+def routes(registry: ModelRegistry, access: Access) -> APIRouter:
+    router = checked_router("models", access.admit)
+
+    async def list_models() -> dict[str, Any]:
+        data = [
+            _entry(model, name)
+            for model in registry.models.all
+            for name in (model.name, *model.settings.aliases)
+        ]
+        return {"object": "list", "data": data}
+
+    async def show_model(name: str) -> dict[str, Any]:
+        if not name:  # elsewhere an empty name is the default model
+            raise NotFound(NO_ROUTE)
+        return _entry(registry.models.find(name), name)
+
+    for path in PATHS:
+        shown = path == PATHS[0]
+        router.get(path, summary="The models served here", include_in_schema=shown)(list_models)
+        router.get(path + "/{name:path}", summary="One model", include_in_schema=shown)(show_model)
+    return router
+
+
+def _entry(model: ServedModel, name: str) -> dict[str, Any]:
+    """One name of a model; an alias says what it stands for."""
+    entry: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "reverie",
+        "loaded": model.state == "ready",
+    }
+    if name != model.name:
+        entry["alias_of"] = model.name
+    return entry

@@ -1,0 +1,35 @@
+"""Which models are served, by all their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from reverie.testing import ScriptedEngine
+from tests.harness import Gateway, StartGateway
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models", "/llm/models"])
+async def test_models_are_listed_by_name_and_alias(gateway: Gateway, path: str) -> None:
+    status, listed, _ = await gateway.get(path)
+    assert (status, listed["object"]) == (200, "list")
+    assert [entry["id"] for entry in listed["data"]] == ["m", "alias"]
+    for entry in listed["data"]:
+        assert entry["object"] == "model"
+        assert isinstance(entry["created"], int)
+        assert entry["loaded"] is True
+        assert (await gateway.get(f"{path}/{entry['id']}"))[:2] == (200, entry)
+
+
+async def test_a_model_whose_name_holds_slashes_is_shown(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    models = [{"name": "owner/model", "backends": [{"url": engine.url}]}]
+    gateway = await start_gateway(models=models)
+    status, entry, _ = await gateway.get("/v1/models/owner/model")
+    assert (status, entry["id"]) == (200, "owner/model")
+
+
+@pytest.mark.parametrize(("name", "code"), [("nope", "model_not_found"), ("", "not_found")])
+async def test_a_model_that_is_not_here_is_404(gateway: Gateway, name: str, code: str) -> None:
+    status, answer, _ = await gateway.get(f"/v1/models/{name}")
+    assert (status, answer["error"]["code"]) == (404, code)
