@@ -15,13 +15,7 @@ from reverie.times import now_ms
 if TYPE_CHECKING:
     from reverie.gateway.accounts.usage_report import UsageReport
 
-_OPTIONS = {
-    "by": "--by",
-    "since": "--since",
-    "until": "--until",
-    "key": "--key",
-    "model": "--model",
-}
+_OPTIONS = {field: f"--{field}" for field in ("by", "since", "until", "key", "model")}
 
 
 def usage(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Row, insert, select, text, update
 
 from reverie.money import Period
@@ -149,41 +149,26 @@ def rotate(connection: Connection, id: str, secret: str) -> bool:
 
 
 def _columns(key: Key) -> dict[str, Any]:
+    columns = structs.asdict(key)
+    del columns["limits"]
     return {
-        "id": key.id,
-        "name": key.name,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "weight": key.weight,
+        **structs.asdict(key.limits),
+        **columns,
         "models": None if key.models is None else _json(key.models),
-        "rpm": key.limits.rpm,
-        "tpm": key.limits.tpm,
-        "concurrency": key.limits.concurrency,
-        "budget": key.budget,
-        "budget_period": key.budget_period,
-        "currency": key.currency,
         "model_limits": _json(key.model_limits) if key.model_limits else None,
     }
 
 
 def _key(row: Row[Any]) -> Key:
-    columns = row._mapping
+    columns = dict(row._mapping)
+    del columns["hash"]
+    limits = RateLimits(*(columns.pop(kind) for kind in RateLimits.__struct_fields__))
+    models, model_limits = columns.pop("models"), columns.pop("model_limits")
     return Key(
-        id=columns["id"],
-        name=columns["name"],
-        created_at=columns["created_at"],
-        expires_at=columns["expires_at"],
-        revoked_at=columns["revoked_at"],
-        weight=columns["weight"],
-        models=_parsed(columns["models"], tuple[str, ...]) if columns["models"] else None,
-        limits=RateLimits(columns["rpm"], columns["tpm"], columns["concurrency"]),
-        model_limits=_parsed(columns["model_limits"], dict[str, RateLimits])
-        if columns["model_limits"]
-        else {},
-        budget=columns["budget"],
-        budget_period=columns["budget_period"],
-        currency=columns["currency"],
+        **columns,
+        limits=limits,
+        models=_parsed(models, tuple[str, ...]) if models else None,
+        model_limits=_parsed(model_limits, dict[str, RateLimits]) if model_limits else {},
     )
 
 

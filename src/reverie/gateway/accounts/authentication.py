@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -78,11 +78,11 @@ class Authenticator:
     @property
     def open(self) -> bool:
         """True while there is no key that a caller could have."""
-        return not self._static and (self._stored is None or not self._stored.has_keys)
+        return self.open_with(self._static)
 
-    def open_with(self, static: Iterable[tuple[bytes, str]]) -> bool:
+    def open_with(self, static: Sequence[object]) -> bool:
         """As ``open``, if these were the static keys."""
-        return not list(static) and (self._stored is None or not self._stored.has_keys)
+        return not static and (self._stored is None or not self._stored.has_keys)
 
     def replace_static(self, static: Iterable[tuple[bytes, str]]) -> None:
         """Replace the static keys."""
