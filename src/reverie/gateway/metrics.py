@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,7 +12,8 @@ from prometheus_client.registry import Collector
 
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.scheduling import standing
+from reverie.gateway.scheduling.backend_state import Circuit
+from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.registry import ModelRegistry
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -119,7 +121,53 @@ class _LiveState(Collector):
                 slots.add_metric(labels, backend.slots)
                 ready.add_metric(labels, int(backend.ready))
         pools = [model.pool for model in self._registry.models.all]
-        return (waiting, running, slots, ready, *standing.gauges(pools))
+        return (waiting, running, slots, ready, *_health_of_backends(pools))
+
+
+def _health_of_backends(pools: Iterable[Pool]) -> Iterable[Metric]:
+    """How well backends do. What isn't known yet is absent."""
+    labels = ["model", "backend"]
+    circuit = GaugeMetricFamily(
+        "reverie_backend_state",
+        "1 for the state of a backend's circuit breaker.",
+        labels=[*labels, "state"],
+    )
+    reason = GaugeMetricFamily(
+        "reverie_backend_state_reason", "1 for the reason of it.", labels=[*labels, "reason"]
+    )
+    failures = GaugeMetricFamily(
+        "reverie_backend_consecutive_failures",
+        "Failures since the last whole answer.",
+        labels=labels,
+    )
+    probe = GaugeMetricFamily(
+        "reverie_backend_probe_ok", "1 if the latest probe was answered.", labels=labels
+    )
+    ttft = GaugeMetricFamily(
+        "reverie_backend_time_to_first_token_seconds",
+        "From a slot's grant to the first token, as a moving average.",
+        labels=labels,
+    )
+    pace = GaugeMetricFamily(
+        "reverie_backend_seconds_per_token",
+        "From one token to the next, as a moving average.",
+        labels=labels,
+    )
+    for pool in pools:
+        for state in pool.states:
+            values = [pool.model, state.name]
+            for one in get_args(Circuit):
+                circuit.add_metric([*values, one], int(state.circuit == one))
+            if state.reason is not None:
+                reason.add_metric([*values, state.reason], 1)
+            failures.add_metric(values, state.failures)
+            if state.backend.health is not None:
+                probe.add_metric(values, int(state.backend.health.good))
+            if state.speed.ttft is not None:
+                ttft.add_metric(values, state.speed.ttft)
+            if state.speed.per_token is not None:
+                pace.add_metric(values, state.speed.per_token)
+    return (circuit, reason, failures, probe, ttft, pace)
 
 
 class _LedgerState(Collector):

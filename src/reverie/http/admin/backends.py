@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from reverie.errors import UnsupportedParameter
-from reverie.gateway.scheduling import standing
+from reverie.gateway.scheduling.backend_state import BackendState
+from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
 
@@ -26,7 +30,8 @@ def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], access
             raise UnsupportedParameter(
                 f"{name[:100]}: This parameter is not known.", param=name[:100]
             )
-        data = [backend for model in models() for backend in standing.told(model.pool)]
+        pools = [model.pool for model in models()]
+        data = [_to_json(pool, state) for pool in pools for state in pool.states]
         return JSONResponse({"object": "list", "data": data}, headers={"Cache-Control": "no-store"})
 
     app.add_api_route(
@@ -39,3 +44,35 @@ def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], access
         openapi_extra={"security": [{"HTTPBearer": []}]},
         response_model=None,
     )
+
+
+def _to_json(pool: Pool, state: BackendState) -> dict[str, Any]:
+    """A backend, with no secret, no prompt and no engine's text."""
+    backend, speed = state.backend, state.speed
+    error, health = state.last_error, backend.health
+    return {
+        "model": pool.model,
+        "name": state.name,
+        "kind": backend.kind,
+        "url": backend.url or None,
+        "state": state.circuit,
+        "reason": state.reason,
+        "retry_in": round(state.retry_in, 1),
+        "ready": backend.ready,
+        "slots": backend.slots,
+        "in_flight": state.in_flight,
+        "weight": backend.weight,
+        "tokens_per_second": round(1 / speed.per_token, 1) if speed.per_token else None,
+        "time_to_first_token": None if speed.ttft is None else round(speed.ttft, 4),
+        "consecutive_failures": state.failures,
+        "last_error": None
+        if error is None
+        else {"code": error.code, "at": _timestamp(time.time() - (pool.clock() - error.at))},
+        "last_probe": None
+        if health is None
+        else {"ok": health.good, "code": health.code or None, "at": _timestamp(health.at)},
+    }
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
