@@ -6,13 +6,8 @@ import asyncio
 from typing import Any
 
 from reverie.backends.base import Health
-from reverie.errors import (
-    BackendError,
-    ReverieError,
-)
-from reverie.gateway.scheduling.backend_state import (
-    FAILURES,
-)
+from reverie.errors import BackendError, ReverieError
+from reverie.gateway.scheduling.backend_state import FAILURES
 from reverie.gateway.scheduling.lease import Lease
 from reverie.gateway.scheduling.pool import Pool
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request

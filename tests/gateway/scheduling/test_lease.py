@@ -6,13 +6,8 @@ import asyncio
 
 import pytest
 
-from reverie.errors import (
-    BackendError,
-)
-from reverie.gateway.scheduling.backend_state import (
-    FAILURES,
-    LONGEST_WAIT,
-)
+from reverie.errors import BackendError
+from reverie.gateway.scheduling.backend_state import FAILURES, LONGEST_WAIT
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 from tests.gateway.scheduling.pools import PoolOnClock, pool, queued, turns
 

@@ -8,11 +8,7 @@ from collections import Counter
 
 import pytest
 
-from reverie.errors import (
-    BackendError,
-    ModelLoading,
-    Overloaded,
-)
+from reverie.errors import BackendError, ModelLoading, Overloaded
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 from tests.gateway.scheduling.pools import PoolOnClock, end, pool, queued
 

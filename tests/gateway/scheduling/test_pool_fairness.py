@@ -7,9 +7,7 @@ from collections import Counter
 
 import pytest
 
-from reverie.errors import (
-    Overloaded,
-)
+from reverie.errors import Overloaded
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 from tests.gateway.scheduling.pools import end, pool, queued, turns
 

@@ -6,11 +6,7 @@ import asyncio
 
 import pytest
 
-from reverie.errors import (
-    BackendError,
-    ModelLoading,
-    Overloaded,
-)
+from reverie.errors import BackendError, ModelLoading, Overloaded
 from reverie.gateway.scheduling.pool import RESUME_GRACE
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 from tests.gateway.scheduling.pools import PoolOnClock, end, pool, queued, turns

@@ -11,8 +11,8 @@ probes and fails requests would be trusted again and again otherwise.
 
 Rule 2: a request that began before the circuit opened says nothing of what happened after.
 
-Rule 3: while it is closed, a backend that failed, or was busy, or is silent, is avoided for a
-moment if there is another.
+Rule 3: a backend whose circuit is closed, but which failed or was busy just now, or is silent, is
+used only if no other has room.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from reverie.backends.base import Backend, Health
 from reverie.errors import BackendError, ClientError, ModelLoading, Overloaded, ReverieError
+from reverie.gateway.scheduling.speed import Speed
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.backends")
@@ -67,55 +69,13 @@ SILENCE = 5.0
 """Seconds without output for any of its requests after which a backend gets no more of them, if
 there is another."""
 
-_SMOOTHING = 0.2
-"""The weight of the newest measurement."""
-_STALE_AFTER = 120.0
-"""Seconds after which a measurement is forgotten: a backend that was slow then is tried again."""
-_TYPICAL_ANSWER = 128
-"""Tokens of the answer by which backends are compared."""
-
-
-class Speed:
-    """How fast a backend answers: moving averages over its whole answers.
-
-    Answers that were cut don't count: a backend that fails is fast to do so.
-    """
-
-    __slots__ = ("_at", "per_token", "ttft")
-
-    def __init__(self) -> None:
-        self.ttft: float | None = None
-        """Seconds from the grant of a slot to the first token."""
-        self.per_token: float | None = None
-        """Seconds from one token to the next."""
-        self._at = -math.inf
-
-    def add(self, now: float, ttft: float, per_token: float | None) -> None:
-        """Add one answer; ``per_token`` is None if it had too few tokens to tell."""
-        if now - self._at > _STALE_AFTER:
-            self.ttft = self.per_token = None
-        self._at = now
-        self.ttft = _smoothed(self.ttft, ttft)
-        if per_token is not None:
-            self.per_token = _smoothed(self.per_token, per_token)
-
-    def expected(self, now: float) -> float | None:
-        """Seconds that a typical answer takes; None if unknown, or measured too long ago."""
-        if self.ttft is None or self.per_token is None or now - self._at > _STALE_AFTER:
-            return None
-        return self.ttft + self.per_token * _TYPICAL_ANSWER
-
-
-def _smoothed(before: float | None, new: float) -> float:
-    return new if before is None else before + _SMOOTHING * (new - before)
-
 
 class LastError(NamedTuple):
     """The latest error of a backend, in an answer or a probe."""
 
     code: str
     at: float
-    """On the pool's clock."""
+    """In ``time.time()`` seconds."""
 
 
 class Ticket(NamedTuple):
@@ -248,9 +208,9 @@ class BackendState:
         return self._asked_for_pause and self.in_cooldown
 
     @property
-    def failing(self) -> bool:
-        """True if it failed just now, and has answered no probe since."""
-        return self.in_cooldown and not (self._asked_for_pause or self._probe_ok)
+    def needs_time(self) -> bool:
+        """True if it failed just now and has answered no probe since, or asked for a pause."""
+        return self.in_cooldown and (self._asked_for_pause or not self._probe_ok)
 
     @property
     def recovered(self) -> bool:
@@ -329,7 +289,7 @@ class BackendState:
             if self._trial is None:
                 self._apply("probe")
         elif not self._is_outweighed(health):
-            self.last_error = LastError(health.code, now)
+            self.last_error = LastError(health.code, health.at)
             # No wait: the next good probe says more than the time, and costs nobody a request.
             if self._closed:
                 self._wait_ends = now
@@ -345,9 +305,8 @@ class BackendState:
             self._trial = None
 
     def _cool_down(self, error: ReverieError, seconds: float, *, asked_for: bool = False) -> None:
-        now = self._clock()
-        self.last_error = LastError(error.code, now)
-        self._cooldown_ends = now + seconds
+        self.last_error = LastError(error.code, time.time())
+        self._cooldown_ends = self._clock() + seconds
         self._asked_for_pause = asked_for
         self._probe_ok = False
 
@@ -389,20 +348,17 @@ class BackendState:
             self._trial = None
         if after == "open":
             self._era += 1
-        if after != before or event == "trial":
-            self._log(after)
-
-    def _log(self, circuit: Circuit) -> None:
-        is_open = circuit == "open"
+        if after == before == "closed":
+            return
         logger.log(
-            logging.WARNING if is_open else logging.INFO,
+            logging.WARNING if after == "open" else logging.INFO,
             "backend",
             extra=fields(
                 model=self._model,
                 backend=self.name,
-                state=circuit,
+                state=after,
                 reason=self._reason,
                 failures=self.failures or None,
-                retry_in_s=self.retry_in if is_open else None,
+                retry_in_s=self.retry_in or None,
             ),
         )

@@ -226,11 +226,11 @@ class Pool:
         Raises:
             Overloaded, ModelLoading: no key has more than the newcomer's own.
         """
-        newest = self._queue.newest_of_greediest(than=newcomer.request.key)
-        if newest is None:
+        greediest = self._queue.greediest(than=newcomer.request.key)
+        if greediest is None:
             self._queue.remove(newcomer)
             raise self._full()
-        count = self._queue.newcomers_of(newest.request.key)
+        newest, count = greediest
         self._end(
             newest,
             Overloaded(
@@ -303,28 +303,26 @@ class Pool:
 
     def _full(self) -> Overloaded:
         waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
-        if not self.ready:
-            return ModelLoading(
-                f"{self.not_ready_reason()}, and the queue is full: {waiting}. Try again shortly.",
-                retry_after=self.seconds_to_ready() or self._seconds_to_room(),
-            )
-        return Overloaded(
-            f"No slot is free, and the queue is full: {waiting}. Try again shortly.",
-            retry_after=self._seconds_to_room(),
+        return self._refusal(
+            f"{self.not_ready_reason()}, and the queue is full: {waiting}.",
+            f"No slot is free, and the queue is full: {waiting}.",
         )
 
     def _too_late(self) -> Overloaded:
+        seconds, waiting = f"{self._queue_timeout:g} s", _requests(self.waiting)
+        return self._refusal(
+            f"{self.not_ready_reason()} after {seconds}, with {waiting} waiting.",
+            f"No slot became free within {seconds}, with {waiting} still waiting.",
+        )
+
+    def _refusal(self, while_loading: str, otherwise: str) -> Overloaded:
+        seconds = self._seconds_to_room()
         if not self.ready:
             return ModelLoading(
-                f"{self.not_ready_reason()} after {self._queue_timeout:g} s, with "
-                f"{_requests(self.waiting)} waiting. Try again shortly.",
-                retry_after=self.seconds_to_ready() or self._seconds_to_room(),
+                f"{while_loading} Try again shortly.",
+                retry_after=self.seconds_to_ready() or seconds,
             )
-        return Overloaded(
-            f"No slot became free within {self._queue_timeout:g} s, with "
-            f"{_requests(self.waiting)} still waiting. Try again shortly.",
-            retry_after=self._seconds_to_room(),
-        )
+        return Overloaded(f"{otherwise} Try again shortly.", retry_after=seconds)
 
     def _seconds_to_room(self) -> float:
         """Seconds after which another try will probably find room: a guess, kept small."""

@@ -1,20 +1,22 @@
 """Who waits for a slot, and whose turn it is: weighted fair queueing, sans-IO.
 
-Answers that were cut come first, then other retries, then newcomers. Within such a rank, keys take
+Answers that were cut come first, then other retries, then newcomers. Within each rank, keys take
 turns by self-clocked fair queueing (S. J. Golestani, "A Self-Clocked Fair Queueing Scheme for
-Broadband Applications", INFOCOM 1994), with requests for packets and tokens for bits. A key's first
-request finishes at the virtual time at which it became the first, plus its tokens over the key's
-weight. The one that finishes first is next, and takes virtual time with it to its finish.
+Broadband Applications", INFOCOM 1994), where requests are the packets and tokens are the bits. When
+a request becomes its key's first, its finish is set: the virtual time, plus its tokens divided by
+the key's weight. The request with the earliest finish is next, and virtual time moves on to it.
 
-Rule 1: nobody saves up by being idle, and a flood delays others by no more than its share. A large
-request is passed by as much as it asks for itself, and by no more.
+Rule 1: a key saves nothing up by being idle, and its flood delays others by no more than its share.
+While a large request waits, each other key gets as many tokens as it asks for, by weight, and no
+more.
 
 Rule 2: a request that leaves without being served isn't paid for.
 
-Rule 3: requests that may go to the same backends share a lane. When the first of a lane can't be
+Rule 3: requests that may go to the same backends share a lane. If the first of a lane can't be
 served, it holds up its lane, and no other.
 
-Rule 4: retries always find room. They had their turn, and left the queue for it.
+Rule 4: the room that the queue's bound leaves is for newcomers alone. Retries always find room:
+they had their turn, and left the queue for it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ from typing import Any, Generic, TypeVar
 from reverie.gateway.scheduling.lease import SlotRequest
 
 _TOKEN = 1 << 20
-"""The virtual time that one token takes a key of weight 1: integers, and little lost by division.
-"""
+"""The virtual time of one token of a key of weight 1. Times are integers: they compare exactly."""
 
 
 class Waiter:
@@ -50,7 +51,7 @@ W = TypeVar("W", bound=Waiter)
 
 
 class _Lane(Generic[W]):
-    """All requests of one route. ``firsts`` has each key's first, by finish and arrival."""
+    """All requests of one route. ``firsts``: each key's first, sorted by finish and arrival."""
 
     __slots__ = ("firsts", "flows", "length", "rank", "route")
 
@@ -84,8 +85,8 @@ class _Flow(Generic[W]):
         return next(reversed(self.waiters))
 
     @property
-    def last_finish(self) -> int:
-        return self.finish - self.first.span + self.span
+    def turn_of_newest(self) -> tuple[int, W]:
+        return self.finish - self.first.span + self.span, self.newest
 
     def set_weight(self, weight: int) -> None:
         self.weight = weight
@@ -93,19 +94,10 @@ class _Flow(Generic[W]):
             waiter.span = _span(waiter.request, weight)
         self.span = sum(waiter.span for waiter in self.waiters)
 
-    def finish_of(self, waiter: W) -> int:
-        """When a request finishes. Takes time for each later one of the flow."""
-        finish = self.last_finish
-        for later in reversed(self.waiters):
-            if later is waiter:
-                break
-            finish -= later.span
-        return finish
-
     def served_until(self, turn: tuple[int, Waiter]) -> int:
-        """How many of its requests are served up to a turn, at which its first is."""
+        """How many are served up to and with a turn, which is no earlier than the first's."""
         count = len(self.waiters)
-        if count == 1 or not turn < (self.last_finish, self.newest):
+        if count == 1 or not turn < self.turn_of_newest:
             return count
         finish = self.finish - self.first.span
         for served, waiter in enumerate(self.waiters):
@@ -118,8 +110,8 @@ class _Flow(Generic[W]):
 class Queue(Generic[W]):
     """All who wait.
 
-    An operation takes logarithmic time in the number of keys, and a time that grows with the number
-    of routes, unless it says otherwise.
+    Unless it says otherwise, an operation takes time for each route, and next to none for keys and
+    requests.
     """
 
     def __init__(self) -> None:
@@ -171,14 +163,14 @@ class Queue(Generic[W]):
             self._line_up(flow)
 
     def first(self, held_up: Set[SlotRequest] = frozenset()) -> W | None:
-        """Whose turn it is, if the routes in ``held_up`` are left out; None if nobody's."""
+        """Whose turn it is, without the routes that are held up; None if nobody else waits."""
         lanes = [lane for route, lane in self._lanes.items() if route not in held_up]
         if not lanes:
             return None
         return min((lane.rank, lane.firsts[0]) for lane in lanes)[1][1]
 
     def serve(self, waiter: W) -> None:
-        """Take out the first of its lane: its key pays for it.
+        """Take out the request whose turn it is: its key pays for it.
 
         Raises:
             KeyError: it doesn't wait.
@@ -189,7 +181,7 @@ class Queue(Generic[W]):
         self.remove(waiter)
 
     def remove(self, waiter: W) -> None:
-        """Take out one that isn't served: its key doesn't pay.
+        """Take out a request that isn't served: its key doesn't pay.
 
         Raises:
             KeyError: it doesn't wait.
@@ -211,24 +203,22 @@ class Queue(Generic[W]):
             self._line_up(flow)
 
     def position(self, waiter: W) -> int:
-        """How many are served until this one is, itself included, if none comes or goes and no
-        route is held up.
+        """The place of a request that is its key's newest: 1 is next.
 
-        Takes time for each key. Of its own key it had better be the newest: each later one takes
-        time, too, as does each of another key that is ahead, unless all of that key's are.
+        It holds if none comes or goes and no route is held up.
+
+        Takes time for each key, and for each request ahead whose key also has one behind.
 
         Raises:
             KeyError: it doesn't wait.
         """
-        own = _flow_of(waiter)
-        turn = own.finish_of(waiter), waiter
-        position = 0
+        flow = _flow_of(waiter)
+        turn, rank = flow.turn_of_newest, flow.lane.rank
+        position = sum(lane.length for lane in self._lanes.values() if lane.rank < rank)
         for lane in self._lanes.values():
-            if lane.rank < own.lane.rank:
-                position += lane.length
-            elif lane.rank == own.lane.rank:
-                for first in lane.firsts[: bisect_right(lane.firsts, turn)]:
-                    position += _flow_of(first[1]).served_until(turn)
+            if lane.rank == rank:
+                for _, first in lane.firsts[: bisect_right(lane.firsts, turn)]:
+                    position += _flow_of(first).served_until(turn)
         return position
 
     # Newcomers, who share a bounded room -----------------------------------------------------
@@ -241,24 +231,21 @@ class Queue(Generic[W]):
         """How many wait for their first turn."""
         return sum(lane.length for lane in self._newcomers())
 
-    def newcomers_of(self, key: str) -> int:
-        """How many of a key wait for their first turn."""
-        flows = [lane.flows[key] for lane in self._newcomers() if key in lane.flows]
-        return sum(len(flow.waiters) for flow in flows)
+    def greediest(self, than: str) -> tuple[W, int] | None:
+        """The newest newcomer of the key that has the most of them, by its weight, and how many.
 
-    def newest_of_greediest(self, than: str) -> W | None:
-        """The newest newcomer of the key that has the most of them, by its weight; None if that is
-        no more than what the key ``than``, which waits itself, has. Takes time for each key.
+        None if that is no more than the key ``than`` has, which waits, too. Takes time for each
+        key.
         """
         loads: dict[str, float] = {}
         for lane in self._newcomers():
             for key, flow in lane.flows.items():
                 loads[key] = loads.get(key, 0) + len(flow.waiters) / flow.weight
-        greediest = max(loads, key=loads.__getitem__)
-        if loads[greediest] <= loads[than]:
+        most = max(loads, key=loads.__getitem__)
+        if loads[most] <= loads[than]:
             return None
-        flows = (lane.flows.get(greediest) for lane in self._newcomers())
-        return max((flow.newest for flow in flows if flow), key=lambda waiter: waiter.number)
+        flows = [lane.flows[most] for lane in self._newcomers() if most in lane.flows]
+        return max(flow.newest for flow in flows), sum(len(flow.waiters) for flow in flows)
 
     def _line_up(self, flow: _Flow[W]) -> None:
         """Note when the first of a flow finishes."""

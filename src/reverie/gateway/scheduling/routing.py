@@ -70,11 +70,7 @@ def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:
     A retry may go where the circuit is open, if need be, but not where a probe failed. A request
     that can wait gives the backend that failed it time to recover.
     """
-    if (
-        slot_request.resuming
-        and state.name in slot_request.failed_on
-        and (state.failing or state.pausing)
-    ):
+    if slot_request.resuming and state.name in slot_request.failed_on and state.needs_time:
         return False
     return state.admits or (slot_request.is_retry and not state.down)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +13,7 @@ from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
+from reverie.times import format_moment
 
 
 def add_routes(app: FastAPI, models: Callable[[], Iterable[ServedModel]], access: Access) -> None:
@@ -65,14 +64,11 @@ def _to_json(pool: Pool, state: BackendState) -> dict[str, Any]:
         "tokens_per_second": round(1 / speed.per_token, 1) if speed.per_token else None,
         "time_to_first_token": None if speed.ttft is None else round(speed.ttft, 4),
         "consecutive_failures": state.failures,
-        "last_error": None
-        if error is None
-        else {"code": error.code, "at": _timestamp(time.time() - (pool.clock() - error.at))},
-        "last_probe": None
-        if health is None
-        else {"ok": health.good, "code": health.code or None, "at": _timestamp(health.at)},
+        "last_error": error and {"code": error.code, "at": _timestamp(error.at)},
+        "last_probe": health
+        and {"ok": health.good, "code": health.code or None, "at": _timestamp(health.at)},
     }
 
 
 def _timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return format_moment(int(seconds * 1000))
