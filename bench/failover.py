@@ -62,10 +62,10 @@ class ModelRegistry(NamedTuple):
 
     async def until_well(self) -> None:
         """Wait until each engine is back and trusted with requests."""
-        for member in self.pool.members:
-            while self.runners[member.name].state != "ready":
-                await self.runners[member.name].changed()
-            while member.breaker.down or member.breaker.state != "closed" or member.in_cooldown:
+        for state in self.pool.states:
+            while self.runners[state.name].state != "ready":
+                await self.runners[state.name].changed()
+            while state.down or state.circuit != "closed" or state.in_cooldown:
                 await asyncio.sleep(0.1)
                 self.pool.wake()
 

@@ -144,9 +144,9 @@ async def test_an_answer_goes_on_where_an_engine_is_back_that_was_down_a_moment_
     engines: list[ScriptedEngine], start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, engines)
-    first, second = gateway.pool().members
+    first, second = gateway.pool().states
     engines[0].kill()
-    await gateway.until(lambda: first.breaker.down or bool(first.backend.suspect()))
+    await gateway.until(lambda: first.down or bool(first.backend.suspect()))
     next_answer(engines, die_after=2, delay=0.1)
     streaming = asyncio.create_task(stream(gateway, "/llm"))
     await gateway.until(lambda: second.in_flight == 1)
@@ -166,7 +166,7 @@ async def test_the_only_engine_goes_on_itself_once_it_has_been_restarted(
     streaming = asyncio.create_task(stream(gateway, "/llm"))
     await gateway.until(lambda: engine.stalled == 1)
     engine.kill()
-    await gateway.until(lambda: gateway.pool().members[0].breaker.down)
+    await gateway.until(lambda: gateway.pool().states[0].down)
     await engine.restart()
     chunks, done = await streaming
     assert done
@@ -254,7 +254,7 @@ async def test_a_hundred_streams_under_engines_that_come_and_go_are_all_whole(
         assert chunks[-1]["usage"]["prompt_tokens"] == 10
 
     async def kill() -> None:
-        members = gateway.pool().members
+        states = gateway.pool().states
         while left:
             for engine in engines:
                 await engine.wait_for(lambda e: e.in_flight > 4 or not left, timeout=30)
@@ -263,9 +263,7 @@ async def test_a_hundred_streams_under_engines_that_come_and_go_are_all_whole(
                 engine.kill()
                 await asyncio.sleep(0.05)
                 await engine.restart()
-                await gateway.until(
-                    lambda: not left or all(m.breaker.state == "closed" for m in members)
-                )
+                await gateway.until(lambda: not left or all(s.circuit == "closed" for s in states))
 
     killing = asyncio.create_task(kill())
     try:

@@ -186,9 +186,9 @@ async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
     gateway = await start_gateway(models=[{"name": "m", "backends": urls(engines)}])
 
     def well() -> bool:
-        members = gateway.pool().members
+        states = gateway.pool().states
         return all(engine.state == "ready" for engine in engines) and all(
-            member.breaker.state == "closed" for member in members
+            state.circuit == "closed" for state in states
         )
 
     undisturbed = {question: await stream(gateway, question) for question in QUESTIONS}
@@ -210,8 +210,8 @@ async def test_a_stream_goes_on_elsewhere_when_its_engine_is_stopped(
 
     def stop_it() -> None:
         if not stopped:
-            (member,) = [member for member in gateway.pool().members if member.in_flight]
-            pid = engines[gateway.pool().members.index(member)].pid
+            (state,) = [state for state in gateway.pool().states if state.in_flight]
+            pid = engines[gateway.pool().states.index(state)].pid
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
             stopped.append(pid)

@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from reverie.gateway.scheduling.backend_state import BackendState
-from reverie.gateway.scheduling.circuit_breaker import FAILURES
+from reverie.gateway.scheduling.backend_state import FAILURES, BackendState
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -46,9 +45,9 @@ def asked_about(engine: ScriptedEngine) -> set[str]:
     return {recorded.body["messages"][1]["content"] for recorded in engine.requests}
 
 
-def member_of(gateway: Gateway, number: int) -> BackendState:
-    member: BackendState = gateway.pool().members[number]
-    return member
+def state_of(gateway: Gateway, number: int) -> BackendState:
+    state: BackendState = gateway.pool().states[number]
+    return state
 
 
 async def test_all_turns_of_a_conversation_go_to_one_engine(
@@ -78,8 +77,8 @@ async def test_conversations_of_an_engine_that_went_move_and_come_back_with_it(
     assert asked_about(engines[1]) | asked_about(engines[2]) == talks[0] | talks[1] | talks[2]
     await engines[0].restart()
     engines[0].requests.clear()
-    await gateway.until(lambda: member_of(gateway, 0).breaker.admits)
-    await gateway.until(lambda: not member_of(gateway, 0).in_cooldown)
+    await gateway.until(lambda: state_of(gateway, 0).admits)
+    await gateway.until(lambda: not state_of(gateway, 0).in_cooldown)
     for number in range(12):
         await ask(gateway, conversation(number, 3))
     assert asked_about(engines[0]) == talks[0]
@@ -92,26 +91,26 @@ async def test_an_engine_goes_from_closed_to_open_to_its_trial_and_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO", "reverie.backends")
-    monkeypatch.setattr("reverie.gateway.scheduling.circuit_breaker.FIRST_WAIT", 1000.0)
+    monkeypatch.setattr("reverie.gateway.scheduling.backend_state.FIRST_WAIT", 1000.0)
     gateway = await start_gateway(*engines)
     await gateway.pool().backends[0]._prober.stop()  # this one is for requests to find out
-    sick, member = engines[0], member_of(gateway, 0)
+    sick, state = engines[0], state_of(gateway, 0)
     sick.script = Script(status=500, error={"message": "raw words"})
     number = 0
-    while member.breaker.state == "closed":
-        member._cool_until = 0.0  # as if the last failure were some seconds ago
+    while state.circuit == "closed":
+        state._cooldown_ends = 0.0  # as if the last failure were some seconds ago
         await ask(gateway, conversation(number := number + 1))
     failed = sick.refused
     assert failed == FAILURES
-    member._cool_until = 0.0
+    state._cooldown_ends = 0.0
     for more in range(10):
         await ask(gateway, conversation(number + more))
     assert sick.refused == failed
     sick.script = Script()
-    member.breaker._due = 0.0  # as if the wait were over
-    while member.breaker.state == "half_open":
+    state._wait_ends = 0.0  # as if the wait were over
+    while state.circuit == "half_open":
         await ask(gateway, conversation(number := number + 1))
-    assert member.breaker.failures == 0
+    assert state.failures == 0
     told = [record.fields for record in caplog.records if record.name == "reverie.backends"]  # type: ignore[attr-defined]
     assert [line["state"] for line in told] == ["open", "half_open", "closed"]
     assert "raw words" not in str(told)
@@ -127,14 +126,14 @@ async def test_a_busy_engine_is_left_alone_for_a_while_and_not_held_to_have_fail
     for number in range(20):
         await ask(gateway, conversation(number))
     assert busy.refused == 1
-    member = member_of(gateway, 0)
-    assert (member.breaker.state, member.breaker.failures, member.in_cooldown) == (
+    state = state_of(gateway, 0)
+    assert (state.circuit, state.failures, state.in_cooldown) == (
         "closed",
         0,
         True,
     )
-    assert member.last_error is not None
-    assert member.last_error.code == "overloaded"
+    assert state.last_error is not None
+    assert state.last_error.code == "overloaded"
 
 
 async def test_requests_that_an_engine_refuses_as_wrong_say_nothing_against_it(
@@ -145,9 +144,9 @@ async def test_requests_that_an_engine_refuses_as_wrong_say_nothing_against_it(
     gateway = await start_gateway(*engines)
     for number in range(4 * FAILURES):
         assert (await gateway.post(conversation(number)))[0] == 400
-    for member in gateway.pool().members:
-        assert (member.breaker.state, member.breaker.failures) == ("closed", 0)
-        assert not member.in_cooldown
+    for state in gateway.pool().states:
+        assert (state.circuit, state.failures) == ("closed", 0)
+        assert not state.in_cooldown
 
 
 async def test_an_engine_that_falls_silent_has_failed(
@@ -156,10 +155,10 @@ async def test_an_engine_that_falls_silent_has_failed(
     gateway = await start_gateway(engines[0], server={"stall_timeout": 0.05})
     engines[0].script = Script(tokens=("a", "b", "c"), stall_after=1)
     await gateway.post(chat())
-    member = member_of(gateway, 0)
-    assert member.breaker.failures == 1
-    assert member.last_error is not None
-    assert member.last_error.code == "backend_timeout"
+    state = state_of(gateway, 0)
+    assert state.failures == 1
+    assert state.last_error is not None
+    assert state.last_error.code == "backend_timeout"
 
 
 async def test_the_speed_of_an_engine_is_measured(
@@ -189,5 +188,5 @@ async def test_a_client_that_leaves_says_nothing_of_the_engine(
             response.close()
     await engines[0].wait_for(lambda e: e.cancelled == FAILURES)
     await gateway.until(lambda: gateway.pool().in_flight == 0)
-    breaker = member_of(gateway, 0).breaker
-    assert (breaker.state, breaker.failures) == ("closed", 0)
+    state = state_of(gateway, 0)
+    assert (state.circuit, state.failures) == ("closed", 0)

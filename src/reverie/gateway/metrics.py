@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.scheduling import standing
+from reverie.gateway.scheduling.backend_state import BackendState, Circuit
 from reverie.gateway.serving.registry import ModelRegistry
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -19,6 +20,31 @@ _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300
 _NO_MODEL = "none"
 """The label of a request that was refused before its model was known."""
 
+_OF_BACKENDS: tuple[tuple[str, str, Callable[[BackendState], float | None]], ...] = (
+    ("reverie_in_flight", "Requests on a backend.", lambda state: state.in_flight),
+    ("reverie_slots", "Requests that a backend runs at once.", lambda state: state.backend.slots),
+    ("reverie_backend_ready", "1 if a backend takes requests.", lambda state: state.backend.ready),
+    (
+        "reverie_backend_consecutive_failures",
+        "Failures since the last whole answer.",
+        lambda state: state.failures,
+    ),
+    (
+        "reverie_backend_probe_ok",
+        "1 if the latest probe was answered.",
+        lambda state: None if state.backend.health is None else state.backend.health.good,
+    ),
+    (
+        "reverie_backend_time_to_first_token_seconds",
+        "From a slot's grant to the first token, as a moving average.",
+        lambda state: state.speed.ttft,
+    ),
+    (
+        "reverie_backend_seconds_per_token",
+        "From one token to the next, as a moving average.",
+        lambda state: state.speed.per_token,
+    ),
+)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -92,34 +118,41 @@ class Metrics:
 
 
 class _LiveState(Collector):
-    """What is true now, read when asked: queues, slots, backends."""
+    """What is true now, read when asked: queues, slots, backends. What isn't known is absent."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
+        pools = [model.pool for model in self._registry.models.all]
         waiting = GaugeMetricFamily(
             "reverie_queue_length", "Requests that wait for a slot.", labels=["model"]
         )
-        running = GaugeMetricFamily(
-            "reverie_in_flight", "Requests on a backend.", labels=["model", "backend"]
+        circuit = GaugeMetricFamily(
+            "reverie_backend_state",
+            "1 for the state of a backend's circuit breaker.",
+            labels=["model", "backend", "state"],
         )
-        slots = GaugeMetricFamily(
-            "reverie_slots", "Requests that a backend runs at once.", labels=["model", "backend"]
+        reason = GaugeMetricFamily(
+            "reverie_backend_state_reason",
+            "1 for the reason of a backend's state.",
+            labels=["model", "backend", "reason"],
         )
-        ready = GaugeMetricFamily(
-            "reverie_backend_ready", "1 if a backend takes requests.", labels=["model", "backend"]
-        )
-        for model in self._registry.models.all:
-            pool = model.pool
-            waiting.add_metric([model.name], pool.waiting)
-            for backend in pool.backends:
-                labels = [model.name, backend.name]
-                running.add_metric(labels, pool.in_flight_on(backend))
-                slots.add_metric(labels, backend.slots)
-                ready.add_metric(labels, int(backend.ready))
-        pools = [model.pool for model in self._registry.models.all]
-        return (waiting, running, slots, ready, *standing.gauges(pools))
+        for pool in pools:
+            waiting.add_metric([pool.model], pool.waiting)
+            for state in pool.states:
+                for one in get_args(Circuit):
+                    circuit.add_metric([pool.model, state.name, one], int(state.circuit == one))
+                if state.reason is not None:
+                    reason.add_metric([pool.model, state.name, state.reason], 1)
+        yield from (waiting, circuit, reason)
+        for name, documentation, value_of in _OF_BACKENDS:
+            gauge = GaugeMetricFamily(name, documentation, labels=["model", "backend"])
+            for pool in pools:
+                for state in pool.states:
+                    if (value := value_of(state)) is not None:
+                        gauge.add_metric([pool.model, state.name], value)
+            yield gauge
 
 
 class _LedgerState(Collector):

@@ -23,9 +23,9 @@ from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
+from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.scheduling.routing import affinity_of
-from reverie.gateway.scheduling.slot_request import SlotRequest
 from reverie.log import fields
 from reverie.request import GenerateRequest
 

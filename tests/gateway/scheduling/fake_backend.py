@@ -7,7 +7,7 @@ from typing import Any
 
 from reverie.backends.base import Health
 from reverie.events import Event
-from reverie.gateway.scheduling.slot_request import SlotRequest
+from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.request import GenerateRequest
 
 

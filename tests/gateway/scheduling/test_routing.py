@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from reverie.backends.base import Health
 from reverie.errors import BackendError
-from reverie.gateway.scheduling.backend_state import BackendState
-from reverie.gateway.scheduling.circuit_breaker import FAILURES
+from reverie.gateway.scheduling.backend_state import FAILURES, BackendState
 from reverie.gateway.scheduling.routing import affinity_of, choose
 from reverie.request import GenerateRequest
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
@@ -18,7 +18,7 @@ from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
 NOW = 1000.0
 
 
-def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> BackendState:
+def state(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> BackendState:
     made = BackendState("m", FakeBackend(name, slots, **options), lambda: NOW)
     for _ in range(in_flight):
         made.take(0)
@@ -26,13 +26,19 @@ def member(name: str, slots: int = 8, *, in_flight: int = 0, **options: Any) -> 
 
 
 def measured(made: BackendState, per_token: float, ttft: float = 0.1) -> BackendState:
-    made.speed.measured(NOW, ttft, per_token)
+    made.speed.add(NOW, ttft, per_token)
     return made
 
 
-def chosen(*members: BackendState, **wished: Any) -> str | None:
-    found = choose(members, slot_request(**wished), NOW)
+def chosen(*states: BackendState, **options: Any) -> str | None:
+    found = choose(states, slot_request(**options), NOW)
     return found and found.name
+
+
+def fail(state: BackendState) -> None:
+    ticket = state.take(0)
+    state.failed(ticket, BackendError("no"))
+    state.give_back(ticket)
 
 
 def conversations(count: int) -> list[bytes]:
@@ -44,7 +50,7 @@ def conversations(count: int) -> list[bytes]:
 
 
 def test_a_conversation_is_at_home_on_one_backend_in_whatever_order_they_stand() -> None:
-    a, b, c = member("a"), member("b"), member("c")
+    a, b, c = state("a"), state("b"), state("c")
     for conversation in conversations(50):
         homes = {
             chosen(*order, affinity=conversation) for order in ((a, b, c), (c, b, a), (b, a, c))
@@ -53,55 +59,55 @@ def test_a_conversation_is_at_home_on_one_backend_in_whatever_order_they_stand()
 
 
 def test_conversations_are_shared_by_weight() -> None:
-    members = [member("a"), member("b", weight=2.0), member("c", weight=0.5)]
-    homes = Counter(chosen(*members, affinity=one) for one in conversations(3500))
+    states = [state("a"), state("b", weight=2.0), state("c", weight=0.5)]
+    homes = Counter(chosen(*states, affinity=one) for one in conversations(3500))
     assert homes["b"] / homes["a"] == pytest.approx(2, rel=0.15)
     assert homes["c"] / homes["a"] == pytest.approx(0.5, rel=0.15)
 
 
 def test_conversations_are_shared_by_slots() -> None:
-    members = [member("a", 2), member("b", 8)]
-    homes = Counter(chosen(*members, affinity=one) for one in conversations(3500))
+    states = [state("a", 2), state("b", 8)]
+    homes = Counter(chosen(*states, affinity=one) for one in conversations(3500))
     assert homes["b"] / homes["a"] == pytest.approx(4, rel=0.15)
 
 
 def test_when_a_backend_goes_its_conversations_alone_move_and_come_back_with_it() -> None:
-    members = [member("a"), member("b"), member("c")]
-    before = {one: chosen(*members, affinity=one) for one in conversations(300)}
-    members[1].backend.ready = False  # type: ignore[misc]
-    moved = {one: chosen(*members, affinity=one) for one in before}
+    states = [state("a"), state("b"), state("c")]
+    before = {one: chosen(*states, affinity=one) for one in conversations(300)}
+    states[1].backend.ready = False  # type: ignore[misc]
+    moved = {one: chosen(*states, affinity=one) for one in before}
     assert {one for one in before if before[one] != moved[one]} == {
         one for one in before if before[one] == "b"
     }
     assert {moved[one] for one in before if before[one] == "b"} == {"a", "c"}
-    members[1].backend.ready = True  # type: ignore[misc]
-    assert {one: chosen(*members, affinity=one) for one in before} == before
+    states[1].backend.ready = True  # type: ignore[misc]
+    assert {one: chosen(*states, affinity=one) for one in before} == before
 
 
 def test_a_crowd_of_one_conversation_is_spread_beyond_the_bound() -> None:
-    members = [member("a", 64), member("b", 64), member("c", 64)]
+    states = [state("a", 64), state("b", 64), state("c", 64)]
     for _ in range(90):
-        home = choose(members, slot_request(affinity=b"crowd"), NOW)
+        home = choose(states, slot_request(affinity=b"crowd"), NOW)
         assert home is not None
         home.take(0)
-    loads = sorted(one.in_flight for one in members)
+    loads = sorted(one.in_flight for one in states)
     assert loads[-1] <= 1.25 * 30 + 2
     assert loads[0] >= 20
 
 
 def test_two_turns_at_once_on_idle_backends_both_go_home() -> None:
-    members = [member("a"), member("b")]
-    home = choose(members, slot_request(affinity=b"1"), NOW)
+    states = [state("a"), state("b")]
+    home = choose(states, slot_request(affinity=b"1"), NOW)
     assert home is not None
     home.take(0)
-    assert choose(members, slot_request(affinity=b"1"), NOW) is home
+    assert choose(states, slot_request(affinity=b"1"), NOW) is home
 
 
 def test_a_home_without_room_or_trust_is_passed_over() -> None:
-    a, b = member("a"), member("b")
+    a, b = state("a"), state("b")
     for conversation in conversations(20):
         assert chosen(a, b, affinity=conversation, excluded={"a"}) == "b"
-    a.failed(a.breaker.begin(), BackendError("no"))
+    fail(a)
     assert {chosen(a, b, affinity=one) for one in conversations(20)} == {"b"}
 
 
@@ -109,13 +115,13 @@ def test_a_home_without_room_or_trust_is_passed_over() -> None:
 
 
 def test_without_measurements_the_least_loaded_is_taken() -> None:
-    assert chosen(member("a", 8, in_flight=2), member("b", 8, in_flight=1)) == "b"
-    assert chosen(member("a", 8, in_flight=2), member("b", 2, in_flight=1)) == "a"
-    assert chosen(member("a", in_flight=2), member("b", in_flight=3, weight=2.0)) == "b"
+    assert chosen(state("a", 8, in_flight=2), state("b", 8, in_flight=1)) == "b"
+    assert chosen(state("a", 8, in_flight=2), state("b", 2, in_flight=1)) == "a"
+    assert chosen(state("a", in_flight=2), state("b", in_flight=3, weight=2.0)) == "b"
 
 
 def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
-    fast, slow = measured(member("fast", 64), 0.01), measured(member("slow", 64), 0.04)
+    fast, slow = measured(state("fast", 64), 0.01), measured(state("slow", 64), 0.04)
     for _ in range(50):
         one = choose([slow, fast], slot_request(), NOW)
         assert one is not None
@@ -124,27 +130,27 @@ def test_a_fast_backend_takes_as_many_more_as_it_is_faster() -> None:
 
 
 def test_a_slow_first_token_counts_too() -> None:
-    quick, late = measured(member("quick"), 0.01, 0.1), measured(member("late"), 0.01, 9.0)
+    quick, late = measured(state("quick"), 0.01, 0.1), measured(state("late"), 0.01, 9.0)
     assert chosen(late, quick) == "quick"
 
 
 def test_a_backend_that_is_not_measured_is_explored() -> None:
-    known = measured(member("known"), 0.01)
-    assert chosen(known, member("cold")) == "cold"
-    assert chosen(known, member("cold", in_flight=1)) == "known"
+    known = measured(state("known"), 0.01)
+    assert chosen(known, state("cold")) == "cold"
+    assert chosen(known, state("cold", in_flight=1)) == "known"
 
 
 def test_a_measurement_is_forgotten_in_the_end() -> None:
-    slow, fast = member("slow"), measured(member("fast"), 0.01)
-    slow.speed.measured(NOW - 100, 60.0, 5.0)
+    slow, fast = state("slow"), measured(state("fast"), 0.01)
+    slow.speed.add(NOW - 100, 60.0, 5.0)
     assert chosen(slow, fast) == "fast"
     slow.speed = type(slow.speed)()
-    slow.speed.measured(NOW - 200, 60.0, 5.0)
+    slow.speed.add(NOW - 200, 60.0, 5.0)
     assert chosen(slow, fast) == "slow"
 
 
 def test_a_speed_is_an_average_that_follows_the_newest() -> None:
-    one = measured(member("a"), 0.1, 1.0)
+    one = measured(state("a"), 0.1, 1.0)
     measured(one, 0.2, 2.0)
     assert (one.speed.per_token, one.speed.ttft) == (pytest.approx(0.12), pytest.approx(1.2))
     for _ in range(50):
@@ -158,23 +164,24 @@ def test_a_speed_is_an_average_that_follows_the_newest() -> None:
 def broken(name: str, clock: list[float]) -> BackendState:
     made = BackendState("m", FakeBackend(name, 8), lambda: clock[0], lambda: 0.0)
     for _ in range(FAILURES):
-        made.failed(made.breaker.begin(), BackendError("no"))
+        fail(made)
     return made
 
 
-def test_a_request_that_was_let_down_is_no_trial_while_there_is_another_backend() -> None:
+def test_a_retry_is_no_trial_while_there_is_another_backend() -> None:
     clock = [NOW]
-    back, good = broken("back", clock), member("good", in_flight=3)
+    back, good = broken("back", clock), state("good", in_flight=3)
     assert chosen(back, good) == "good"
     clock[0] += 60
     assert chosen(back, good) == "back"
     assert chosen(back, good, failed_on={"x"}) == "good"
-    assert chosen(back, member("full", 1, in_flight=1), failed_on={"x"}) == "back"
+    assert chosen(back, state("full", 1, in_flight=1), failed_on={"x"}) == "back"
 
 
-def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -> None:
+def test_a_retry_goes_to_any_backend_that_is_not_down_as_a_last_resort() -> None:
     bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
-    worse.breaker.probed(False, "backend_error")
+    worse.backend.health = Health(False, at=NOW, code="backend_error")  # type: ignore[misc]
+    worse.apply_probe()
     assert chosen(bad, worse) is None
     assert chosen(worse, bad, failed_on={"x"}) == "bad"
     assert chosen(worse, bad, failed_on={"x"}, excluded={"bad"}) is None
@@ -185,7 +192,7 @@ def test_half_an_answer_is_tried_on_whatever_can_be_reached_as_a_last_resort() -
 
 
 def test_nobody_is_chosen_where_nobody_can_be() -> None:
-    assert chosen(member("a", ready=False), member("b", 1, in_flight=1)) is None
+    assert chosen(state("a", ready=False), state("b", 1, in_flight=1)) is None
     assert chosen(broken("a", [NOW]), broken("b", [NOW])) is None
     assert chosen(broken("only", [NOW])) == "only"
 

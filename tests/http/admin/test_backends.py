@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reverie.gateway.scheduling.circuit_breaker import FAILURES, LONGEST_WAIT
+from reverie.gateway.scheduling.backend_state import FAILURES, LONGEST_WAIT
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -46,6 +46,7 @@ async def test_the_operator_sees_how_each_backend_stands(
         "kind": "vllm",
         "url": engine.url,
         "state": "closed",
+        "reason": None,
         "retry_in": 0.0,
         "ready": True,
         "slots": 3,
@@ -91,20 +92,21 @@ async def test_a_parameter_that_is_not_known_is_refused(
 async def test_a_backend_that_fails_is_shown_and_left_alone(
     engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reverie.gateway.scheduling.circuit_breaker.FIRST_WAIT", 1000.0)
+    monkeypatch.setattr("reverie.gateway.scheduling.backend_state.FIRST_WAIT", 1000.0)
     bad = Script(status=500, error={"message": "raw words of an engine"})
     async with ScriptedEngine(Script(tokens=("ok",))) as good:
         engine.script = bad
         gateway = await start_gateway(engine, good, environ=ADMIN)
         await probed(gateway, engine)
-        member = gateway.pool().members[0]
+        state = gateway.pool().states[0]
         for number in range(100):
-            member._cool_until = 0.0  # as if the last failure were some seconds ago
+            state._cooldown_ends = 0.0  # as if the last failure were some seconds ago
             assert (await gateway.post(chat(f"Question {number}")))[0] == 200
         first, second = await listed(gateway)
         _, metrics, _ = await gateway.get("/metrics")
     assert len(engine.requests) == FAILURES
     assert (first["state"], second["state"]) == ("open", "closed")
+    assert first["reason"] == "backend_error"
     assert first["consecutive_failures"] == FAILURES
     assert first["last_error"]["code"] == "backend_error"
     assert 0 < first["retry_in"] <= LONGEST_WAIT
@@ -113,6 +115,7 @@ async def test_a_backend_that_fails_is_shown_and_left_alone(
     for line in (
         f'reverie_backend_state{labels},state="open"}} 1.0',
         f'reverie_backend_state{labels},state="closed"}} 0.0',
+        f'reverie_backend_state_reason{labels},reason="backend_error"}} 1.0',
         f"reverie_backend_consecutive_failures{labels}}} {float(FAILURES)}",
         f"reverie_backend_probe_ok{labels}}} 1.0",
     ):
@@ -128,6 +131,7 @@ async def test_a_backend_that_is_not_there_takes_no_request_at_all(
         await probed(gateway, engine)
         first, second = await listed(gateway)
         assert (first["state"], second["state"]) == ("open", "closed")
+        assert first["reason"] == "probe_failed"
         assert first["last_probe"]["code"] == "backend_error"
         await engine.restart()
         for number in range(10):

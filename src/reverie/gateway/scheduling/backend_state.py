@@ -1,82 +1,89 @@
-"""One backend as its model's pool knows it: what runs there, how fast it is, how it fared."""
+"""One backend as its model's pool knows it: what runs there, how fast it is, and its health.
+
+Its health is a circuit breaker (M. T. Nygard, "Release It!", 2nd ed., 2018, §5.2), sans-IO. While
+the circuit is *closed*, requests pass. While it is *open*, none does, unless no other backend is
+left. It is *half-open* once a wait is over: one request passes, as a trial. ``_TRANSITIONS`` has
+every change, and each has a reason, which the log, the admin API and the metrics show.
+
+Rule 1: only a whole answer clears what went before. A first token, or a probe, closes the circuit
+on probation: the next failure opens it again, and the wait is twice as long. A backend that answers
+probes and fails requests would be trusted again and again otherwise.
+
+Rule 2: a request that began before the circuit opened says nothing of what happened after.
+
+Rule 3: a backend whose circuit is closed, but which failed or was busy just now, or is silent, is
+used only if no other has room.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import random
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from reverie.backends.base import Backend, Health
 from reverie.errors import BackendError, ClientError, ModelLoading, Overloaded, ReverieError
-from reverie.gateway.scheduling.circuit_breaker import Breaker, State, Ticket
+from reverie.gateway.scheduling.speed import Speed
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.backends")
 
+Circuit = Literal["closed", "open", "half_open"]
+_Event = Literal["failure", "probe_failed", "trial", "first_token", "success", "probe"]
+
+_TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
+    ("closed", "failure"): "open",  # too many in a row, or one on probation
+    ("closed", "probe_failed"): "open",
+    ("closed", "success"): "closed",  # the end of a probation
+    ("open", "first_token"): "closed",  # sent there because no other backend was left
+    ("open", "success"): "closed",
+    ("half_open", "trial"): "half_open",
+    ("half_open", "first_token"): "closed",
+    ("half_open", "success"): "closed",
+    ("half_open", "failure"): "open",  # of the trial
+    ("half_open", "probe"): "closed",  # while no trial runs
+}
+"""What isn't here changes nothing. Open turns to half-open by itself, when the wait is over."""
+
+FAILURES = 3
+"""Failures in a row that open the circuit."""
+FIRST_WAIT = 1.0
+"""Seconds, at most, until the first trial."""
+LONGEST_WAIT = 30.0
+"""Seconds, at most, between two trials."""
+PROBE_WAIT = 1.0
+"""Seconds, more or less, until the next probe of a backend that is wanted and failed the last."""
+
 FAILURE_COOLDOWN = 2.0
 """Seconds for which a backend that just failed is used only if no other is left."""
 _LONGEST_COOLDOWN = 30.0
-"""Seconds that a busy backend's own ``Retry-After`` is believed, at the most."""
+"""Seconds, at most, for which a busy backend is left alone, whatever its ``Retry-After`` says."""
 
 SLOW_PROBES = 2
-"""Probes in a row without an answer that a backend with requests must not have, in which nothing
-comes for any of these either. It may be slow to answer beside a long prompt."""
-
-QUIET = 5.0
-"""Seconds without a piece of any answer after which a backend with requests gets no more of them,
-if there is another."""
-
-_SMOOTHING = 0.2
-"""The weight of the newest measurement."""
-_FORGOTTEN_AFTER = 120.0
-"""Seconds after which a measurement holds no more: who was slow then is tried again."""
-_TYPICAL_ANSWER = 128
-"""Tokens of the answer by which backends are compared."""
+"""Probes in a row that time out, while none of the backend's requests gets anything either, before
+it is taken for dead. It may be slow to answer beside a long prompt."""
+SILENCE = 5.0
+"""Seconds without output for any of its requests after which a backend gets no more of them, if
+there is another."""
 
 
-class Speed:
-    """How fast a backend answers: moving averages over the answers that came to their end.
-
-    One that fails is fast to do so; only whole answers count.
-    """
-
-    __slots__ = ("_at", "per_token", "ttft")
-
-    def __init__(self) -> None:
-        self.ttft: float | None = None
-        """Seconds from the grant of a slot to the first token."""
-        self.per_token: float | None = None
-        """Seconds from one token to the next."""
-        self._at = -math.inf
-
-    def measured(self, now: float, ttft: float, per_token: float | None) -> None:
-        """Add one answer; ``per_token`` is None if it had too few tokens to tell."""
-        if now - self._at > _FORGOTTEN_AFTER:
-            self.ttft = self.per_token = None
-        self._at = now
-        self.ttft = _smoothed(self.ttft, ttft)
-        if per_token is not None:
-            self.per_token = _smoothed(self.per_token, per_token)
-
-    def expected(self, now: float) -> float | None:
-        """Seconds that a typical answer takes; None if that isn't known (any more)."""
-        if self.ttft is None or self.per_token is None or now - self._at > _FORGOTTEN_AFTER:
-            return None
-        return self.ttft + self.per_token * _TYPICAL_ANSWER
-
-
-def _smoothed(before: float | None, new: float) -> float:
-    return new if before is None else before + _SMOOTHING * (new - before)
-
-
-class Mishap(NamedTuple):
-    """An error of a backend."""
+class LastError(NamedTuple):
+    """The latest error of a backend, in an answer or a probe."""
 
     code: str
     at: float
-    """On the pool's clock."""
+    """In ``time.time()`` seconds."""
+
+
+class Ticket(NamedTuple):
+    """One request that was sent to a backend. It is told from others by identity."""
+
+    era: int
+    """How often the circuit had opened by then."""
+    tokens: int
 
 
 class BackendState:
@@ -84,7 +91,8 @@ class BackendState:
 
     Args:
         clock: seconds.
-        chance: as ``Breaker`` takes it.
+        chance: a number in 0..1. Waits are shortened by up to a half by it, so that gateways that
+            saw the same failure don't try again at the same moment.
     """
 
     def __init__(
@@ -98,155 +106,259 @@ class BackendState:
         self.name = backend.name
         self.in_flight = 0
         self.tokens = 0
+        """What those in flight may come to."""
         self.speed = Speed()
-        self.breaker = Breaker(self._say, clock=clock, chance=chance)
-        self.last_error: Mishap | None = None
+        self.failures = 0
+        """Failures since the last whole answer."""
+        self.last_error: LastError | None = None
         self._model = model
         self._clock = clock
-        self._cool_until = -math.inf
-        self._pauses = False
-        self._probe_ok = False
-        self._worked_at = -math.inf
+        self._chance = chance
+        self._closed = True
+        self._reason: str | None = None  # of the latest transition
+        self._trial: Ticket | None = None
+        self._era = 0
+        self._waits = 0  # in a row, since the last whole answer
+        self._wait_ends = -math.inf
+        self._down_until = -math.inf  # a failed probe is forgotten if no other follows
+        self._cooldown_ends = -math.inf
+        self._asked_for_pause = False
+        self._probe_ok = False  # since the last failure
+        self._last_output = -math.inf
         self._busy_since = -math.inf
         self._slow_probes = 0
         self._probe: Health | None = None
+
+    # What runs there -------------------------------------------------------------------------
 
     @property
     def capacity(self) -> float:
         """The share of the model's requests that this backend is meant for."""
         return self.backend.slots * self.backend.weight
 
-    @property
-    def in_cooldown(self) -> bool:
-        """Whether it failed, or was busy, just now."""
-        return self._clock() < self._cool_until
-
-    @property
-    def silent(self) -> bool:
-        """Whether its requests brought nothing for long: it may hang, or read a long prompt."""
-        latest = max(self._worked_at, self._busy_since)
-        return self.in_flight > 0 and self._clock() - latest > QUIET
-
-    @property
-    def failing(self) -> bool:
-        """Whether it failed just now, and no probe has shown since that it is well."""
-        return self.in_cooldown and not (self._pauses or self._probe_ok)
-
-    @property
-    def recovered(self) -> bool:
-        """Whether it has answered a probe since it failed, and asked for no pause."""
-        return self._probe_ok and not (self.breaker.down or self.pausing)
-
-    @property
-    def pausing(self) -> bool:
-        """Whether it is cooling because it was busy, and asked for that."""
-        return self._pauses and self.in_cooldown
-
-    @property
-    def changes_at(self) -> float:
-        """When it may be trusted again though nothing happens till then, on the pool's clock."""
-        now = self._clock()
-        moments = (self._cool_until, self.breaker.changes_at)
-        return min((moment for moment in moments if moment > now), default=math.inf)
-
     def has_room(self, tokens: int) -> bool:
-        """Whether one more request has a slot and room. Alone it always has room: the engine
-        itself refuses what is too long, and knows how long it is."""
+        """True if there is a slot and room for one more request. A request that is alone always
+        has room: the engine itself refuses what is too long, and knows best how long it is."""
         if self.in_flight >= self.backend.slots:
             return False
         if self.in_flight == 0 or self.backend.capacity is None:
             return True
         return self.tokens + tokens <= self.backend.capacity
 
-    def take(self, tokens: int) -> None:
-        """One more request runs there."""
+    def take(self, tokens: int) -> Ticket:
+        """Note that a request is sent there, as the trial if one is due."""
         if not self.in_flight:
             self._busy_since = self._clock()
         self.in_flight += 1
         self.tokens += tokens
+        ticket = Ticket(self._era, tokens)
+        if self.circuit == "half_open" and self._trial is None:
+            self._trial = ticket
+            self._apply("trial")
+        return ticket
 
-    def give_back(self, tokens: int) -> None:
-        """One request no longer does."""
+    def give_back(self, ticket: Ticket) -> None:
+        """Note that a request has left. Alone, this says nothing of the backend's health."""
         self.in_flight -= 1
-        self.tokens -= tokens
+        self.tokens -= ticket.tokens
+        self._end_trial(ticket)
 
-    def started(self, ticket: Ticket) -> None:
-        """Note a request's first token."""
-        self.worked()
-        self.breaker.started(ticket)
+    # Its health ------------------------------------------------------------------------------
 
-    def worked(self) -> None:
-        """Note a sign of life: a piece of an answer."""
-        self._worked_at = self._clock()
+    @property
+    def circuit(self) -> Circuit:
+        if self._closed:
+            return "closed"
+        return "half_open" if self._trial is not None or self._wait_is_over else "open"
+
+    @property
+    def reason(self) -> str | None:
+        """Why requests pass, or don't, as a code; None if nothing has happened yet."""
+        if self._closed:
+            if self.in_cooldown:
+                return "paused" if self.pausing else "cooldown"
+            return "silent" if self.silent else self._reason
+        if self.circuit == "half_open":
+            return "trial_due" if self._trial is None else "trial"
+        return "probe_failed" if self.down else self._reason
+
+    @property
+    def admits(self) -> bool:
+        """True if a request may pass now."""
+        return self._closed or (self._trial is None and self._wait_is_over)
+
+    @property
+    def on_trial(self) -> bool:
+        """True while a trial runs, whose end decides."""
+        return self._trial is not None
+
+    @property
+    def down(self) -> bool:
+        """True if the latest probe failed."""
+        return self._clock() < self._down_until
+
+    @property
+    def in_cooldown(self) -> bool:
+        """True if it failed, or was busy, just now."""
+        return self._clock() < self._cooldown_ends
+
+    @property
+    def pausing(self) -> bool:
+        """True if it was busy just now, and asked for a pause."""
+        return self._asked_for_pause and self.in_cooldown
+
+    @property
+    def needs_time(self) -> bool:
+        """True if it failed just now and has answered no probe since, or asked for a pause."""
+        return self.in_cooldown and (self._asked_for_pause or not self._probe_ok)
+
+    @property
+    def recovered(self) -> bool:
+        """True if it has answered a probe since it failed, and asks for no pause."""
+        return self._probe_ok and not (self.down or self.pausing)
+
+    @property
+    def silent(self) -> bool:
+        """True if its requests got nothing for long: it may hang, or read a long prompt."""
+        latest = max(self._last_output, self._busy_since)
+        return self.in_flight > 0 and self._clock() - latest > SILENCE
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until a request may pass; 0 if one may now, or if a trial runs."""
+        if self.circuit != "open":
+            return 0.0
+        return max(self._wait_ends - self._clock(), PROBE_WAIT if self.down else 0.0)
+
+    @property
+    def changes_at(self) -> float:
+        """When it may be trusted again though nothing happens until then, on the pool's clock."""
+        now = self._clock()
+        wait_ends = -math.inf if self._closed else max(self._wait_ends, self._down_until)
+        return min((at for at in (self._cooldown_ends, wait_ends) if at > now), default=math.inf)
+
+    def on_output(self) -> None:
+        """Note a piece of an answer."""
+        self._last_output = self._clock()
+
+    def on_first_token(self, ticket: Ticket) -> None:
+        """Note the first piece of an answer."""
+        self.on_output()
+        if ticket.era == self._era:
+            self._apply("first_token")
 
     def succeeded(self, ticket: Ticket) -> None:
-        """Note an answer that came to its end."""
-        self.worked()
-        self.breaker.succeeded(ticket)
+        """Note a whole answer."""
+        self.on_output()
+        if ticket.era == self._era:
+            self._apply("success")
+            self.failures = 0
+            self._waits = 0
 
     def failed(self, ticket: Ticket, error: ReverieError) -> None:
-        """Note what ended a request early, by whose fault it is.
+        """Note what ended a request early.
 
-        A request that the engine refuses shows that it works. One that finds it busy asks for a
-        pause, and is no failure.
+        A request that the engine refuses shows that it works. If it is busy, it is given a pause,
+        and hasn't failed.
         """
         if isinstance(error, BackendError):
-            # One that restarts by itself says by being ready that it is back.
-            self._cool(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
-            self._pauses = self._probe_ok = False
-            self.breaker.failed(ticket, error.code)
+            # One that restarts by itself says when it is ready again.
+            self._cool_down(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
+            self._count_failure(ticket, error.code)
             self.backend.suspect()
             return
         if isinstance(error, Overloaded):
-            self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
-            # One that loads is ready when a probe says so.
-            self._pauses = not isinstance(error, ModelLoading)
-            self._probe_ok = False
+            pause = min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN)
+            # One that loads says when it is ready.
+            self._cool_down(error, pause, asked_for=not isinstance(error, ModelLoading))
         elif isinstance(error, ClientError):
-            self.started(ticket)
-        self.breaker.left(ticket)
-
-    def _cool(self, error: ReverieError, seconds: float) -> None:
-        now = self._clock()
-        self.last_error = Mishap(error.code, now)
-        self._cool_until = now + seconds
+            self.on_first_token(ticket)
+        self._end_trial(ticket)
 
     def apply_probe(self) -> None:
-        """Take notice of the backend's latest probe, if that is news."""
+        """Note the backend's latest probe, if it is news."""
         health = self.backend.health
         if health is None or health is self._probe:
             return
         self._probe = health
         self._slow_probes = self._slow_probes + 1 if health.slow else 0
+        now = self._clock()
         if health.good:
             self._probe_ok = True
-            self.breaker.probed(True, "")
-        elif not self._outweighed(health):
-            self.last_error = Mishap(health.code, self._clock())
-            self.breaker.probed(False, health.code)
+            self._down_until = now
+            if self._trial is None:
+                self._apply("probe")
+        elif not self._is_outweighed(health):
+            self.last_error = LastError(health.code, health.at)
+            # No wait: the next good probe says more than the time, and costs nobody a request.
+            if self._closed:
+                self._wait_ends = now
+            self._down_until = now + LONGEST_WAIT
+            self._apply("probe_failed")
 
-    def _outweighed(self, health: Health) -> bool:
-        """Whether requests say that a backend lives which has just failed a probe.
+    @property
+    def _wait_is_over(self) -> bool:
+        return self._clock() >= self._wait_ends and not self.down
+
+    def _end_trial(self, ticket: Ticket) -> None:
+        if self._trial is ticket:
+            self._trial = None
+
+    def _cool_down(self, error: ReverieError, seconds: float, *, asked_for: bool = False) -> None:
+        self.last_error = LastError(error.code, time.time())
+        self._cooldown_ends = self._clock() + seconds
+        self._asked_for_pause = asked_for
+        self._probe_ok = False
+
+    def _count_failure(self, ticket: Ticket, code: str) -> None:
+        self.failures += 1
+        if ticket.era != self._era:
+            return
+        if self._closed:
+            on_probation = self._reason in ("first_token", "probe")
+            opens = on_probation or self.failures >= FAILURES
+        else:
+            opens = ticket is self._trial
+        if opens:
+            self._waits += 1
+            longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._waits - 1, 30))
+            self._wait_ends = self._clock() + longest * (1 - self._chance() / 2)
+            self._apply("failure", code)
+
+    def _is_outweighed(self, health: Health) -> bool:
+        """True if its requests show that a backend lives whose probe has just failed.
 
         An engine may be slow to answer beside its work, or serve a model and no list of models.
         """
-        worked = self._clock() - self._worked_at <= health.took
-        if worked:
+        had_output = self._clock() - self._last_output <= health.took
+        if had_output:
             self._slow_probes = 0
-        at_work = self.in_flight > 0 and self.breaker.failures == 0
-        return worked or (health.slow and at_work and self._slow_probes < SLOW_PROBES)
+        working = self.in_flight > 0 and self.failures == 0
+        return had_output or (health.slow and working and self._slow_probes < SLOW_PROBES)
 
-    def _say(self, state: State, reason: str) -> None:
-        retry = self.breaker.retry_in if state == "open" else None
+    def _apply(self, event: _Event, code: str | None = None) -> None:
+        """Change the circuit as ``_TRANSITIONS`` has it. ``code``: the reason, if not the event."""
+        before = self.circuit
+        after = _TRANSITIONS.get((before, event))
+        if after is None:
+            return
+        self._reason = code or event
+        if after != "half_open":
+            self._closed = after == "closed"
+            self._trial = None
+        if after == "open":
+            self._era += 1
+        if after == before == "closed":
+            return
         logger.log(
-            logging.WARNING if state == "open" else logging.INFO,
+            logging.WARNING if after == "open" else logging.INFO,
             "backend",
             extra=fields(
                 model=self._model,
                 backend=self.name,
-                state=state,
-                reason=reason,
-                failures=self.breaker.failures or None,
-                retry_in_s=retry,
+                state=after,
+                reason=self._reason,
+                failures=self.failures or None,
+                retry_in_s=self.retry_in or None,
             ),
         )

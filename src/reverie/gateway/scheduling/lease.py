@@ -1,84 +1,120 @@
-"""A slot on a backend, lent to one request, and what that request has to say of the backend."""
+"""What a request asks its model's pool for, and the slot that it is lent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Self
 
 from reverie.errors import ReverieError
-from reverie.gateway.scheduling.backend_state import BackendState
+from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 
-_MOST_CLIENT_BLOCKED = 0.25
-"""The part of an answer's time that its client may take up, for it to tell a backend's speed."""
+_MAX_CLIENT_BLOCKED = 0.25
+"""The largest part of an answer's time that its client may take up, if the answer is to tell how
+fast the backend is."""
+
+
+class SlotRequest(NamedTuple):
+    """A slot on a backend."""
+
+    tokens: int = 0
+    """What the request may come to, prompt and answer."""
+    key: str = ""
+    """Who sends it. Keys that wait share the backends' tokens by ``weight``, which is 1 or more."""
+    weight: int = 1
+    affinity: bytes | None = None
+    """The same for all turns of a conversation, which go to one backend as far as possible.
+    None: it goes anywhere."""
+    excluded: frozenset[str] = frozenset()
+    """Names of backends that it must not go to."""
+    failed_on: frozenset[str] = frozenset()
+    """Names of backends that have just failed it."""
+    resuming: bool = False
+    """Its client has a part of the answer. It waits until its own deadline, and gives backends
+    that have just failed time to recover."""
+
+    @property
+    def is_retry(self) -> bool:
+        """True if a backend has failed it, after its turn had come."""
+        return bool(self.failed_on)
+
+    @property
+    def rank(self) -> int:
+        """0: its client has a part of the answer. 1: it is another retry. 2: it is new."""
+        return 0 if self.resuming else 1 if self.is_retry else 2
+
+    @property
+    def route(self) -> SlotRequest:
+        """The request without its sender, size and affinity. All that have the same route may go
+        to the same backends."""
+        return SlotRequest(excluded=self.excluded, failed_on=self.failed_on, resuming=self.resuming)
 
 
 class Lease:
     """One slot on one backend, and room for some tokens. Leaving its context gives both back.
 
-    Its holder says how the backend fared: ``on_batch`` for each piece, then ``succeeded`` or
-    ``failed``. Left without a word, as by a client that went away, it says nothing.
+    Its holder reports how the backend does: ``on_batch`` for each piece of the answer, then
+    ``succeeded`` or ``failed``. Without either, as when the client goes away, nothing is learned.
 
     ``position`` is where its request entered the queue: 1 was next, 0 never waited.
     """
 
     def __init__(
         self,
-        member: BackendState,
+        state: BackendState,
         tokens: int,
         position: int,
         *,
         clock: Callable[[], float],
-        give_back: Callable[[BackendState, int], None],
+        give_back: Callable[[BackendState, Ticket], None],
     ) -> None:
-        self._member = member
-        self._tokens = tokens
+        self._state = state
         self._clock = clock
         self._give_back = give_back
-        self._ticket = member.breaker.begin()
-        self._granted = clock()
-        self._started: float | None = None
-        self._judged = False
+        self._ticket = state.take(tokens)
+        self._granted_at = clock()
+        self._first_token_at: float | None = None
+        self._reported = False
         self._released = False
-        self.backend = member.backend
+        self.backend = state.backend
         self.position = position
 
     def on_batch(self) -> None:
         """Note that a piece of the answer came."""
-        if self._started is not None:
-            self._member.worked()
-        elif not self._judged:
-            self._started = self._clock()
-            self._member.started(self._ticket)
+        if self._first_token_at is not None:
+            self._state.on_output()
+        elif not self._reported:
+            self._first_token_at = self._clock()
+            self._state.on_first_token(self._ticket)
 
     def succeeded(self, tokens: int = 0, client_blocked: float = 0.0) -> None:
-        """Note that the answer came to its end, with so many tokens since the first piece.
+        """Note that the answer is complete.
 
         Args:
-            held_up: seconds of it in which nobody listened to the backend: its client read slowly.
+            tokens: how many came, the first piece included.
+            client_blocked: seconds of it in which the backend had to wait for a slow client.
         """
-        if self._judged:
+        if self._reported:
             return
-        self._judged = True
-        if self._started is not None:
+        self._reported = True
+        if self._first_token_at is not None:
             now = self._clock()
-            took = now - self._started
-            telling = tokens > 1 and client_blocked <= _MOST_CLIENT_BLOCKED * took
-            pace = took / (tokens - 1) if telling else None
-            self._member.speed.measured(now, self._started - self._granted, pace)
-        self._member.succeeded(self._ticket)
+            took = now - self._first_token_at
+            measurable = tokens > 1 and client_blocked <= _MAX_CLIENT_BLOCKED * took
+            per_token = took / (tokens - 1) if measurable else None
+            self._state.speed.add(now, self._first_token_at - self._granted_at, per_token)
+        self._state.succeeded(self._ticket)
 
     def failed(self, error: ReverieError) -> None:
-        """Note what ended the request early, whosever fault that is."""
-        if not self._judged:
-            self._judged = True
-            self._member.failed(self._ticket, error)
+        """Note what ended the request early, whoever is at fault."""
+        if not self._reported:
+            self._reported = True
+            self._state.failed(self._ticket, error)
 
     def release(self) -> None:
         """Give the slot back. Idempotent."""
         if not self._released:
-            self._released = self._judged = True
-            self._member.breaker.left(self._ticket)
-            self._give_back(self._member, self._tokens)
+            self._released = self._reported = True
+            self._give_back(self._state, self._ticket)
 
     def __enter__(self) -> Self:
         return self

@@ -1,146 +1,264 @@
-"""Those who wait for a slot, in lines: one line for all who may go to the same backends.
+"""Who waits for a slot, and whose turn it is: weighted fair queueing, sans-IO.
 
-Within a line keys take turns by weight, which ``fair`` decides. Lines are served one after the
-other: first those whose clients have a part of an answer, then others that were let down, then
-newcomers; of several, the narrowest choice first.
+Answers that were cut come first, then other retries, then newcomers. Within each rank, keys take
+turns by self-clocked fair queueing (S. J. Golestani, "A Self-Clocked Fair Queueing Scheme for
+Broadband Applications", INFOCOM 1994), where requests are the packets and tokens are the bits. When
+a request becomes its key's first, its finish is set: the virtual time, plus its tokens divided by
+the key's weight. The request with the earliest finish is next, and virtual time moves on to it.
 
-Rule: there is always room for who was let down. It had its turn, and left the queue for it.
+Rule 1: a key saves nothing up by being idle, and its flood delays others by no more than its share.
+While a large request waits, each other key gets as many tokens as it asks for, by weight, and no
+more.
+
+Rule 2: a request that leaves without being served isn't paid for.
+
+Rule 3: requests that may go to the same backends share a lane. If the first of a lane can't be
+served, it holds up its lane, and no other.
+
+Rule 4: the room that the queue's bound leaves is for newcomers alone. Retries always find room:
+they had their turn, and left the queue for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Set
+from typing import Any, Generic, TypeVar
 
-from reverie.gateway.scheduling.fair_queue import FairQueue
-from reverie.gateway.scheduling.lease import Lease
-from reverie.gateway.scheduling.slot_request import SlotRequest
+from reverie.gateway.scheduling.lease import SlotRequest
+
+_TOKEN = 1 << 20
+"""The virtual time of one token of a key of weight 1. Times are integers: they compare exactly."""
 
 
 class Waiter:
-    """One request. ``granted`` gets its lease, or what ended its wait."""
+    """One request that waits. The queue sets all but ``request``."""
 
-    __slots__ = ("granted", "hopes_until", "number", "position", "slot_request")
+    __slots__ = ("flow", "number", "request", "span")
 
-    def __init__(self, slot_request: SlotRequest, number: int, hopes_until: float) -> None:
-        self.slot_request = slot_request
-        self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self.number = number  # in the order of arrival
-        self.hopes_until = hopes_until  # on the pool's clock
-        self.position = 0
+    def __init__(self, request: SlotRequest) -> None:
+        self.request = request
+        self.flow: _Flow[Any] | None = None
+        self.number = 0  # by arrival
+        self.span = 0  # the virtual time that it takes
+
+    def __lt__(self, other: Waiter) -> bool:
+        return self.number < other.number
 
 
-class _Kind(NamedTuple):
-    """What those in one line have in common."""
+W = TypeVar("W", bound=Waiter)
 
-    resuming: bool
-    excluded: frozenset[str]
-    failed_on: frozenset[str]
+
+class _Lane(Generic[W]):
+    """All requests of one route. ``firsts``: each key's first, sorted by finish and arrival."""
+
+    __slots__ = ("firsts", "flows", "length", "rank", "route")
+
+    def __init__(self, route: SlotRequest) -> None:
+        self.route = route
+        self.rank = route.rank
+        self.flows: dict[str, _Flow[W]] = {}
+        self.firsts: list[tuple[int, W]] = []
+        self.length = 0
+
+
+class _Flow(Generic[W]):
+    """The requests of one key in one lane, oldest first."""
+
+    __slots__ = ("finish", "key", "lane", "span", "waiters", "weight")
+
+    def __init__(self, lane: _Lane[W], key: str, weight: int) -> None:
+        self.lane = lane
+        self.key = key
+        self.weight = weight
+        self.waiters: OrderedDict[W, None] = OrderedDict()
+        self.span = 0  # of all of them
+        self.finish = 0  # of the first, in virtual time
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
-        return self.resuming, bool(self.failed_on), len(self.excluded)
+    def first(self) -> W:
+        return next(iter(self.waiters))
+
+    @property
+    def newest(self) -> W:
+        return next(reversed(self.waiters))
+
+    @property
+    def turn_of_newest(self) -> tuple[int, W]:
+        return self.finish - self.first.span + self.span, self.newest
+
+    def set_weight(self, weight: int) -> None:
+        self.weight = weight
+        for waiter in self.waiters:
+            waiter.span = _span(waiter.request, weight)
+        self.span = sum(waiter.span for waiter in self.waiters)
+
+    def served_until(self, turn: tuple[int, Waiter]) -> int:
+        """How many are served up to and with a turn, which is no earlier than the first's."""
+        count = len(self.waiters)
+        if count == 1 or not turn < self.turn_of_newest:
+            return count
+        finish = self.finish - self.first.span
+        for served, waiter in enumerate(self.waiters):
+            finish += waiter.span
+            if finish >= turn[0] and turn < (finish, waiter):
+                return served
+        return count
 
 
-class Line:
-    """Those who may go to the same backends. ``like`` is what any of them wishes for, but for whose
-    it is and how large.
+class Queue(Generic[W]):
+    """All who wait.
+
+    Unless it says otherwise, an operation takes time for each route, and next to none for keys and
+    requests.
     """
 
-    def __init__(self, kind: _Kind) -> None:
-        self.kind = kind
-        self.like = SlotRequest(
-            excluded=kind.excluded, failed_on=kind.failed_on, resuming=kind.resuming
-        )
-        self.queue: FairQueue[Waiter] = FairQueue()
-
-
-class Lines:
-    """All who wait. No line is empty."""
-
     def __init__(self) -> None:
-        self._lines: dict[_Kind, Line] = {}
+        self._lanes: dict[SlotRequest, _Lane[W]] = {}
+        self._virtual_time = [0, 0, 0]  # by rank
+        self._arrivals = 0
 
     def __len__(self) -> int:
-        """How many requests wait."""
-        return sum(len(line.queue) for line in self._lines.values())
+        return sum(lane.length for lane in self._lanes.values())
 
-    def __iter__(self) -> Iterator[Waiter]:
-        for line in self._lines.values():
-            yield from line.queue
+    def __iter__(self) -> Iterator[W]:
+        """All who wait, in no particular order."""
+        for lane in self._lanes.values():
+            for flow in lane.flows.values():
+                yield from flow.waiters
 
-    def resuming(self) -> Iterator[Waiter]:
-        """Those whose clients have a part of an answer."""
-        for line in self._lines.values():
-            if line.kind.resuming:
-                yield from line.queue
+    def __contains__(self, waiter: W) -> bool:
+        return waiter.flow is not None
 
-    def __contains__(self, waiter: Waiter) -> bool:
-        line = self._lines.get(_kind_of(waiter))
-        return line is not None and waiter in line.queue
+    def on_route(self, route: SlotRequest) -> list[W]:
+        """All who wait on a route, in no particular order."""
+        return [waiter for flow in self._lanes[route].flows.values() for waiter in flow.waiters]
 
-    def in_order(self) -> list[Line]:
-        """The lines, as they are served."""
-        return sorted(self._lines.values(), key=lambda line: line.kind.rank, reverse=True)
+    def push(self, waiter: W) -> None:
+        """Add a request behind its key's others. The newest weight holds for all of them.
 
-    def push(self, waiter: Waiter) -> None:
-        kind, slot_request = _kind_of(waiter), waiter.slot_request
-        line = self._lines.setdefault(kind, Line(kind))
-        line.queue.push(
-            waiter, slot_request.key, slot_request.weight, cost=max(1, slot_request.tokens)
-        )
+        Raises:
+            ValueError: the weight is below 1, or the request waits already.
+        """
+        request = waiter.request
+        if request.weight < 1 or waiter.flow is not None:
+            raise ValueError(f"Not a request for the queue: its weight is {request.weight}.")
+        route = request.route
+        lane = self._lanes.get(route)
+        if lane is None:
+            lane = self._lanes[route] = _Lane(route)
+        flow = lane.flows.get(request.key)
+        if flow is None:
+            flow = lane.flows[request.key] = _Flow(lane, request.key, request.weight)
+        elif flow.weight != request.weight:
+            flow.set_weight(request.weight)
+        self._arrivals += 1
+        waiter.flow, waiter.number = flow, self._arrivals
+        waiter.span = _span(request, flow.weight)
+        flow.waiters[waiter] = None
+        flow.span += waiter.span
+        lane.length += 1
+        if flow.first is waiter:
+            self._line_up(flow)
 
-    def remove(self, waiter: Waiter) -> None:
-        """Take out one who isn't served.
+    def first(self, held_up: Set[SlotRequest] = frozenset()) -> W | None:
+        """Whose turn it is, without the routes that are held up; None if nobody else waits."""
+        lanes = [lane for route, lane in self._lanes.items() if route not in held_up]
+        if not lanes:
+            return None
+        return min((lane.rank, lane.firsts[0]) for lane in lanes)[1][1]
+
+    def serve(self, waiter: W) -> None:
+        """Take out the request whose turn it is: its key pays for it.
 
         Raises:
             KeyError: it doesn't wait.
         """
-        line = self._lines[_kind_of(waiter)]
-        line.queue.remove(waiter)
-        self.tidy(line)
+        flow = _flow_of(waiter)
+        rank = flow.lane.rank
+        self._virtual_time[rank] = max(self._virtual_time[rank], flow.finish)
+        self.remove(waiter)
 
-    def tidy(self, line: Line) -> bool:
-        """Forget a line that has become empty; gives whether it has."""
-        if not line.queue:
-            self._lines.pop(line.kind, None)
-        return not line.queue
+    def remove(self, waiter: W) -> None:
+        """Take out a request that isn't served: its key doesn't pay.
 
-    def position(self, waiter: Waiter) -> int:
-        """The place of one who waits: 1 is next."""
-        kind = _kind_of(waiter)
-        before = (line for line in self._lines.values() if line.kind.rank > kind.rank)
-        return sum(len(line.queue) for line in before) + self._lines[kind].queue.position(waiter)
+        Raises:
+            KeyError: it doesn't wait.
+        """
+        flow = _flow_of(waiter)
+        lane = flow.lane
+        was_first = flow.first is waiter
+        if was_first:
+            del lane.firsts[bisect_left(lane.firsts, (flow.finish, waiter))]
+        del flow.waiters[waiter]
+        waiter.flow = None
+        flow.span -= waiter.span
+        lane.length -= 1
+        if not flow.waiters:
+            del lane.flows[flow.key]
+            if not lane.flows:
+                del self._lanes[lane.route]
+        elif was_first:
+            self._line_up(flow)
+
+    def position(self, waiter: W) -> int:
+        """The place of a request that is its key's newest: 1 is next.
+
+        It holds if none comes or goes and no route is held up.
+
+        Takes time for each key, and for each request ahead whose key also has one behind.
+
+        Raises:
+            KeyError: it doesn't wait.
+        """
+        flow = _flow_of(waiter)
+        turn, rank = flow.turn_of_newest, flow.lane.rank
+        position = sum(lane.length for lane in self._lanes.values() if lane.rank < rank)
+        for lane in self._lanes.values():
+            if lane.rank == rank:
+                for _, first in lane.firsts[: bisect_right(lane.firsts, turn)]:
+                    position += _flow_of(first).served_until(turn)
+        return position
 
     # Newcomers, who share a bounded room -----------------------------------------------------
 
-    def _newcomers(self) -> Iterator[FairQueue[Waiter]]:
-        return (line.queue for line in self._lines.values() if not line.like.is_retry)
+    def _newcomers(self) -> Iterator[_Lane[W]]:
+        return (lane for lane in self._lanes.values() if not lane.route.is_retry)
 
     @property
     def newcomers(self) -> int:
         """How many wait for their first turn."""
-        return sum(map(len, self._newcomers()))
+        return sum(lane.length for lane in self._newcomers())
 
-    def newcomers_of(self, key: str) -> int:
-        return sum(queue.length_of(key) for queue in self._newcomers())
+    def greediest(self, than: str) -> tuple[W, int] | None:
+        """The newest newcomer of the key that has the most of them, by its weight, and how many.
 
-    def newest_of_greediest(self, than: str) -> Waiter | None:
-        """The newest request of the key that holds the most of the room, by its weight; None if
-        that is no more than what the key ``than``, which waits itself, holds.
+        None if that is no more than the key ``than`` has, which waits, too. Takes time for each
+        key.
         """
         loads: dict[str, float] = {}
-        for queue in self._newcomers():
-            for key, load in queue.loads():
-                loads[key] = loads.get(key, 0) + load
-        greediest = max(loads, key=loads.__getitem__)
-        if loads[greediest] <= loads[than]:
+        for lane in self._newcomers():
+            for key, flow in lane.flows.items():
+                loads[key] = loads.get(key, 0) + len(flow.waiters) / flow.weight
+        most = max(loads, key=loads.__getitem__)
+        if loads[most] <= loads[than]:
             return None
-        newest = (queue.newest_of(greediest) for queue in self._newcomers())
-        return max(filter(None, newest), key=lambda waiter: waiter.number)
+        flows = [lane.flows[most] for lane in self._newcomers() if most in lane.flows]
+        return max(flow.newest for flow in flows), sum(len(flow.waiters) for flow in flows)
+
+    def _line_up(self, flow: _Flow[W]) -> None:
+        """Note when the first of a flow finishes."""
+        first = flow.first
+        flow.finish = self._virtual_time[flow.lane.rank] + first.span
+        insort(flow.lane.firsts, (flow.finish, first))
 
 
-def _kind_of(waiter: Waiter) -> _Kind:
-    slot_request = waiter.slot_request
-    return _Kind(slot_request.resuming, slot_request.excluded, slot_request.failed_on)
+def _span(request: SlotRequest, weight: int) -> int:
+    return max(1, request.tokens) * _TOKEN // weight
+
+
+def _flow_of(waiter: W) -> _Flow[W]:
+    if waiter.flow is None:
+        raise KeyError("It doesn't wait.")
+    return waiter.flow
