@@ -1,6 +1,6 @@
-"""Regular expressions within a JSON Schema: which of them an engine understands as they are meant.
+"""A JSON Schema's patterns: which of them an engine reads as they are meant; formats as patterns.
 
-They are ECMAScript's. Rule: what another grammar reads differently (a nested class, ``&&``, an
+Patterns are ECMAScript's. Rule: what another grammar reads differently (a nested class, ``&&``, an
 inline flag) is refused like what it can't do at all (lookaround, backreferences), for an engine
 that reads a pattern wrongly constrains to something else.
 """
@@ -22,6 +22,30 @@ _TOKEN = re.compile(
 )
 _DOT = r"[^\n\r\u2028\u2029]"
 """What ``.`` means in ECMAScript; elsewhere it is less strict."""
+
+_DATE = (
+    "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
+    "|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_TIME = (
+    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
+_HOST = f"{_LABEL}([.]{_LABEL}){{0,3}}"
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])"
+
+FORMATS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "uuid": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+    "email": f"^[A-Za-z0-9_%+-]+([.][A-Za-z0-9_%+-]+)*@{_HOST}$",
+    "hostname": f"^{_HOST}$",
+    "ipv4": f"^{_BYTE}[.]{_BYTE}[.]{_BYTE}[.]{_BYTE}$",
+    "uri": f"^[a-z][a-z0-9+.-]*://{_HOST}(:[0-9]{{1,4}})?(/[A-Za-z0-9._~-]*)*([?][A-Za-z0-9._~=&-]*)?$",
+}
+"""Each format as a pattern that allows no more than it, and not all of it: no 29th of February,
+no URI without a host. It keeps to what both converters of llama.cpp read rightly."""
 
 _LONGEST = 2_000
 

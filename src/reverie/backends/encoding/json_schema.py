@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Any, Literal, NoReturn, TypeAlias
 from urllib.parse import unquote
 
-from reverie.backends.encoding.json_pattern import plain, portable
-from reverie.backends.encoding.json_values import FORMATS, apart, fits, is_number, types_of
+from reverie.backends.encoding.json_overlap import exclusive, fits, is_number, types_of
+from reverie.backends.encoding.json_pattern import FORMATS, plain, portable
 from reverie.errors import UnsupportedParameter
 
 Converter: TypeAlias = Literal["llguidance", "gbnf"]
@@ -273,9 +273,7 @@ class _Translation:
             return key, self._reference(value, path, merged)
         options = self._list(value, path, merged)
         if key == "oneOf":
-            if len(value) > _MOST_OPTIONS or not all(
-                apart(a, b, self._resolve) for i, a in enumerate(value) for b in value[i + 1 :]
-            ):
+            if len(value) > _MOST_OPTIONS or not exclusive(value, self._resolve):
                 self._refuse(path, "oneOf of options that may overlap")
             key = "anyOf"
         if key == "allOf" and self._gbnf:
