@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from reverie.backends.encoding.json_overlap import exclusive, fits, is_number, types_of
 from reverie.backends.encoding.json_pattern import FORMATS, plain, portable
+from reverie.backends.encoding.json_size import shortest
 from reverie.errors import UnsupportedParameter
 
 Converter: TypeAlias = Literal["llguidance", "gbnf"]
@@ -43,6 +44,8 @@ _KNOWN = _ANNOTATIONS | {*_COMBINING, "type", "enum", "const", *_OF_TYPE}
 _LONGEST = {"minLength": 10_000, "maxLength": 10_000, "minItems": 500, "maxItems": 500}
 """Beyond these an engine stalls all its requests while it compiles the schema."""
 _MOST_OPTIONS = 64
+_LONGEST_ANSWER = 32_768
+"""Bytes that a schema may require, about; well below where LLGuidance gives up in mid-answer."""
 _LARGEST = 2**53
 """A larger number isn't exact in an engine's floating point."""
 
@@ -70,12 +73,18 @@ class _Translation:
     def result(self) -> dict[str, Any]:
         root = self._schema(self._document, self._param, merged=False)
         definitions: dict[str, Any] = {}
+        paths = {"": self._param}
         while self._pending:  # one by one: references may be longer than Python's stack is deep
             pointer, merged = self._pending.pop()
             node, path = self._find(pointer, self._param)
-            definitions[self._names[pointer, merged]] = self._schema(node, path, merged=merged)
+            name = self._names[pointer, merged]
+            definitions[name] = self._schema(node, path, merged=merged)
+            paths[name] = path
         if not isinstance(root, dict):
             self._refuse(self._param, "what no answer fulfils")
+        for name, size in shortest({"": root, **definitions}).items():
+            if size > _LONGEST_ANSWER:
+                self._refuse(paths[name], "what no answer, or only a very long one, fulfils")
         return {**root, "$defs": definitions} if definitions else root
 
     def _schema(self, node: Any, path: str, *, merged: bool) -> dict[str, Any] | bool:
