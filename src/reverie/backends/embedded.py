@@ -25,7 +25,7 @@ _NOTICE_TIMEOUT = 0.5
 """Seconds in which the supervisor notices the death of an engine whose socket just failed."""
 
 _KNOWN_GRAMMARS = 1024
-"""Grammars of which it is remembered whether the engine can compile them."""
+"""Grammars whose trial is remembered."""
 _NEVER = "\n"
 """No constrained answer has it: an engine that writes it has given the constraint up."""
 _TRIAL_TOKENS = 4
@@ -121,14 +121,14 @@ class EmbeddedBackend:
             raise
 
     async def _prove(self, request: GenerateRequest) -> None:
-        """Make sure that the engine can compile what constrains the answer.
+        """Make sure that the engine holds to the answer's grammar.
 
         LLGuidance answers without a constraint, in silence, what it can't compile. So a new
         grammar is tried once, with a token favored that it forbids. The prompt is the same, so
         that it is in the engine's cache afterwards.
 
         Raises:
-            UnsupportedParameter: it can't.
+            UnsupportedParameter: it doesn't.
         """
         grammar = kinds.grammar(request)
         if grammar is None:

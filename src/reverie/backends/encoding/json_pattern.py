@@ -21,7 +21,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _DOT = r"[^\n\r\u2028\u2029]"
-"""What ``.`` means in ECMAScript; elsewhere it is less strict."""
+"""What ``.`` means in ECMAScript; elsewhere it matches more."""
 
 _DATE = (
     "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
@@ -44,8 +44,10 @@ FORMATS = {
     "ipv4": f"^{_BYTE}[.]{_BYTE}[.]{_BYTE}[.]{_BYTE}$",
     "uri": f"^[a-z][a-z0-9+.-]*://{_HOST}(:[0-9]{{1,4}})?(/[A-Za-z0-9._~-]*)*([?][A-Za-z0-9._~=&-]*)?$",
 }
-"""Each format as a pattern that allows no more than it, and not all of it: no 29th of February,
-no URI without a host. It keeps to what both converters of llama.cpp read rightly."""
+"""Each format as a pattern that both of llama.cpp's converters read correctly.
+
+A pattern may allow less than its format, never more: no 29th of February, no URI without a host.
+"""
 
 _LONGEST = 2_000
 
@@ -57,9 +59,9 @@ _PLAIN = re.compile(
 
 
 def portable(pattern: str) -> str | None:
-    """The pattern in words that mean the same in ECMAScript, Python and Rust, or None.
+    """The pattern, so written that ECMAScript, Python and Rust read it alike; None if it can't be.
 
-    An anchor may stand at an end of a branch only.
+    An anchor may stand only at an end of a branch.
     """
     if len(pattern) > _LONGEST:
         return None
@@ -87,16 +89,16 @@ def portable(pattern: str) -> str | None:
 
 
 def plain(pattern: str) -> str | None:
-    """The pattern if it is anchored and made of ASCII letters, digits and classes alone, or None.
+    """The pattern if it is anchored and has only ASCII letters, digits and classes; else None.
 
-    llama.cpp's own converter takes more, but reads some of it wrongly, in silence: its ``.`` and
-    its negated classes match the quote that ends the string.
+    llama.cpp's own converter takes more but misreads some of it in silence: its ``.`` and its
+    negated classes match the quote that ends the string.
     """
     return pattern if _PLAIN.fullmatch(pattern) and _compiles(pattern) else None
 
 
 def _compiles(pattern: str) -> bool:
-    """Finds ranges and counts in the wrong order."""
+    """False for ranges and counts in the wrong order."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):

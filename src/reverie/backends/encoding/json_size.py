@@ -1,8 +1,8 @@
-"""How long the shortest answer is that a JSON Schema allows.
+"""The length of the shortest answer that a JSON Schema allows.
 
-LLGuidance writes ahead what a schema leaves no choice in. Past some 75,000 bytes, or where a
-schema requires itself without end, it gives up in the middle of an answer, in silence, and the
-model goes on without a constraint.
+Where a schema leaves no choice, LLGuidance computes the text ahead. Past some 75,000 bytes, or
+where a schema requires itself endlessly, it gives up in mid-answer, in silence, and the model
+goes on unconstrained.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 import msgspec
 
 _ROUNDS = 64
-"""Bounds the work on hostile references. Other schemas are settled after two or three rounds."""
+"""Bounds the work on hostile references. Ordinary ones settle in two or three rounds."""
 
 
 def shortest(definitions: dict[str, Any]) -> dict[str, float]:
-    """The bytes of each definition's shortest answer, about; infinity where it never ends.
+    """Roughly the bytes of each definition's shortest answer; infinity where there is none.
 
     Args:
-        definitions: translated schemas, each after the one that first refers to it. ``$ref``s are
-            ``#/$defs/NAME``.
+        definitions: translated schemas, each after the one that first refers to it, so that few
+            rounds settle them. Each ``$ref`` is ``#/$defs/NAME``.
     """
     sizes = dict.fromkeys(definitions, math.inf)
     for _ in range(_ROUNDS):
