@@ -25,9 +25,11 @@ _NOTICE_TIMEOUT = 0.5
 """Seconds in which the supervisor notices the death of an engine whose socket just failed."""
 
 _KNOWN_GRAMMARS = 1024
-"""Grammars of which it is remembered whether the engine can compile them."""
-_NEVER = "z"
-"""No JSON begins with it, so that an answer which does isn't constrained."""
+"""Grammars whose trial is remembered."""
+_NEVER = "\n"
+"""No constrained answer has it: an engine that writes it has given the constraint up."""
+_TRIAL_TOKENS = 4
+"""Some schemas are given up after the first token."""
 
 
 class EmbeddedBackend:
@@ -119,14 +121,14 @@ class EmbeddedBackend:
             raise
 
     async def _prove(self, request: GenerateRequest) -> None:
-        """Make sure that the engine can compile what constrains the answer.
+        """Make sure that the engine holds to the answer's grammar.
 
-        LLGuidance answers what it can't compile without a constraint, in silence. So a grammar
-        that is new is tried once, with the same prompt, which is in the engine's cache then: its
-        first token is one that the grammar forbids, unless there is none.
+        LLGuidance answers without a constraint, in silence, what it can't compile. So a new
+        grammar is tried once, with a token favored that it forbids. The prompt is the same, so
+        that it is in the engine's cache afterwards.
 
         Raises:
-            UnsupportedParameter: it can't.
+            UnsupportedParameter: it doesn't.
         """
         grammar = kinds.grammar(request)
         if grammar is None:
@@ -134,7 +136,7 @@ class EmbeddedBackend:
         if grammar not in self._compiles:
             trial = replace(
                 request,
-                max_tokens=1,
+                max_tokens=_TRIAL_TOKENS,
                 temperature=0.0,
                 stop=(),
                 logprobs=False,
@@ -148,7 +150,7 @@ class EmbeddedBackend:
                     text += "".join(event.text for event in batch if isinstance(event, Delta))
             if len(self._compiles) >= _KNOWN_GRAMMARS:
                 self._compiles.clear()
-            self._compiles[grammar] = not text.lstrip().startswith(_NEVER)
+            self._compiles[grammar] = bool(text) and _NEVER not in text
         if not self._compiles[grammar]:
             param = "tools" if is_forced(request) else "response_format"
             raise UnsupportedParameter(

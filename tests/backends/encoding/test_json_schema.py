@@ -154,6 +154,25 @@ def test_any_of_beside_one_of_keeps_both() -> None:
     assert len(both["anyOf"]) == 2
 
 
+FOREVER = {"type": "object", "properties": {"a": {"$ref": "#/$defs/r"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("converter", CONVERTERS)
+@pytest.mark.parametrize(
+    ("schema", "param"),
+    [
+        ({"$ref": "#"}, "s"),
+        ({"properties": {"a": {"$ref": "#/$defs/r"}}, "$defs": {"r": FOREVER}}, "s.$defs.r"),
+        ({"type": "array", "minItems": 400, "items": {"$ref": "#/$defs/r"},
+          "$defs": {"r": {"type": "array", "minItems": 400, "items": {"const": 1}}}}, "s"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_end_soon_is_refused_where_it_is_required(
+    schema: Any, param: str, converter: Converter
+) -> None:
+    assert refused_at(schema, converter) == param
+
+
 def test_a_long_chain_of_references_is_followed() -> None:
     definitions = {str(n): {"items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(2_000)}
     schema = {"$ref": "#/$defs/0", "$defs": {**definitions, "2000": {"not": {}}}}

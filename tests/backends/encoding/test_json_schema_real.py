@@ -171,7 +171,6 @@ async def test_a_llama_server_of_ones_own_fulfils_what_is_not_refused(
     [
         {"type": "string", "minLength": 3, "maxLength": 2},
         {"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 5},
-        {"$ref": "#"},
     ],
 )
 async def test_what_no_answer_fulfils_is_refused_and_others_are_answered(

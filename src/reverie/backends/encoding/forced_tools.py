@@ -1,9 +1,9 @@
-"""Tool calls that must happen, on llama.cpp.
+"""Required tool calls on llama.cpp.
 
-With ``tool_choice`` ``required``, or a named function, llama.cpp's tool parser only *allows* the
-call: a small model rambles instead. Constrained to a JSON schema, it can't. So the engine is asked
-for the text ``{"name": NAME, "arguments": {…}}``, with the tools still given so that its template
-renders them, and that text is rewritten into a tool call as it streams.
+With ``tool_choice`` ``required`` or a named function, llama.cpp only *allows* the call; a small
+model rambles instead. So the engine is asked for the text ``{"name": NAME, "arguments": {…}}``,
+constrained by a JSON Schema, and that text is rewritten into a tool call as it streams. The tools
+are still sent, so that the chat template renders them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEAD = re.compile(
 
 
 def is_forced(request: GenerateRequest) -> bool:
-    """Whether the answer must be a tool call."""
+    """True if the answer must be a tool call."""
     return bool(request.tools) and request.tool_choice not in (None, "auto", "none")
 
 
@@ -37,12 +37,12 @@ def parameters(request: GenerateRequest) -> list[tuple[dict[str, Any], str]]:
 
 
 def schema(request: GenerateRequest) -> dict[str, Any]:
-    """What makes the engine's text a call of the required (or any) function."""
+    """The JSON Schema of the text that calls the named function, or any."""
     return _schema([function for _, function in _eligible(request)])
 
 
 def response_format(request: GenerateRequest) -> dict[str, Any] | None:
-    """What the answer's text must be: the call, or what was asked for."""
+    """The format of the engine's text: the call's, or the one that was asked for."""
     if not is_forced(request):
         return request.response_format
     return {"type": "json_schema", "json_schema": {"name": "call", "schema": schema(request)}}
@@ -61,7 +61,7 @@ def _parameters(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(functions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Any of the calls. Parameters lie under ``$defs`` so that their own ``$ref``s keep a path."""
+    """A call of any of the functions. Each one's parameters lie under ``$defs``."""
     return {
         "$defs": {
             str(index): _rebased(_without_id(_parameters(function)), index)
@@ -83,7 +83,7 @@ def _schema(functions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _without_id(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that is to be a part of another one, to whose root its references lead then."""
+    """The schema without an id, so that within another schema its references start at that root."""
     return {key: value for key, value in schema.items() if key not in ("$id", "id")}
 
 
@@ -104,8 +104,8 @@ def _rebased(schema: Any, index: int) -> Any:
 class ForcedCall:
     """Rewrites the deltas of one constrained answer into a tool call. Sans-IO.
 
-    Rule: the last ``}`` belongs to the wrapping object. Which one is the last is known at the end
-    only, so a ``}`` (with the whitespace around it) is held until something follows it.
+    Rule: the last ``}`` closes the wrapping object. Which one is last is known only at the end, so
+    a ``}`` and the whitespace around it are held back until something follows.
     """
 
     __slots__ = ("_held", "_named")
@@ -115,7 +115,7 @@ class ForcedCall:
         self._held = ""
 
     def rewrite(self, delta: Delta) -> Delta | None:
-        """The delta with a tool call's piece in place of its text; None if nothing is left."""
+        """The delta with its text turned into a piece of the tool call; None if nothing is left."""
         pieces = delta.tool_calls
         if delta.text:
             piece = self._arguments(delta.text) if self._named else self._name(delta.text)
@@ -125,9 +125,9 @@ class ForcedCall:
         return Delta("", delta.reasoning, pieces, delta.logprobs, delta.tokens)
 
     def end(self, events: list[Event]) -> list[Event]:
-        """The answer's last events, as they are for a tool call.
+        """Rewrite the answer's last events.
 
-        An answer that never became a call (the engine ignored the schema) is handed on as text.
+        An answer that never became a call, since the engine ignored the schema, stays text.
         """
         rewritten: list[Event] = []
         for event in events:
@@ -162,7 +162,7 @@ class ForcedCall:
         return ToolCallDelta(0, arguments=arguments) if arguments else None
 
     def _cut(self, text: str) -> str:
-        """What can be handed on; a ``}`` that may be the last stays here."""
+        """The text that can be handed on; a ``}`` that may be the last is held back."""
         text = self._held + text
         end = len(text.rstrip(_WHITESPACE))
         if text[end - 1 : end] == "}":

@@ -1,6 +1,6 @@
-"""Regular expressions within a JSON Schema: which of them an engine understands as they are meant.
+"""A JSON Schema's patterns: which of them an engine reads as they are meant; formats as patterns.
 
-They are ECMAScript's. Rule: what another grammar reads differently (a nested class, ``&&``, an
+Patterns are ECMAScript's. Rule: what another grammar reads differently (a nested class, ``&&``, an
 inline flag) is refused like what it can't do at all (lookaround, backreferences), for an engine
 that reads a pattern wrongly constrains to something else.
 """
@@ -21,7 +21,33 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _DOT = r"[^\n\r\u2028\u2029]"
-"""What ``.`` means in ECMAScript; elsewhere it is less strict."""
+"""What ``.`` means in ECMAScript; elsewhere it matches more."""
+
+_DATE = (
+    "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
+    "|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_TIME = (
+    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
+_HOST = f"{_LABEL}([.]{_LABEL}){{0,3}}"
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])"
+
+FORMATS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "uuid": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+    "email": f"^[A-Za-z0-9_%+-]+([.][A-Za-z0-9_%+-]+)*@{_HOST}$",
+    "hostname": f"^{_HOST}$",
+    "ipv4": f"^{_BYTE}[.]{_BYTE}[.]{_BYTE}[.]{_BYTE}$",
+    "uri": f"^[a-z][a-z0-9+.-]*://{_HOST}(:[0-9]{{1,4}})?(/[A-Za-z0-9._~-]*)*([?][A-Za-z0-9._~=&-]*)?$",
+}
+"""Each format as a pattern that both of llama.cpp's converters read correctly.
+
+A pattern may allow less than its format, never more: no 29th of February, no URI without a host.
+"""
 
 _LONGEST = 2_000
 
@@ -33,9 +59,9 @@ _PLAIN = re.compile(
 
 
 def portable(pattern: str) -> str | None:
-    """The pattern in words that mean the same in ECMAScript, Python and Rust, or None.
+    """The pattern, so written that ECMAScript, Python and Rust read it alike; None if it can't be.
 
-    An anchor may stand at an end of a branch only.
+    An anchor may stand only at an end of a branch.
     """
     if len(pattern) > _LONGEST:
         return None
@@ -63,16 +89,16 @@ def portable(pattern: str) -> str | None:
 
 
 def plain(pattern: str) -> str | None:
-    """The pattern if it is anchored and made of ASCII letters, digits and classes alone, or None.
+    """The pattern if it is anchored and has only ASCII letters, digits and classes; else None.
 
-    llama.cpp's own converter takes more, but reads some of it wrongly, in silence: its ``.`` and
-    its negated classes match the quote that ends the string.
+    llama.cpp's own converter takes more but misreads some of it in silence: its ``.`` and its
+    negated classes match the quote that ends the string.
     """
     return pattern if _PLAIN.fullmatch(pattern) and _compiles(pattern) else None
 
 
 def _compiles(pattern: str) -> bool:
-    """Finds ranges and counts in the wrong order."""
+    """False for ranges and counts in the wrong order."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):

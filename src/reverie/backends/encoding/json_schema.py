@@ -1,14 +1,19 @@
-"""A client's JSON Schema in the words that llama.cpp's constraint honours; the rest is refused.
+"""Translates a client's JSON Schema into keywords that llama.cpp honours, or refuses it.
 
-Rule 1: what an engine can't do it leaves out in silence. So a schema is built anew from an
-allow-list of keywords: what isn't on it is refused by name, what only annotates is left out.
+Rule 1: an engine ignores in silence what it can't do. So a schema is rebuilt from an allow-list of
+keywords. Annotations are left out; any other keyword is refused by its name and path.
 
-Rule 2: the new schema may allow less than the client's, never more. Objects that list their
-properties are closed, formats are patterns, and ``oneOf`` is sent as ``anyOf`` once its options
-are known to exclude each other.
+Rule 2: the translation may allow less than the client's schema, never more. Objects that list
+their properties are closed, formats become patterns, and ``oneOf`` becomes ``anyOf`` once its
+options are known to exclude each other.
 
-Rule 3: a keyword is kept where both the engine and the combination it stands in honour it.
-``merged`` marks a schema that the engine intersects with another one, which it does for most.
+Rule 3: a keyword is kept only where the engine honours it. ``merged`` marks a schema that the
+engine intersects with another one; some keywords are lost or misread there.
+
+LLGuidance's own check can't replace this. It takes patterns that it reads in its own way, counts a
+name twice towards ``minProperties``, forgets ``patternProperties`` beside ``properties``, takes
+bounds whose compilation ends or stalls the process, and names no path. It refuses ``oneOf`` of
+constants and the format ``uri``.
 """
 
 from __future__ import annotations
@@ -16,12 +21,13 @@ from __future__ import annotations
 from typing import Any, Literal, NoReturn, TypeAlias
 from urllib.parse import unquote
 
-from reverie.backends.encoding.json_pattern import plain, portable
-from reverie.backends.encoding.json_values import FORMATS, apart, fits, is_number, types_of
+from reverie.backends.encoding.json_overlap import exclusive, fits, is_number, types_of
+from reverie.backends.encoding.json_pattern import FORMATS, plain, portable
+from reverie.backends.encoding.json_size import shortest
 from reverie.errors import UnsupportedParameter
 
 Converter: TypeAlias = Literal["llguidance", "gbnf"]
-"""LLGuidance, or llama.cpp's own converter, which honours less."""
+"""What turns a schema into a constraint. llama.cpp's own, ``gbnf``, honours less."""
 
 _ANNOTATIONS = {
     "$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "id", "title", "description",
@@ -41,20 +47,22 @@ _OF_TYPE = {
 _KNOWN = _ANNOTATIONS | {*_COMBINING, "type", "enum", "const", *_OF_TYPE}
 
 _LONGEST = {"minLength": 10_000, "maxLength": 10_000, "minItems": 500, "maxItems": 500}
-"""Beyond these an engine stalls all its requests while it compiles the schema."""
+"""Larger counts stall all of an engine's requests while it compiles the schema."""
 _MOST_OPTIONS = 64
+_LONGEST_ANSWER = 32_768
+"""Bytes that a schema may require, about; well below where LLGuidance gives up in mid-answer."""
 _LARGEST = 2**53
-"""A larger number isn't exact in an engine's floating point."""
+"""Larger numbers aren't exact in an engine's floating point."""
 
 
 def translate(document: Any, param: str, converter: Converter) -> dict[str, Any]:
-    """The schema to constrain an answer with.
+    """The schema that an answer is constrained to.
 
     Args:
         param: the dotted path of the schema within the request.
 
     Raises:
-        UnsupportedParameter: naming the keyword, and its path in ``param``.
+        UnsupportedParameter: a keyword can't be honoured; ``param`` is its path.
     """
     return _Translation(document, param, converter).result()
 
@@ -70,12 +78,18 @@ class _Translation:
     def result(self) -> dict[str, Any]:
         root = self._schema(self._document, self._param, merged=False)
         definitions: dict[str, Any] = {}
+        paths = {"": self._param}
         while self._pending:  # one by one: references may be longer than Python's stack is deep
             pointer, merged = self._pending.pop()
             node, path = self._find(pointer, self._param)
-            definitions[self._names[pointer, merged]] = self._schema(node, path, merged=merged)
+            name = self._names[pointer, merged]
+            definitions[name] = self._schema(node, path, merged=merged)
+            paths[name] = path
         if not isinstance(root, dict):
             self._refuse(self._param, "what no answer fulfils")
+        for name, size in shortest({"": root, **definitions}).items():
+            if size > _LONGEST_ANSWER:
+                self._refuse(paths[name], "what no answer, or only a very long one, fulfils")
         return {**root, "$defs": definitions} if definitions else root
 
     def _schema(self, node: Any, path: str, *, merged: bool) -> dict[str, Any] | bool:
@@ -114,13 +128,13 @@ class _Translation:
     def _typed(
         self, node: dict[str, Any], own: list[str], path: str, merged: bool
     ) -> dict[str, Any]:
-        """The keywords that hold for one type of value."""
+        """The keywords that apply to one type of value each."""
         kinds = types_of(node)
         new: dict[str, Any] = {}
         implied = {_OF_TYPE[key] for key in own}
         if "type" in node:
             new["type"] = list(kinds) if len(kinds) > 1 else node["type"]
-        elif len(implied) == 1 and not merged:  # what was meant, and what both converters take
+        elif len(implied) == 1 and not merged:  # most likely meant, and both converters take it
             kinds = tuple(implied)
             new["type"] = kinds[0]
         if not kinds or (self._gbnf and own and "type" not in new):
@@ -186,7 +200,7 @@ class _Translation:
                 self._refuse(f"{path}.{key}", f"{key} {str(bound)[:30]}")
             new[key] = bound
         if "multipleOf" in node:
-            # Of decimal fractions only those with an exact binary one mean the same everywhere.
+            # Only fractions that are exact in binary mean the same everywhere.
             step = node["multipleOf"]
             exact = is_number(step) and 0 < step <= 65535 and step * 4 == int(step * 4)
             if not exact or self._gbnf or merged:
@@ -235,7 +249,11 @@ class _Translation:
         self._sizes(node, path, new, merged)
 
     def _sizes(self, node: dict[str, Any], path: str, new: dict[str, Any], merged: bool) -> None:
-        """``minProperties`` counts a name twice that the engine writes twice, so 1 is the most."""
+        """Bound the number of properties.
+
+        LLGuidance may write a free name twice, and counts it twice. So one name more than the
+        required ones is the most that ``minProperties`` can ask for.
+        """
         self._counts(node, ("minProperties", "maxProperties"), path, new)
         needed = len(new.get("required", ()))
         optional = set(new.get("properties", ())) - set(new.get("required", ()))
@@ -273,13 +291,11 @@ class _Translation:
             return key, self._reference(value, path, merged)
         options = self._list(value, path, merged)
         if key == "oneOf":
-            if len(value) > _MOST_OPTIONS or not all(
-                apart(a, b, self._resolve) for i, a in enumerate(value) for b in value[i + 1 :]
-            ):
+            if len(value) > _MOST_OPTIONS or not exclusive(value, self._resolve):
                 self._refuse(path, "oneOf of options that may overlap")
             key = "anyOf"
         if key == "allOf" and self._gbnf:
-            key = "anyOf"  # of one: the same, and what it reads rightly
+            key = "anyOf"  # the same for a single schema, and read correctly
         return key, options
 
     def _list(self, value: Any, path: str, merged: bool) -> list[Any]:
@@ -310,7 +326,7 @@ class _Translation:
         return f"#/$defs/{self._names[key]}"
 
     def _find(self, pointer: Any, path: str) -> tuple[Any, str]:
-        """What a reference points to, and its own dotted path."""
+        """The schema that a reference points to, and that schema's dotted path."""
         if not isinstance(pointer, str) or (pointer != "#" and not pointer.startswith("#/")):
             self._refuse(path, "$ref to anything but a place in this schema ('#/…')")
         node, found = self._document, self._param
@@ -326,7 +342,7 @@ class _Translation:
         return node, found
 
     def _resolve(self, node: Any) -> Any:
-        """A schema, or what it refers to if it is nothing but a reference."""
+        """The schema that a reference points to, through others; any other schema as it is."""
         for _ in range(16):
             if not isinstance(node, dict) or "$ref" not in node:
                 return node
@@ -340,7 +356,7 @@ class _Translation:
 
 
 def _add(new: dict[str, Any], key: str, value: Any) -> None:
-    """Add a keyword to a schema that may have it already."""
+    """Add a keyword to a schema, by ``allOf`` if it has the keyword already."""
     if key == "allOf":
         new["allOf"] = [*new.get("allOf", ()), *value]
     elif key in new:
@@ -350,7 +366,7 @@ def _add(new: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _exact(value: Any) -> bool:
-    """Whether an engine keeps a value as it is."""
+    """True if an engine keeps a value as it is."""
     if isinstance(value, list | dict):
         return all(map(_exact, value if isinstance(value, list) else value.values()))
     return not is_number(value) or abs(value) <= _LARGEST

@@ -51,7 +51,7 @@ tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
 
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Where whitespace is free, a small model goes on with it for ever."""
+"""With free whitespace, a small model may write it for ever."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -175,7 +175,7 @@ def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[st
 
 
 def grammar(request: GenerateRequest) -> str | None:
-    """What LLGuidance constrains the answer with; None for an answer that is free."""
+    """The LLGuidance grammar that constrains the answer; None if nothing does."""
     schema = _wanted(request, "llguidance")
     if schema is None:
         return None
@@ -183,7 +183,7 @@ def grammar(request: GenerateRequest) -> str | None:
 
 
 def _constraint(request: GenerateRequest, converter: Converter) -> dict[str, Any]:
-    """llama.cpp's fields that constrain an answer to JSON, instead of those that were asked for."""
+    """llama.cpp's fields that constrain the answer, in place of the client's fields."""
     if converter == "gbnf":
         schema = _wanted(request, "gbnf")
         if schema is None:
@@ -199,16 +199,16 @@ def _constraint(request: GenerateRequest, converter: Converter) -> dict[str, Any
     fields = {
         "grammar": constraint,
         "response_format": {"type": "text"},
-        # The grammar holds from the first token on: nothing of the answer is reasoning.
+        # The grammar holds from the first token on, so no part of the answer is reasoning.
         "reasoning_format": "none",
     }
-    if request.tools:  # it takes no grammar beside tools that may be called, yet renders these
+    if request.tools:  # they are rendered, but no grammar is taken while they may be called
         fields["tool_choice"] = "none"
     return fields
 
 
 def _wanted(request: GenerateRequest, converter: Converter) -> dict[str, Any] | None:
-    """The JSON Schema of the answer's text, in the converter's words."""
+    """The JSON Schema of the answer's text, translated; None for free text."""
     form = forced_tools.response_format(request) or {"type": "text"}
     if form["type"] == "text":
         return None
@@ -218,7 +218,7 @@ def _wanted(request: GenerateRequest, converter: Converter) -> dict[str, Any] | 
 
 
 def _schemas(request: GenerateRequest) -> list[tuple[Any, str]]:
-    """The JSON Schemas that the answer is constrained to, each with its path in the request."""
+    """The client's JSON Schemas that constrain the answer, each with its path in the request."""
     if forced_tools.is_forced(request):
         return forced_tools.parameters(request)
     form = request.response_format or {}
