@@ -100,7 +100,7 @@ class Script:
     no_done: bool = False
     """Leave out ``[DONE]``."""
     force_json: bool = False
-    """RenderedAnswer with one JSON body although a stream was asked for."""
+    """Answer with one JSON body although a stream was asked for."""
 
     # What comes instead of an answer -------------------------------------------------------
     status: int = 200

@@ -21,7 +21,7 @@ from reverie.models.store import fetch
 from reverie.request import GenerateRequest
 from reverie.settings import DEFAULT_MODEL, BackendSettings, ModelSettings
 
-HI = [{"role": "user", "content": "AnswerDecoder with JSON about a cat named Tom."}]
+HI = [{"role": "user", "content": "Answer with JSON about a cat named Tom."}]
 TIMEOUTS = {"first_token_timeout": 60.0, "stall_timeout": 60.0}
 
 
