@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine, MutableSequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import msgspec
@@ -19,9 +18,6 @@ from reverie.testing.record import EngineLog, Outcome, Recorded
 from reverie.testing.render import Ask, Refusal, RenderedAnswer
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
-
-if TYPE_CHECKING:
-    from reverie.testing.thread import ThreadedEngine
 
 _GENERATE = frozenset({"/v1/chat/completions", "/chat/completions"})
 _MODELS = frozenset({"/v1/models", "/models"})
@@ -134,19 +130,6 @@ class ScriptedEngine(EngineLog):
 
     async def __aexit__(self, *_exception: object) -> None:
         await self.stop()
-
-    @staticmethod
-    def in_thread(
-        script: Script | None = None, **options: Any
-    ) -> AbstractContextManager[ThreadedEngine]:
-        """An engine in a thread with a loop of its own, for tests that have none.
-
-        Args:
-            options: of ``ScriptedEngine``.
-        """
-        from reverie.testing.thread import run_in_thread
-
-        return run_in_thread(script, **options)
 
     # What a test steers and waits for -------------------------------------------------------
 
