@@ -164,7 +164,7 @@ async def test_a_list_of_models_tells_who_made_the_server(page: bytes, maker: st
 async def test_a_server_that_tells_what_it_is_is_asked_for_its_health_too(
     engine: ScriptedEngine,
 ) -> None:
-    engine.maker, engine.healthy = "llamacpp", False  # it loads its model
+    engine.owned_by, engine.healthy = "llamacpp", False  # it loads its model
     async with prober(engine.url, "auto") as (_, found):
         async with asyncio.timeout(10):
             while not found:
@@ -182,7 +182,7 @@ async def test_a_list_of_models_that_does_not_end_is_an_answer() -> None:
 async def test_a_server_is_what_its_list_of_models_says_unless_it_is_configured(
     engine: ScriptedEngine,
 ) -> None:
-    engine.maker = "llamacpp"
+    engine.owned_by = "llamacpp"
     for configured, kind, continues in (
         ("auto", "llamacpp", True),
         ("generic", "generic", False),
