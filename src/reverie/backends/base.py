@@ -12,19 +12,19 @@ from reverie.request import GenerateRequest
 
 
 class Health(Struct, frozen=True):
-    """What one probe found. A probe asks whether a server is there, and never generates."""
+    """The result of one probe: a request that checks that a server answers, and never generates."""
 
-    good: bool
-    at: float
-    """When it ended, in ``time.time()`` seconds."""
-    took: float = 0.0
+    ok: bool
+    checked_at: float
+    """The probe's end, in ``time.time()`` seconds."""
+    duration: float = 0.0
     """Seconds."""
-    code: str = ""
-    """The code of the error, if it failed."""
-    maker: str = ""
-    """Who made the server, as its list of models says, if that was asked for."""
-    slow: bool = False
-    """Whether it failed for want of an answer in time, which a busy server may be guilty of."""
+    error_code: str = ""
+    """Empty if it is ``ok``."""
+    owned_by: str = ""
+    """What the server's list of models says, if the probe read that."""
+    timed_out: bool = False
+    """No answer came in time, which may only mean that the server is busy."""
 
 
 class Backend(Protocol):
@@ -91,8 +91,8 @@ class Backend(Protocol):
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         """Wait so many seconds for the first token of an answer, and for each next piece."""
 
-    def suspect(self) -> None:
-        """Look soon whether it is well: a request failed there."""
+    def probe_soon(self) -> None:
+        """Probe it soon: a request failed there, or has no other backend left."""
 
     async def start(self, on_change: Callable[[], None]) -> None:
         """Begin; returns without waiting for readiness.

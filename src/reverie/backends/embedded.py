@@ -94,8 +94,8 @@ class EmbeddedBackend:
     def check(self, request: GenerateRequest) -> None:
         self._http.check(request)
 
-    def suspect(self) -> None:
-        """Nothing: its supervisor looks all the time."""
+    def probe_soon(self) -> None:
+        """Does nothing: the supervisor watches the engine all the time."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:

@@ -21,7 +21,7 @@ from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.encoding import forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
-from reverie.backends.health import Prober
+from reverie.backends.health import HealthMonitor
 from reverie.backends.transport import Body, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event
@@ -74,7 +74,7 @@ class HttpBackend:
         probing: bool = False,
     ) -> None:
         self.name = name
-        self.kind = kinds.of(settings)
+        self.kind = kinds.kind_of("") if settings.kind == "auto" else settings.kind
         self.url = public_url(settings.url)
         self.slots = settings.slots
         self.weight = settings.weight
@@ -88,7 +88,7 @@ class HttpBackend:
         self._environ = environ
         self._transport: Transport | None = None
         self._probing = probing
-        self._prober: Prober | None = None
+        self._monitor: HealthMonitor | None = None
 
     @property
     def can_continue(self) -> bool:
@@ -123,22 +123,21 @@ class HttpBackend:
         on_change()
         if self._probing:
 
-            def heed(health: Health) -> None:
+            def on_result(health: Health) -> None:
                 self.health = health
-                if health.maker:
-                    self._learn(health.maker)
+                self._detect_kind(health)
                 on_change()
 
-            self._prober = Prober(self._transport, self._settings.kind, heed)
+            self._monitor = HealthMonitor(self._transport, self._settings.kind, on_result)
 
-    def suspect(self) -> None:
-        if self._prober is not None:
-            self._prober.suspect()
+    def probe_soon(self) -> None:
+        if self._monitor is not None:
+            self._monitor.probe_soon()
 
     async def stop(self) -> None:
-        prober, self._prober = self._prober, None
-        if prober is not None:
-            await prober.stop()
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            await monitor.stop()
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
@@ -176,11 +175,13 @@ class HttpBackend:
                 elif reader.reports > reports and not pieces:
                     deadline = clock() + self._first_token_timeout
 
-    def _learn(self, maker: str) -> None:
-        """Take notice of what it is, if that is for it to say."""
-        kind = kinds.of(self._settings, maker)
+    def _detect_kind(self, health: Health) -> None:
+        """Set the kind from the server's list of models, unless it is configured."""
+        if self._settings.kind != "auto" or not health.owned_by:
+            return
+        kind = kinds.kind_of(health.owned_by)
         if kind != self.kind:
-            logger.info("backend is known", extra=fields(backend=self.name, kind=kind))
+            logger.info("backend kind detected", extra=fields(backend=self.name, kind=kind))
             self.kind = kind
 
 
@@ -192,7 +193,7 @@ def _reader(body: Body, request: GenerateRequest, kind: BackendKind) -> AnswerRe
             reason="the content type is neither text/event-stream nor application/json",
         )
     forced = kind == "llamacpp" and forced_tools.is_forced(request)
-    tells_usage = streamed and kind in kinds.TELLING_USAGE
+    tells_usage = streamed and kind in kinds.CONTINUOUS_USAGE
     return AnswerReader(request, streamed=streamed, forced=forced, tells_usage=tells_usage)
 
 

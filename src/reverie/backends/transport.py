@@ -179,7 +179,7 @@ class Transport:
             answer.close()  # the session's own close would leave them waiting
         await self._session.close()
 
-    async def ask(self, path: str, timeout: float) -> tuple[int, bytes]:
+    async def get(self, path: str, timeout: float) -> tuple[int, bytes]:
         """GET a page, on a connection of its own; give its status, and what there is of it at once.
 
         Args:

@@ -560,8 +560,10 @@ class Ward:
             await self.end(BackendError("no"), others)
         assert self.state(backend) == "open"
 
-    def probe(self, backend: FakeBackend, *, good: bool, took: float = 0.0, **more: bool) -> None:
-        backend.health = Health(good, at=0.0, took=took, code="backend_error", **more)
+    def probe(self, backend: FakeBackend, *, ok: bool, duration: float = 0.0, **more: bool) -> None:
+        backend.health = Health(
+            ok, checked_at=0.0, duration=duration, error_code="backend_error", **more
+        )
         self.pool.wake()
 
 
@@ -616,7 +618,7 @@ async def test_an_answer_that_was_cut_is_tried_wherever_it_may_be_reached() -> N
         await ward.pool.acquire(slot_request(excluded={"one"}, failed_on={"x"}))
     ).backend is backends[1]
     for backend in backends:
-        ward.probe(backend, good=False)
+        ward.probe(backend, ok=False)
     assert not ward.pool.can_take(slot_request(excluded={"one"}, failed_on={"x"}))
     with pytest.raises(BackendError, match="Every backend of this model fails"):
         await ward.pool.acquire(slot_request(excluded={"one"}, failed_on={"x"}))
@@ -626,15 +628,15 @@ async def test_who_has_a_part_of_an_answer_hopes_for_backends_that_are_down() ->
     backends = FakeBackend("one"), FakeBackend("two")
     ward = Ward(*backends)
     for backend in backends:
-        ward.probe(backend, good=False)
+        ward.probe(backend, ok=False)
     cut = slot_request(failed_on={"two"}, resuming=True)
     assert ward.pool.can_take(cut)
     (waiting,) = await queued(ward.pool, failed_on={"two"}, resuming=True)
     assert not waiting.done()
-    assert all(backend.suspected for backend in backends)  # they are asked whether they are back
+    assert all(backend.wanted_probes for backend in backends)  # are they back?
     with pytest.raises(BackendError, match="Every backend of this model fails"):
         await ward.pool.acquire(slot_request())
-    ward.probe(backends[1], good=True)
+    ward.probe(backends[1], ok=True)
     assert (await asyncio.wait_for(waiting, 1)).backend is backends[1]
 
 
@@ -642,7 +644,7 @@ async def test_hope_for_backends_that_are_down_has_an_end() -> None:
     backends = FakeBackend("one"), FakeBackend("two")
     ward = Ward(*backends)
     for backend in backends:
-        ward.probe(backend, good=False)
+        ward.probe(backend, ok=False)
     (waiting,) = await queued(ward.pool, failed_on={"two"}, resuming=True)
     ward.now += RESUME_GRACE - 0.1
     ward.pool.wake()
@@ -659,15 +661,15 @@ async def test_who_has_a_part_of_an_answer_gives_who_failed_it_time_to_recover()
     await ward.end(BackendError("no"))
     (waiting,) = await queued(ward.pool, failed_on={"only"}, resuming=True)
     assert not waiting.done()
-    ward.probe(only, good=True)  # or its cooldown is over
+    ward.probe(only, ok=True)  # or its cooldown is over
     assert (await asyncio.wait_for(waiting, 1)).backend is only
 
 
 async def test_who_has_a_part_of_an_answer_waits_out_the_pause_of_a_busy_backend() -> None:
     down, busy = FakeBackend("down", 4), FakeBackend("busy", 4)
     ward = Ward(down, busy)
-    ward.probe(down, good=False)
-    ward.probe(busy, good=True)
+    ward.probe(down, ok=False)
+    ward.probe(busy, ok=True)
     await ward.end(Overloaded("busy", retry_after=2.0))
     (waiting,) = await queued(ward.pool, failed_on={"busy", "down"}, resuming=True)
     assert not waiting.done()
@@ -679,9 +681,9 @@ async def test_who_has_a_part_of_an_answer_waits_out_the_pause_of_a_busy_backend
 async def test_a_busy_backend_has_not_come_back_though_it_answers_probes() -> None:
     busy = FakeBackend("busy")
     ward = Ward(busy, FakeBackend("other"))
-    ward.probe(busy, good=True)
+    ward.probe(busy, ok=True)
     await ward.end(Overloaded("busy", retry_after=2.0), {"other"})
-    ward.probe(busy, good=True)
+    ward.probe(busy, ok=True)
     assert not ward.pool.may_recover(busy)
     ward.now += 2.0
     assert ward.pool.may_recover(busy)
@@ -693,7 +695,7 @@ async def test_backends_that_fail_requests_and_answer_probes_are_not_all_given_u
     ward = Ward(*backends)
     for backend in backends:
         await ward.open(backend)
-        ward.probe(backend, good=True)
+        ward.probe(backend, ok=True)
     assert {ward.state(backend) for backend in backends} == {"open"}
     await ward.end(None)
 
@@ -713,7 +715,7 @@ async def test_who_waits_when_the_last_backend_fails_is_refused_too() -> None:
     await ward.open(one)
     running = await ward.pool.acquire(slot_request())
     (waiting,) = await queued(ward.pool)
-    ward.probe(two, good=False)
+    ward.probe(two, ok=False)
     running.release()
     with pytest.raises(BackendError, match="Every backend of this model fails") as caught:
         await asyncio.wait_for(waiting, 1)
@@ -726,7 +728,7 @@ async def test_who_waits_for_the_end_of_a_trial_is_refused_when_it_fails() -> No
     one, two = FakeBackend("one"), FakeBackend("two")
     ward = Ward(one, two, queue_timeout=60)
     await ward.open(one)
-    ward.probe(two, good=False)
+    ward.probe(two, ok=False)
     ward.now += LONGEST_WAIT - 1
     trial = await ward.pool.acquire(slot_request())
     (waiting,) = await queued(ward.pool)
@@ -742,7 +744,7 @@ async def test_a_models_only_backend_is_tried_however_often_it_failed() -> None:
     ward = Ward(only)
     for _ in range(3 * FAILURES):
         assert await ward.end(BackendError("no")) == "only"
-    ward.probe(only, good=False)
+    ward.probe(only, ok=False)
     assert ward.state(only) == "open"
     await ward.end(None)
     assert ward.state(only) == "closed"
@@ -757,7 +759,7 @@ async def test_what_is_not_a_backends_failure_never_opens_its_breaker(error: Rev
     for _ in range(3 * FAILURES):
         await ward.end(error, {"b"})
     assert ward.state(backend) == "closed"
-    assert backend.suspected == 0
+    assert backend.wanted_probes == 0
 
 
 async def test_a_trial_that_the_engine_refuses_as_wrong_shows_that_it_works() -> None:
@@ -784,7 +786,7 @@ async def test_a_failure_has_its_backend_looked_at() -> None:
     backend = FakeBackend("a")
     ward = Ward(backend)
     await ward.end(BackendError("no"))
-    assert backend.suspected == 1
+    assert backend.wanted_probes == 1
 
 
 async def test_a_lease_that_is_left_without_a_word_says_nothing() -> None:
@@ -811,11 +813,11 @@ async def test_a_lease_that_is_left_without_a_word_says_nothing() -> None:
 async def test_a_failed_probe_takes_a_backend_out_and_a_good_one_brings_it_back() -> None:
     first, second = FakeBackend("first", 4), FakeBackend("second", 4)
     ward = Ward(first, second)
-    ward.probe(first, good=False)
+    ward.probe(first, ok=False)
     assert await ward.end(None) == "second"
     ward.now += PROBE_WAIT
     ward.pool.wake()  # the same result again is no news
-    ward.probe(first, good=True)
+    ward.probe(first, ok=True)
     assert await ward.end(None) == "first"
 
 
@@ -823,14 +825,14 @@ async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -
     backend = FakeBackend("a", 4)
     ward = Ward(backend, FakeBackend("b"))
     running = await ward.pool.acquire(slot_request(excluded={"b"}))
-    ward.probe(backend, good=False, took=5.0, slow=True)
+    ward.probe(backend, ok=False, duration=5.0, timed_out=True)
     assert ward.state(backend) == "closed"  # busy, it seems
     running.on_batch()
     ward.now += 3.0
-    ward.probe(backend, good=False, took=5.0)
+    ward.probe(backend, ok=False, duration=5.0)
     assert ward.state(backend) == "closed"  # a token came in the meantime
     ward.now += 3.0
-    ward.probe(backend, good=False, took=5.0)
+    ward.probe(backend, ok=False, duration=5.0)
     assert ward.state(backend) == "open"
 
 
@@ -839,16 +841,16 @@ async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -
     ward = Ward(backend, FakeBackend("b"))
     running = await ward.pool.acquire(slot_request(excluded={"b"}))
     for _ in range(SLOW_PROBES - 1):
-        ward.probe(backend, good=False, took=5.0, slow=True)
+        ward.probe(backend, ok=False, duration=5.0, timed_out=True)
         assert ward.state(backend) == "closed"
         ward.now += 10.0
     running.on_batch()
     ward.now += 3.0
-    ward.probe(backend, good=False, took=5.0, slow=True)
+    ward.probe(backend, ok=False, duration=5.0, timed_out=True)
     assert ward.state(backend) == "closed"  # a piece came in the meantime
     for _ in range(SLOW_PROBES):
         ward.now += 10.0
-        ward.probe(backend, good=False, took=5.0, slow=True)
+        ward.probe(backend, ok=False, duration=5.0, timed_out=True)
     assert ward.state(backend) == "open"
 
 
@@ -859,7 +861,7 @@ async def test_a_backend_whose_requests_bring_nothing_gets_no_more_of_them() -> 
     ward.now += QUIET + 1
     held = [await ward.pool.acquire(slot_request()) for _ in range(4)]
     assert {lease.backend for lease in held} == {two}
-    assert one.suspected
+    assert one.wanted_probes
     hanging.on_batch()
     assert (await ward.pool.acquire(slot_request())).backend is one
     ward.now += QUIET + 1
@@ -874,7 +876,7 @@ async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_
     await ward.end(BackendTimeout("silent"), {"b"})
     ward.now += 10.0
     await ward.pool.acquire(slot_request(excluded={"b"}))
-    ward.probe(backend, good=False, took=5.0, slow=True)
+    ward.probe(backend, ok=False, duration=5.0, timed_out=True)
     assert ward.state(backend) == "open"
 
 

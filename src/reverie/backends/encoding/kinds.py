@@ -34,20 +34,20 @@ OpenAI's chat completions take no reasoning at all, and would refuse the field: 
 models could see is lost by leaving it out, which docs/protocol.md says.
 """
 
-_CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
-"""The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
+_CAN_CONTINUE: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
+"""The kinds that know ``continue_final_message``. Others ignore it and start anew."""
 
-_MAKERS: dict[str, BackendKind] = {
+_BY_OWNER: dict[str, BackendKind] = {
     "llamacpp": "llamacpp",
     "vllm": "vllm",
     "sglang": "sglang",
     "library": "ollama",
 }
-"""What these engines' lists of models have for ``owned_by``."""
+"""Kinds by ``owned_by`` in the engine's list of models."""
 
-TELLING_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
-"""The kinds that know ``continuous_usage_stats``: the usage so far on each piece, of which several
-tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
+CONTINUOUS_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
+"""The kinds that know ``continuous_usage_stats``: the usage so far with each chunk, which may hold
+several tokens (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
 
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -83,19 +83,14 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
             translate(schema, param, converter)
 
 
-def of(settings: BackendSettings, maker: str = "") -> BackendKind:
-    """What an engine is: as configured, else as its maker's name tells."""
-    return made_by(maker) if settings.kind == "auto" else settings.kind
-
-
-def made_by(maker: str) -> BackendKind:
-    """What an engine is by its maker's name."""
-    return _MAKERS.get(maker, "generic")
+def kind_of(owned_by: str) -> BackendKind:
+    """The kind of an engine by ``owned_by`` in its list of models; empty: not known yet."""
+    return _BY_OWNER.get(owned_by, "generic")
 
 
 def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
-    """Whether this engine goes on from an answer's beginning."""
-    return kind in _CONTINUING if settings.continues is None else settings.continues
+    """True if this engine can continue an answer from its beginning."""
+    return kind in _CAN_CONTINUE if settings.continues is None else settings.continues
 
 
 def address(settings: BackendSettings) -> tuple[str, str]:
@@ -141,7 +136,7 @@ def encode(
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
         body |= _constraint(request, converter)
-    elif kind in TELLING_USAGE:
+    elif kind in CONTINUOUS_USAGE:
         body["stream_options"]["continuous_usage_stats"] = True
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it knows no tool_choice; without tools, it calls none

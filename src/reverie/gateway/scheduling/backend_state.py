@@ -195,7 +195,7 @@ class BackendState:
             self._cool(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
             self._pauses = self._probe_ok = False
             self.breaker.failed(ticket, error.code)
-            self.backend.suspect()
+            self.backend.probe_soon()
             return
         if isinstance(error, Overloaded):
             self._cool(error, min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN))
@@ -217,24 +217,24 @@ class BackendState:
         if health is None or health is self._probe:
             return
         self._probe = health
-        self._slow_probes = self._slow_probes + 1 if health.slow else 0
-        if health.good:
+        self._slow_probes = self._slow_probes + 1 if health.timed_out else 0
+        if health.ok:
             self._probe_ok = True
             self.breaker.probed(True, "")
         elif not self._outweighed(health):
-            self.last_error = Mishap(health.code, self._clock())
-            self.breaker.probed(False, health.code)
+            self.last_error = Mishap(health.error_code, self._clock())
+            self.breaker.probed(False, health.error_code)
 
     def _outweighed(self, health: Health) -> bool:
         """Whether requests say that a backend lives which has just failed a probe.
 
         An engine may be slow to answer beside its work, or serve a model and no list of models.
         """
-        worked = self._clock() - self._worked_at <= health.took
+        worked = self._clock() - self._worked_at <= health.duration
         if worked:
             self._slow_probes = 0
         at_work = self.in_flight > 0 and self.breaker.failures == 0
-        return worked or (health.slow and at_work and self._slow_probes < SLOW_PROBES)
+        return worked or (health.timed_out and at_work and self._slow_probes < SLOW_PROBES)
 
     def _say(self, state: State, reason: str) -> None:
         retry = self.breaker.retry_in if state == "open" else None

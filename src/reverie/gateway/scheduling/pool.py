@@ -181,7 +181,7 @@ class Pool:
         """End those who can't hope. Their backends are asked at once whether they are back."""
         for member in self.members:
             if member.name not in line.like.excluded:
-                member.backend.suspect()
+                member.backend.probe_soon()
         now = self.clock()
         for waiter in list(line.queue):
             if waiter.hopes_until <= now:
@@ -250,7 +250,7 @@ class Pool:
     ) -> BackendState | None:
         for member in self.members:
             if member.silent:
-                member.backend.suspect()
+                member.backend.probe_soon()
         return routing.choose(self.members, slot_request, self.clock(), awaited)
 
     def _set_alarm(self) -> None:

@@ -81,7 +81,7 @@ def is_eligible(member: BackendState, slot_request: SlotRequest) -> bool:
 def is_alive(member: BackendState) -> bool:
     """Whether the latest probe of a backend was answered."""
     health = member.backend.health
-    return health is not None and health.good and not member.breaker.down
+    return health is not None and health.ok and not member.breaker.down
 
 
 def affinity_of(request: GenerateRequest) -> bytes:

@@ -43,7 +43,7 @@ def _told(pool: Pool, member: BackendState) -> dict[str, Any]:
         else {"code": error.code, "at": _moment(time.time() - (pool.clock() - error.at))},
         "last_probe": None
         if health is None
-        else {"ok": health.good, "code": health.code or None, "at": _moment(health.at)},
+        else {"ok": health.ok, "code": health.error_code or None, "at": _moment(health.checked_at)},
     }
 
 
@@ -85,7 +85,7 @@ def gauges(pools: Iterable[Pool]) -> Iterable[Metric]:
                 state.add_metric([*labels, one], int(member.breaker.state == one))
             failures.add_metric(labels, member.breaker.failures)
             if member.backend.health is not None:
-                probe.add_metric(labels, int(member.backend.health.good))
+                probe.add_metric(labels, int(member.backend.health.ok))
             if member.speed.ttft is not None:
                 ttft.add_metric(labels, member.speed.ttft)
             if member.speed.per_token is not None:
