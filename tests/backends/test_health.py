@@ -12,7 +12,7 @@ import pytest
 
 from reverie.backends.base import Health
 from reverie.backends.build import build_backends
-from reverie.backends.health import Prober, probe
+from reverie.backends.health import HealthMonitor, probe
 from reverie.backends.http import HttpBackend, public_url
 from reverie.backends.transport import Transport
 from reverie.settings import BackendSettings, Settings
@@ -35,12 +35,12 @@ async def transport_to(url: str, **headers: str) -> AsyncIterator[Transport]:
 
 
 @asynccontextmanager
-async def prober(url: str, kind: Any = "generic", **paces: float) -> AsyncIterator[Any]:
+async def prober(url: str, kind: Any = "generic", **intervals: float) -> AsyncIterator[Any]:
     """A prober, and what it found so far."""
     found: list[Health] = []
     async with transport_to(url) as transport:
-        paces = {"healthy_pace": LONG, "unhealthy_pace": LONG, **paces}
-        made = Prober(transport, kind, found.append, **paces)
+        intervals = {"healthy_interval": LONG, "unhealthy_interval": LONG, **intervals}
+        made = HealthMonitor(transport, kind, found.append, **intervals)
         yield made, found
         await made.stop()
 
@@ -65,7 +65,7 @@ async def server_that_says(answer: bytes) -> AsyncIterator[str]:
 async def test_a_server_that_answers_is_well(engine: ScriptedEngine) -> None:
     async with transport_to(engine.url) as transport:
         health = await probe(transport, "models", 5.0)
-    assert (health.good, health.code, health.slow) == (True, "", False)
+    assert (health.ok, health.error_code, health.timed_out) == (True, "", False)
     assert engine.probes == ["GET /v1/models"]
     await engine.wait_for(lambda e: e.connections == 0)  # it leaves nothing behind
     assert not engine.requests
@@ -75,7 +75,7 @@ async def test_a_server_that_answers_is_well(engine: ScriptedEngine) -> None:
 async def test_a_socket_is_asked_as_a_port_is(tmp_path: Path) -> None:
     async with ScriptedEngine(socket=tmp_path / "s") as engine:
         async with transport_to(engine.url) as transport:
-            assert (await probe(transport, "/health", 5.0)).good
+            assert (await probe(transport, "/health", 5.0)).ok
     assert engine.probes == ["GET /health"]
 
 
@@ -92,15 +92,15 @@ async def test_a_server_that_is_not_there_is_not_well(engine: ScriptedEngine) ->
     engine.kill()
     async with transport_to(engine.url) as transport:
         health = await probe(transport, "models", 5.0)
-    assert (health.good, health.code, health.slow) == (False, "backend_error", False)
+    assert (health.ok, health.error_code, health.timed_out) == (False, "backend_error", False)
 
 
 @pytest.mark.integration
 async def test_a_server_that_does_not_answer_in_time_is_slow() -> None:
     async with server_that_says(b"") as url, transport_to(url) as transport:
         health = await probe(transport, "models", 0.05)
-    assert (health.good, health.code, health.slow) == (False, "backend_timeout", True)
-    assert health.took >= 0.05
+    assert (health.ok, health.error_code, health.timed_out) == (False, "backend_timeout", True)
+    assert health.duration >= 0.05
 
 
 @pytest.mark.integration
@@ -119,22 +119,22 @@ async def test_what_a_status_says_of_a_server(page: str, status: int, good: bool
         good = page == "models"
     answer = f"HTTP/1.1 {status} Some\r\nContent-Length: 0\r\nLocation: http://x.invalid/\r\n\r\n"
     async with server_that_says(answer.encode()) as url, transport_to(url) as transport:
-        assert (await probe(transport, page, 5.0)).good == good
+        assert (await probe(transport, page, 5.0)).ok == good
 
 
 @pytest.mark.integration
 async def test_garbage_is_no_answer() -> None:
     async with server_that_says(b"220 mail.example ESMTP\r\n\r\n") as url:
         async with transport_to(url) as transport:
-            assert (await probe(transport, "models", 5.0)).code == "backend_error"
+            assert (await probe(transport, "models", 5.0)).error_code == "backend_error"
 
 
 async def test_a_server_is_asked_for_ever_and_its_changes_are_seen(engine: ScriptedEngine) -> None:
-    async with prober(engine.url, healthy_pace=0.02, unhealthy_pace=0.01) as (_, found):
+    async with prober(engine.url, healthy_interval=0.02, unhealthy_interval=0.01) as (_, found):
 
         async def until(good: bool) -> None:
             async with asyncio.timeout(10):
-                while not found or found[-1].good is not good:
+                while not found or found[-1].ok is not good:
                     await asyncio.sleep(0.005)
 
         await until(True)
@@ -149,7 +149,7 @@ async def test_a_server_is_asked_for_ever_and_its_changes_are_seen(engine: Scrip
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("page", "maker"),
+    ("page", "owned_by"),
     [
         (b'{"object":"list","data":[{"id":"m","owned_by":"vllm"}],"more":1}', "vllm"),
         (b'{"data":[]}', ""),
@@ -159,36 +159,36 @@ async def test_a_server_is_asked_for_ever_and_its_changes_are_seen(engine: Scrip
         (b"<html>", ""),
     ],
 )
-async def test_a_list_of_models_tells_who_made_the_server(page: bytes, maker: str) -> None:
+async def test_a_list_of_models_tells_who_made_the_server(page: bytes, owned_by: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
     async with server_that_says(answer) as url, transport_to(url) as transport:
         health = await probe(transport, "models", 5.0)
-    assert (health.good, health.maker) == (True, maker)
+    assert (health.ok, health.owned_by) == (True, owned_by)
 
 
 async def test_a_server_that_tells_what_it_is_is_asked_for_its_health_too(
     engine: ScriptedEngine,
 ) -> None:
-    engine.maker, engine.healthy = "llamacpp", False  # it loads its model
+    engine.owned_by, engine.healthy = "llamacpp", False  # it loads its model
     async with prober(engine.url, "auto") as (_, found):
         async with asyncio.timeout(10):
             while not found:
                 await asyncio.sleep(0.005)
     assert engine.probes == ["GET /v1/models", "GET /health"]
-    assert (found[0].good, found[0].maker) == (False, "llamacpp")
+    assert (found[0].ok, found[0].owned_by) == (False, "llamacpp")
 
 
 @pytest.mark.integration
 async def test_a_list_of_models_that_does_not_end_is_an_answer() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
     async with server_that_says(answer) as url, transport_to(url) as transport:
-        assert (await probe(transport, "models", 5.0)).good
+        assert (await probe(transport, "models", 5.0)).ok
 
 
 async def test_a_server_is_what_its_list_of_models_says_unless_it_is_configured(
     engine: ScriptedEngine,
 ) -> None:
-    engine.maker = "llamacpp"
+    engine.owned_by = "llamacpp"
     for configured, kind, continues in (
         ("auto", "llamacpp", True),
         ("generic", "generic", False),
@@ -206,11 +206,11 @@ async def test_a_server_is_what_its_list_of_models_says_unless_it_is_configured(
 
 
 async def test_a_suspect_is_looked_at_sooner(engine: ScriptedEngine) -> None:
-    async with prober(engine.url, unhealthy_pace=0.01) as (made, found):
+    async with prober(engine.url, unhealthy_interval=0.01) as (made, found):
         await engine.wait_for(lambda e: len(e.probes) == 1)
         await asyncio.sleep(0.05)
         assert len(found) == 1  # the next one is a long time off
-        made.suspect()
+        made.probe_soon()
         await engine.wait_for(lambda e: len(e.probes) == 2)
         await asyncio.sleep(0.05)
         assert len(found) == 2  # and was well, so that it is let be
@@ -230,7 +230,7 @@ async def test_a_backend_tells_of_its_health(engine: ScriptedEngine) -> None:
     )
 
     def on_change() -> None:
-        changes.append(backend.health and backend.health.good)
+        changes.append(backend.health and backend.health.ok)
         if backend.health is not None:
             seen.set()
 
@@ -240,7 +240,7 @@ async def test_a_backend_tells_of_its_health(engine: ScriptedEngine) -> None:
         async with asyncio.timeout(10):
             await seen.wait()
     assert changes == [None, True]
-    backend.suspect()  # stopped, and no worse for it
+    backend.probe_soon()  # stopped, and no worse for it
 
 
 async def test_every_backend_of_the_configuration_that_others_run_is_probed(

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from reverie.testing import Script, ScriptedEngine
+from reverie.testing import Script, ThreadedEngine
 
 pytestmark = pytest.mark.integration
 
@@ -121,12 +121,12 @@ def write(folder: Path, **models: str) -> None:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ScriptedEngine.in_thread(Script(tokens=("one",))) as engine:
+    with ThreadedEngine(Script(tokens=("one",))) as engine:
         yield engine.url
 
 
 def test_sighup_reloads_the_file_and_a_bad_one_changes_nothing(tmp_path: Path, url: str) -> None:
-    with ScriptedEngine.in_thread(Script(tokens=("two",))) as other:
+    with ThreadedEngine(Script(tokens=("two",))) as other:
         write(tmp_path, m=url)
         with serving(tmp_path, start_new_session=True) as server:
             assert server.ask() == "one"

@@ -146,7 +146,7 @@ async def test_an_answer_goes_on_where_an_engine_is_back_that_was_down_a_moment_
     gateway = await start(start_gateway, engines)
     first, second = gateway.pool().states
     engines[0].kill()
-    await gateway.until(lambda: first.down or bool(first.backend.suspect()))
+    await gateway.until(lambda: first.down or bool(first.backend.probe_soon()))
     next_answer(engines, die_after=2, delay=0.1)
     streaming = asyncio.create_task(stream(gateway, "/llm"))
     await gateway.until(lambda: second.in_flight == 1)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import pytest
 
-from reverie.backends.health import Prober
+from reverie.backends.health import HealthMonitor
 from reverie.models.store import fetch
 from reverie.runner import supervisor
 from reverie.runner.supervisor import Runner
@@ -139,9 +139,9 @@ async def rush(
 def _engines_are_trusted_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the pauses after each death would leave no time to die again."""
     monkeypatch.setattr(supervisor, "_HEALTHY_AFTER", 0.0)
-    paces = Prober.__init__.__kwdefaults__
-    monkeypatch.setitem(paces, "healthy_pace", 0.4)
-    monkeypatch.setitem(paces, "unhealthy_pace", 0.2)
+    intervals = HealthMonitor.__init__.__kwdefaults__
+    monkeypatch.setitem(intervals, "healthy_interval", 0.4)
+    monkeypatch.setitem(intervals, "unhealthy_interval", 0.2)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -496,7 +496,7 @@ async def test_before_the_first_token_a_backend_that_failed_is_asked_again_once_
         await until(lambda: any(engine.in_flight for engine in engines))
         (working,) = [engine for engine in engines if engine.in_flight]
         (failed,) = [state for state in pool.states if not state.in_flight]
-        failed.backend.health = Health(good=True, at=0.0)  # type: ignore[attr-defined]
+        failed.backend.health = Health(ok=True, checked_at=0.0)  # type: ignore[attr-defined]
         pool.wake()
         working.kill()
         assert (await asking).text == "".join(TOKENS)

@@ -1,10 +1,12 @@
+"""The scripted engine for tests without an event loop."""
+
 import http.client
 import json
 from urllib.parse import urlsplit
 
 import pytest
 
-from reverie.testing import Script, ScriptedEngine, ThreadedEngine
+from reverie.testing import Script, ThreadedEngine
 
 pytestmark = pytest.mark.integration
 
@@ -19,7 +21,7 @@ def ask(engine: ThreadedEngine) -> str:
 
 
 def test_an_engine_serves_from_a_thread() -> None:
-    with ScriptedEngine.in_thread(Script(tokens=("one",)), model="m") as engine:
+    with ThreadedEngine(Script(tokens=("one",)), model="m") as engine:
         assert ask(engine) == "one"
         engine.script = Script(tokens=("two",))
         assert engine.script.tokens == ("two",)
@@ -28,8 +30,19 @@ def test_an_engine_serves_from_a_thread() -> None:
         assert engine.requests[0].outcome == "completed"
 
 
+def test_what_is_set_on_it_is_set_on_its_engine() -> None:
+    with ThreadedEngine() as engine:
+        engine.scripts = [Script(tokens=("first",))]
+        assert (ask(engine), ask(engine)) == ("first", "Hello world")
+        engine.healthy = False
+        connection = http.client.HTTPConnection(urlsplit(engine.url).netloc, timeout=5)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 503
+        connection.close()
+
+
 def test_it_can_be_killed_and_restarted() -> None:
-    with ScriptedEngine.in_thread() as engine:
+    with ThreadedEngine() as engine:
         engine.kill()
         with pytest.raises(ConnectionRefusedError):
             ask(engine)
@@ -38,7 +51,7 @@ def test_it_can_be_killed_and_restarted() -> None:
 
 
 def test_a_client_that_gives_up_is_seen_as_cancelled() -> None:
-    with ScriptedEngine.in_thread(Script(stall_after=0)) as engine:
+    with ThreadedEngine(Script(stall_after=0)) as engine:
         connection = http.client.HTTPConnection(urlsplit(engine.url).netloc)
         connection.request("POST", "/v1/chat/completions", '{"messages":[{"role":"user"}]}')
         engine.wait_for(lambda e: e.stalled == 1)
@@ -50,7 +63,7 @@ def test_a_client_that_gives_up_is_seen_as_cancelled() -> None:
 
 
 def test_an_address_that_is_taken_is_an_error_and_leaves_no_thread() -> None:
-    with ScriptedEngine.in_thread() as engine:
+    with ThreadedEngine() as engine:
         port = urlsplit(engine.url).port
-        with pytest.raises(OSError, match="in use"), ScriptedEngine.in_thread(port=port):
+        with pytest.raises(OSError, match="in use"), ThreadedEngine(port=port):
             pass

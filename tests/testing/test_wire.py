@@ -52,7 +52,7 @@ def test_what_is_no_http_is_refused(data: bytes) -> None:
 
 
 def test_a_response_head_names_its_status_even_an_unknown_one() -> None:
-    assert response_head(503, {"A": "b"}) == b"HTTP/1.1 503 Deployment Unavailable\r\nA: b\r\n\r\n"
+    assert response_head(503, {"A": "b"}) == b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n"
     assert response_head(599, {}) == b"HTTP/1.1 599 Unknown\r\n\r\n"
 
 

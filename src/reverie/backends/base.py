@@ -1,4 +1,4 @@
-"""The one interface between the gateway and whatever generates."""
+"""The interface between the gateway and everything that generates."""
 
 from __future__ import annotations
 
@@ -12,96 +12,96 @@ from reverie.request import GenerateRequest
 
 
 class Health(Struct, frozen=True):
-    """What one probe found. A probe asks whether a server is there, and never generates."""
+    """The result of one probe: a request that checks that a server answers, and never generates."""
 
-    good: bool
-    at: float
-    """When it ended, in ``time.time()`` seconds."""
-    took: float = 0.0
+    ok: bool
+    checked_at: float
+    """The probe's end, in ``time.time()`` seconds."""
+    duration: float = 0.0
     """Seconds."""
-    code: str = ""
-    """The code of the error, if it failed."""
-    maker: str = ""
-    """Who made the server, as its list of models says, if that was asked for."""
-    slow: bool = False
-    """Whether it failed for want of an answer in time, which a busy server may be guilty of."""
+    error_code: str = ""
+    """Empty if it is ``ok``."""
+    owned_by: str = ""
+    """What the server's list of models says, if the probe read that."""
+    timed_out: bool = False
+    """No answer came in time, which may only mean that the server is busy."""
 
 
 class Backend(Protocol):
     """Something that serves one model."""
 
     name: str
-    """For logs and metrics; unique within its model, stable, and without secrets."""
+    """For logs and metrics: unique within its model, stable, free of secrets."""
     url: str
-    """Where it is, for the operator, without secrets; empty: here."""
+    """Its address for the operator, free of secrets; empty if it runs here."""
     slots: int
-    """Requests that it runs at once."""
+    """The number of requests that it runs at once."""
     weight: float
-    """Its share of the model's requests, next to other backends of as many slots."""
+    """Its share of the model's requests, relative to other backends with as many slots."""
     recovers: bool
-    """Whether it restarts by itself after a failure, so that waiting for it makes sense."""
+    """True if it restarts by itself after a failure, so that waiting for it makes sense."""
 
     @property
     def kind(self) -> str:
-        """What it is, for the operator."""
+        """The kind of engine, for the operator."""
 
     @property
     def can_continue(self) -> bool:
-        """Whether it goes on from a request's ``answer_so_far``. Another would begin anew."""
+        """True if it continues a request's ``answer_so_far``. Others would start anew."""
 
     @property
     def ready(self) -> bool:
-        """Whether a request sent now would be worked on."""
+        """True if it accepts requests now."""
 
     @property
     def capacity(self) -> int | None:
-        """Tokens, prompts and answers, that all running requests may come to; None: any."""
+        """The most tokens of all running requests, prompts and answers; None: no limit."""
 
     @property
     def context(self) -> int | None:
-        """Tokens that one request may come to, prompt and answer; None: unknown."""
+        """The most tokens of one request, prompt and answer; None: unknown."""
 
     @property
     def failure(self) -> str | None:
-        """Why it can never become ready without help, for the operator; None otherwise."""
+        """Why it can't become ready without help, for the operator; None otherwise."""
 
     @property
     def health(self) -> Health | None:
-        """The latest probe; None while there was none, and of a backend that is never probed."""
+        """The result of the latest probe; None before the first, and if it is never probed."""
 
     def check(self, request: GenerateRequest) -> None:
-        """Refuse what this backend can't honour.
+        """Refuse a request that this backend can't honour.
 
         Raises:
             UnsupportedParameter: naming the field.
         """
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        """Generate, in batches of events that arrived together.
+        """Generate an answer; yield its events in batches as they arrive.
 
-        The last batch ends with ``Finish`` and ``Usage``. Closing the iterator, or cancelling the
-        task that waits on it, stops the engine's work at once.
+        The last batch ends with ``Finish`` and ``Usage``. Closing the generator, or cancelling the
+        task that waits for it, stops the engine's work at once.
 
         Raises:
             BackendError, BackendTimeout: the backend failed.
-            ClientError: the engine refuses the request itself.
+            ClientError: the engine refuses this request.
             ModelLoading, Overloaded: it can't take the request now.
         """
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
-        """Wait so many seconds for the first token of an answer, and for each next piece."""
+        """Set how many seconds to wait for the first token of an answer and for each next delta."""
 
-    def suspect(self) -> None:
-        """Look soon whether it is well: a request failed there."""
+    def probe_soon(self) -> None:
+        """Probe it soon: a request failed there, or has no other backend left."""
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        """Begin; returns without waiting for readiness.
+        """Start; return without waiting for readiness.
 
         ``on_change`` is called, in the event loop, whenever ``ready``, ``failure`` or ``health``
         changed.
 
         Raises:
-            ModelError: it can never become ready as it is configured.
+            ModelError: it can't become ready as it is configured.
         """
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings → backends: what stands behind each model of the configuration."""
+"""Makes the backends of each configured model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from reverie.settings import ModelSettings, ServerSettings, Settings
 def build_backends(
     settings: Settings, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[ModelSettings, Sequence[Backend]]]:
-    """Every model with its backends; nothing is started.
+    """Every model with its backends, none of them started.
 
     Args:
-        environ: holds the backends' keys, under the names that are configured.
+        environ: holds the backends' keys, under the configured names.
 
     Raises:
-        ModelError: a model that is to run here isn't on disk.
+        ModelError: a model that should run here isn't on disk.
     """
     return [(model, backends_of(model, settings.server, environ)) for model in settings.models]
 
@@ -31,10 +31,10 @@ def build_backends(
 def backends_of(
     model: ModelSettings, server: ServerSettings, environ: Mapping[str, str] = os.environ
 ) -> Sequence[Backend]:
-    """One model's backends; nothing is started.
+    """One model's backends, none of them started.
 
     Raises:
-        ModelError: it is to run here, and isn't on disk.
+        ModelError: it should run here and isn't on disk.
     """
     if model.source is not None:
         path = find(model.source)
@@ -65,5 +65,5 @@ def backends_of(
 
 
 def _name(index: int, url: str) -> str:
-    """A backend's name: its place in the file, and its host, which carry no secret."""
+    """A backend's name: its index in the configuration and its host, neither of them secret."""
     return f"{index}:{urlsplit(url).netloc or 'socket'}"

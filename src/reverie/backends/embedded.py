@@ -1,4 +1,4 @@
-"""A model that runs here: the llama.cpp child of ``runner``, reached over its socket."""
+"""The backend for a model that runs here: a llama.cpp child process, over its socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reverie.runner.supervisor import Runner
 from reverie.settings import BackendSettings, ModelSettings
 
 _NOTICE_TIMEOUT = 0.5
-"""Seconds in which the supervisor notices the death of an engine whose socket just failed."""
+"""Seconds within which the supervisor notices that an engine whose socket failed has died."""
 
 _KNOWN_GRAMMARS = 1024
 """Grammars whose trial is remembered."""
@@ -33,7 +33,7 @@ _TRIAL_TOKENS = 4
 
 
 class EmbeddedBackend:
-    """One supervised engine.
+    """One supervised engine process.
 
     Args:
         model: the GGUF file.
@@ -45,7 +45,7 @@ class EmbeddedBackend:
     weight = 1.0
     recovers = True
     can_continue = True
-    health: Health | None = None  # its supervisor looks after it
+    health: Health | None = None  # never probed: its supervisor watches it
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class EmbeddedBackend:
             first_token_timeout=first_token_timeout,
             stall_timeout=stall_timeout,
             socket=lambda: self.runner.socket,
-            # A binary may be compiled without it, and dies of a grammar that asks for it.
+            # A binary built without LLGuidance dies of a grammar that needs it.
             converter="llguidance" if self._guided else "gbnf",
         )
 
@@ -77,12 +77,12 @@ class EmbeddedBackend:
 
     @property
     def memory(self) -> int:
-        """Bytes that the engine takes, by an estimate; known once checked."""
+        """Estimated bytes that the engine needs; known after ``check_engine``."""
         return self.runner.memory
 
     @property
     def capacity(self) -> int:
-        """llama.cpp breaks off every running request when their tokens exceed this together."""
+        """llama.cpp breaks off all running requests when their tokens together exceed this."""
         return self.runner.kv_tokens
 
     @property
@@ -96,8 +96,8 @@ class EmbeddedBackend:
     def check(self, request: GenerateRequest) -> None:
         self._http.check(request)
 
-    def suspect(self) -> None:
-        """Nothing: its supervisor looks all the time."""
+    def probe_soon(self) -> None:
+        """Does nothing: the supervisor watches the engine all the time."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:
@@ -109,11 +109,11 @@ class EmbeddedBackend:
         except BackendTimeout as error:
             if await self.runner.check_alive():
                 raise
-            # It is being replaced. Whoever tries again waits for that, not for another silence.
+            # It is being replaced. A retry waits for that instead of another timeout.
             raise BackendError("The model's engine hung.", reason="no sign of life") from error
         except BackendError:
-            # Most likely it has just died. Once that is known, ``ready`` says so, and whoever
-            # tries again waits for the restart instead of running into the same socket.
+            # Most likely it has just died. Wait until ``ready`` says so, so that a retry waits for
+            # the restart instead of failing on the same socket.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_NOTICE_TIMEOUT):
                     while self.ready:
@@ -163,10 +163,10 @@ class EmbeddedBackend:
         self._http.set_timeouts(first_token=first_token, stall=stall)
 
     async def check_engine(self) -> None:
-        """Check the model and the engine without starting it.
+        """Check that model and engine are usable, without starting them.
 
         Raises:
-            ModelError: one of them can't be used.
+            ModelError: one of them isn't.
         """
         await self.runner.check()
 

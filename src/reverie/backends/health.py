@@ -1,7 +1,7 @@
-"""Looks after a server that others run: asks it, now and then, whether it is there.
+"""Checks the health of a server that others run, by a probe now and then.
 
-Rule: a probe costs the server nothing and carries nothing of a request. SGLang's ``/health`` may
-generate a token; its list of models doesn't.
+Rule: a probe costs the server next to nothing and carries nothing of a request. SGLang's
+``/health`` may generate a token; its list of models doesn't.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from reverie.backends.transport import Transport
 from reverie.errors import BackendError, BackendTimeout
 from reverie.settings import AnyKind
 
-_HEALTHY_PACE = 15.0
-_UNHEALTHY_PACE = 5.0
-_HASTY_PACE = 0.5
+_HEALTHY_INTERVAL = 15.0
+_UNHEALTHY_INTERVAL = 5.0
+_MIN_INTERVAL = 0.5
 _TIMEOUT = 5.0
-_SPREAD = 0.2
-"""The part of a pace by which it is varied, so that gateways don't ask in step."""
+_JITTER = 0.2
+"""The part by which an interval is varied, so that gateways don't probe in step."""
 
 _HEALTH = "/health"
 _MODELS = "models"
 _PATHS: dict[AnyKind, str] = {"llamacpp": _HEALTH, "vllm": _HEALTH, "livepeer": _HEALTH}
-_BAD_GATEWAY = frozenset({502, 503, 504})
-"""What a proxy says of a server that isn't there, and llama.cpp while it loads."""
+_UNAVAILABLE = frozenset({502, 503, 504})
+"""What a proxy answers for a server that isn't there, and llama.cpp while it loads."""
 
 
-class Prober:
-    """Asks one server until it is stopped.
+class HealthMonitor:
+    """Probes one server until it is stopped.
 
     Args:
         on_result: called in the event loop after each probe.
-        healthy_pace, unhealthy_pace, hasty_pace: seconds between two probes, more or less; the
-            last while somebody has reason to ask.
+        healthy_interval, unhealthy_interval: seconds between two probes, more or less.
+        min_interval: seconds until the next probe at the soonest.
         timeout: seconds for an answer.
     """
 
@@ -51,25 +51,25 @@ class Prober:
         kind: AnyKind,
         on_result: Callable[[Health], None],
         *,
-        healthy_pace: float = _HEALTHY_PACE,
-        unhealthy_pace: float = _UNHEALTHY_PACE,
-        hasty_pace: float = _HASTY_PACE,
+        healthy_interval: float = _HEALTHY_INTERVAL,
+        unhealthy_interval: float = _UNHEALTHY_INTERVAL,
+        min_interval: float = _MIN_INTERVAL,
         timeout: float = _TIMEOUT,
     ) -> None:
         self._transport = transport
         self._path = _PATHS.get(kind, _MODELS)
-        self._tells_kind = kind == "auto"
+        self._detects_kind = kind == "auto"
         self._on_result = on_result
-        self._healthy_pace = healthy_pace
-        self._unhealthy_pace = unhealthy_pace
-        self._hasty_pace = hasty_pace
+        self._healthy_interval = healthy_interval
+        self._unhealthy_interval = unhealthy_interval
+        self._min_interval = min_interval
         self._timeout = timeout
-        self._suspected = asyncio.Event()
+        self._wanted_soon = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
-    def suspect(self) -> None:
-        """Make the next probe soon: a request failed there, or has no other server left."""
-        self._suspected.set()
+    def probe_soon(self) -> None:
+        """Don't wait for the whole interval before the next probe."""
+        self._wanted_soon.set()
 
     async def stop(self) -> None:
         """Idempotent."""
@@ -79,42 +79,48 @@ class Prober:
 
     async def _run(self) -> None:
         while True:
-            self._suspected.clear()
-            health = await self._look()
+            self._wanted_soon.clear()
+            health = await self._probe()
             self._on_result(health)
-            pace = self._healthy_pace if health.good else self._unhealthy_pace
-            spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)
-            await asyncio.sleep(self._hasty_pace * spread)
+            interval = self._healthy_interval if health.ok else self._unhealthy_interval
+            jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
+            await asyncio.sleep(self._min_interval * jitter)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout((pace - self._hasty_pace) * spread):
-                    await self._suspected.wait()
+                async with asyncio.timeout((interval - self._min_interval) * jitter):
+                    await self._wanted_soon.wait()
 
-    async def _look(self) -> Health:
-        """One probe. A server that tells what it is, is asked what its kind is asked as well:
-        llama.cpp has its list of models ready before the model.
+    async def _probe(self) -> Health:
+        """Probe once. A server whose list of models tells its kind gets that kind's probe as well:
+        llama.cpp serves the list before its model is loaded.
         """
         health = await probe(self._transport, self._path, self._timeout)
-        page = _PATHS.get(kinds.made_by(health.maker)) if self._tells_kind else None
-        if page is None:
+        path = _PATHS.get(kinds.kind_of(health.owned_by)) if self._detects_kind else None
+        if path is None:
             return health
-        found = await probe(self._transport, page, self._timeout)
-        return msgspec.structs.replace(found, maker=health.maker)
+        found = await probe(self._transport, path, self._timeout)
+        return msgspec.structs.replace(found, owned_by=health.owned_by)
 
 
 async def probe(transport: Transport, path: str, timeout: float) -> Health:
-    """Ask once. Any answer but a proxy's shows that the server lives, be it a refusal."""
+    """Probe once. Any answer but a proxy's shows that the server lives, even a refusal."""
     began = time.monotonic()
-    code, slow, maker = "", False, ""
+    error_code, timed_out, owned_by = "", False, ""
     try:
-        status, page = await transport.ask(path, timeout)
+        status, body = await transport.get(path, timeout)
         if path == _MODELS and status == 200:
-            maker = _maker(page)
-        if status in _BAD_GATEWAY or (path == _HEALTH and status >= 500):
-            code = BackendError.code
+            owned_by = _owner(body)
+        if status in _UNAVAILABLE or (path == _HEALTH and status >= 500):
+            error_code = BackendError.code
     except BackendError as error:
-        code, slow = error.code, isinstance(error, BackendTimeout)
-    took = time.monotonic() - began
-    return Health(not code, at=time.time(), took=took, code=code, maker=maker, slow=slow)
+        error_code, timed_out = error.code, isinstance(error, BackendTimeout)
+    return Health(
+        ok=not error_code,
+        checked_at=time.time(),
+        duration=time.monotonic() - began,
+        error_code=error_code,
+        owned_by=owned_by,
+        timed_out=timed_out,
+    )
 
 
 class _Model(Struct):
@@ -125,10 +131,10 @@ class _Models(Struct):
     data: list[_Model] = []
 
 
-def _maker(page: bytes) -> str:
-    """Whose the first of a list of models is, in OpenAI's shape; empty: it doesn't say."""
+def _owner(body: bytes) -> str:
+    """``owned_by`` of the first model in OpenAI's list of models; empty if it has none."""
     try:
-        models = msgspec.json.decode(page, type=_Models).data
+        models = msgspec.json.decode(body, type=_Models).data
     except msgspec.DecodeError:
         return ""
     return models[0].owned_by if models else ""

@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible server, over TCP or a Unix socket.
+"""A backend for any OpenAI-compatible server, over TCP or a Unix socket.
 
-Rule 1: the engine is always asked for a stream, whatever the client asked: only a stream shows
-that the engine lives, and only closing one stops its work.
+Rule 1: the engine is always asked for a stream, even where the client wants none: only a stream
+shows that the engine works, and only closing one stops it.
 
-Rule 2: what one read brought is one batch, handed on at once.
+Rule 2: the events of one read are one batch, yielded at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.encoding import forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
-from reverie.backends.health import Prober
-from reverie.backends.transport import Body, Transport
+from reverie.backends.health import HealthMonitor
+from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event
 from reverie.log import fields
@@ -33,11 +33,11 @@ logger = logging.getLogger("reverie.backends")
 
 _MAX_ERROR_BYTES = 64 * 1024
 _ERROR_BODY_TIMEOUT = 5.0
-"""Seconds for the body of an error, which is sent at once or not at all."""
+"""Seconds to read the body of an error, which comes at once or not at all."""
 _USAGE_TIMEOUT = 5.0
-"""Seconds from the finish reason to the usage, which follows at once if it comes at all."""
+"""Seconds from the finish reason to the usage, which comes at once or not at all."""
 _END_TIMEOUT = 0.2
-"""Seconds from the usage to the body's end. Waiting for it lets the connection be used again."""
+"""Seconds from the usage to the body's end. Once read to its end, a connection can be reused."""
 
 
 class HttpBackend:
@@ -46,13 +46,13 @@ class HttpBackend:
     Args:
         name: unique within the model, without secrets.
         model: the model's name on that server.
-        first_token_timeout: seconds without a sign of work, from the request to the first piece of
-            the answer. An engine's report of its work on the prompt is one; its pings are none.
-        stall_timeout: seconds between two pieces. A server's comments (pings) are none.
-        socket: gives, at ``start``, the Unix socket to use instead of the URL's host.
-        converter: what makes a constraint of a JSON Schema there, if it is llama.cpp.
-        environ: holds the server's key, under the name that is configured.
-        probing: whether to ask now and then if the server is there.
+        first_token_timeout: seconds from the request to the first delta. An engine's report of its
+            progress on the prompt starts the time anew; pings (SSE comments) don't.
+        stall_timeout: seconds between two deltas. Pings don't count.
+        socket: called at ``start`` for the Unix socket to use instead of the URL's host.
+        converter: what turns a JSON Schema into a constraint, if the engine is llama.cpp.
+        environ: holds the server's key, under the configured name.
+        probing: whether to check the server's health.
     """
 
     recovers = False
@@ -74,7 +74,7 @@ class HttpBackend:
         probing: bool = False,
     ) -> None:
         self.name = name
-        self.kind = kinds.of(settings)
+        self.kind = kinds.kind_of("") if settings.kind == "auto" else settings.kind
         self.url = public_url(settings.url)
         self.slots = settings.slots
         self.weight = settings.weight
@@ -88,7 +88,7 @@ class HttpBackend:
         self._environ = environ
         self._transport: Transport | None = None
         self._probing = probing
-        self._prober: Prober | None = None
+        self._monitor: HealthMonitor | None = None
 
     @property
     def can_continue(self) -> bool:
@@ -123,22 +123,21 @@ class HttpBackend:
         on_change()
         if self._probing:
 
-            def heed(health: Health) -> None:
+            def on_result(health: Health) -> None:
                 self.health = health
-                if health.maker:
-                    self._learn(health.maker)
+                self._detect_kind(health)
                 on_change()
 
-            self._prober = Prober(self._transport, self._settings.kind, heed)
+            self._monitor = HealthMonitor(self._transport, self._settings.kind, on_result)
 
-    def suspect(self) -> None:
-        if self._prober is not None:
-            self._prober.suspect()
+    def probe_soon(self) -> None:
+        if self._monitor is not None:
+            self._monitor.probe_soon()
 
     async def stop(self) -> None:
-        prober, self._prober = self._prober, None
-        if prober is not None:
-            await prober.stop()
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            await monitor.stop()
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
@@ -150,20 +149,20 @@ class HttpBackend:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
         kind = self.kind
-        question = kinds.encode(request, self._model, kind, self._converter)
-        async with transport.post(self._path, question, deadline) as body:
-            if body.status != 200:
-                wrong = await body.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
-                raise refusal(body.status, body.headers, wrong, request)
-            reader = _reader(body, request, kind)
+        payload = kinds.encode(request, self._model, kind, self._converter)
+        async with transport.post(self._path, payload, deadline) as response:
+            if response.status != 200:
+                error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
+                raise refusal(response.status, response.headers, error, request)
+            reader = _new_reader(response, request, kind)
             while True:
-                pieces, reports = reader.pieces, reader.reports
-                data = await _read(body, deadline, reader)
+                deltas, reports = reader.deltas, reader.progress_reports
+                data = await _read(response, deadline, reader)
                 events = reader.feed(data)
                 if not data or (
-                    reader.complete and (body.at_end or not transport.reuses_connections)
+                    reader.complete and (response.at_end or not transport.reuses_connections)
                 ):
-                    yield events + _end(reader, request, kind)
+                    yield events + _last_events(reader, request, kind)
                     return
                 if events:
                     yield events
@@ -171,48 +170,52 @@ class HttpBackend:
                     deadline = min(deadline, clock() + _END_TIMEOUT)
                 elif reader.finished:
                     deadline = min(deadline, clock() + _USAGE_TIMEOUT)
-                elif reader.pieces > pieces:
+                elif reader.deltas > deltas:
                     deadline = clock() + self._stall_timeout
-                elif reader.reports > reports and not pieces:
+                elif reader.progress_reports > reports and not deltas:
                     deadline = clock() + self._first_token_timeout
 
-    def _learn(self, maker: str) -> None:
-        """Take notice of what it is, if that is for it to say."""
-        kind = kinds.of(self._settings, maker)
+    def _detect_kind(self, health: Health) -> None:
+        """Set the kind from the server's list of models, unless it is configured."""
+        if self._settings.kind != "auto" or not health.owned_by:
+            return
+        kind = kinds.kind_of(health.owned_by)
         if kind != self.kind:
-            logger.info("backend is known", extra=fields(backend=self.name, kind=kind))
+            logger.info("backend kind detected", extra=fields(backend=self.name, kind=kind))
             self.kind = kind
 
 
-def _reader(body: Body, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
-    streamed = body.content_type == "text/event-stream"
-    if not streamed and body.content_type != "application/json":
+def _new_reader(response: Response, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
+    streamed = response.content_type == "text/event-stream"
+    if not streamed and response.content_type != "application/json":
         raise BackendError(
             "The model's backend answered with something else than a completion.",
             reason="the content type is neither text/event-stream nor application/json",
         )
     forced = kind == "llamacpp" and forced_tools.is_forced(request)
-    tells_usage = streamed and kind in kinds.TELLING_USAGE
-    return AnswerReader(request, streamed=streamed, forced=forced, tells_usage=tells_usage)
+    continuous_usage = streamed and kind in kinds.CONTINUOUS_USAGE
+    return AnswerReader(
+        request, streamed=streamed, forced=forced, continuous_usage=continuous_usage
+    )
 
 
-def _end(reader: AnswerReader, request: GenerateRequest, kind: BackendKind) -> list[Event]:
-    last = reader.end()
+def _last_events(reader: AnswerReader, request: GenerateRequest, kind: BackendKind) -> list[Event]:
+    events = reader.end()
     if kind == "livepeer":
-        return livepeer.finish_truthfully(last, reader.pieces, request.max_tokens)
-    return last
+        return livepeer.correct_finish_reason(events, reader.deltas, request.max_tokens)
+    return events
 
 
 def public_url(url: str) -> str:
-    """A URL without what may be secret: credentials, a query, a fragment."""
+    """The URL without its possible secrets: credentials, query and fragment."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-async def _read(body: Body, deadline: float, reader: AnswerReader) -> bytes:
-    """The next bytes. Once the answer has ended, a failure is the body's end and nothing worse."""
+async def _read(response: Response, deadline: float, reader: AnswerReader) -> bytes:
+    """The next bytes. After the finish reason, a failure merely ends the body."""
     try:
-        return await body.read(deadline)
+        return await response.read(deadline)
     except BackendError:
         if reader.finished or reader.complete:
             return b""
@@ -223,7 +226,7 @@ def _headers(settings: BackendSettings, environ: Mapping[str, str]) -> dict[str,
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream, application/json",
-        "Accept-Encoding": "identity",  # a compressed stream is one that is held back
+        "Accept-Encoding": "identity",  # compression would hold a stream back
         "User-Agent": f"reverie/{reverie.__version__}",
     }
     if settings.key is not None:

@@ -1,12 +1,12 @@
-"""HTTP towards one server: a POST and the bytes of its answer. aiohttp is used here only.
+"""An HTTP client for one server. Only this module uses aiohttp.
 
-Rule 1: a connection whose answer wasn't read to its end is closed, never reused. Closing it is
-what makes an engine stop.
+Rule 1: a connection whose response wasn't read to its end is closed and never reused. Closing it
+makes the engine stop.
 
 Rule 2: no exception of the library leaves this module.
 
-Rule 3: a read has a deadline, and one timer serves all reads of an answer: it is set again only
-when it fires, not per read.
+Rule 3: every read has a deadline, but one timer serves all reads of a response: unless a deadline
+comes earlier, it is set again only when it fires.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from aiohttp.http import HttpProcessingError
 
 from reverie.errors import BackendError, BackendTimeout
 
-_LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # OSError: TimeoutError, too
-
+_LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # includes TimeoutError
 
 _LARGE_BODY = 512 * 1024
-_PAGE = 64 * 1024
-_PAGE_TIMEOUT = 0.5
+"""Bytes from which a request is sent in parts, so that other requests' tokens go out in between."""
+_MAX_GET_BYTES = 64 * 1024
+_GET_BODY_TIMEOUT = 0.5
 
 
-class Body:
-    """The answer to one request; ``status`` and ``headers`` are there from the start."""
+class Response:
+    """The response to one request. ``status`` and ``headers`` are known, the body follows."""
 
     __slots__ = ("_content", "_deadline", "_fires_at", "_loop", "_response", "_timer", "_waiting")
 
@@ -64,11 +64,11 @@ class Body:
 
     @property
     def at_end(self) -> bool:
-        """Whether all of it has been read."""
+        """True once all of the body has been read."""
         return self._content.at_eof()
 
     async def read(self, deadline: float) -> bytes:
-        """What has arrived; waits for at least one byte. Empty at the end.
+        """The bytes that have arrived, at least one; empty at the body's end.
 
         Args:
             deadline: on the loop's clock.
@@ -84,12 +84,12 @@ class Body:
         try:
             return await self._content.readany()
         except _LIBRARY_ERRORS as error:
-            raise self._translated(error) from error
+            raise self._as_backend_error(error) from error
         finally:
             self._waiting = False
 
     async def read_all(self, limit: int, deadline: float) -> bytes:
-        """The body, or the first ``limit`` bytes of it, or what arrived before it failed."""
+        """The first ``limit`` bytes of the body, or those that arrived before it failed."""
         parts = bytearray()
         try:
             while len(parts) < limit and (part := await self.read(deadline)):
@@ -99,7 +99,7 @@ class Body:
         return bytes(parts[:limit])
 
     def close(self) -> None:
-        """Close the connection, unless the answer was read to its end: it is in the pool then."""
+        """Close the connection, unless the body was read to its end: then it can be reused."""
         if self._timer is not None:
             self._timer.cancel()
         self._response.close()
@@ -114,13 +114,13 @@ class Body:
         self._timer = None
         self._fires_at = math.inf
         if not self._waiting:
-            return  # whoever consumes the answer is busy; the next read sets the timer
+            return  # the consumer is busy; the next read sets the timer
         if self._deadline <= self._loop.time():
             self._response.close()  # which ends the read
         else:
             self._set_timer()
 
-    def _translated(self, error: BaseException) -> BackendError:
+    def _as_backend_error(self, error: BaseException) -> BackendError:
         if self._deadline <= self._loop.time():
             return BackendTimeout("The model's backend fell silent.", reason="no token in time")
         return BackendError(
@@ -131,14 +131,14 @@ class Body:
 class Transport:
     """Connections to one server.
 
-    A Unix socket gets a connection per request, since llama.cpp closes it after a stream. TCP
-    connections are kept and used again.
+    TCP connections are kept and reused. A Unix socket gets a new connection for each request, since
+    llama.cpp closes it after a stream.
 
     Args:
         url: ``http://…``, ``https://…``, or ``http+unix://%2Fpath%2Fof%2Fsocket/…``.
         socket: the Unix socket to use instead of the URL's host.
-        headers: sent with each request. Nothing of a client's request is.
-        connect_timeout: seconds, for name look-up, connection and TLS together.
+        headers: sent with each request. A client's headers never are.
+        connect_timeout: seconds for name look-up, connection and TLS together.
 
     Raises:
         ValueError: the URL can't be used.
@@ -158,82 +158,81 @@ class Transport:
             raise ValueError("it names no host")
         self._socket = socket
         self._headers = headers
-        self._answers: set[Body] = set()
+        self._responses: set[Response] = set()
         self.reuses_connections = socket is None
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0)
-            if socket is None
-            else aiohttp.UnixConnector(socket, limit=0, force_close=True),
-            headers=headers,
+        self._session = self._new_session(
+            keep_alive=self.reuses_connections,
             timeout=aiohttp.ClientTimeout(connect=connect_timeout),
+            trace_configs=[tracing] if self.reuses_connections else [],
+        )
+
+    def _new_session(self, *, keep_alive: bool, **options: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
+            if self._socket is None
+            else aiohttp.UnixConnector(self._socket, limit=0, force_close=not keep_alive),
+            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[tracing] if socket is None else [],
             trust_env=False,
+            **options,
         )
 
     async def close(self) -> None:
-        """Close every connection. Those who read an answer get a ``BackendError``."""
-        for answer in tuple(self._answers):
-            answer.close()  # the session's own close would leave them waiting
+        """Close every connection. Reads that are waiting raise ``BackendError``."""
+        for response in tuple(self._responses):
+            response.close()  # the session's own close would leave reads waiting
         await self._session.close()
 
-    async def ask(self, path: str, timeout: float) -> tuple[int, bytes]:
-        """GET a page, on a connection of its own; give its status, and what there is of it at once.
+    async def get(self, path: str, timeout: float) -> tuple[int, bytes]:
+        """GET on a connection of its own; return the status and what comes of the body at once.
 
         Args:
-            path: appended to the URL; with a slash before it, in place of the URL's ``/v1``.
+            path: appended to the URL; with a leading slash it replaces the URL's ``/v1``.
             timeout: seconds for the status.
 
         Raises:
-            BackendTimeout, BackendError: no answer came.
+            BackendTimeout, BackendError: no response came.
         """
         base = self._url.parent if path[0] == "/" and self._url.name == "v1" else self._url
         try:
             async with (
                 asyncio.timeout(timeout),
-                aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(force_close=True)
-                    if self._socket is None
-                    else aiohttp.UnixConnector(self._socket, force_close=True),
-                    headers=self._headers,
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    trust_env=False,
-                ) as session,
+                self._new_session(keep_alive=False) as session,
                 session.get(base.joinpath(path.lstrip("/")), allow_redirects=False) as response,
             ):
-                return response.status, await _page(response.content)
+                return response.status, await _read_at_once(response.content)
         except _LIBRARY_ERRORS as error:
-            raise _unanswered(error) from error
+            raise _no_response(error) from error
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, deadline: float) -> AsyncGenerator[Body, None]:
-        """Send a request, and give its answer once the head of it has arrived.
+    async def post(self, path: str, body: bytes, deadline: float) -> AsyncGenerator[Response, None]:
+        """Send a request; yield its response once the head has arrived.
 
         Args:
             path: appended to the URL.
             deadline: on the loop's clock, for the head.
 
         Raises:
-            BackendTimeout, BackendError: no answer came.
+            BackendTimeout, BackendError: no response came.
         """
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._send(self._url.joinpath(path), body)
+                received = await self._send(self._url.joinpath(path), body)
         except _LIBRARY_ERRORS as error:
-            raise _unanswered(error) from error
-        answer = Body(response)
-        self._answers.add(answer)
+            raise _no_response(error) from error
+        response = Response(received)
+        self._responses.add(response)
         try:
-            yield answer
+            yield response
         finally:
-            self._answers.discard(answer)
-            answer.close()
+            self._responses.discard(response)
+            response.close()
 
     async def _send(self, url: yarl.URL, body: bytes) -> aiohttp.ClientResponse:
-        """A server may close an idle connection just when a request is sent on it. That says
-        nothing of the request, so it gets a second try.
+        """Send, with a second try if a reused connection fails: a server may close an idle one
+        just as a request is sent on it, which says nothing about the request.
         """
         trace = SimpleNamespace(reused=False)
         try:
@@ -246,17 +245,16 @@ class Transport:
         return await self._session.post(url, data=_payload(body), allow_redirects=False)
 
 
-async def _page(content: aiohttp.StreamReader) -> bytes:
-    page = bytearray()
+async def _read_at_once(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
     with contextlib.suppress(*_LIBRARY_ERRORS):
-        async with asyncio.timeout(_PAGE_TIMEOUT):
-            while len(page) < _PAGE and (part := await content.readany()):
-                page += part
-    return bytes(page)
+        async with asyncio.timeout(_GET_BODY_TIMEOUT):
+            while len(body) < _MAX_GET_BYTES and (part := await content.readany()):
+                body += part
+    return bytes(body)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:
-    """A large body goes out in parts, so that other requests' tokens go out between them."""
     return body if len(body) < _LARGE_BODY else io.BytesIO(body)
 
 
@@ -265,8 +263,8 @@ async def _note_reuse(_session: aiohttp.ClientSession, context: Any, _params: An
         context.trace_request_ctx.reused = True
 
 
-def _unanswered(error: BaseException) -> BackendError:
-    """The error for a request that got no answer."""
+def _no_response(error: BaseException) -> BackendError:
+    """The error for a request without a response."""
     reason = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
         reason += f", errno {error.os_error.errno}"

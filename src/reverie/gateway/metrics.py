@@ -32,7 +32,7 @@ _OF_BACKENDS: tuple[tuple[str, str, Callable[[BackendState], float | None]], ...
     (
         "reverie_backend_probe_ok",
         "1 if the latest probe was answered.",
-        lambda state: None if state.backend.health is None else state.backend.health.good,
+        lambda state: None if state.backend.health is None else state.backend.health.ok,
     ),
     (
         "reverie_backend_time_to_first_token_seconds",

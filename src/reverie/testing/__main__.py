@@ -67,8 +67,8 @@ async def _serve(engine: ScriptedEngine) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reverie.testing",
-        description="An OpenAI-compatible engine without a model: it says what it is told, at the "
-        "pace and with the faults that it is told. It prints its base URL once it listens.",
+        description="An OpenAI-compatible engine without a model, which answers by script, with "
+        "the pace and the faults that you choose. It prints its base URL once it listens.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what it says")
     what.add_argument("--text", default=_TEXT, help="the answer; a word is a token")
     what.add_argument(
-        "--tokens", type=_positive, metavar="N", help="say exactly N tokens: cut or repeat the text"
+        "--tokens",
+        type=_positive,
+        metavar="N",
+        help="send exactly N tokens: cut or repeat the text",
     )
     what.add_argument("--prompt-tokens", type=int, default=10, metavar="N", help="in usage [10]")
     pace = parser.add_argument_group("at what pace (seconds)")
@@ -113,9 +116,9 @@ def _script(given: argparse.Namespace) -> Script:
     tokens = re.findall(r"\s*\S+", given.text) or [given.text]
     if given.tokens is not None:
         first, *others = tokens
-        again = [f" {first.lstrip()}", *others]
+        repeated = [f" {first.lstrip()}", *others]
         tokens = list(
-            itertools.islice(itertools.chain(tokens, itertools.cycle(again)), given.tokens)
+            itertools.islice(itertools.chain(tokens, itertools.cycle(repeated)), given.tokens)
         )
     batch = given.batch
     if batch is None and given.delay:
@@ -146,7 +149,7 @@ def _positive(text: str) -> int:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop
+        import uvloop  # not available on Windows
     except ImportError:
         return None
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)

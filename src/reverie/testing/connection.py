@@ -13,20 +13,20 @@ from typing import Any, Literal, TypeAlias, cast
 from reverie.testing.wire import CONTINUE, BadRequest, Request, RequestReader
 
 Handler: TypeAlias = "Callable[[Connection, Request], Coroutine[Any, Any, None] | None]"
-"""Answers a request: at once, or with a coroutine, which is cancelled when the client leaves."""
+"""Answers a request: at once, or in a coroutine, which is cancelled when the client leaves."""
 
 _LINGER_0 = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
-    """Hands requests to ``handle`` one at a time, in their order.
+    """Passes requests to ``handle`` in order, one at a time.
 
     Args:
-        number: which of its engine's connections it is; the first is 1.
+        number: counts the engine's connections, from 1.
         handle: answers a request.
-        opened: called once it is connected.
-        left: called when the client has gone away, before the handler is cancelled.
-        closed: called once nothing is left of it.
+        opened: called once connected.
+        client_left: called when the client has disconnected, before the handler is cancelled.
+        closed: called once the connection is closed.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Connection(asyncio.Protocol):
         *,
         handle: Handler,
         opened: Callable[[Connection], None],
-        left: Callable[[Connection], None],
+        client_left: Callable[[Connection], None],
         closed: Callable[[Connection], None],
     ) -> None:
         self.number = number
         self._handle = handle
         self._opened = opened
-        self._left = left
+        self._client_left = client_left
         self._closed = closed
         self._lost = asyncio.Event()
         self._reader = RequestReader()
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    # What the answer does -----------------------------------------------------------------
+    # Called by the handler ----------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and data:
@@ -62,10 +62,10 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self, how: Literal["reset", "close"] = "close") -> None:
-        """Close: in good order, with what was sent delivered first, or with a reset (RST).
+        """Close the connection: after delivering what was sent, or with a reset (RST).
 
-        A Unix socket knows no reset; there, the client sees the end of the stream, or
-        ``ECONNRESET`` where something that it sent was never read.
+        A Unix socket has no reset: there the client sees the end of the stream, or ``ECONNRESET``
+        if something that it sent was never read.
         """
         if self._transport is None:
             return
@@ -78,20 +78,20 @@ class Connection(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
         self._transport.abort()
 
-    def abandon(self) -> None:
-        """Stop answering, and reset the connection."""
+    def abort(self) -> None:
+        """Stop answering and reset the connection."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
         self.close("reset")
 
     async def wait_closed(self) -> None:
-        """Wait until neither the connection nor its handler is left."""
+        """Wait until the handler has ended and the connection is closed."""
         if self._task is not None:
             await asyncio.wait({self._task})
         await self._lost.wait()
 
-    # What the event loop tells ------------------------------------------------------------
+    # Called by the event loop -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         if self._reader.expects_continue:
             self._reader.expects_continue = False
             self.send(CONTINUE)
-        self._go_on()
+        self._handle_next()
 
     def eof_received(self) -> None:
         self._leave()  # returning None has the transport closed
@@ -125,11 +125,11 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._waiting.clear()
-        self._left(self)
+        self._client_left(self)
         if self._task is not None:
             self._task.cancel()
 
-    def _go_on(self) -> None:
+    def _handle_next(self) -> None:
         """Take the next request, unless one is being answered."""
         while self._task is None and self._waiting:
             try:
@@ -145,10 +145,10 @@ class Connection(asyncio.Protocol):
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-        self._go_on()
+        self._handle_next()
 
     def _fail(self, error: BaseException) -> None:
-        """A mistake in a script's function, or here: it must be seen, and hang nobody."""
+        """A bug in a script's function or in this package: report it, and don't hang the client."""
         self.close("reset")
         asyncio.get_running_loop().call_exception_handler(
             {"message": "A scripted engine's answer failed", "exception": error}

@@ -1,44 +1,40 @@
-"""The scripted engine: a server that plays scripts and records what it was asked."""
+"""The scripted engine: a server that answers by script and records its requests."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Coroutine, MutableSequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import msgspec
 
 from reverie.testing import render
 from reverie.testing.connection import Connection
-from reverie.testing.play import BodyWriter, Framing, play
-from reverie.testing.record import EngineLog, Outcome, Recorded
-from reverie.testing.render import Ask, Refusal, RenderedAnswer
+from reverie.testing.playback import BodyWriter, Framing, write_answer
+from reverie.testing.record import Outcome, RecordedRequest, RequestRecord
+from reverie.testing.render import AnswerOptions, Refusal, RenderedAnswer
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
-
-if TYPE_CHECKING:
-    from reverie.testing.thread import ThreadedEngine
 
 _GENERATE = frozenset({"/v1/chat/completions", "/chat/completions"})
 _MODELS = frozenset({"/v1/models", "/models"})
 _CACHED_ANSWERS = 256
 
 
-class ScriptedEngine(EngineLog):
+class ScriptedEngine(RequestRecord):
     """An OpenAI-compatible server on a port or a Unix socket; an async context manager.
 
     It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``.
 
     Args:
         script: what to answer; default: ``Script()``.
-        port: 0 takes a free one, which is kept over ``restart``.
+        port: 0 takes a free one; ``restart`` keeps it.
         socket: the path of a Unix socket, instead of ``host`` and ``port``.
         model: the name of the one model in ``/v1/models``; requests may name any.
-        record: whether to keep ``requests``. A load test of millions wants only the counters.
+        record: whether to keep ``requests``. A load test of millions needs only the counters.
     """
 
     def __init__(
@@ -55,11 +51,11 @@ class ScriptedEngine(EngineLog):
         self.script = script or Script()
         """Answers the requests that start from now on."""
         self.scripts: MutableSequence[Script] = []
-        """While it is not empty, each request takes its first one instead of ``script``."""
+        """While this isn't empty, each request takes the first of these instead of ``script``."""
         self.healthy = True
-        """False makes ``/health`` answer 503, as an engine does that loads its model."""
-        self.maker = "reverie.testing"
-        """Who made it, as its list of models says: ``llamacpp``, ``vllm``, …"""
+        """False makes ``/health`` answer 503, as an engine does while it loads its model."""
+        self.owned_by = "reverie.testing"
+        """``owned_by`` in its list of models: ``llamacpp``, ``vllm``, …"""
         self._host = host
         self._port = port
         self._socket = None if socket is None else Path(socket)
@@ -67,9 +63,9 @@ class ScriptedEngine(EngineLog):
         self._server: asyncio.Server | None = None
         self._opened = 0
         self._connections: set[Connection] = set()
-        self._running: dict[Connection, Recorded] = {}
+        self._running: dict[Connection, RecordedRequest] = {}
         self._stalls: set[asyncio.Future[None]] = set()
-        self._answers: dict[tuple[int, Ask], tuple[Script, RenderedAnswer]] = {}
+        self._answers: dict[tuple[int, AnswerOptions], tuple[Script, RenderedAnswer]] = {}
 
     @property
     def url(self) -> str:
@@ -82,12 +78,12 @@ class ScriptedEngine(EngineLog):
 
     @property
     def connections(self) -> int:
-        """Connections that are open now."""
+        """Open connections."""
         return len(self._connections)
 
     @property
     def stalled(self) -> int:
-        """Answers that have reached their script's ``stall_after``."""
+        """Answers that are held at their script's ``stall_after``."""
         return len(self._stalls)
 
     # Life -----------------------------------------------------------------------------------
@@ -107,14 +103,14 @@ class ScriptedEngine(EngineLog):
         self._port = self._server.sockets[0].getsockname()[1]
 
     def kill(self) -> None:
-        """Die as a process does: every connection is reset, and nobody listens any more."""
+        """Die as a process does: reset every connection and stop listening."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for connection in tuple(self._connections):
             if (recorded := self._running.get(connection)) is not None:
                 self._end(recorded, "died")
-            connection.abandon()
+            connection.abort()
 
     async def restart(self) -> None:
         """Listen again on the same address, after ``kill``."""
@@ -135,23 +131,10 @@ class ScriptedEngine(EngineLog):
     async def __aexit__(self, *_exception: object) -> None:
         await self.stop()
 
-    @staticmethod
-    def in_thread(
-        script: Script | None = None, **options: Any
-    ) -> AbstractContextManager[ThreadedEngine]:
-        """An engine in a thread with a loop of its own, for tests that have none.
-
-        Args:
-            options: of ``ScriptedEngine``.
-        """
-        from reverie.testing.thread import run_in_thread
-
-        return run_in_thread(script, **options)
-
-    # What a test steers and waits for -------------------------------------------------------
+    # Stalls ---------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """End the stalls: each stalled answer goes on as if nothing had been."""
+        """Let every stalled answer continue."""
         for stall in self._stalls:
             if not stall.done():
                 stall.set_result(None)
@@ -174,7 +157,7 @@ class ScriptedEngine(EngineLog):
             self._opened,
             handle=self._handle,
             opened=self._on_open,
-            left=self._on_leave,
+            client_left=self._on_leave,
             closed=self._on_close,
         )
 
@@ -184,7 +167,7 @@ class ScriptedEngine(EngineLog):
 
     def _on_leave(self, connection: Connection) -> None:
         if (recorded := self._running.pop(connection, None)) is not None:
-            self._end(recorded, "completed" if recorded.generated else "cancelled")
+            self._end(recorded, "completed" if recorded.all_tokens_sent else "cancelled")
 
     def _on_close(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -193,7 +176,7 @@ class ScriptedEngine(EngineLog):
     def _handle(self, connection: Connection, request: Request) -> Coroutine[Any, Any, None] | None:
         if request.method == "POST" and request.path in _GENERATE:
             return self._generate(connection, request)
-        self._note_probe(f"{request.method} {request.path}")
+        self._record_probe(f"{request.method} {request.path}")
         status, body = self._page(request)
         self._send_json(connection, request, status, body)
         return None
@@ -201,7 +184,7 @@ class ScriptedEngine(EngineLog):
     def _page(self, request: Request) -> tuple[int, bytes]:
         if request.method == "GET" and request.path in _MODELS:
             model = {"id": self._model, "object": "model", "created": render.CREATED}
-            models = {"object": "list", "data": [{**model, "owned_by": self.maker}]}
+            models = {"object": "list", "data": [{**model, "owned_by": self.owned_by}]}
             return 200, json.dumps(models).encode()
         if request.method == "GET" and request.path == "/health":
             if self.healthy:
@@ -219,7 +202,7 @@ class ScriptedEngine(EngineLog):
             script = self.scripts[0]
             del self.scripts[0]
         body = _decode(request.body)
-        recorded = Recorded(
+        recorded = RecordedRequest(
             request.path,
             request.headers,
             body if isinstance(body, dict) else {},
@@ -241,37 +224,41 @@ class ScriptedEngine(EngineLog):
         if script.instant and request.keep_alive:
             self._send_at_once(connection, recorded, script, answer)
             return None
-        return self._play(connection, recorded, script, answer, request)
+        return self._write(connection, recorded, script, answer, request)
 
     def _answer(self, script: Script, body: object) -> RenderedAnswer:
-        """The answer's bytes, kept for the next request that asks for the same."""
-        ask = render.read_ask(body, script, self._model)
+        """The rendered answer, cached for later requests with the same options."""
+        options = render.read_options(body, script, self._model)
         assert isinstance(body, dict)
-        key = (id(script), ask)
-        known = self._answers.get(key)
-        if known is not None:
-            return known[1]
-        answer = render.render(script, ask, body)
+        key = (id(script), options)
+        cached = self._answers.get(key)
+        if cached is not None:
+            return cached[1]
+        answer = render.render(script, options, body)
         if not callable(script.tokens):
             if len(self._answers) >= _CACHED_ANSWERS:
                 self._answers.clear()
-            self._answers[key] = (script, answer)  # holding the script keeps its id its own
+            self._answers[key] = (script, answer)  # the script is kept: its id stays unique
         return answer
 
     def _send_at_once(
-        self, connection: Connection, recorded: Recorded, script: Script, answer: RenderedAnswer
+        self,
+        connection: Connection,
+        recorded: RecordedRequest,
+        script: Script,
+        answer: RenderedAnswer,
     ) -> None:
         body = answer.whole
         head = _head(script, answer, "chunked" if answer.streamed else "length", keep_alive=True)
         framed = chunk(body) + CHUNKED_END if answer.streamed else body
-        recorded.sent = len(answer.steps)
+        recorded.sent = len(answer.tokens)
         self._end(recorded, "completed" if answer.status == 200 else "refused")
         connection.send(head + framed)
 
-    async def _play(
+    async def _write(
         self,
         connection: Connection,
-        recorded: Recorded,
+        recorded: RecordedRequest,
         script: Script,
         answer: RenderedAnswer,
         request: Request,
@@ -281,14 +268,14 @@ class ScriptedEngine(EngineLog):
             framing = "chunked" if request.http11 else "until-close"
         head = _head(script, answer, framing, keep_alive=request.keep_alive)
         body = BodyWriter(connection, script, head, framing)
-        whole = await play(script, answer, body, _Listener(self, recorded))
+        whole = await write_answer(script, answer, body, _Listener(self, recorded))
         outcome: Outcome = "completed" if whole else "died"
         self._end(recorded, "refused" if whole and answer.status != 200 else outcome)
         if not (script.keep_alive and request.keep_alive):
             connection.close()
 
     async def _hang_up(
-        self, connection: Connection, recorded: Recorded, script: Script, raw: bytes
+        self, connection: Connection, recorded: RecordedRequest, script: Script, raw: bytes
     ) -> None:
         await asyncio.sleep(script.delay_headers)
         self._end(recorded, "died")
@@ -307,9 +294,9 @@ class ScriptedEngine(EngineLog):
 
 
 class _Listener:
-    """Keeps the record of one generation while it is played."""
+    """Keeps the record of one generation up to date while it is written."""
 
-    def __init__(self, engine: ScriptedEngine, recorded: Recorded) -> None:
+    def __init__(self, engine: ScriptedEngine, recorded: RecordedRequest) -> None:
         self._engine = engine
         self._recorded = recorded
 
@@ -317,8 +304,8 @@ class _Listener:
         self._recorded.sent = count
         self._engine._changed()
 
-    def on_generated(self) -> None:
-        self._recorded.generated = True
+    def on_all_tokens(self) -> None:
+        self._recorded.all_tokens_sent = True
 
     async def on_stall(self) -> None:
         await self._engine._stall()

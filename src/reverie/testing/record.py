@@ -1,4 +1,4 @@
-"""What an engine has been asked and how it went: the part of it that tests look at."""
+"""The requests that a scripted engine has received and how each of them ended."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ Outcome: TypeAlias = Literal["running", "completed", "cancelled", "died", "refus
 
 
 @dataclass(slots=True, eq=False)
-class Recorded:
-    """One generation that the engine was asked for."""
+class RecordedRequest:
+    """One request for a generation."""
 
     path: str
     headers: dict[str, str]
     """Names in lower case."""
     body: dict[str, Any]
-    """Empty where it was no JSON object."""
+    """Empty if it was no JSON object."""
     connection: int
-    """Which connection it came on; the first is 1."""
+    """The number of its connection; the first is 1."""
     outcome: Outcome = "running"
     """``completed``; ``cancelled``: the client left before the last token; ``died``: the script
-    broke it off, or the engine was killed; ``refused``: it was answered with an error."""
+    broke the answer off, or the engine was killed; ``refused``: answered with an error."""
     sent: int = 0
-    """Tokens made so far."""
-    generated: bool = field(default=False, repr=False)
-    """Whether the answer only lacks its end: a client that leaves now has cancelled nothing."""
+    """Tokens generated so far."""
+    all_tokens_sent: bool = field(default=False, repr=False)
+    """A client that leaves from now on has cancelled nothing."""
 
 
-class EngineLog:
-    """Counters of generations, and waiting for them to change.
+class RequestRecord:
+    """Counts generations, and lets tests wait for a change.
 
     Args:
         keep: whether to keep ``requests`` and ``probes``; the counters count in any case.
     """
 
     def __init__(self, *, keep: bool) -> None:
-        self.requests: list[Recorded] = []
+        self.requests: list[RecordedRequest] = []
         """Generations, in the order in which they began."""
         self.probes: list[str] = []
-        """Other requests, as ``GET /health``."""
+        """Other requests, such as ``GET /health``."""
         self.generations = 0
         self.in_flight = 0
         self.completed = 0
@@ -52,10 +52,10 @@ class EngineLog:
         self._waiters: dict[asyncio.Future[None], Callable[[Any], object]] = {}
 
     async def wait_for(self, condition: Callable[[Self], object], timeout: float = 5.0) -> None:
-        """Wait until ``condition`` holds of this engine. It is asked now, then at each change.
+        """Wait until ``condition`` holds for this engine. It is checked now and at each change.
 
         Raises:
-            TimeoutError: it didn't come to hold; the message says what did happen.
+            TimeoutError: it didn't come to hold; the message says what happened instead.
         """
         if condition(self):
             return
@@ -74,7 +74,7 @@ class EngineLog:
             f"{name}={getattr(self, name)}"
             for name in ("in_flight", "completed", "cancelled", "died", "refused")
         )
-        last = [f"{recorded.outcome} after {recorded.sent}" for recorded in self.requests[-8:]]
+        last = [f"{request.outcome} after {request.sent}" for request in self.requests[-8:]]
         return f"<{type(self).__name__} {counts}, last: {last}>"
 
     def _changed(self) -> None:
@@ -84,26 +84,26 @@ class EngineLog:
             try:
                 if condition(self):
                     waiter.set_result(None)
-            except Exception as error:  # the condition's own: it belongs to who waits
+            except Exception as error:  # raised by the condition, so it goes to its author
                 waiter.set_exception(error)
 
-    def _note_probe(self, probe: str) -> None:
+    def _record_probe(self, probe: str) -> None:
         if self._keep:
             self.probes.append(probe)
         self._changed()
 
-    def _begin(self, recorded: Recorded) -> None:
+    def _begin(self, request: RecordedRequest) -> None:
         if self._keep:
-            self.requests.append(recorded)
+            self.requests.append(request)
         self.generations += 1
         self.in_flight += 1
         self._changed()
 
-    def _end(self, recorded: Recorded, outcome: Outcome) -> None:
-        """The one place where a generation ends; the first call counts."""
-        if recorded.outcome != "running":
+    def _end(self, request: RecordedRequest, outcome: Outcome) -> None:
+        """Record how a generation ended. Only the first call for a request counts."""
+        if request.outcome != "running":
             return
-        recorded.outcome = outcome
+        request.outcome = outcome
         self.in_flight -= 1
         if outcome == "completed":
             self.completed += 1

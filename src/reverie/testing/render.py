@@ -1,4 +1,4 @@
-"""Script + request → the bytes of the answer. Pure functions."""
+"""Renders the bytes of an answer from a script and a request. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reverie.testing.script import Script, Token
 
 ID = "chatcmpl-scripted"
 CREATED = 1_700_000_000
-"""Ids and times are constant, so that the bytes of an answer can be kept and compared."""
+"""Ids and times are constant, so that the bytes of an answer can be cached and compared."""
 
 PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -23,8 +23,8 @@ class Refusal(Exception):
     """The request is one that an engine refuses (400)."""
 
 
-class Ask(Struct, frozen=True):
-    """What of a request decides its answer."""
+class AnswerOptions(Struct, frozen=True):
+    """The parts of a request that determine its answer."""
 
     model: str
     stream: bool
@@ -33,37 +33,37 @@ class Ask(Struct, frozen=True):
     logprobs: bool
     top_logprobs: int
     prefix: str
-    """The text so far, where it is to be continued."""
+    """The text to continue; empty: none."""
 
 
 class RenderedAnswer(Struct, frozen=True):
-    """An answer, ready to be written: ``opening``, the tokens' ``steps``, ``closing``.
+    """An answer, ready to be written: ``opening``, then ``tokens``, then ``closing``.
 
-    Of an answer in one JSON body, all bytes are in ``closing``; its steps are empty, and only
-    take their time.
+    An answer in one JSON body is all ``closing``. Its tokens are empty bytes, which only take
+    their time.
     """
 
     status: int
     content_type: str
     streamed: bool
-    steps: tuple[bytes, ...]
+    tokens: tuple[bytes, ...]
     closing: bytes
     opening: bytes = b""
 
     @property
     def whole(self) -> bytes:
-        return self.opening + b"".join(self.steps) + self.closing
+        return self.opening + b"".join(self.tokens) + self.closing
 
 
 class _Piece(Struct):
-    """One token: its delta, and its text where it has one."""
+    """One token: its delta, and its text if it has one."""
 
     delta: dict[str, Any]
     token: Token | None = None
 
 
-def read_ask(body: object, script: Script, model: str) -> Ask:
-    """Check a request as an engine does.
+def read_options(body: object, script: Script, model: str) -> AnswerOptions:
+    """Validate a request as an engine does.
 
     Raises:
         Refusal: it lacks messages, or a field has a wrong type.
@@ -78,11 +78,12 @@ def read_ask(body: object, script: Script, model: str) -> Ask:
         limit = body.get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise Refusal("max_tokens must be an integer of at least 1.")
-    options = body.get("stream_options")
-    return Ask(
+    stream_options = body.get("stream_options")
+    return AnswerOptions(
         model=str(body.get("model") or model),
         stream=body.get("stream") is True and not script.force_json,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        include_usage=isinstance(stream_options, dict)
+        and stream_options.get("include_usage") is True,
         max_tokens=limit,
         logprobs=script.logprobs and body.get("logprobs") is True,
         top_logprobs=int(body.get("top_logprobs") or 0),
@@ -90,42 +91,42 @@ def read_ask(body: object, script: Script, model: str) -> Ask:
     )
 
 
-def render(script: Script, ask: Ask, body: dict[str, Any]) -> RenderedAnswer:
+def render(script: Script, options: AnswerOptions, body: dict[str, Any]) -> RenderedAnswer:
     """The whole answer.
 
     Raises:
-        Refusal: the text to be continued is not a beginning of what the script says.
+        Refusal: the answer of the script doesn't begin with the text to continue.
     """
     if script.html:
         return RenderedAnswer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
-    content_type = "text/event-stream" if ask.stream else "application/json"
+    content_type = "text/event-stream" if options.stream else "application/json"
     if script.body is not None:
-        return RenderedAnswer(script.status, content_type, ask.stream, (), script.body)
+        return RenderedAnswer(script.status, content_type, options.stream, (), script.body)
     if script.status != 200 or script.error is not None:
         failure = _dumps(_error_object(script.error, script.status))
         return RenderedAnswer(script.status, "application/json", False, (), failure)
     tokens = script.tokens(body) if callable(script.tokens) else script.tokens
-    rest, passed = _after(tokens, ask.prefix)
-    pieces = list(_pieces(script, ask, rest))
+    rest, skipped = _after(tokens, options.prefix)
+    pieces = list(_pieces(script, options, rest))
     reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
-    if ask.max_tokens is not None and len(pieces) > ask.max_tokens:
-        pieces, reason = pieces[: ask.max_tokens], "length"
-    usage = _usage(script, passed, len(pieces))
-    if not ask.stream:
-        whole = _dumps(_whole(script, ask, pieces, reason, usage))
+    if options.max_tokens is not None and len(pieces) > options.max_tokens:
+        pieces, reason = pieces[: options.max_tokens], "length"
+    usage = _usage(script, skipped, len(pieces))
+    if not options.stream:
+        whole = _dumps(_whole(script, options, pieces, reason, usage))
         return RenderedAnswer(200, content_type, False, (b"",) * len(pieces), whole)
     return RenderedAnswer(
         200,
         "text/event-stream; charset=utf-8",
         True,
-        tuple(_event(script, ask, piece) for piece in pieces),
-        _closing(script, ask, reason, usage),
-        _opening(script, ask),
+        tuple(_event(script, options, piece) for piece in pieces),
+        _closing(script, options, reason, usage),
+        _opening(script, options),
     )
 
 
 def error_event(script: Script) -> bytes:
-    """The error in mid-stream, and what follows it."""
+    """The error event in mid-stream, and what follows it."""
     event = _data(_dumps(_error_object(script.error_in_stream, 500)))
     return _shape(script, event if script.no_done else event + _DONE)
 
@@ -152,23 +153,24 @@ def _prefix(body: dict[str, Any], last: dict[str, Any]) -> str:
 
 
 def _after(tokens: Sequence[Token], prefix: str) -> tuple[list[Token], int]:
-    """What is left to say after ``prefix``, and how many tokens the prefix has.
+    """The tokens after ``prefix``, and how many tokens the prefix has.
 
-    A prefix that ends inside a token counts the token's beginning as one, and its rest is another.
+    A prefix that ends inside a token splits it in two: the beginning counts as one token, and the
+    rest as another.
     """
     left = _bytes(prefix)
-    for passed, token in enumerate(tokens):
+    for skipped, token in enumerate(tokens):
         if not left:
-            return list(tokens[passed:]), passed
-        said = _bytes(token)
-        if len(left) < len(said) and said.startswith(left):
-            rest: Token = said[len(left) :]
+            return list(tokens[skipped:]), skipped
+        written = _bytes(token)
+        if len(left) < len(written) and written.startswith(left):
+            rest: Token = written[len(left) :]
             if isinstance(token, str):
                 rest = token[len(left.decode("utf-8", "surrogatepass")) :]
-            return [rest, *tokens[passed + 1 :]], passed + 1
-        if not left.startswith(said):
+            return [rest, *tokens[skipped + 1 :]], skipped + 1
+        if not left.startswith(written):
             break
-        left = left[len(said) :]
+        left = left[len(written) :]
     if left:
         raise Refusal("The text to be continued is not what this engine would have said.")
     return [], len(tokens)
@@ -178,10 +180,10 @@ def _bytes(token: Token) -> bytes:
     return token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
 
 
-def _pieces(script: Script, ask: Ask, tokens: Sequence[Token]) -> Iterator[_Piece]:
-    if not ask.prefix:
-        for thought in script.reasoning:
-            yield _Piece({"reasoning_content": thought})
+def _pieces(script: Script, options: AnswerOptions, tokens: Sequence[Token]) -> Iterator[_Piece]:
+    if not options.prefix:
+        for reasoning in script.reasoning:
+            yield _Piece({"reasoning_content": reasoning})
     for token in tokens:
         if isinstance(token, bytes):
             yield _Piece({"content": token.decode("utf-8", "surrogateescape")}, token)
@@ -197,38 +199,40 @@ def _pieces(script: Script, ask: Ask, tokens: Sequence[Token]) -> Iterator[_Piec
 # Streams ------------------------------------------------------------------------------------
 
 
-def _opening(script: Script, ask: Ask) -> bytes:
+def _opening(script: Script, options: AnswerOptions) -> bytes:
     if not script.role_chunk:
         return b""
     role = {"role": "assistant", "content": None}
-    return _shape(script, _data(_dumps(_chunk(ask, [_choice(role)]))))
+    return _shape(script, _data(_dumps(_chunk(options, [_choice(role)]))))
 
 
-def _event(script: Script, ask: Ask, piece: _Piece) -> bytes:
+def _event(script: Script, options: AnswerOptions, piece: _Piece) -> bytes:
     choice = _choice(piece.delta)
-    if ask.logprobs and piece.token is not None:
-        choice["logprobs"] = {"content": [_logprob(piece.token, ask.top_logprobs)]}
+    if options.logprobs and piece.token is not None:
+        choice["logprobs"] = {"content": [_logprob(piece.token, options.top_logprobs)]}
     raw = isinstance(piece.token, bytes)
-    return _shape(script, _data(_dumps(_chunk(ask, [choice]), raw=raw)))
+    return _shape(script, _data(_dumps(_chunk(options, [choice]), raw=raw)))
 
 
-def _closing(script: Script, ask: Ask, reason: str, usage: dict[str, Any] | None) -> bytes:
+def _closing(
+    script: Script, options: AnswerOptions, reason: str, usage: dict[str, Any] | None
+) -> bytes:
     events = b""
     if not script.no_finish:
-        events += _data(_dumps(_chunk(ask, [_choice({}, reason)])))
-    if usage is not None and ask.include_usage:
-        events += _data(_dumps({**_chunk(ask, []), "usage": usage}))
+        events += _data(_dumps(_chunk(options, [_choice({}, reason)])))
+    if usage is not None and options.include_usage:
+        events += _data(_dumps({**_chunk(options, []), "usage": usage}))
     if not script.no_done:
         events += _DONE
     return _shape(script, events)
 
 
-def _chunk(ask: Ask, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _chunk(options: AnswerOptions, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": ID,
         "object": "chat.completion.chunk",
         "created": CREATED,
-        "model": ask.model,
+        "model": options.model,
         "choices": choices,
     }
 
@@ -242,7 +246,7 @@ def _data(payload: bytes) -> bytes:
 
 
 def _shape(script: Script, events: bytes) -> bytes:
-    """Events as the script wants them on the wire: with comments, with other line ends."""
+    """Add the comments and line ends that the script wants."""
     if script.comments:
         events = b"".join(PING + event + b"\n\n" for event in events.split(b"\n\n")[:-1])
     return events.replace(b"\n", b"\r\n") if script.crlf else events
@@ -252,24 +256,30 @@ def _shape(script: Script, events: bytes) -> bytes:
 
 
 def _whole(
-    script: Script, ask: Ask, pieces: list[_Piece], reason: str, usage: dict[str, Any] | None
+    script: Script,
+    options: AnswerOptions,
+    pieces: list[_Piece],
+    reason: str,
+    usage: dict[str, Any] | None,
 ) -> dict[str, Any]:
     tokens = [piece.token for piece in pieces if piece.token is not None]
     message: dict[str, Any] = {"role": "assistant", "content": _text(tokens)}
-    if thoughts := "".join(piece.delta.get("reasoning_content", "") for piece in pieces):
-        message["reasoning_content"] = thoughts
+    if reasoning := "".join(piece.delta.get("reasoning_content", "") for piece in pieces):
+        message["reasoning_content"] = reasoning
     if calls := _whole_calls(script, pieces):
         message["tool_calls"] = calls
         message["content"] = message["content"] or None
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason}
-    if ask.logprobs:
-        choice["logprobs"] = {"content": [_logprob(token, ask.top_logprobs) for token in tokens]}
-    whole = {**_chunk(ask, [choice]), "object": "chat.completion"}
+    if options.logprobs:
+        choice["logprobs"] = {
+            "content": [_logprob(token, options.top_logprobs) for token in tokens]
+        }
+    whole = {**_chunk(options, [choice]), "object": "chat.completion"}
     return whole if usage is None else {**whole, "usage": usage}
 
 
 def _text(tokens: list[Token]) -> str:
-    """All tokens together: pieces that are no characters by themselves may make one."""
+    """The tokens joined. Parts of characters are joined as bytes, before they are decoded."""
     if any(isinstance(token, bytes) for token in tokens):
         return b"".join(map(_bytes, tokens)).decode("utf-8", "replace")
     return "".join(token for token in tokens if isinstance(token, str))
@@ -290,11 +300,11 @@ def _whole_calls(script: Script, pieces: list[_Piece]) -> list[dict[str, Any]]:
 # Parts of both ------------------------------------------------------------------------------
 
 
-def _usage(script: Script, passed: int, completion: int) -> dict[str, Any] | None:
-    """As engines count: a text that is continued belongs to the prompt."""
+def _usage(script: Script, continued: int, completion: int) -> dict[str, Any] | None:
+    """As engines count: the tokens of a continued text belong to the prompt."""
     if not script.usage:
         return None
-    prompt = script.prompt_tokens + passed
+    prompt = script.prompt_tokens + continued
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -304,7 +314,7 @@ def _usage(script: Script, passed: int, completion: int) -> dict[str, Any] | Non
 
 
 def _logprob(token: Token, top: int) -> dict[str, Any]:
-    """Probabilities as made up as the text, but well formed."""
+    """Made-up probabilities in the right shape."""
 
     def entry(token: Token, rank: int) -> dict[str, Any]:
         shown = token if isinstance(token, str) else token.decode("utf-8", "surrogateescape")
@@ -324,7 +334,7 @@ def _error_object(given: Any, status: int) -> dict[str, Any]:
 
 
 def _dumps(value: Any, *, raw: bool = False) -> bytes:
-    """Compact JSON. Half a surrogate pair can only be written as an escape."""
+    """Compact JSON. Half a surrogate pair is written as an escape, the only way there is."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode("utf-8", "surrogateescape" if raw else "strict")

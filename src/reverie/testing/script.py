@@ -1,4 +1,4 @@
-"""What a scripted engine says, and how it fails at it."""
+"""What a scripted engine answers, and in which way it fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tokens: TypeAlias = Sequence[Token] | Callable[[dict[str, Any]], Sequence[Token]
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCall:
-    """A tool call to stream: its name first, then its arguments, one token a piece."""
+    """A tool call to stream: the name first, then each of the ``arguments`` as one token."""
 
     name: str
     arguments: Sequence[str] = ("{}",)
@@ -25,16 +25,17 @@ class ToolCall:
 class Script:
     """One answer. The defaults give a plain good one; each fault is one field.
 
-    Delays are in seconds, counts in tokens, byte offsets count from the body's beginning. Every
-    piece of ``reasoning``, ``tokens`` and ``tool_calls``, in this order, is one token.
+    Delays are in seconds, counts in tokens, and byte offsets are from the start of the body. The
+    pieces of ``reasoning``, ``tokens`` and ``tool_calls`` are sent in this order, each as one
+    token.
 
     Raises:
         ValueError: the fields contradict each other.
     """
 
-    # What is said --------------------------------------------------------------------------
+    # Content -------------------------------------------------------------------------------
     tokens: Tokens = ("Hello", " world")
-    """What to say, or a function of the request's body that gives it."""
+    """The text, or a function that makes it from the request's body."""
     reasoning: Sequence[str] = ()
     """Pieces of ``reasoning_content``."""
     tool_calls: Sequence[ToolCall] = ()
@@ -44,13 +45,13 @@ class Script:
     prompt_tokens: int = 10
     cached_tokens: int = 0
     usage: bool = True
-    """Whether usage is ever reported."""
+    """False never reports usage."""
     logprobs: bool = True
-    """Whether log-probabilities are sent when they are asked for."""
+    """False sends no log-probabilities, even when they are asked for."""
     continues: bool = True
-    """Whether ``continue_final_message`` is honoured. Engines that don't know it start anew."""
+    """False ignores ``continue_final_message`` and starts anew, as some engines do."""
 
-    # When ----------------------------------------------------------------------------------
+    # Pace ----------------------------------------------------------------------------------
     delay_headers: float = 0.0
     """Before the status line."""
     first_delay: float = 0.0
@@ -58,17 +59,16 @@ class Script:
     delay: float = 0.0
     """Before each further write."""
 
-    # In which pieces -----------------------------------------------------------------------
+    # Pieces --------------------------------------------------------------------------------
     batch: int | None = 1
-    """Tokens per write; None writes the whole answer in one go, as far as delays and faults let
-    it."""
+    """Tokens per write; None writes the whole answer at once, unless delays or faults split it."""
     split: int | None = None
-    """Cut the body into pieces of so many bytes, each sent by itself."""
+    """Cut the body into pieces of this many bytes and send each by itself."""
     cuts: Sequence[int] = ()
     """Cut the body at these offsets instead."""
     gap: float = 0.0
-    """Between cut pieces. 0 separates them for a client in this event loop; a client in another
-    process may read several at once."""
+    """Delay between cut pieces. 0 separates them for a client in the same event loop; a client in
+    another process may read several at once."""
     comments: bool = False
     """An SSE comment (``: ping``) before each event."""
     crlf: bool = False
@@ -76,23 +76,22 @@ class Script:
     role_chunk: bool = True
     """Begin with ``delta: {"role": "assistant", "content": null}``, as llama.cpp does."""
     keep_alive: bool = True
-    """False closes the connection after the answer without having said so."""
+    """False closes the connection after the answer without announcing it."""
 
-    # How it fails --------------------------------------------------------------------------
+    # Failures in the answer ----------------------------------------------------------------
     die_after: int | None = None
-    """Break off after so many tokens."""
+    """Break off after this many tokens."""
     die_at_byte: int | None = None
-    """Break off after so many bytes of the body."""
+    """Break off after this many bytes of the body."""
     die_how: Literal["reset", "close", "end"] = "reset"
-    """``reset`` the connection, ``close`` it in mid-body, or ``end`` the body in good order, but
-    without the rest."""
+    """``reset`` the connection, ``close`` it in mid-body, or ``end`` the body properly but too
+    early."""
     stall_after: int | None = None
-    """Fall silent after so many tokens, until the client leaves or ``engine.resume()``."""
+    """Fall silent after this many tokens, until the client leaves or ``engine.resume()``."""
     stall_pings: float | None = None
-    """Send an SSE comment this often while silent."""
+    """Seconds between SSE comments while silent; None sends none."""
     error_in_stream: Mapping[str, Any] | None = None
-    """An error object in the midst of a stream with status 200; ``[DONE]`` follows, unless
-    ``no_done``."""
+    """An error object within a stream of status 200; ``[DONE]`` follows, unless ``no_done``."""
     error_after: int = 0
     """Tokens before that error."""
     no_finish: bool = False
@@ -100,24 +99,24 @@ class Script:
     no_done: bool = False
     """Leave out ``[DONE]``."""
     force_json: bool = False
-    """RenderedAnswer with one JSON body although a stream was asked for."""
+    """Answer with one JSON body although a stream was asked for."""
 
-    # What comes instead of an answer -------------------------------------------------------
+    # Instead of an answer ------------------------------------------------------------------
     status: int = 200
-    """Any other than 200 sends an error."""
+    """Any other status than 200 sends an error."""
     error: Mapping[str, Any] | None = None
-    """The error's object, with any status; default: one in OpenAI's shape. What it lacks of
-    ``message``, ``type``, ``param`` and ``code`` is filled in, unless it has its own ``error``."""
+    """The error object, with any status; default: one in OpenAI's shape. Missing ``message``,
+    ``type``, ``param`` and ``code`` are filled in, unless it has an ``error`` of its own."""
     retry_after: float | None = None
     """Sent as ``Retry-After``."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """More response headers; they replace those of the same name."""
+    """More response headers; they replace others of the same name."""
     html: bool = False
-    """A page, as a proxy in front of an engine sends."""
+    """An HTML page, as a proxy in front of an engine sends."""
     body: bytes | None = None
-    """This body, whatever it is, with the usual headers."""
+    """Any body, with the usual headers."""
     raw: bytes | None = None
-    """These bytes instead of an HTTP response, then ``die_how``; ``b""`` hangs up at once."""
+    """Bytes instead of an HTTP response, then ``die_how``; ``b""`` hangs up at once."""
 
     def __post_init__(self) -> None:
         if isinstance(self.tokens, str | bytes):
@@ -131,7 +130,7 @@ class Script:
 
     @property
     def one_write(self) -> bool:
-        """Whether the answer is written in one go, from its first byte to its last."""
+        """True if the whole answer leaves in one write."""
         faults = (self.die_after, self.stall_after, self.error_in_stream)
         return (
             self.batch is None and not self.first_delay and all(fault is None for fault in faults)
@@ -139,7 +138,7 @@ class Script:
 
     @property
     def instant(self) -> bool:
-        """Whether that write is a whole answer, sent at once, after which nothing happens."""
+        """True if it does so at once and undamaged, and the connection stays open."""
         return (
             self.one_write
             and not self.delay_headers

@@ -4,42 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar
 
 from reverie.testing.engine import ScriptedEngine
 from reverie.testing.script import Script
 
 _T = TypeVar("_T")
 
+_OWN = frozenset({"engine", "_loop", "_thread"})
+"""Attributes of ``ThreadedEngine`` itself. All others are its engine's."""
+
 
 class ThreadedEngine:
-    """The engine of ``ScriptedEngine.in_thread``, from the outside.
+    """A ``ScriptedEngine`` whose event loop runs in a thread of its own; a context manager.
 
-    ``engine`` is the engine itself: its counters and its ``requests`` may be read, and its
-    ``script`` and ``scripts`` set, from any thread. What acts goes through this class.
+    Every attribute of the engine can be read and set on this object, from any thread. The methods
+    below block until the engine has done what they ask for.
+
+    Args:
+        options: of ``ScriptedEngine``.
+
+    Raises:
+        OSError: on entry; the address can't be had.
     """
 
-    def __init__(self, engine: ScriptedEngine, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = engine
-        self._loop = loop
-
-    @property
-    def url(self) -> str:
-        return self.engine.url
-
-    @property
-    def script(self) -> Script:
-        return self.engine.script
-
-    @script.setter
-    def script(self, script: Script) -> None:
-        self.engine.script = script
+    def __init__(self, script: Script | None = None, **options: Any) -> None:
+        self.engine = ScriptedEngine(script, **options)
 
     def __getattr__(self, name: str) -> Any:
-        """Everything that can only be read: ``requests``, ``completed``, …"""
         return getattr(self.engine, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self if name in _OWN else self.engine, name, value)
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="scripted-engine", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._run(self.engine.start())
+        except BaseException:
+            self._end_thread()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            self._run(self.engine.stop())
+        finally:
+            self._end_thread()
 
     def wait_for(self, condition: Callable[[ScriptedEngine], object], timeout: float = 5.0) -> None:
         """Block until ``condition`` holds; it is called in the engine's thread.
@@ -61,27 +77,11 @@ class ThreadedEngine:
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
 
 async def _call(action: Callable[[], None]) -> None:
     action()
-
-
-@contextmanager
-def run_in_thread(
-    script: Script | None = None, **options: Any
-) -> Generator[ThreadedEngine, None, None]:
-    """See ``ScriptedEngine.in_thread``."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="scripted-engine", daemon=True)
-    thread.start()
-    try:
-        engine = ScriptedEngine(script, **options)
-        asyncio.run_coroutine_threadsafe(engine.start(), loop).result()
-        try:
-            yield ThreadedEngine(engine, loop)
-        finally:
-            asyncio.run_coroutine_threadsafe(engine.stop(), loop).result()
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

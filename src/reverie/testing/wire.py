@@ -1,4 +1,4 @@
-"""HTTP/1.1, as much as an engine needs, sans-IO: requests in, response heads out."""
+"""As much HTTP/1.1 as an engine needs, sans-IO: requests in, response heads out."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class RequestReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._request: Request | None = None  # its head has been read, its body not yet
+        self._request: Request | None = None  # read up to its body
         self._chunked = False
         self._length = 0
         self._chunks = bytearray()
         self.expects_continue = False
-        """The client waits for ``100 Continue`` before it sends the body. Clear it once sent."""
+        """The client waits for ``100 Continue`` with its body. Clear this once that is sent."""
 
     def feed(self, data: bytes) -> list[Request]:
         """Take bytes; return the requests that they complete.
 
         Raises:
-            BadRequest: they are no HTTP.
+            BadRequest: they aren't HTTP.
         """
         self._buffer += data
         complete: list[Request] = []
@@ -103,7 +103,7 @@ class RequestReader:
         while (line_end := self._buffer.find(b"\r\n")) >= 0:
             size = _number(self._buffer[:line_end].split(b";")[0].decode("latin-1"), 16)
             if size == 0:
-                # Trailers, which no client of an engine sends, would be lines before the empty one.
+                # Trailers may stand before the empty line; they are ignored.
                 end = self._buffer.find(b"\r\n\r\n", line_end)
                 if end < 0:
                     return None
@@ -131,7 +131,7 @@ def response_head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def chunk(data: bytes) -> bytes:
-    """``data`` as one chunk of a chunked body. Nothing for no data: that would end the body."""
+    """``data`` as one chunk of a chunked body; empty for no data, since an empty chunk ends it."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 

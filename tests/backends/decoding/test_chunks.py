@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, describe
+from reverie.backends.decoding.chunks import AnswerDecoder, EngineError
 from reverie.errors import BackendError
 from reverie.events import (
     Delta,
@@ -30,13 +30,13 @@ def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
 
 def read(*chunks: dict[str, Any] | bytes) -> list[Event]:
     """The answer's deltas, then its end."""
-    answer = AnswerDecoder()
+    decoder = AnswerDecoder()
     events: list[Event] = []
     for chunk in chunks:
-        piece = answer.read(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode())
+        piece = decoder.read(chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode())
         if piece is not None:
             events.append(piece)
-    return events + answer.end()
+    return events + decoder.end()
 
 
 def test_text_finish_and_usage() -> None:
@@ -197,12 +197,12 @@ def test_usage_may_come_with_the_finish_reason_or_with_every_chunk() -> None:
     def counted(chunk: dict[str, Any], tokens: int) -> dict[str, Any]:
         return {**chunk, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
 
-    answer = AnswerDecoder()
-    answer.read(json.dumps(counted(delta(content="x"), 1)).encode())
-    assert not answer.complete
-    answer.read(json.dumps(counted(STOP, 2)).encode())
-    assert answer.complete
-    assert answer.end() == [Finish("stop"), Usage(1, 2)]
+    decoder = AnswerDecoder()
+    decoder.read(json.dumps(counted(delta(content="x"), 1)).encode())
+    assert not decoder.complete
+    decoder.read(json.dumps(counted(STOP, 2)).encode())
+    assert decoder.complete
+    assert decoder.end() == [Finish("stop"), Usage(1, 2)]
 
 
 def test_usage_that_never_comes_is_estimated() -> None:
@@ -245,26 +245,18 @@ def test_a_whole_completion_gives_the_same_events() -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("chunk", "error"),
     [
-        {"error": {"message": "secret prompt", "type": "server_error", "code": 500}},
-        {"error": "secret prompt"},
-        {"choices": [], "error": {"message": "secret prompt"}},
-        {"object": "error", "message": "secret prompt", "type": "BadRequest", "code": 400},
+        ({"error": {"message": "m", "code": 500}}, {"message": "m", "code": 500}),
+        ({"error": "m"}, "m"),
+        ({"choices": [], "error": {"message": "m"}}, {"message": "m"}),
+        ({"object": "error", "message": "m"}, {"object": "error", "message": "m"}),
     ],
 )
-def test_an_error_in_the_stream_is_raised_and_its_text_is_not_described(
-    error: dict[str, Any],
-) -> None:
+def test_an_error_in_the_stream_is_raised(chunk: dict[str, Any], error: Any) -> None:
     with pytest.raises(EngineError) as caught:
-        read(delta(content="x"), error)
-    assert "secret" not in describe(caught.value.error)
-
-
-def test_a_description_holds_identifiers_only() -> None:
-    error = {"type": "server_error", "code": 500, "message": "secret"}
-    assert describe(error) == "type server_error, code 500"
-    assert describe({"type": "your prompt: secret", "code": None}) == "no type given"
+        read(delta(content="x"), chunk)
+    assert caught.value.error == error
 
 
 @pytest.mark.parametrize(
@@ -320,28 +312,28 @@ def test_characters_cut_in_tool_arguments_and_reasoning_are_mended_apart() -> No
 
 def test_a_piece_of_several_tokens_says_so_where_the_engine_does() -> None:
     """An emoji is three tokens on some models; llama.cpp sends it whole."""
-    answer = AnswerDecoder()
+    decoder = AnswerDecoder()
     pieces = [
-        answer.read(json.dumps({**delta(content=text), "timings": {"predicted_n": n}}).encode())
+        decoder.read(json.dumps({**delta(content=text), "timings": {"predicted_n": n}}).encode())
         for text, n in (("🎉", 3), (" a", 4), ("", 5), ("🎉", 8))
     ]
     assert [piece.tokens for piece in pieces if piece is not None] == [3, 1, 4]
-    assert answer.tokens == 8
+    assert decoder.tokens == 8
 
 
 def test_usage_with_each_piece_counts_it_and_tells_the_prompt() -> None:
-    answer = AnswerDecoder(tells_usage=True)
+    decoder = AnswerDecoder(continuous_usage=True)
     for text, count in (("a b c", 3), (" d", 4)):
         usage = {"prompt_tokens": 7, "completion_tokens": count}
-        piece = answer.read(json.dumps({**delta(content=text), "usage": usage}).encode())
+        piece = decoder.read(json.dumps({**delta(content=text), "usage": usage}).encode())
         assert piece is not None
         assert piece.tokens == (3 if count == 3 else 1)
-    assert answer.prompt == Prompt(7)
+    assert decoder.prompt == Prompt(7)
 
 
 def test_a_lost_usage_is_estimated_from_what_was_told_before_it() -> None:
-    answer = AnswerDecoder()
-    answer.read(b'{"choices":[],"prompt_progress":{"total":7,"cache":2}}')
-    answer.read(json.dumps({**delta(content="🎉"), "timings": {"predicted_n": 3}}).encode())
-    answer.read(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')
-    assert answer.end()[-1] == Usage(7, 3, 2, estimated=True)
+    decoder = AnswerDecoder()
+    decoder.read(b'{"choices":[],"prompt_progress":{"total":7,"cache":2}}')
+    decoder.read(json.dumps({**delta(content="🎉"), "timings": {"predicted_n": 3}}).encode())
+    decoder.read(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')
+    assert decoder.end()[-1] == Usage(7, 3, 2, estimated=True)

@@ -53,15 +53,15 @@ def test_a_stream_that_ends_early_is_a_failure(ask: Ask, end: int) -> None:
             reader.end()
 
 
-def test_pieces_grow_while_a_forced_call_hands_nothing_on(ask: Ask) -> None:
+def test_deltas_are_counted_while_a_forced_call_gives_no_events(ask: Ask) -> None:
     reader = AnswerReader(ask(), streamed=True, forced=True)
     chunk = {"choices": [{"index": 0, "delta": {"content": '{"na'}}]}
     assert reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n") == []
-    assert reader.pieces == 1
+    assert reader.deltas == 1
 
 
 def test_a_body_that_never_ends_is_refused(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(reader_module, "MAX_BODY_BYTES", 1000)
     reader = AnswerReader(ask(), streamed=False, forced=False)
     with pytest.raises(BackendError):
         for _ in range(20):

@@ -23,7 +23,7 @@ from reverie.settings import DEFAULT_MODEL, BackendSettings, ModelSettings
 
 pytestmark = pytest.mark.real
 
-HI = [{"role": "user", "content": "AnswerDecoder with JSON about a cat named Tom."}]
+HI = [{"role": "user", "content": "Answer with JSON about a cat named Tom."}]
 TIMEOUTS = {"first_token_timeout": 60.0, "stall_timeout": 60.0}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from reverie.backends.encoding.livepeer import base, check, encode
+from reverie.backends.encoding.livepeer import base_url, check, encode
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, ContextLengthExceeded, UnsupportedParameter
 from reverie.events import Delta, Event, Finish, Usage
@@ -41,7 +41,7 @@ def user(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_a_url_may_have_the_route_at_its_end_or_not(url: str, expected: str) -> None:
-    assert base(url) == expected
+    assert base_url(url) == expected
 
 
 def test_the_seven_fields_are_sent_and_no_more(ask: Ask) -> None:

@@ -291,6 +291,7 @@ from reverie.store.settlements import Settlement
 journal = Journal(directory(sys.argv[1]), durable=False)
 journal.append(Settlement(id=int(sys.argv[2]), outcome="ok", completion_tokens=3, ended_at=1))
 print(this_process(), flush=True)
+sys.stdin.read()
 os.kill(os.getpid(), 9)
 """
 
@@ -305,12 +306,16 @@ async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_giv
     gateway = await keyed()
     row = 99 << 40
     dying = [sys.executable, "-c", DYING, store.settings.url, str(row)]
-    died = await asyncio.to_thread(subprocess.run, dying, capture_output=True, text=True)
+    neighbour = await asyncio.create_subprocess_exec(
+        *dying, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert neighbour.stdout is not None
+    process = {"process": (await neighbour.stdout.readline()).decode().strip()}
     with store.write() as connection:
         number = gateways.register(connection, now_ms())
-        process = {"process": died.stdout.strip()}
         connection.execute(update(schema.gateways).filter_by(id=number).values(process))
         reserve(connection, [request(row, "key_secret")], number)
+    await neighbour.communicate()  # it dies at the end of its input
     closed = await closed_row(gateway, database)
     assert (closed["outcome"], closed["completion_tokens"]) == ("ok", 3)
 

@@ -45,14 +45,14 @@ class FakeBackend:
         self.ready = ready
         self.failure: str | None = None
         self.health: Health | None = None
-        self.suspected = 0
+        self.wanted_probes = 0
 
     def check(self, request: GenerateRequest) -> None: ...
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None: ...
 
-    def suspect(self) -> None:
-        self.suspected += 1
+    def probe_soon(self) -> None:
+        self.wanted_probes += 1
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         raise NotImplementedError

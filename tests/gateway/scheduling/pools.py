@@ -79,5 +79,7 @@ class PoolOnClock:
         assert self.circuit(backend) == "open"
 
     def probe(self, backend: FakeBackend, *, good: bool, took: float = 0.0, **more: bool) -> None:
-        backend.health = Health(good, at=0.0, took=took, code="backend_error", **more)
+        backend.health = Health(
+            good, checked_at=0.0, duration=took, error_code="backend_error", **more
+        )
         self.pool.wake()

@@ -42,7 +42,9 @@ class Bench:
         self.state.give_back(ticket)
 
     def probe(self, good: bool) -> None:
-        self.backend.health = Health(good, at=0.0, code="" if good else "backend_error")
+        self.backend.health = Health(
+            good, checked_at=0.0, error_code="" if good else "backend_error"
+        )
         self.state.apply_probe()
 
 

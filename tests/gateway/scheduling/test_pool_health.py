@@ -151,7 +151,7 @@ async def test_what_is_not_a_backends_failure_never_opens_its_circuit(error: Rev
     for _ in range(3 * FAILURES):
         await clocked.end(error, {"b"})
     assert clocked.circuit(backend) == "closed"
-    assert backend.suspected == 0
+    assert backend.wanted_probes == 0
 
 
 async def test_a_trial_that_the_engine_refuses_as_wrong_shows_that_it_works() -> None:
@@ -178,7 +178,7 @@ async def test_a_failure_has_its_backend_looked_at() -> None:
     backend = FakeBackend("a")
     clocked = PoolOnClock(backend)
     await clocked.end(BackendError("no"))
-    assert backend.suspected == 1
+    assert backend.wanted_probes == 1
 
 
 async def test_a_failed_probe_takes_a_backend_out_and_a_good_one_brings_it_back() -> None:
@@ -196,7 +196,7 @@ async def test_a_probe_that_fails_beside_work_that_goes_well_is_not_believed() -
     backend = FakeBackend("a", 4)
     clocked = PoolOnClock(backend, FakeBackend("b"))
     running = await clocked.pool.acquire(slot_request(excluded={"b"}))
-    clocked.probe(backend, good=False, took=5.0, slow=True)
+    clocked.probe(backend, good=False, took=5.0, timed_out=True)
     assert clocked.circuit(backend) == "closed"  # busy, it seems
     running.on_batch()
     clocked.now += 3.0
@@ -212,16 +212,16 @@ async def test_a_backend_that_hangs_is_left_alone_though_requests_hang_on_it() -
     clocked = PoolOnClock(backend, FakeBackend("b"))
     running = await clocked.pool.acquire(slot_request(excluded={"b"}))
     for _ in range(SLOW_PROBES - 1):
-        clocked.probe(backend, good=False, took=5.0, slow=True)
+        clocked.probe(backend, good=False, took=5.0, timed_out=True)
         assert clocked.circuit(backend) == "closed"
         clocked.now += 10.0
     running.on_batch()
     clocked.now += 3.0
-    clocked.probe(backend, good=False, took=5.0, slow=True)
+    clocked.probe(backend, good=False, took=5.0, timed_out=True)
     assert clocked.circuit(backend) == "closed"  # a piece came in the meantime
     for _ in range(SLOW_PROBES):
         clocked.now += 10.0
-        clocked.probe(backend, good=False, took=5.0, slow=True)
+        clocked.probe(backend, good=False, took=5.0, timed_out=True)
     assert clocked.circuit(backend) == "open"
 
 
@@ -232,7 +232,7 @@ async def test_a_backend_whose_requests_get_nothing_gets_no_more_of_them() -> No
     clocked.now += SILENCE + 1
     held = [await clocked.pool.acquire(slot_request()) for _ in range(4)]
     assert {lease.backend for lease in held} == {two}
-    assert one.suspected
+    assert one.wanted_probes
     hanging.on_batch()
     assert (await clocked.pool.acquire(slot_request())).backend is one
     clocked.now += SILENCE + 1
@@ -247,7 +247,7 @@ async def test_a_backend_that_failed_a_request_is_believed_to_hang_at_its_first_
     await clocked.end(BackendTimeout("silent"), {"b"})
     clocked.now += 10.0
     await clocked.pool.acquire(slot_request(excluded={"b"}))
-    clocked.probe(backend, good=False, took=5.0, slow=True)
+    clocked.probe(backend, good=False, took=5.0, timed_out=True)
     assert clocked.circuit(backend) == "open"
 
 

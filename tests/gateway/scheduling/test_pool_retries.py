@@ -120,7 +120,9 @@ async def test_an_answer_that_was_cut_waits_for_backends_that_are_down() -> None
     assert clocked.pool.can_take(cut)
     (waiting,) = await queued(clocked.pool, failed_on={"two"}, resuming=True)
     assert not waiting.done()
-    assert all(backend.suspected for backend in backends)  # they are asked whether they are back
+    assert all(
+        backend.wanted_probes for backend in backends
+    )  # they are asked whether they are back
     with pytest.raises(BackendError, match="Every backend of this model fails"):
         await clocked.pool.acquire(slot_request())
     clocked.probe(backends[1], good=True)

@@ -180,7 +180,7 @@ def test_a_retry_is_no_trial_while_there_is_another_backend() -> None:
 
 def test_a_retry_goes_to_any_backend_that_is_not_down_as_a_last_resort() -> None:
     bad, worse = broken("bad", [NOW]), broken("worse", [NOW])
-    worse.backend.health = Health(False, at=NOW, code="backend_error")  # type: ignore[misc]
+    worse.backend.health = Health(False, checked_at=NOW, error_code="backend_error")  # type: ignore[misc]
     worse.apply_probe()
     assert chosen(bad, worse) is None
     assert chosen(worse, bad, failed_on={"x"}) == "bad"

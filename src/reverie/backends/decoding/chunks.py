@@ -1,26 +1,22 @@
-"""One answer of an OpenAI-compatible engine: payloads in, events out, sans-IO.
+"""Decodes one answer of an OpenAI-compatible engine: payloads in, events out, sans-IO.
 
 A payload is one ``chat.completion.chunk``, or a whole ``chat.completion`` from an engine that
-ignored ``stream``. Unknown fields are ignored, and so is every choice but the first.
+ignored ``stream``. Unknown fields and all choices but the first are ignored.
 
-Rule 1: ``Finish`` is held until the answer's end, because ``Usage`` comes after it, in a chunk of
-its own.
+Rule 1: ``Finish`` is held until the answer's end, because ``Usage`` follows in a chunk of its own.
 
-Rule 2: an answer without a finish reason is an error, however it ended: a cut answer never looks
-complete.
-
-Rule 3: of an engine's error, its status, type and code may go on (into the log), never its text.
+Rule 2: an answer without a finish reason is an error, however it ended: a broken answer never
+looks complete.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from reverie.backends.decoding.utf8 import Mender, loads_damaged, replace_damaged
+from reverie.backends.decoding.utf8 import CharacterJoiner, loads_lenient, replace_surrogates
 from reverie.errors import BackendError
 from reverie.events import (
     Delta,
@@ -44,16 +40,16 @@ _FINISH_REASONS = {
     "tool_use": "tool_calls",
     "content_filter": "content_filter",
 }
-"""Engines' finish reasons in OpenAI's words. Others (``eos``, ``stop_sequence``) are ``stop``."""
+"""Engines' finish reasons in OpenAI's terms. Others (``eos``, ``stop_sequence``) mean ``stop``."""
 
 _FAILED = frozenset({"abort", "aborted", "cancelled", "error"})
-"""Finish reasons of an answer that the engine gave up."""
+"""Finish reasons of answers that the engine gave up."""
 
-_MOST_TOKENS = 2**31 - 1
+_MAX_TOKENS = 2**31 - 1
 
 
 class EngineError(Exception):
-    """The engine reported an error within its answer; ``error`` is what it sent, as parsed."""
+    """The engine reported an error within its answer; ``error`` is that, parsed."""
 
     def __init__(self, error: Any) -> None:
         super().__init__("the engine reported an error")
@@ -101,14 +97,14 @@ class _Usage(Struct):
 
 
 class _Progress(Struct):
-    """llama.cpp's word on its work on the prompt (``return_progress``)."""
+    """llama.cpp's progress on the prompt (``return_progress``)."""
 
     total: int = 0
     cache: int = 0
 
 
 class _Timings(Struct):
-    """llama.cpp's word on its work so far (``timings_per_token``)."""
+    """llama.cpp's count of the tokens so far (``timings_per_token``)."""
 
     predicted_n: int = 0
 
@@ -129,44 +125,43 @@ class AnswerDecoder:
     """The state of one answer.
 
     Args:
-        tells_usage: the engine was asked for its usage so far with each piece.
+        continuous_usage: the engine was asked for the usage so far with each chunk.
 
-    ``pieces``: deltas so far. ``tokens``: what they came to. ``reports``: how often the engine has
-    told of its work on the prompt. ``prompt``: its size, once the engine has told it. ``finished``:
-    a finish reason has arrived. ``complete``: usage has, too, or ``[DONE]``; nothing that matters
-    comes after it.
+    ``deltas`` and ``tokens``: how many there were so far. ``progress_reports``: how many the engine
+    sent about the prompt. ``prompt``: its size, once known. ``finished``: the finish reason has
+    arrived. ``complete``: so has usage, or ``[DONE]``; nothing that matters follows.
     """
 
     __slots__ = (
-        "_calls",
-        "_damaged",
-        "_menders",
-        "_reason",
-        "_tells_usage",
+        "_char_pending",
+        "_continuous_usage",
+        "_finish_reason",
+        "_joiners",
+        "_tool_call_count",
         "_usage",
         "complete",
-        "pieces",
+        "deltas",
+        "progress_reports",
         "prompt",
-        "reports",
         "tokens",
     )
 
-    def __init__(self, *, tells_usage: bool = False) -> None:
-        self._tells_usage = tells_usage
+    def __init__(self, *, continuous_usage: bool = False) -> None:
+        self._continuous_usage = continuous_usage
         self.complete = False
-        self.pieces = 0
+        self.deltas = 0
         self.tokens = 0
         self.prompt: Prompt | None = None
-        self.reports = 0
-        self._reason: str | None = None
+        self.progress_reports = 0
+        self._finish_reason: str | None = None
         self._usage: Usage | None = None
-        self._calls = 0  # tool calls so far
-        self._menders: dict[str, Mender] = {}
-        self._damaged = False  # a mender holds the beginning of a character
+        self._tool_call_count = 0
+        self._joiners: dict[str, CharacterJoiner] = {}
+        self._char_pending = False  # in one of the joiners
 
     @property
     def finished(self) -> bool:
-        return self._reason is not None
+        return self._finish_reason is not None
 
     def read(self, payload: bytes) -> Delta | None:
         """Take one payload.
@@ -178,58 +173,59 @@ class AnswerDecoder:
         if payload == DONE:
             self.complete = True
             return None
-        damaged = False
+        split_char = self._char_pending
         try:
             chunk = _decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            chunk = _decode_damaged(payload)
-            damaged = True
+            chunk = _decode_lenient(payload)
+            split_char = True
         if chunk.error is not None or chunk.object == "error":
-            raise EngineError(chunk.error if chunk.error is not None else loads_damaged(payload))
+            raise EngineError(chunk.error if chunk.error is not None else loads_lenient(payload))
         delta = None
         usage = _usage(chunk.usage) if chunk.usage is not None else None
         choice = _first(chunk.choices) if chunk.choices else None
         if choice is not None:
-            delta = self._delta(choice, damaged or self._damaged)
+            delta = self._delta(choice, split_char)
             if choice.finish_reason:
-                self._reason = choice.finish_reason
+                self._finish_reason = choice.finish_reason
         if delta is not None:
-            delta = self._counted(delta, chunk.timings, usage)
+            delta = self._with_tokens(delta, chunk.timings, usage)
         if chunk.prompt_progress is not None:
-            self.reports += 1
+            self.progress_reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
-        elif self._tells_usage and usage is not None and self.prompt is None:
+        elif self._continuous_usage and usage is not None and self.prompt is None:
             self.prompt = Prompt(usage.prompt_tokens, usage.cached_tokens)
         if chunk.usage is not None:
             self._usage = usage
-            self.complete = self._reason is not None
+            self.complete = self._finish_reason is not None
         return delta
 
     def end(self) -> list[Event]:
-        """The last events: what was held of the text, ``Finish`` and ``Usage``.
+        """The last events: pending text, ``Finish`` and ``Usage``.
 
         Raises:
             BackendError: the answer was cut.
         """
-        if self._reason is None:
+        if self._finish_reason is None:
             raise BackendError(
                 "The model's backend broke off its answer.",
                 reason="ended without a finish reason",
             )
-        if self._reason in _FAILED:
+        if self._finish_reason in _FAILED:
             raise BackendError(
-                "The model's backend gave up its answer.", reason=f"finish reason {self._reason}"
+                "The model's backend gave up its answer.",
+                reason=f"finish reason {self._finish_reason}",
             )
-        reason = _FINISH_REASONS.get(self._reason, "stop")
-        if reason == "stop" and self._calls:
+        reason = _FINISH_REASONS.get(self._finish_reason, "stop")
+        if reason == "stop" and self._tool_call_count:
             reason = "tool_calls"  # engines that know only one way to end say "stop"
-        return [*self._held(), Finish(reason), self._usage or self._estimate()]
+        return [*self._pending_text(), Finish(reason), self._usage or self._estimated_usage()]
 
-    def _estimate(self) -> Usage:
+    def _estimated_usage(self) -> Usage:
         prompt = self.prompt or Prompt(0)
         return Usage(prompt.tokens, self.tokens, prompt.cached_tokens, estimated=True)
 
-    def _delta(self, choice: _Choice, damaged: bool) -> Delta | None:
+    def _delta(self, choice: _Choice, split_char: bool) -> Delta | None:
         message = choice.delta if choice.delta is not None else choice.message
         if message is None:
             return None
@@ -237,23 +233,23 @@ class AnswerDecoder:
         reasoning = message.reasoning_content or message.reasoning or ""
         calls = self._tool_calls(message.tool_calls) if message.tool_calls else ()
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
-        if damaged:
-            text = self._mend("content", text)
-            reasoning = self._mend("reasoning", reasoning)
-            calls = tuple(self._mend_call(call) for call in calls)
-            logprobs = tuple(map(_mend_logprob, logprobs or ()))
-            self._damaged = any(mender.holds for mender in self._menders.values())
+        if split_char:
+            text = self._join("content", text)
+            reasoning = self._join("reasoning", reasoning)
+            calls = tuple(self._join_call(call) for call in calls)
+            logprobs = tuple(map(_clean_logprob, logprobs or ()))
+            self._char_pending = any(joiner.pending for joiner in self._joiners.values())
         if not (text or reasoning or calls or logprobs):
             return None
-        self.pieces += 1
+        self.deltas += 1
         return Delta(text, reasoning, calls, logprobs or ())
 
-    def _counted(self, delta: Delta, timings: _Timings | None, usage: Usage | None) -> Delta:
-        """The delta with its tokens: what the engine counts by now, less what came before."""
+    def _with_tokens(self, delta: Delta, timings: _Timings | None, usage: Usage | None) -> Delta:
+        """Set the delta's tokens: the engine's count so far, less those of earlier deltas."""
         tokens = 1
         if timings is not None and timings.predicted_n > 0:
-            tokens = max(0, min(timings.predicted_n, _MOST_TOKENS) - self.tokens)
-        elif self._tells_usage and usage is not None:
+            tokens = max(0, min(timings.predicted_n, _MAX_TOKENS) - self.tokens)
+        elif self._continuous_usage and usage is not None:
             tokens = max(0, usage.completion_tokens - self.tokens)
         self.tokens += tokens
         return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
@@ -264,32 +260,32 @@ class AnswerDecoder:
     def _tool_call(self, piece: _ToolCall) -> ToolCallDelta:
         function = piece.function or _Function()
         index = piece.index
-        if index is None:  # whole messages, and a few engines' streams: a name begins the next
-            index = self._calls if function.name else max(0, self._calls - 1)
-        self._calls = max(self._calls, index + 1)
+        if index is None:  # in whole messages and in some streams, a name begins the next call
+            index = self._tool_call_count if function.name else max(0, self._tool_call_count - 1)
+        self._tool_call_count = max(self._tool_call_count, index + 1)
         arguments = function.arguments or ""
         if isinstance(arguments, dict):
             arguments = msgspec.json.encode(arguments).decode()
         return ToolCallDelta(index, piece.id or None, function.name or None, arguments)
 
-    def _mend(self, stream: str, piece: str) -> str:
-        mender = self._menders.get(stream)
-        if mender is None:
-            mender = self._menders[stream] = Mender()
-        return mender.mend(piece) if piece else ""
+    def _join(self, stream: str, piece: str) -> str:
+        joiner = self._joiners.get(stream)
+        if joiner is None:
+            joiner = self._joiners[stream] = CharacterJoiner()
+        return joiner.feed(piece) if piece else ""
 
-    def _mend_call(self, call: ToolCallDelta) -> ToolCallDelta:
+    def _join_call(self, call: ToolCallDelta) -> ToolCallDelta:
         return ToolCallDelta(
             call.index,
-            replace_damaged(call.id) if call.id else None,
-            replace_damaged(call.name) if call.name else None,
-            self._mend(f"arguments {call.index}", call.arguments),
+            replace_surrogates(call.id) if call.id else None,
+            replace_surrogates(call.name) if call.name else None,
+            self._join(f"arguments {call.index}", call.arguments),
         )
 
-    def _held(self) -> list[Event]:
-        if not self._damaged:
+    def _pending_text(self) -> list[Event]:
+        if not self._char_pending:
             return []
-        rests = {stream: mender.flush() for stream, mender in self._menders.items()}
+        rests = {stream: joiner.flush() for stream, joiner in self._joiners.items()}
         calls = tuple(
             ToolCallDelta(int(stream.removeprefix("arguments ")), arguments=rest)
             for stream, rest in rests.items()
@@ -306,48 +302,35 @@ def _first(choices: list[_Choice]) -> _Choice | None:
 
 
 def _usage(usage: _Usage) -> Usage | None:
-    """What the engine counted; None if that can't be, which is as good as nothing."""
+    """The engine's counts; None if they are out of range, as if it had sent none."""
     details = usage.prompt_tokens_details
     counts = (
         usage.prompt_tokens or 0,
         usage.completion_tokens or 0,
         (details.cached_tokens or 0) if details is not None else 0,
     )
-    return Usage(*counts) if all(0 <= count <= _MOST_TOKENS for count in counts) else None
+    return Usage(*counts) if all(0 <= count <= _MAX_TOKENS for count in counts) else None
 
 
-def _decode_damaged(payload: bytes) -> _Chunk:
-    """The slow way, for a payload with half a character in it."""
+def _decode_lenient(payload: bytes) -> _Chunk:
+    """The slow way, for a payload with a split character."""
     try:
-        return msgspec.convert(loads_damaged(payload), _Chunk, strict=False)
+        return msgspec.convert(loads_lenient(payload), _Chunk, strict=False)
     except (ValueError, RecursionError) as error:
-        raise BackendError(
-            "The model's backend sent what can't be read.", reason="not a chat.completion.chunk"
-        ) from error
+        raise unreadable("not a chat.completion.chunk") from error
 
 
-def _mend_logprob(logprob: TokenLogprob) -> TokenLogprob:
+def _clean_logprob(logprob: TokenLogprob) -> TokenLogprob:
     return TokenLogprob(
-        replace_damaged(logprob.token),
+        replace_surrogates(logprob.token),
         logprob.logprob,
         logprob.bytes,
         [
-            TopLogprob(replace_damaged(top.token), top.logprob, top.bytes)
+            TopLogprob(replace_surrogates(top.token), top.logprob, top.bytes)
             for top in logprob.top_logprobs
         ],
     )
 
 
-_IDENTIFIER = re.compile(r"[\w.-]{1,64}")
-
-
-def describe(error: Any) -> str:
-    """An engine's error for the log: its type and code, none of its text (Rule 3)."""
-    if not isinstance(error, dict):
-        return "no type given"
-    known = {
-        key: str(value)
-        for key in ("type", "code")
-        if isinstance(value := error.get(key), (str, int)) and _IDENTIFIER.fullmatch(str(value))
-    }
-    return ", ".join(f"{key} {value}" for key, value in known.items()) or "no type given"
+def unreadable(reason: str) -> BackendError:
+    return BackendError("The model's backend sent what can't be read.", reason=reason)

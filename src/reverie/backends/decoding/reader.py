@@ -1,8 +1,8 @@
-"""The bytes of one answer → events, sans-IO: the SSE parser, the answer's state, the tool call."""
+"""Turns the bytes of one answer into events, sans-IO."""
 
 from __future__ import annotations
 
-from reverie.backends.decoding.chunks import AnswerDecoder, EngineError
+from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
@@ -10,110 +10,119 @@ from reverie.errors import BackendError
 from reverie.events import Event
 from reverie.request import GenerateRequest
 
-MAX_WHOLE_BYTES = 16 * 1024 * 1024
+MAX_BODY_BYTES = 16 * 1024 * 1024
 """The most bytes of an answer that isn't streamed."""
 
-_PIECES_PER_TOKEN = 4
-_SPARE_PIECES = 64
-"""An engine may send a token in pieces (half characters, a tool call's name and arguments); one
-that goes far beyond ``max_tokens`` has lost its bound, and would never end."""
+_DELTAS_PER_TOKEN = 4
+_SPARE_DELTAS = 64
+"""An engine may split a token into several deltas (half characters, a tool call's name and
+arguments). One that goes far beyond ``max_tokens`` ignores it, and might never stop."""
 
 
 class AnswerReader:
     """Reads one answer.
 
     Args:
-        streamed: it is a stream of events; otherwise one ``chat.completion``.
+        streamed: True: server-sent events; False: one ``chat.completion``.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
-        tells_usage: as ``AnswerDecoder`` takes it.
+        continuous_usage: see ``AnswerDecoder``.
     """
 
-    __slots__ = ("_answer", "_begun", "_call", "_most_pieces", "_parser", "_request", "_whole")
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_forced_call",
+        "_max_deltas",
+        "_parser",
+        "_request",
+        "_started",
+    )
 
     def __init__(
-        self, request: GenerateRequest, *, streamed: bool, forced: bool, tells_usage: bool = False
+        self,
+        request: GenerateRequest,
+        *,
+        streamed: bool,
+        forced: bool,
+        continuous_usage: bool = False,
     ) -> None:
         self._request = request
-        self._answer = AnswerDecoder(tells_usage=tells_usage)
-        self._most_pieces = _PIECES_PER_TOKEN * request.max_tokens + _SPARE_PIECES
+        self._decoder = AnswerDecoder(continuous_usage=continuous_usage)
+        self._max_deltas = _DELTAS_PER_TOKEN * request.max_tokens + _SPARE_DELTAS
         self._parser = SSEParser() if streamed else None
-        self._call = ForcedCall() if forced else None
-        self._whole = bytearray()
-        self._begun = False
+        self._forced_call = ForcedCall() if forced else None
+        self._body = bytearray()
+        self._started = False
 
     @property
-    def pieces(self) -> int:
-        """Pieces of the answer that have arrived: grows with every sign of the engine's work."""
-        return self._answer.pieces
+    def deltas(self) -> int:
+        """Deltas that have arrived. It grows even while a forced call returns no events."""
+        return self._decoder.deltas
 
     @property
-    def reports(self) -> int:
-        """The engine's reports of its work on the prompt, before the first piece."""
-        return self._answer.reports
+    def progress_reports(self) -> int:
+        """The engine's reports of its progress on the prompt."""
+        return self._decoder.progress_reports
 
     @property
     def finished(self) -> bool:
-        """Whether the finish reason has arrived."""
-        return self._answer.finished
+        """True once the finish reason has arrived."""
+        return self._decoder.finished
 
     @property
     def complete(self) -> bool:
-        """Whether everything that matters has arrived."""
-        return self._answer.complete
+        """True once everything that matters has arrived."""
+        return self._decoder.complete
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events which these bytes complete.
+        """Take bytes; return the events that they complete.
 
         Raises:
             BackendError: they can't be read, or report a failure.
             ContextLengthExceeded: they report that the prompt doesn't fit.
         """
         if self._parser is None:
-            self._whole += data
-            if len(self._whole) > MAX_WHOLE_BYTES:
-                raise _unreadable(f"a body exceeds {MAX_WHOLE_BYTES} bytes")
+            self._body += data
+            if len(self._body) > MAX_BODY_BYTES:
+                raise unreadable(f"a body exceeds {MAX_BODY_BYTES} bytes")
             return []
         try:
             payloads = self._parser.feed(data)
         except ProtocolError as error:
-            raise _unreadable(str(error)) from error
+            raise unreadable(str(error)) from error
         events: list[Event] = []
         for payload in payloads:
             self._read(payload, events)
-        if self._answer.pieces > self._most_pieces:
+        if self._decoder.deltas > self._max_deltas:
             raise BackendError(
                 "The model's backend did not stop at max_tokens.", reason="far beyond max_tokens"
             )
         return events
 
     def end(self) -> list[Event]:
-        """The last events. The body has ended, or ``complete`` says that the rest is no matter.
+        """The last events. Call it once the body has ended or the answer is ``complete``.
 
         Raises:
             BackendError: the answer was cut.
         """
         events: list[Event] = []
         if self._parser is None:
-            self._read(bytes(self._whole), events)
-        last = self._answer.end()
-        return events + (last if self._call is None else self._call.end(last))
+            self._read(bytes(self._body), events)
+        last = self._decoder.end()
+        return events + (last if self._forced_call is None else self._forced_call.end(last))
 
     def _read(self, payload: bytes, events: list[Event]) -> None:
         try:
-            delta = self._answer.read(payload)
+            delta = self._decoder.read(payload)
         except EngineError as error:
             raise refusal_in_stream(
-                error.error, self._request, started=self._answer.pieces > 0
+                error.error, self._request, started=self._decoder.deltas > 0
             ) from None
-        if delta is not None and self._call is not None:
-            delta = self._call.rewrite(delta)
+        if delta is not None and self._forced_call is not None:
+            delta = self._forced_call.rewrite(delta)
         if delta is None:
             return
-        if self._answer.prompt is not None and not self._begun:
-            events.append(self._answer.prompt)
-        self._begun = True
+        if self._decoder.prompt is not None and not self._started:
+            events.append(self._decoder.prompt)
+        self._started = True
         events.append(delta)
-
-
-def _unreadable(reason: str) -> BackendError:
-    return BackendError("The model's backend sent what can't be read.", reason=reason)

@@ -1,8 +1,11 @@
-"""What an engine's error answer means: its status and body → the one error tree.
+"""Translates an engine's error into one of Reverie's, by its status and body.
 
-Engines say the same thing in many words. What is recognised here was read in their sources:
+Engines word the same error differently. The wordings here were taken from the sources of
 llama.cpp (``exceed_context_size_error``), vLLM, SGLang, Ollama, OpenAI, Livepeer's ai-runner, and
-Reverie itself. Rule: an engine's own text decides which error it is, and never goes on.
+Reverie itself.
+
+Rule: an engine's text decides which error it is, and is never passed on. Its type and code may
+go into the log.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from reverie.backends.decoding.chunks import describe
 from reverie.errors import (
     BackendError,
     BackendTimeout,
@@ -26,17 +28,19 @@ from reverie.errors import (
 )
 from reverie.request import GenerateRequest
 
-_LOADING_RETRY = 2.0
-_BUSY_RETRY = 1.0
-_LONGEST_RETRY = 3600.0
+_LOADING_RETRY_AFTER = 2.0
+_BUSY_RETRY_AFTER = 1.0
+_MAX_RETRY_AFTER = 3600.0
+
+_IDENTIFIER = re.compile(r"[\w.-]{1,64}")
 
 
 def refusal(
     status: int, headers: Mapping[str, str], body: bytes, request: GenerateRequest
 ) -> ReverieError:
-    """The error for an HTTP answer that isn't 200."""
+    """The error for an HTTP response whose status isn't 200."""
     error = _error_of(body)
-    reason = f"HTTP {status}, {describe(error)}"
+    reason = f"HTTP {status}, {_type_and_code(error)}"
     if status in (400, 413, 422, 500) and (overflow := _overflow(error, request)) is not None:
         return overflow
     if status in (400, 413, 422):
@@ -46,7 +50,7 @@ def refusal(
     if status == 429:
         return Overloaded(
             "The model's backend is at its limit. Try again later.",
-            retry_after=_retry_after(headers, _BUSY_RETRY),
+            retry_after=_retry_after(headers, _BUSY_RETRY_AFTER),
         )
     if status == 503:
         return _unavailable(error, headers)
@@ -66,17 +70,29 @@ def _does_not_serve(reason: str) -> BackendError:
 
 
 def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) -> ReverieError:
-    """The error for one that the engine reported within an answer of status 200."""
+    """The error for one that the engine reported within a response of status 200."""
     if not started and (overflow := _overflow(error, request)) is not None:
         return overflow
     return BackendError(
         "The model's backend failed while it answered.",
-        reason=f"error in the stream, {describe(error)}",
+        reason=f"error in the stream, {_type_and_code(error)}",
     )
 
 
+def _type_and_code(error: Any) -> str:
+    """An engine's error for the log: its type and code, none of its text."""
+    if not isinstance(error, dict):
+        return "no type given"
+    known = {
+        key: str(value)
+        for key in ("type", "code")
+        if isinstance(value := error.get(key), (str, int)) and _IDENTIFIER.fullmatch(str(value))
+    }
+    return ", ".join(f"{key} {value}" for key, value in known.items()) or "no type given"
+
+
 def _error_of(body: bytes) -> Any:
-    """The error object of a body (or its text), however it is wrapped; None of no JSON."""
+    """The error object (or text) in a body, however it is wrapped; None if it isn't JSON."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
@@ -99,12 +115,12 @@ def _code_of(error: Any) -> Any:
 
 
 def _is_wrong_model(error: Any) -> bool:
-    """Whether the model's name is what is refused: the operator's mistake, not the client's."""
+    """True if the model's name is refused: the operator's mistake, not the client's."""
     return _code_of(error) == "model_not_found" or "pipeline configured with" in _text_of(error)
 
 
 def _field_of(error: Any) -> str | None:
-    """The request's field that is at fault, in a list as FastAPI makes them, or in an object."""
+    """The request's field at fault, from an error object or from FastAPI's list of errors."""
     name = error.get("param") if isinstance(error, dict) else None
     if isinstance(error, list) and error and isinstance(error[0], dict):
         where = error[0].get("loc")
@@ -113,7 +129,7 @@ def _field_of(error: Any) -> str | None:
 
 
 def _refused(error: Any, request: GenerateRequest) -> ReverieError:
-    """Schemas and grammars are what engines refuse most; else the request as a whole."""
+    """The error for an invalid request: engines refuse schemas and tools most often."""
     text = _text_of(error).lower()
     if request.response_format is not None and request.response_format.get("type") != "text":
         return RefusedByBackend(
@@ -145,16 +161,16 @@ def _unavailable(error: Any, headers: Mapping[str, str]) -> ReverieError:
     if _code_of(error) == "model_loading" or "loading" in _text_of(error).lower():
         return ModelLoading(
             "The model is still loading. Try again shortly.",
-            retry_after=_retry_after(headers, _LOADING_RETRY),
+            retry_after=_retry_after(headers, _LOADING_RETRY_AFTER),
         )
     return Overloaded(
         "The model's backend is overloaded. Try again later.",
-        retry_after=_retry_after(headers, _BUSY_RETRY),
+        retry_after=_retry_after(headers, _BUSY_RETRY_AFTER),
     )
 
 
 def _retry_after(headers: Mapping[str, str], default: float) -> float:
-    """Seconds, of a header that holds seconds or a date (RFC 9110 §10.2.3), within 1..3600."""
+    """Seconds from 1 to 3600; the header holds seconds or a date (RFC 9110 §10.2.3)."""
     written = headers.get("Retry-After", "").strip()
     if not written:
         return default
@@ -165,7 +181,7 @@ def _retry_after(headers: Mapping[str, str], default: float) -> float:
             seconds = parsedate_to_datetime(written).timestamp() - time.time()
         except ValueError:
             return default
-    return min(max(seconds, 1.0), _LONGEST_RETRY) if seconds == seconds else default
+    return min(max(seconds, 1.0), _MAX_RETRY_AFTER) if seconds == seconds else default
 
 
 _OVERFLOW_TYPES = frozenset({"exceed_context_size_error", "context_length_exceeded"})
@@ -193,7 +209,7 @@ _TOTAL = re.compile(r"requested (?:a total of )?(\d{1,12}) tokens", re.IGNORECAS
 
 
 def _overflow(error: Any, request: GenerateRequest) -> ContextLengthExceeded | None:
-    """The error for a prompt that doesn't fit, if that is what the engine says."""
+    """The error for a prompt that doesn't fit the context; None if the engine says otherwise."""
     fields: dict[str, Any] = error if isinstance(error, dict) else {}
     text = _text_of(error)
     named = fields.get("type") in _OVERFLOW_TYPES or fields.get("code") in _OVERFLOW_TYPES

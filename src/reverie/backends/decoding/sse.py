@@ -1,21 +1,20 @@
 """Server-sent events, sans-IO: bytes in, the payloads of complete events out.
 
-Source: the WHATWG HTML standard, §9.2 "Server-sent events", less what a model's answer has no use
-for (event types, ids, reconnection).
+Source: the WHATWG HTML standard, §9.2 "Server-sent events", without what a model's answer never
+uses (event types, ids, reconnection).
 
 Rule 1: the result depends on the bytes alone, never on how they were cut into reads.
 
-Rule 2: an event is handed on with the read that completes it. Its end is a blank line; a ``\\r``
-at the end of a read already ends its line, and a ``\\n`` that then opens the next read belongs to
-it.
+Rule 2: an event is returned with the read that completes it. It ends with a blank line. A ``\\r``
+at the end of a read ends its line at once; a ``\\n`` that then opens the next read belongs to it.
 
-Rule 3: an event that never ends must not fill the memory: it is bounded.
+Rule 3: an event that never ends must not fill the memory: its size is bounded.
 """
 
 from __future__ import annotations
 
 MAX_EVENT_BYTES = 1024 * 1024
-"""A token's event is some 300 bytes; one with 20 top logprobs some 4 KiB. 1 MiB is no answer."""
+"""A token's event has some 300 bytes; with 20 top logprobs, some 4 KiB."""
 
 _BOM = b"\xef\xbb\xbf"
 _EVENT_END = b"\n\n"
@@ -23,11 +22,11 @@ _DATA = b"data: "
 
 
 class ProtocolError(Exception):
-    """The peer doesn't speak server-sent events within the bounds set here."""
+    """An event is larger than allowed."""
 
 
 class SSEParser:
-    """Parses one stream. Not reusable for a second one.
+    """Parses one stream. Not reusable.
 
     Args:
         limit: the most bytes that one event may have.
@@ -37,16 +36,16 @@ class SSEParser:
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
-        self._held = bytearray()  # an event's beginning, its line ends already single "\n"
+        self._held = bytearray()  # the start of an event, with each line end as a single "\n"
         self._after_cr = False  # the last byte fed was a "\r"
         self._at_start = True  # no event has ended yet
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the payloads that they complete.
 
-        A payload is what followed ``data:`` in one event, its lines joined with ``\\n``. Events
-        without data (comments, for one) give none. What is left at the stream's end was never
-        sent, as WHATWG rules.
+        A payload is what follows ``data:`` in one event, its lines joined with ``\\n``. Events
+        without data, such as comments, have none. An event that the stream's end cuts off is
+        dropped, as the standard demands.
 
         Raises:
             ProtocolError: an event is larger than the limit.
@@ -78,7 +77,7 @@ class SSEParser:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _payloads(self, complete: bytes) -> list[bytes]:
-        """The payloads of whole events, given without the blank line that ends the last one."""
+        """The payloads of complete events; ``complete`` lacks the last blank line."""
         if self._at_start:
             self._at_start = False
             complete = complete.removeprefix(_BOM)
@@ -96,6 +95,6 @@ class SSEParser:
 
 
 def _data(line: bytes) -> bytes | None:
-    """The value of a ``data`` field, less one space after its colon; None of any other line."""
+    """The value of a ``data`` field, without the space after its colon; None for other lines."""
     name, _, value = line.partition(b":")
     return value.removeprefix(b" ") if name == b"data" else None

@@ -1,10 +1,10 @@
-"""Mends characters that an engine cut in two.
+"""Joins characters that an engine split between two chunks.
 
-An engine streams tokens, and a token may hold a part of a character. Most engines wait for the
-rest; some send the part: as bytes that aren't UTF-8 inside a JSON string, or as one half of a
-surrogate pair (``"\\ud83d"``). Both halves then come in different events.
+An engine streams tokens, and a token may hold part of a character. Most engines wait for the rest.
+Some send the part, as bytes that aren't UTF-8 inside a JSON string, or as one half of a surrogate
+pair (``"\\ud83d"``); the rest then follows in the next chunk.
 
-Rule: a character is handed on once it is whole; one that never becomes whole is U+FFFD.
+Rule: a character is passed on once it is complete; one that never is becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# "surrogateescape" stands U+DC80..U+DCFF for the bytes 80..FF; every other surrogate is an escape
+# "surrogateescape" maps the bytes 80..FF to U+DC80..U+DCFF; every other surrogate is an escape
 # without its other half.
 _HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -24,8 +24,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class Mender:
-    """Mends one text that arrives in pieces, such as a message's content."""
+class CharacterJoiner:
+    """Joins the pieces of one text, such as a message's content."""
 
     __slots__ = ("_decoder", "_half")
 
@@ -34,12 +34,12 @@ class Mender:
         self._half = ""  # a high surrogate that waits for its low one
 
     @property
-    def holds(self) -> bool:
-        """Whether a character's beginning waits for its rest."""
+    def pending(self) -> bool:
+        """True while part of a character waits for its rest."""
         return bool(self._half or self._decoder.getstate()[0])
 
-    def mend(self, piece: str) -> str:
-        """What can be handed on once ``piece``, as ``loads_damaged`` gives it, has arrived."""
+    def feed(self, piece: str) -> str:
+        """Take a piece, as ``loads_lenient`` gives it; return the complete characters."""
         joined = (self._half + piece).encode("utf-16-le", "surrogatepass")
         text = joined.decode("utf-16-le", "surrogatepass")
         self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
@@ -49,7 +49,7 @@ class Mender:
         return self._decoder.decode(text.encode("utf-8", "surrogateescape"))
 
     def flush(self) -> str:
-        """What is left when nothing more comes."""
+        """The text has ended: return what is pending, replaced."""
         rest = self._decoder.decode(b"", final=True)
         rest += _REPLACEMENT if self._half else ""
         self._half = ""
@@ -57,8 +57,8 @@ class Mender:
         return rest
 
 
-def loads_damaged(payload: bytes) -> Any:
-    """Parse JSON whose strings may hold cut characters; a byte that is none becomes a surrogate.
+def loads_lenient(payload: bytes) -> Any:
+    """Parse JSON with split characters in it; bytes that aren't UTF-8 become surrogates.
 
     Raises:
         ValueError: it isn't JSON for another reason.
@@ -66,6 +66,6 @@ def loads_damaged(payload: bytes) -> Any:
     return json.loads(payload.decode("utf-8", "surrogateescape"))
 
 
-def replace_damaged(text: str) -> str:
-    """The text with U+FFFD for everything that isn't a character."""
+def replace_surrogates(text: str) -> str:
+    """The text with U+FFFD for every surrogate."""
     return _SURROGATES.sub(_REPLACEMENT, text)

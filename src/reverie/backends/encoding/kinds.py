@@ -1,11 +1,10 @@
-"""What each kind of engine is asked, in its own words.
+"""Makes the request body for each kind of engine.
 
-Rule 1: a body is built field by field (an allow-list); nothing that a client wrote is passed on
-as it came.
+Rule 1: a body is built field by field (an allow-list); a client's fields are never passed through.
 
-Rule 2: nothing is dropped in silence. What a kind can't honour, ``check`` refuses by name.
+Rule 2: nothing is dropped silently. ``check`` refuses by name what a kind can't honour.
 
-Rule 3: a field that is off is not sent, unless the engine's own default is something else.
+Rule 3: a field that is off isn't sent, unless the engine's default differs.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from reverie.request import GenerateRequest
 from reverie.settings import BackendKind, BackendSettings
 
 _SEEDS = 2**32 - 1
-"""llama.cpp's seeds are 32 bits wide, of which the highest number means "random"."""
+"""llama.cpp's seeds have 32 bits, of which the highest value means "random"."""
 
 _REASONING: dict[BackendKind, tuple[str, ...]] = {
     "vllm": ("reasoning", "reasoning_content"),  # the newer name and the older one
     "ollama": ("reasoning",),
     "openai": (),
 }
-"""What an assistant's ``reasoning_content`` is called by kinds that call it otherwise.
+"""The names of an assistant's ``reasoning_content``, where a kind uses others.
 
-OpenAI's chat completions take no reasoning at all, and would refuse the field: nothing that its
-models could see is lost by leaving it out, which docs/protocol.md says.
+OpenAI's chat completions accept no reasoning and would refuse the field. Its models would never
+see it, so it is left out (see docs/protocol.md).
 """
 
-_CONTINUING: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
-"""The kinds that know ``continue_final_message``. Others ignore it, and begin anew."""
+_CAN_CONTINUE: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
+"""The kinds that know ``continue_final_message``. Others ignore it and start anew."""
 
-_MAKERS: dict[str, BackendKind] = {
+_BY_OWNER: dict[str, BackendKind] = {
     "llamacpp": "llamacpp",
     "vllm": "vllm",
     "sglang": "sglang",
     "library": "ollama",
 }
-"""What these engines' lists of models have for ``owned_by``."""
+"""Kinds by ``owned_by`` in the engine's list of models."""
 
-TELLING_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
-"""The kinds that know ``continuous_usage_stats``: the usage so far on each piece, of which several
-tokens may share one (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
+CONTINUOUS_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
+"""The kinds that know ``continuous_usage_stats``: the usage so far with each chunk, which may hold
+several tokens (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
 
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -83,32 +82,27 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
             translate(schema, param, converter)
 
 
-def of(settings: BackendSettings, maker: str = "") -> BackendKind:
-    """What an engine is: as configured, else as its maker's name tells."""
-    return made_by(maker) if settings.kind == "auto" else settings.kind
-
-
-def made_by(maker: str) -> BackendKind:
-    """What an engine is by its maker's name."""
-    return _MAKERS.get(maker, "generic")
+def kind_of(owned_by: str) -> BackendKind:
+    """The kind of an engine by ``owned_by`` in its list of models; empty: not known yet."""
+    return _BY_OWNER.get(owned_by, "generic")
 
 
 def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
-    """Whether this engine goes on from an answer's beginning."""
-    return kind in _CONTINUING if settings.continues is None else settings.continues
+    """True if this engine can continue an answer from its beginning."""
+    return kind in _CAN_CONTINUE if settings.continues is None else settings.continues
 
 
 def address(settings: BackendSettings) -> tuple[str, str]:
-    """The base URL of this engine, and the path below it where it generates."""
+    """The base URL of this engine and, relative to it, the path of its generation route."""
     if settings.kind == "livepeer":
-        return livepeer.base(settings.url), livepeer.PATH
+        return livepeer.base_url(settings.url), livepeer.PATH
     return settings.url, "chat/completions"
 
 
 def encode(
     request: GenerateRequest, model: str, kind: BackendKind, converter: Converter = "gbnf"
 ) -> bytes:
-    """The JSON body that asks for the answer. The request has passed ``check``.
+    """The JSON body. The request has passed ``check``.
 
     Args:
         model: the model's name on that engine.
@@ -134,34 +128,34 @@ def encode(
         # Its own defaults are top_k 40 and min_p 0.05.
         body["top_k"] = request.top_k
         body["min_p"] = request.min_p
-        # An event per prompt batch. Without these llama.cpp notices a client that left during its
-        # prompt only in a quiet second: its wait for a result begins anew with anyone's result.
+        # One event per prompt batch. Without these, llama.cpp notices a client that leaves during
+        # its prompt only once no slot has had a result for a second.
         body["return_progress"] = True
-        body["timings_per_token"] = True  # a piece may be several tokens: an emoji is
+        body["timings_per_token"] = True  # a chunk may hold several tokens, as for an emoji
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
         body |= _constraint(request, converter)
-    elif kind in TELLING_USAGE:
+    elif kind in CONTINUOUS_USAGE:
         body["stream_options"]["continuous_usage_stats"] = True
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
-        del body["tools"]  # it knows no tool_choice; without tools, it calls none
+        del body["tools"]  # it has no tool_choice; without tools it calls none
     return _encode(body)
 
 
 def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str, Any]]:
-    """The messages, with what there is of the answer at their end."""
+    """The messages, followed by the answer so far."""
     if not request.answer_so_far:
         return request.messages
     *before, last = request.messages
     answer = {"role": "assistant", "content": request.answer_so_far}
     if kind == "llamacpp" and last["role"] == "assistant" and last.get("content"):
-        # It takes an assistant's message at the end for the answer's beginning in any case.
+        # It continues an assistant's message at the end in any case.
         return [*before, {**last, "content": last["content"] + request.answer_so_far}]
     return [*request.messages, answer]
 
 
 def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[str, Any]]:
-    """The conversation, its reasoning under the names that the kind knows."""
+    """The messages, with reasoning under the names that the kind uses."""
     names = _REASONING.get(kind)
     if names is None or not any("reasoning_content" in message for message in messages):
         return messages

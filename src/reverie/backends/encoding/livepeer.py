@@ -1,9 +1,8 @@
-"""Livepeer's dialect towards a backend: another ``/llm`` server.
+"""Livepeer's dialect, as a backend speaks it: requests to another ``/llm`` server.
 
-That is an ai-runner, a Livepeer gateway, or a Reverie. The smallest of them, the ai-runner, decides
-what is sent: it ignores every field that it doesn't know, so none but its seven ever goes out
-(``LLMRequest`` in its ``routes/utils.py``), and all of them do, since a gateway refuses a request
-that lacks one.
+That is an ai-runner, a Livepeer gateway, or a Reverie. An ai-runner ignores fields that it doesn't
+know, so only its seven are ever sent (``LLMRequest`` in its ``routes/utils.py``), and always all
+seven, since a gateway refuses a request that lacks one.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ from reverie.events import Event, Finish, Usage
 from reverie.request import GenerateRequest
 
 PATH = "llm"
-"""Where it generates, below its base URL."""
+"""The generation route, below the base URL."""
 
-_OFF = -1
-"""``top_k`` that is off. vLLM, which runs below an ai-runner, refused 0 for long."""
+_TOP_K_OFF = -1
+"""Older vLLMs, which an ai-runner may use, refuse 0."""
 _ROLES = ("system", "user", "assistant")
-_UNSENT = ("name", "tool_calls", "tool_call_id")
+_UNSUPPORTED_IN_MESSAGES = ("name", "tool_calls", "tool_call_id")
 
 _encode = msgspec.json.Encoder().encode
 
 
-def base(url: str) -> str:
-    """The base URL of a server, given with or without ``/llm`` at its end."""
+def base_url(url: str) -> str:
+    """The server's base URL; ``url`` may end in ``/llm`` or not."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path.removesuffix(f"/{PATH}")))
 
 
 def check(request: GenerateRequest) -> None:
-    """Refuse what the dialect has no words for.
+    """Refuse what the dialect can't express.
 
-    An assistant's ``reasoning_content`` is no such thing: it is left out, as on OpenAI's own
-    server, since clients send it back with every answer.
+    An assistant's ``reasoning_content`` isn't refused but left out, as for OpenAI's own server:
+    clients send it back with every answer.
 
     Raises:
         UnsupportedParameter: naming the field.
@@ -59,7 +58,7 @@ def check(request: GenerateRequest) -> None:
     for index, message in enumerate(request.messages):
         if message["role"] not in _ROLES:
             raise _unsupported(f"messages of the role {message['role']}", f"messages.{index}.role")
-        for field in _UNSENT:
+        for field in _UNSUPPORTED_IN_MESSAGES:
             if message.get(field):
                 raise _unsupported(f"{field} in messages", f"messages.{index}.{field}")
 
@@ -68,7 +67,7 @@ def encode(request: GenerateRequest, model: str) -> bytes:
     """The JSON body. The request has passed ``check``.
 
     Args:
-        model: the model's name there.
+        model: the model's name on that server.
     """
     body: dict[str, Any] = {
         "messages": [
@@ -79,24 +78,25 @@ def encode(request: GenerateRequest, model: str) -> bytes:
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "top_p": request.top_p,
-        "top_k": request.top_k if request.top_k > 0 else _OFF,
+        "top_k": request.top_k if request.top_k > 0 else _TOP_K_OFF,
         "stream": True,
     }
     return _encode(body)
 
 
-def finish_truthfully(events: list[Event], pieces: int, max_tokens: int) -> list[Event]:
-    """Mend the finish reason of an ai-runner, which says ``stop`` whatever ended the answer.
+def correct_finish_reason(events: list[Event], deltas: int, max_tokens: int) -> list[Event]:
+    """Correct the finish reason of an ai-runner, which says ``stop`` whatever ended the answer.
 
-    A model's own end is a token without text, and no stop string can be asked for. So an answer of
-    ``max_tokens`` pieces of text, of a token or more each, was cut by that limit.
+    A model that stops by itself ends with a token without text, and there are no stop strings in
+    this dialect. So an answer of ``max_tokens`` deltas, each of one token or more, reached that
+    limit.
 
     Args:
-        events: the answer's last ones.
-        pieces: of text, that arrived.
+        events: the last events of the answer.
+        deltas: how many deltas arrived in all.
     """
-    counted = next((event for event in events if isinstance(event, Usage)), None)
-    if pieces < max_tokens or counted is None or counted.completion_tokens < max_tokens:
+    usage = next((event for event in events if isinstance(event, Usage)), None)
+    if deltas < max_tokens or usage is None or usage.completion_tokens < max_tokens:
         return events
     return [Finish("length") if event == Finish("stop") else event for event in events]
 

@@ -265,7 +265,7 @@ class BackendState:
             # One that restarts by itself says when it is ready again.
             self._cool_down(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
             self._count_failure(ticket, error.code)
-            self.backend.suspect()
+            self.backend.probe_soon()
             return
         if isinstance(error, Overloaded):
             pause = min(error.retry_after or FAILURE_COOLDOWN, _LONGEST_COOLDOWN)
@@ -281,15 +281,15 @@ class BackendState:
         if health is None or health is self._probe:
             return
         self._probe = health
-        self._slow_probes = self._slow_probes + 1 if health.slow else 0
+        self._slow_probes = self._slow_probes + 1 if health.timed_out else 0
         now = self._clock()
-        if health.good:
+        if health.ok:
             self._probe_ok = True
             self._down_until = now
             if self._trial is None:
                 self._apply("probe")
         elif not self._is_outweighed(health):
-            self.last_error = LastError(health.code, health.at)
+            self.last_error = LastError(health.error_code, health.checked_at)
             # No wait: the next good probe says more than the time, and costs nobody a request.
             if self._closed:
                 self._wait_ends = now
@@ -330,11 +330,11 @@ class BackendState:
 
         An engine may be slow to answer beside its work, or serve a model and no list of models.
         """
-        had_output = self._clock() - self._last_output <= health.took
+        had_output = self._clock() - self._last_output <= health.duration
         if had_output:
             self._slow_probes = 0
         working = self.in_flight > 0 and self.failures == 0
-        return had_output or (health.slow and working and self._slow_probes < SLOW_PROBES)
+        return had_output or (health.timed_out and working and self._slow_probes < SLOW_PROBES)
 
     def _apply(self, event: _Event, code: str | None = None) -> None:
         """Change the circuit as ``_TRANSITIONS`` has it. ``code``: the reason, if not the event."""

@@ -197,7 +197,7 @@ class Pool:
         """
         for state in self.states:
             if state.name not in route.excluded:
-                state.backend.suspect()
+                state.backend.probe_soon()
         now, next_end = self.clock(), math.inf
         for waiter in self._queue.on_route(route):
             if waiter.grace_ends > now:
@@ -268,7 +268,7 @@ class Pool:
     ) -> BackendState | None:
         for state in self.states:
             if state.silent:
-                state.backend.suspect()
+                state.backend.probe_soon()
         return routing.choose(self.states, slot_request, self.clock(), awaited)
 
     def _set_alarm(self, next_end: float) -> None:

@@ -78,7 +78,7 @@ def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:
 def answers_probes(state: BackendState) -> bool:
     """True if the latest probe of a backend was answered."""
     health = state.backend.health
-    return health is not None and health.good and not state.down
+    return health is not None and health.ok and not state.down
 
 
 def affinity_of(request: GenerateRequest) -> bytes:

@@ -54,7 +54,11 @@ def _to_json(pool: Pool, state: BackendState) -> dict[str, Any]:
         "consecutive_failures": state.failures,
         "last_error": error and {"code": error.code, "at": _timestamp(error.at)},
         "last_probe": health
-        and {"ok": health.good, "code": health.code or None, "at": _timestamp(health.at)},
+        and {
+            "ok": health.ok,
+            "code": health.error_code or None,
+            "at": _timestamp(health.checked_at),
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""Playing an answer onto a connection: in its time, in its pieces, with its faults."""
+"""Writes an answer to a connection with the script's pace, pieces and faults."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from reverie.testing.wire import CHUNKED_END, chunk
 Framing: TypeAlias = Literal["chunked", "length", "until-close"]
 
 
-class Cut(Exception):
+class ScriptedDeath(Exception):
     """The script breaks the answer off here."""
 
 
 class BodyWriter:
-    """Writes one response's body, cut where the script says.
+    """Writes the body of one response, cut where the script says.
 
     Args:
-        head: the response's head; it leaves with the first bytes of the body.
+        head: the response's head; it is sent together with the first bytes of the body.
     """
 
     def __init__(
@@ -31,30 +31,30 @@ class BodyWriter:
     ) -> None:
         self._connection = connection
         self._script = script
-        self._pending = head
+        self._unsent_head = head
         self._framing = framing
         self._position = 0
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
-        """Send ``data``. After the ``last`` bytes nothing is waited for.
+        """Send ``data``. Returns without waiting after the ``last`` bytes.
 
         Raises:
-            Cut: ``die_at_byte`` is reached.
+            ScriptedDeath: ``die_at_byte`` is reached.
         """
         start = self._position
         die_at = self._script.die_at_byte
         dies = die_at is not None and die_at <= start + len(data)
         if dies and die_at is not None:
             data = data[: die_at - start]
-        edges = [start, *self._cuts(start, start + len(data)), start + len(data)]
-        for begin, end in pairwise(edges):
-            ends = last and not dies and end == edges[-1]
+        bounds = [start, *self._cuts(start, start + len(data)), start + len(data)]
+        for begin, end in pairwise(bounds):
+            ends = last and not dies and end == bounds[-1]
             self._send(data[begin - start : end - start], ends=ends)
             self._position = end
-            if end != edges[-1]:
-                await turn(self._script.gap)
+            if end != bounds[-1]:
+                await pause(self._script.gap)
         if dies:
-            raise Cut
+            raise ScriptedDeath
         if not last:
             await self._connection.drain()
 
@@ -63,15 +63,15 @@ class BodyWriter:
         if self._script.die_how == "end" and self._framing == "chunked":
             self._send(b"", ends=True)
             return
-        await turn()  # so that what was sent is read before the connection breaks
+        await pause()  # so that what was sent is read before the connection breaks
         self._connection.close("reset" if self._script.die_how == "reset" else "close")
 
     def _send(self, piece: bytes, *, ends: bool) -> None:
         framed = chunk(piece) if self._framing == "chunked" else piece
         if ends and self._framing == "chunked":
             framed += CHUNKED_END
-        self._connection.send(self._pending + framed)
-        self._pending = b""
+        self._connection.send(self._unsent_head + framed)
+        self._unsent_head = b""
 
     def _cuts(self, start: int, end: int) -> Iterator[int]:
         """The offsets strictly between ``start`` and ``end`` at which a new piece begins."""
@@ -83,73 +83,73 @@ class BodyWriter:
 
 
 class Listener(Protocol):
-    """Is told how the answer goes."""
+    """Hears of the answer's progress."""
 
     def on_tokens(self, count: int) -> None:
-        """So many tokens have been made; the last ones are just about to be written."""
+        """``count`` tokens have been generated; the last of them are about to be written."""
 
-    def on_generated(self) -> None:
-        """All that is left to write is the end."""
+    def on_all_tokens(self) -> None:
+        """Only the end of the answer is left to write."""
 
     async def on_stall(self) -> None:
-        """The script stalls; returns when it may go on."""
+        """The script stalls; returns when the answer may continue."""
 
 
-async def play(
+async def write_answer(
     script: Script, answer: RenderedAnswer, body: BodyWriter, listener: Listener
 ) -> bool:
-    """Write the answer; return whether it was a whole one.
+    """Write the answer; return False if the script broke it off.
 
-    Nothing is waited for after the last bytes, so that the caller can note the end before the
-    client learns of it.
+    Returns right after the last bytes, so that the caller can record the end before the client
+    reads it.
     """
     if script.delay_headers:
         await asyncio.sleep(script.delay_headers)
     try:
         if script.one_write:
-            listener.on_tokens(len(answer.steps))
-            listener.on_generated()
+            listener.on_tokens(len(answer.tokens))
+            listener.on_all_tokens()
             await body.write(answer.whole, last=True)
             return True
         if answer.streamed:
             await body.write(answer.opening)
-        if not await _play_tokens(script, answer, body, listener):
+        if not await _write_tokens(script, answer, body, listener):
             return False
-        listener.on_generated()
-        await turn()
+        listener.on_all_tokens()
+        await pause()
         await body.write(answer.closing, last=True)
-    except Cut:
+    except ScriptedDeath:
         await body.die()
         return False
     return True
 
 
-async def _play_tokens(
+async def _write_tokens(
     script: Script, answer: RenderedAnswer, body: BodyWriter, listener: Listener
 ) -> bool:
-    """Write the tokens; return whether the answer may be closed as a whole one."""
-    edges = _edges(script, len(answer.steps))
-    for begin, end in zip_longest(edges, edges[1:]):
+    """Write the tokens; return False if an error event ended the answer."""
+    bounds = _batch_bounds(script, len(answer.tokens))
+    for begin, end in zip_longest(bounds, bounds[1:]):
         if begin == script.stall_after:
             await _stall(script, answer, body, listener)
         if begin == script.die_after:
-            raise Cut
+            raise ScriptedDeath
         if script.error_in_stream is not None and begin == script.error_after and answer.streamed:
             await body.write(error_event(script), last=True)
             return False
         if end is not None:
-            await turn(script.delay if begin else script.first_delay)
+            await pause(script.delay if begin else script.first_delay)
             listener.on_tokens(end)
             if answer.streamed:
-                await body.write(b"".join(answer.steps[begin:end]))
+                await body.write(b"".join(answer.tokens[begin:end]))
     return True
 
 
-def _edges(script: Script, count: int) -> list[int]:
-    """Token counts at which a write begins, or something happens; the last one is the end."""
-    marks = (script.stall_after, script.die_after, script.error_after)
-    inside = {mark for mark in marks if mark is not None and mark <= count}
-    return sorted({*range(0, count, script.batch or max(count, 1)), count, *inside})
+def _batch_bounds(script: Script, count: int) -> list[int]:
+    """The token counts between 0 and ``count`` at which a write begins or a fault is due."""
+    faults = (script.stall_after, script.die_after, script.error_after)
+    due = {fault for fault in faults if fault is not None and fault <= count}
+    return sorted({*range(0, count, script.batch or max(count, 1)), count, *due})
 
 
 async def _stall(
@@ -166,11 +166,11 @@ async def _stall(
         stall.cancel()
 
 
-async def turn(seconds: float = 0.0) -> None:
-    """Wait, or let a client in this event loop read what was sent before more follows.
+async def pause(seconds: float = 0.0) -> None:
+    """Wait, so that a client in this event loop reads what was sent before more follows.
 
-    That takes two turns of the loop: in the first one this task runs before the client's
-    socket, which has only just become readable.
+    Without a time it takes two iterations of the loop: in the first one this task runs before the
+    client's socket, which has only just become readable.
     """
     await asyncio.sleep(seconds)
     if not seconds:
