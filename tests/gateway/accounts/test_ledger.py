@@ -315,7 +315,7 @@ async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_giv
         number = gateways.register(connection, now_ms())
         connection.execute(update(schema.gateways).filter_by(id=number).values(process))
         reserve(connection, [request(row, "key_secret")], number)
-    await neighbour.communicate()  # it dies at the end of its input
+    await neighbour.communicate(b"")  # it dies at the end of its input
     closed = await closed_row(gateway, database)
     assert (closed["outcome"], closed["completion_tokens"]) == ("ok", 3)
 

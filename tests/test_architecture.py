@@ -1,0 +1,103 @@
+"""The rules of docs/architecture.md that a program can check: which module may import which."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+
+LAYERS = (
+    ("cli", "__main__"),
+    ("server", "app"),
+    ("reload",),
+    ("http",),
+    ("gateway",),
+    ("backends", "store"),
+    ("runner", "ai_models"),
+    ("models", "addresses"),
+    ("settings",),
+)
+"""Top-level names under ``reverie``, from the top down. A module imports from its own layer and from
+those below. What isn't listed lies under all of them, and imports none."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in (SOURCE / "reverie").rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """The modules of ours that a module imports, also inside its functions."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def top(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def layer(module: str) -> int:
+    for height, names in enumerate(reversed(LAYERS), start=1):
+        if top(module) in names:
+            return height
+    return 0
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module: str) -> None:
+    if top(module) == "testing":  # stands beside the product, and uses what lies under all
+        assert all(layer(other) == 0 for other in imports_of(module))
+        return
+    for other in imports_of(module):
+        assert layer(other) <= layer(module), f"{module} imports {other}"
+        assert top(other) != "testing", f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    graph = {
+        module: {other for other in imports_of(module) if other != module} for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"an import circle: {' → '.join(error.args[1])}")
+
+
+def of(*packages: str) -> list[str]:
+    return [module for module in sorted(MODULES) if top(module) in packages]
+
+
+@pytest.mark.parametrize("module", of("cli", "http"))
+def test_the_store_is_reached_through_the_accounts_alone(module: str) -> None:
+    assert not [other for other in imports_of(module) if top(other) == "store"]
+
+
+@pytest.mark.parametrize("module", of("http"))
+def test_http_knows_nothing_of_backends(module: str) -> None:
+    assert not [other for other in imports_of(module) if top(other) == "backends"]
+
+
+@pytest.mark.parametrize("module", of("backends"))
+def test_backends_know_nothing_of_the_store(module: str) -> None:
+    assert not [other for other in imports_of(module) if top(other) == "store"]
+
+
+@pytest.mark.parametrize("module", of("store"))
+def test_the_store_knows_nothing_of_backends(module: str) -> None:
+    assert not [other for other in imports_of(module) if top(other) == "backends"]
