@@ -22,8 +22,8 @@ LAYERS = (
     ("models", "addresses"),
     ("settings",),
 )
-"""Top-level names under ``reverie``, from the top down. A module imports from its own layer and from
-those below. What isn't listed lies under all of them, and imports none."""
+"""Top-level names under ``reverie``, from the top down. A module imports from its own layer and
+from those below. What isn't listed lies under all of them, and imports none."""
 
 
 def modules() -> dict[str, Path]:
