@@ -99,3 +99,12 @@ async def test_the_protocol_lists_the_routes_that_there_are(client: httpx.AsyncC
         answer = await client.request(method, path)
         if answer.status_code in (404, 405):
             assert answer.json()["error"]["code"] == "model_not_found", f"{method} {path}"
+
+
+def test_the_request_path_can_be_read_in_an_afternoon() -> None:
+    """The modules of the architecture's reading order exist, and are short enough together."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    order = re.findall(r"^\d+\. `([\w/]+\.py)`:", page, re.MULTILINE)
+    assert "http/generate.py" in order
+    lines = [len((ROOT / "src" / "reverie" / module).read_text().splitlines()) for module in order]
+    assert sum(lines) < 3_000
