@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src"
 
 LAYERS = (
     ("cli", "__main__"),
@@ -101,3 +102,41 @@ def test_backends_know_nothing_of_the_store(module: str) -> None:
 @pytest.mark.parametrize("module", of("store"))
 def test_the_store_knows_nothing_of_backends(module: str) -> None:
     assert not [other for other in imports_of(module) if top(other) == "backends"]
+
+
+TESTED_ELSEWHERE = {
+    "app.py": "http/test_generate.py",
+    "backends/base.py": "backends/test_http.py",
+    "backends/transport.py": "backends/test_http.py",
+    "cli/accounts.py": "cli/test_keys.py",
+    "errors.py": "test_docs.py",
+    "events.py": "backends/decoding/test_chunks.py",
+    "gateway/metrics.py": "http/operations/test_metrics.py",
+    "gateway/scheduling/speed.py": "gateway/scheduling/test_routing.py",
+    "http/admin/reload.py": "test_reload.py",
+    "http/admin/router.py": "http/admin/test_keys.py",
+    "http/dialects/base.py": "http/dialects/test_chunks.py",
+    "http/dialects/split.py": "http/dialects/test_chunks.py",
+    "http/dialects/wire.py": "http/operations/test_openapi.py",
+    "http/frames.py": "http/idempotency/test_replays.py",
+    "http/operations/security.py": "http/operations/test_openapi.py",
+    "http/request/schema.py": "http/request/test_body.py",
+    "store/database/schema.py": "store/database/test_migrate.py",
+    "testing/connection.py": "testing/test_engine.py",
+    "testing/record.py": "testing/test_engine.py",
+}
+"""Where a module is tested that has no test file of its own name."""
+
+
+def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
+    root = SOURCE / "reverie"
+    homeless = set()
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root)
+        if path.stem.startswith("__") or "migrations" in name.parts:
+            continue
+        if not (TESTS / name.parent / f"test_{path.stem}.py").exists():
+            homeless.add(name.as_posix())
+    assert homeless == set(TESTED_ELSEWHERE)
+    for tests in TESTED_ELSEWHERE.values():
+        assert (TESTS / tests).exists(), tests

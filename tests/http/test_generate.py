@@ -380,3 +380,18 @@ async def test_silence_is_bridged_and_the_status_stays_open_for_a_while(
     async with gateway.http.post(gateway.url + LLM, json=chat(stream=True)) as response:
         assert response.status == 200  # too late for another one: the error is in the stream
         assert '"finish_reason":"error"' in await response.text()
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": -5}, {"prompt_tokens": 10**30}])
+async def test_an_engine_that_can_not_count_spoils_nothing(
+    engine: ScriptedEngine,
+    gateway: Gateway,
+    caplog: pytest.LogCaptureFixture,
+    usage: dict[str, int],
+) -> None:
+    choices = [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}]
+    body = json.dumps({"choices": choices, "usage": usage}).encode()
+    engine.script = Script(body=body, headers={"Content-Type": "application/json"})
+    status, answer, _ = await gateway.post(chat())
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 1)
+    assert not [line for line in caplog.records if line.levelname == "ERROR" or line.exc_info]

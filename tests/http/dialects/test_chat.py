@@ -130,6 +130,7 @@ def test_openais_types_read_every_chunk_and_its_helper_puts_them_together() -> N
     assert whole.usage.total_tokens == 12
 
 
+@pytest.mark.integration  # the client asks a program of this machine what system it is
 def test_openais_client_raises_when_a_stream_breaks() -> None:
     writer = encoder()
     stream = writer.batch([Delta("Hel")]) + writer.error(BackendError("The backend broke off."))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
+from reverie.events import Delta, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects.base import Dialect, Encoder
 
 MAX_LINE = 65_536
@@ -190,26 +190,3 @@ def test_logprobs_are_numbers_that_json_can_write(
 def test_streams_of_one_dialect_do_not_share_state(dialect: Dialect) -> None:
     first, second = encoder(dialect), encoder(dialect)
     assert first.batch([Delta("a")]) == second.batch([Delta("a")])
-
-
-def test_estimated_usage_says_so(dialect: Dialect) -> None:
-    def usage(counted: Usage) -> dict[str, Any]:
-        answer = json.loads(encoder(dialect).answer([Delta("a")], Finish("stop"), counted))
-        sent: dict[str, Any] = answer["usage"]
-        return sent
-
-    assert "estimated" not in usage(USAGE)
-    assert usage(Usage(0, 5, estimated=True))["estimated"] is True
-
-
-def test_a_whole_answer_carries_all_logprobs(dialect: Dialect) -> None:
-    deltas = [Delta(text, logprobs=(TokenLogprob(text, -1.0),)) for text in "ab"]
-    answer = json.loads(encoder(dialect).answer(deltas, Finish("stop"), USAGE))
-    tokens = [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]]
-    assert tokens == ["a", "b"]
-
-
-def test_text_beside_tool_calls_is_kept(dialect: Dialect) -> None:
-    deltas = [Delta("Wait."), Delta(tool_calls=(ToolCallDelta(0, "c1", "f", "{}"),))]
-    answer = json.loads(encoder(dialect).answer(deltas, Finish("tool_calls"), USAGE))
-    assert answer["choices"][0]["message"]["content"] == "Wait."

@@ -1,0 +1,36 @@
+"""What a request may come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reverie.request import GenerateRequest
+
+
+def size(**fields: Any) -> int:
+    return GenerateRequest(model="", messages=[], **fields).prompt_size
+
+
+def test_all_that_reaches_the_engine_counts_as_prompt() -> None:
+    plain = GenerateRequest(model="", messages=[{"role": "user", "content": "x" * 300}])
+    for more in (
+        {"reasoning_content": "y" * 300},
+        {"name": "y" * 300},
+        {"tool_calls": ["y" * 300]},
+    ):
+        richer = GenerateRequest(model="", messages=[{**plain.messages[0], **more}])
+        assert richer.prompt_size >= plain.prompt_size + 100
+    assert size(tools=[{"type": "function", "name": "y" * 300}]) >= size() + 100
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "ü" * 150, "\U0001f600" * 75, "\ud800" * 100])
+def test_a_prompt_is_measured_in_bytes(text: str) -> None:
+    request = GenerateRequest(model="", messages=[{"role": "user", "content": text}])
+    assert request.prompt_size == 300 // 3 + 8 + 32
+
+
+def test_a_request_may_come_to_its_prompt_and_its_answer() -> None:
+    request = GenerateRequest(model="", messages=[], max_tokens=5)
+    assert request.size == request.prompt_size + 5
