@@ -34,8 +34,12 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_files_that_contributors_are_sent_to_are_there() -> None:
-    named = re.findall(r"`([\w/]+/\w+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+def test_the_files_and_tables_that_contributors_are_sent_to_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    for table in re.findall(r"`(_?[A-Z]+_[A-Z_]+)`", page):
+        assert re.search(rf"^{table}\b", source, re.MULTILINE), table
+    named = re.findall(r"`([\w/]+/\w+\.py)`", page)
     for path in named:
         if "NAME" not in path:
             assert (ROOT / path).exists() or (ROOT / "src" / "reverie" / path).exists(), path
