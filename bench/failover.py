@@ -42,7 +42,7 @@ _MESSAGES = [
 _TOKENS = 40
 _KILL_AFTER = 15
 _KILLS = 3
-"""Of one house. An engine that dies again and again is restarted later and later."""
+"""Kills per gateway. An engine that dies again and again is restarted later and later."""
 
 
 class ModelRegistry(NamedTuple):

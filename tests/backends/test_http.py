@@ -69,7 +69,7 @@ async def test_a_batch_is_what_one_read_brought(
     assert batches == [[*map(Delta, "abcd"), Finish("stop"), Usage(10, 4)]]
 
 
-async def test_a_token_is_handed_on_before_the_next_one_exists(
+async def test_a_token_is_yielded_before_the_next_one_exists(
     engine: ScriptedEngine, backend: HttpBackend, ask: Ask
 ) -> None:
     engine.script = Script(tokens=("a", "b"), stall_after=1)

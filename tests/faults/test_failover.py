@@ -140,7 +140,7 @@ async def test_when_both_engines_die_the_stream_ends_with_the_error_and_no_end(
     assert gateway.pool().in_flight == 0
 
 
-async def test_an_answer_goes_on_where_an_engine_is_back_that_was_down_a_moment_ago(
+async def test_an_answer_continues_on_an_engine_that_was_down_a_moment_ago(
     engines: list[ScriptedEngine], start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, engines)
@@ -156,7 +156,7 @@ async def test_an_answer_goes_on_where_an_engine_is_back_that_was_down_a_moment_
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "".join(TOKENS)
 
 
-async def test_the_only_engine_goes_on_itself_once_it_has_been_restarted(
+async def test_the_only_engine_continues_its_answer_once_it_has_been_restarted(
     engines: list[ScriptedEngine], start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, engines[:1])
@@ -173,7 +173,7 @@ async def test_the_only_engine_goes_on_itself_once_it_has_been_restarted(
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "".join(TOKENS)
 
 
-async def test_engines_that_would_begin_anew_are_never_asked_to_go_on(
+async def test_engines_that_would_start_anew_are_never_asked_to_continue(
     engines: list[ScriptedEngine], start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, engines, continues=False)

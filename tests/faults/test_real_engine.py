@@ -119,7 +119,7 @@ async def test_an_engine_killed_while_idle_is_back_for_the_next_request(real: Ga
     assert runner(real).pid != first
 
 
-async def test_an_engine_killed_while_busy_goes_on_with_its_answers_once_it_is_back(
+async def test_an_engine_killed_while_busy_continues_its_answers_once_it_is_back(
     real: Gateway,
 ) -> None:
     async def stream() -> str:

@@ -198,7 +198,7 @@ async def test_two_hundred_streams_over_two_engines_that_are_killed_in_turn(
     assert moved(caplog) > 25
 
 
-async def test_a_stream_goes_on_elsewhere_when_its_engine_is_stopped(
+async def test_a_stream_continues_elsewhere_when_its_engine_is_stopped(
     start_gateway: StartGateway, engines: list[Runner], caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start_gateway(
@@ -253,7 +253,7 @@ async def test_streams_of_one_embedded_engine_that_is_stopped_and_replaced(
     assert "hung" in died.fields["reason"]  # type: ignore[attr-defined]
 
 
-async def test_a_long_answer_goes_on_to_the_letter_as_it_would_have(
+async def test_a_long_greedy_answer_is_continued_to_the_letter(
     start_gateway: StartGateway,
 ) -> None:
     """With the settings that everybody has."""

@@ -31,7 +31,7 @@ def end(prompt: int, completion: int, cached: int = 0, **more: Any) -> list[Even
     return [Finish("stop"), Usage(prompt, completion, cached, **more)]
 
 
-def test_an_answer_that_is_never_cut_is_handed_on_as_it_is() -> None:
+def test_an_answer_that_is_never_cut_is_sent_as_it_is() -> None:
     whole = answer()
     batch = [Prompt(7), *deltas("a", " b"), *end(7, 3)]
     assert whole.accept(batch) is batch
@@ -46,7 +46,7 @@ def test_the_next_backend_is_given_the_text_and_asked_for_what_is_missing() -> N
     assert cut.request.stop == ("x",)
 
 
-def test_spaces_at_the_cut_are_asked_for_again_and_handed_on_once() -> None:
+def test_spaces_at_the_cut_are_generated_again_and_sent_once() -> None:
     """A token of spaces is another one, depending on what follows it."""
     cut = answer()
     cut.accept(deltas("Hello", "\n", "\n"))
@@ -59,7 +59,7 @@ def test_spaces_at_the_cut_are_asked_for_again_and_handed_on_once() -> None:
     assert (cut.request.answer_so_far, cut.request.max_tokens) == ("Hello\n\nyou", 16)
 
 
-def test_spaces_that_come_again_in_other_pieces_are_still_handed_on_once() -> None:
+def test_spaces_that_come_again_in_other_pieces_are_still_sent_once() -> None:
     cut = answer()
     cut.accept(deltas("Hello", "\n", "\n "))
     cut.resume()
@@ -81,7 +81,7 @@ def test_an_answer_of_spaces_alone_begins_anew_without_them() -> None:
     assert text_of(cut.accept(deltas("\n", "you"))) == "you"
 
 
-def test_a_sampled_answer_goes_on_after_its_spaces() -> None:
+def test_a_sampled_answer_is_continued_after_its_spaces() -> None:
     """Asked again, it might say something else."""
     cut = answer(temperature=0.7)
     cut.accept(deltas("Hello", "\n"))
@@ -152,7 +152,7 @@ def test_a_stop_string_across_the_seam_ends_the_answer_before_it() -> None:
     assert cut.accept(deltas("D", " never")) == [Finish("stop"), Usage(5, 4)]
 
 
-def test_what_was_no_stop_string_after_all_is_handed_on_in_its_order() -> None:
+def test_text_that_turns_out_to_be_no_stop_string_is_sent_in_order() -> None:
     cut = answer(stop=("END",))
     cut.accept(deltas("So", " E"))
     cut.resume()
@@ -168,7 +168,7 @@ def test_a_tool_call_is_not_held_for_a_stop_string_that_began_before_it() -> Non
     assert cut.accept([*deltas("N"), call]) == [*deltas("N"), call]
 
 
-def test_what_may_be_a_stop_string_is_handed_on_when_the_answer_ends_there() -> None:
+def test_a_part_of_a_stop_string_is_sent_if_the_answer_ends_there() -> None:
     cut = answer(stop=("END",))
     cut.accept(deltas("So", " E"))
     cut.resume()
@@ -210,7 +210,9 @@ FORCED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choi
         ({"max_tokens": 1}, Delta("a"), "it is longer than max_tokens"),
     ],
 )
-def test_what_no_engine_can_go_on_with(fields: dict[str, Any], sent: Delta, reason: str) -> None:
+def test_answers_that_no_engine_can_continue(
+    fields: dict[str, Any], sent: Delta, reason: str
+) -> None:
     cut = answer(**fields)
     cut.accept([sent, Delta("b")])
     assert cut.why_not_resumable() == reason
@@ -227,7 +229,7 @@ def test_what_no_engine_can_go_on_with(fields: dict[str, Any], sent: Delta, reas
         {**FORCED, "tool_choice": "none"},
     ],
 )
-def test_plain_text_can_be_gone_on_with(fields: dict[str, Any]) -> None:
+def test_plain_text_can_be_continued(fields: dict[str, Any]) -> None:
     cut = answer(**fields)
     cut.accept(deltas("a"))
     assert cut.why_not_resumable() is None
@@ -256,7 +258,7 @@ def test_a_stop_string_across_the_seam_is_met_at_its_last_character(
 
 
 @pytest.mark.parametrize("before", ["Hello", "", "the END", "E N"])
-def test_a_text_that_begins_no_stop_string_is_never_held_up(before: str) -> None:
+def test_text_that_begins_no_stop_string_is_never_held_back(before: str) -> None:
     assert not SeamStops(["END"], before).possible
 
 

@@ -180,7 +180,9 @@ async def test_any_failure_in_mid_answer_is_made_good(
     assert (got.text, got.finish, got.usage) == ("".join(TOKENS), "stop", (10, 5, 3))
 
 
-async def test_a_stalled_engine_works_no_longer_once_another_goes_on(engines: Engines) -> None:
+async def test_a_stalled_engine_is_stopped_once_another_continues_the_answer(
+    engines: Engines,
+) -> None:
     async with pool_of(*engines, stall_timeout=0.1) as pool:
         dying(*engines, stall_after=2)
         await get(pool)
@@ -236,7 +238,7 @@ async def test_failures_over_one_answer_are_bounded() -> None:
 
 
 @pytest.mark.integration
-async def test_a_backend_that_comes_back_goes_on_itself() -> None:
+async def test_a_backend_that_recovers_continues_its_own_answer() -> None:
     async with ScriptedEngine(Script(tokens=TOKENS, die_after=2)) as engine:
         engine.scripts = [engine.script, Script(raw=b""), Script(status=503), WHOLE]
         async with pool_of(engine, kind=Returning) as pool:
@@ -332,7 +334,7 @@ CALL = Script(tokens=("Well",), tool_calls=(ToolCall(name="f", arguments=("{", "
         ({"seed": 1, "temperature": 0.5}, WHOLE, 2),
     ],
 )
-async def test_what_cant_be_gone_on_with_ends_with_the_failure_and_its_reason_is_logged(
+async def test_an_answer_that_cant_be_resumed_ends_with_the_failure_and_its_reason_is_logged(
     engines: Engines,
     caplog: pytest.LogCaptureFixture,
     fields: dict[str, Any],
@@ -417,7 +419,7 @@ async def test_the_slot_of_a_dead_backend_is_free_while_its_request_waits(
         assert (await cut).text == "".join(TOKENS)
 
 
-async def test_a_client_that_leaves_while_its_answer_waits_to_go_on_frees_everything(
+async def test_a_client_that_leaves_while_its_answer_waits_to_resume_frees_everything(
     engines: Engines,
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)

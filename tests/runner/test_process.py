@@ -5,7 +5,7 @@ from __future__ import annotations
 from reverie.runner.process import child_environment
 
 
-def test_what_drivers_need_is_handed_on_and_nothing_else() -> None:
+def test_the_child_gets_the_variables_that_drivers_need_and_no_others() -> None:
     given = {
         "PATH": "/bin",
         "LD_LIBRARY_PATH": "/lib",

@@ -129,16 +129,16 @@ def test_of_several_limits_a_client_is_told_the_tightest() -> None:
 
 def test_a_budget_is_never_exceeded_and_says_when_it_begins_anew() -> None:
     now = datetime(2026, 12, 31, 23, 0, tzinfo=UTC).timestamp()
-    purse = BudgetUsage(budget=100, currency="USD", period="month", spent=60)
-    purse.admit(40, now)
+    usage = BudgetUsage(budget=100, currency="USD", period="month", spent=60)
+    usage.admit(40, now)
     with pytest.raises(InsufficientQuota) as caught:
-        purse.admit(41, now)
+        usage.admit(41, now)
     assert caught.value.headers["Retry-After"] == "3600"
     with pytest.raises(InsufficientQuota, match="this request alone"):
-        purse.admit(101, now)
-    purse.spent = 100
+        usage.admit(101, now)
+    usage.spent = 100
     with pytest.raises(InsufficientQuota):
-        purse.admit(0, now)
+        usage.admit(0, now)
 
 
 def test_periods_are_days_and_months_of_utc() -> None:

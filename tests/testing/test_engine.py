@@ -156,7 +156,7 @@ async def test_a_unix_socket_serves_the_same(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-async def test_waiting_in_vain_says_what_happened(start_engine: StartEngine) -> None:
+async def test_a_wait_that_times_out_says_what_happened(start_engine: StartEngine) -> None:
     engine = await start_engine()
     await ask(engine)
     with pytest.raises(TimeoutError, match=r"completed=1.*completed after 2"):

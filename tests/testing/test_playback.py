@@ -128,7 +128,7 @@ async def test_a_stall_lasts_until_the_client_leaves(
     assert engine.requests[0].outcome == "cancelled"
 
 
-async def test_a_stalled_answer_goes_on_when_it_is_resumed(start_engine: StartEngine) -> None:
+async def test_a_stalled_answer_continues_when_it_is_resumed(start_engine: StartEngine) -> None:
     engine = await start_engine(stall_after=1)
     asking = asyncio.create_task(ask(engine, stream=True))
     await engine.wait_for(lambda e: e.stalled == 1)
@@ -137,7 +137,7 @@ async def test_a_stalled_answer_goes_on_when_it_is_resumed(start_engine: StartEn
     assert engine.completed == 1
 
 
-async def test_a_stalled_stream_can_go_on_pinging(start_engine: StartEngine) -> None:
+async def test_a_stalled_stream_can_keep_pinging(start_engine: StartEngine) -> None:
     engine = await start_engine(stall_after=0, stall_pings=0.001)
     reader, writer = await connect(engine)
     writer.write(post(chat(stream=True)))

@@ -76,7 +76,7 @@ def find(
     for row in rows:
         place = (row.key_id, row.idempotency_key)
         if (claim := wanted.get(place)) is not None:
-            found[place] = None if row.created_at < expired_before else _obstacle(row, claim)
+            found[place] = None if row.created_at < expired_before else _previous_result(row, claim)
     return found
 
 
@@ -148,7 +148,7 @@ def evict(connection: Connection, until: int) -> None:
     )
 
 
-def _obstacle(row: Any, claim: Claim) -> StoredAnswer | ReverieError | None:
+def _previous_result(row: Any, claim: Claim) -> StoredAnswer | ReverieError | None:
     """What a row means for a new claim; None: the claim may replace it."""
     if row.finished_at is None and row.outcome is not None:
         return None  # it ended without an answer

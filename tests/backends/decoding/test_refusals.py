@@ -267,6 +267,21 @@ def test_an_error_in_a_stream_is_the_backends(ask: Ask) -> None:
     assert result.reason == "error in the stream, type t"
 
 
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        ({"type": "server_error", "code": 500, "message": SECRET}, "type server_error, code 500"),
+        ({"type": f"your prompt: {SECRET}", "code": None}, "no type given"),
+        ({"object": "error", "message": SECRET, "type": "BadRequest"}, "type BadRequest"),
+        (SECRET, "no type given"),
+    ],
+)
+def test_only_identifiers_of_an_error_go_into_the_log(ask: Ask, error: Any, logged: str) -> None:
+    result = refusal_in_stream(error, ask(), started=True)
+    assert isinstance(result, BackendError)
+    assert result.reason == f"error in the stream, {logged}"
+
+
 def test_an_overflow_may_be_reported_in_the_stream(ask: Ask) -> None:
     error = OVERFLOWS[0]
     assert isinstance(refusal_in_stream(error, ask(), started=False), ContextLengthExceeded)

@@ -99,7 +99,7 @@ def test_an_answer_cut_before_its_name_has_no_call() -> None:
     assert rest == [Finish("length"), USAGE]
 
 
-def test_text_that_is_no_call_is_handed_on_as_text() -> None:
+def test_text_that_is_no_call_is_sent_as_text() -> None:
     calls, rest = rewrite("Paris ", "is nice.")
     assert not calls
     assert rest == [Delta("Paris is nice."), Finish("stop"), USAGE]

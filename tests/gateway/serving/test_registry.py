@@ -124,7 +124,7 @@ async def test_limits_prices_and_queues_are_the_new_ones_for_the_next_request(
     assert await running == "Hello world"
 
 
-async def test_new_timeouts_hold_for_a_backend_that_goes_on(
+async def test_new_timeouts_hold_for_a_backend_that_is_kept(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
     gateway = await start_gateway(engine, environ=ADMIN)
@@ -136,7 +136,7 @@ async def test_new_timeouts_hold_for_a_backend_that_goes_on(
     assert (await gateway.post(chat()))[1]["error"]["code"] == "backend_timeout"
 
 
-async def test_a_stream_of_a_model_that_is_removed_goes_on_to_its_end(
+async def test_a_stream_of_a_model_that_is_removed_runs_to_its_end(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
     async with says("other") as other:

@@ -64,7 +64,7 @@ async def test_the_operator_sees_how_each_backend_stands(
     [
         ({}, (401, "invalid_api_key")),
         ({"Authorization": "Bearer wrong"}, (401, "invalid_api_key")),
-        ({"Authorization": "Bearer a-user-of-this-house"}, (403, "forbidden")),
+        ({"Authorization": "Bearer a-user-of-this-server"}, (403, "forbidden")),
     ],
 )
 async def test_nobody_else_sees_it(
@@ -73,7 +73,7 @@ async def test_nobody_else_sees_it(
     headers: dict[str, str],
     refusal: tuple[int, str],
 ) -> None:
-    environ = {**ADMIN, "REVERIE_API_KEYS": "a-user-of-this-house"}
+    environ = {**ADMIN, "REVERIE_API_KEYS": "a-user-of-this-server"}
     gateway = await start_gateway(engine, environ=environ)
     for path in (PATH, f"{PATH}?odd=1"):
         status, answer, _ = await gateway.get(path, headers)

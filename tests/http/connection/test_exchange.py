@@ -169,7 +169,7 @@ async def test_a_client_that_stops_reading_ends_the_request() -> None:
 
 
 @pytest.mark.parametrize("begin", [0, 5, 300_000])
-async def test_a_large_body_is_handed_on_piece_by_piece(begin: int) -> None:
+async def test_a_large_body_is_sent_piece_by_piece(begin: int) -> None:
     body = bytes(range(256)) * 1200
     client = Client()
     await respond(client.send, 200, body, [], begin=begin)

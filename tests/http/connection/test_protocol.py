@@ -128,7 +128,7 @@ async def test_what_is_not_http_does_not_spoil_the_answer_before_it(
 
 
 @pytest.mark.parametrize("wish", ["h2c", "websocket"])
-async def test_a_wish_to_upgrade_is_passed_over(gateway: Gateway, wish: str) -> None:
+async def test_a_request_to_switch_protocols_is_ignored(gateway: Gateway, wish: str) -> None:
     """Java's HTTP client sends one with every first request."""
     peer = await connect(gateway)
     asked = post(

@@ -19,7 +19,7 @@ def test_without_a_key_there_is_no_claim() -> None:
     assert claim(("last-event-id", "7")) is None
 
 
-def test_a_stream_goes_on_after_the_event_that_arrived_last() -> None:
+def test_a_stream_resumes_after_the_last_event_that_arrived() -> None:
     resumed = claim(("idempotency-key", "k"), ("last-event-id", "7"))
     assert resumed is not None
     assert (resumed.key, resumed.after) == ("k", 7)

@@ -198,7 +198,7 @@ async def test_a_dropped_stream_is_resumed_after_any_event(
 
 
 @pytest.mark.parametrize("path", ["/llm", "/v1/chat/completions"])
-async def test_who_has_all_of_a_stream_gets_an_empty_one(
+async def test_a_client_that_has_the_whole_stream_gets_an_empty_one(
     engine: ScriptedEngine, gateway: Gateway, path: str
 ) -> None:
     _, text = await stream(gateway, path=path)
@@ -212,7 +212,7 @@ async def test_who_has_all_of_a_stream_gets_an_empty_one(
     assert len(engine.requests) == 1
 
 
-async def test_an_answer_that_has_no_events_is_given_whole(
+async def test_an_answer_without_events_is_sent_whole(
     engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     answers = [
@@ -234,7 +234,7 @@ async def test_without_a_store_a_stream_that_has_ended_is_not_generated_for_its_
     assert len(engine.requests) == 1
 
 
-async def test_who_comes_back_when_it_was_just_given_up_has_it_generated_anew(
+async def test_a_client_that_comes_back_as_its_answer_is_abandoned_has_it_generated_anew(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(engine, server={"resume_grace": 0})
@@ -248,7 +248,7 @@ async def test_who_comes_back_when_it_was_just_given_up_has_it_generated_anew(
     await gateway.until(lambda: {outcome for outcome, _ in ledger(tmp_path)} == {"cancelled", "ok"})
 
 
-async def test_who_wants_all_of_it_is_not_refused_with_who_wants_the_rest(
+async def test_a_client_that_wants_the_whole_answer_is_not_refused_with_one_that_wants_the_rest(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
     """Another gateway gives the stream up while one waits here for its rest, and one for it all."""
@@ -281,7 +281,7 @@ async def test_a_generation_and_each_request_for_it_is_one_line(
     assert [fields["status"] for _, fields in lines[1:]] == [200, 200, 422]
 
 
-async def test_generation_goes_on_while_nobody_reads(
+async def test_generation_continues_while_nobody_reads(
     engine: ScriptedEngine, gateway: Gateway, tmp_path: Path
 ) -> None:
     engine.script = Script(tokens=WORDS, delay=0.05)
@@ -311,7 +311,7 @@ async def test_after_its_grace_an_abandoned_generation_is_cancelled(
 
 
 @pytest.mark.parametrize("url", [None, "none"])
-async def test_a_stream_is_not_gone_on_with_in_another_generation_of_its_key(
+async def test_a_stream_is_not_resumed_from_another_generation_of_its_key(
     engine: ScriptedEngine, start_gateway: StartGateway, url: str | None
 ) -> None:
     store = {} if url is None else {"store": {"url": url}}
@@ -395,7 +395,7 @@ async def test_malformed_headers_are_named(
     assert answer["error"]["param"] in ("Idempotency-Key", "Last-Event-ID")
 
 
-async def test_an_event_that_never_was_can_not_be_gone_on_from(gateway: Gateway) -> None:
+async def test_a_stream_cant_be_resumed_after_an_event_that_never_was(gateway: Gateway) -> None:
     await stream(gateway)
     assert (await stream(gateway, after=99))[0] == 410
 
@@ -411,7 +411,7 @@ async def test_a_large_answer_is_not_kept_and_not_generated_again(
 
 
 @pytest.mark.parametrize("after", [None, 3])
-async def test_who_comes_back_is_told_what_is_wrong_as_who_comes_first(
+async def test_a_client_that_comes_back_gets_the_same_error_as_the_first(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, after: int | None
 ) -> None:
     first, second = [
@@ -499,7 +499,7 @@ async def test_an_answer_that_the_store_is_slow_to_take_is_counted_too(
 
 
 @pytest.mark.parametrize("as_stream", [True, False])
-async def test_all_who_are_given_an_answer_again_share_it(
+async def test_all_readers_of_a_stored_answer_share_it(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, as_stream: bool
 ) -> None:
     """While one reads it, others get it though the store has lost it."""
@@ -527,7 +527,7 @@ async def test_all_who_are_given_an_answer_again_share_it(
 
 
 @pytest.mark.parametrize("as_stream", [True, False])
-async def test_an_answer_larger_than_what_is_held_of_it_arrives_whole(
+async def test_an_answer_larger_than_its_transcript_arrives_whole(
     engine: ScriptedEngine,
     start_gateway: StartGateway,
     monkeypatch: pytest.MonkeyPatch,

@@ -71,7 +71,7 @@ def test_a_stored_answer_is_handed_in_pieces_and_one_without_events_whole() -> N
 
 
 @pytest.mark.parametrize("base", [0, 7, 1_800_000_000_000_000])
-def test_a_stored_answer_is_gone_on_with_by_its_own_numbers(base: int) -> None:
+def test_a_stored_answer_is_resumed_by_its_own_numbers(base: int) -> None:
     answer = KeptAnswer(1, b"", body(base + 1, base + 12))
     assert rest(answer, 0) == answer.body
     for has in range(1, 13):
@@ -85,7 +85,7 @@ async def test_who_has_all_of_a_stored_answer_gets_an_empty_frame() -> None:
     assert next(KeptAnswer(1, b"", body(1, 3)).frames(3))[:2] == (b"", True)
 
 
-async def test_a_running_answer_is_gone_on_with_by_its_own_numbers() -> None:
+async def test_a_running_answer_is_resumed_by_its_own_numbers() -> None:
     transcript = begun(1000)
     await transcript.append(Frame(body(1001, 1003), last=True))
     assert (await anext(transcript.read(1001))).data == body(1002, 1003)

@@ -117,7 +117,7 @@ def test_a_violated_constraint_is_a_failure_of_the_store_without_its_values(stor
     assert "INSERT" not in str(caught.value)
 
 
-def test_readers_go_on_while_one_writes(store: Store) -> None:
+def test_readers_continue_while_one_writes(store: Store) -> None:
     with store.write() as connection:
         connection.execute(insert(schema.gateways).values(_GATEWAY))
         assert _gateways(store) == 0

@@ -73,7 +73,7 @@ def test_what_was_committed_survives_a_stop_and_the_rest_does_not(own_postgres: 
     assert _ask(own_postgres.url, "SELECT count(*) FROM t") == 0
 
 
-def test_a_paused_server_answers_only_once_it_goes_on(own_postgres: Postgres) -> None:
+def test_a_paused_server_answers_only_once_it_runs_again(own_postgres: Postgres) -> None:
     with psycopg.connect(own_postgres.url) as connection, ThreadPoolExecutor() as pool:
         own_postgres.pause()
         answer = pool.submit(connection.execute, "SELECT 1")
