@@ -192,7 +192,7 @@ class StreamNotResumable(ClientError):
 
     def __init__(self) -> None:
         super().__init__(
-            "There is no such stream to go on with: it was given up, or has no such event. Send "
+            "There is no such stream to resume: it was given up, or has no such event. Send "
             "the request without Last-Event-ID to generate it anew."
         )
 

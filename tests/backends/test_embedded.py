@@ -1,4 +1,4 @@
-"""Which constraints the embedded engine is trusted with depends on which engine it is."""
+"""Which constraints the embedded engine is trusted with. Its answers: ``tests/faults/test_real_*``."""
 
 from __future__ import annotations
 

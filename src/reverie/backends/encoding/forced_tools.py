@@ -111,7 +111,7 @@ class ForcedCall:
     __slots__ = ("_held", "_named")
 
     def __init__(self) -> None:
-        self._named = False  # the call has begun: its name was handed on
+        self._named = False  # the call has begun: its name was sent
         self._held = ""
 
     def rewrite(self, delta: Delta) -> Delta | None:
@@ -162,7 +162,7 @@ class ForcedCall:
         return ToolCallDelta(0, arguments=arguments) if arguments else None
 
     def _cut(self, text: str) -> str:
-        """The text that can be handed on; a ``}`` that may be the last is held back."""
+        """The text that can be sent on. A ``}`` that may be the last is held back."""
         text = self._held + text
         end = len(text.rstrip(_WHITESPACE))
         if text[end - 1 : end] == "}":

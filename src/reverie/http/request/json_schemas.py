@@ -90,7 +90,7 @@ def _check(encoded: bytes) -> str | None:
         # No formats: they would hold patterns, which are ECMAScript's, against Python's grammar.
         draft.check_schema(schema, format_checker=None)
     except SchemaError as error:
-        # Its message repeats the schema: only the place and the violated keyword are handed on.
+        # Its message repeats the schema: only the place and the violated keyword are passed on.
         place = "/".join(str(part)[:50] for part in list(error.absolute_path)[:10])
         return f"Not a valid JSON Schema: at '#/{place}', against '{error.validator}'"
     except RecursionError:
