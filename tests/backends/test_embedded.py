@@ -1,4 +1,4 @@
-"""Which constraints the embedded engine is trusted with. Its answers: ``tests/faults/test_real_*``."""
+"""Which constraints the embedded engine is trusted with; ``tests/faults/test_real_*`` has the rest."""
 
 from __future__ import annotations
 
