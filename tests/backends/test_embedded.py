@@ -1,4 +1,4 @@
-"""Which constraints the embedded engine is trusted with; ``tests/faults/test_real_*`` has the rest."""
+"""Which constraints the embedded engine is trusted with. The rest: ``tests/faults/test_real_*``."""
 
 from __future__ import annotations
 
