@@ -93,7 +93,7 @@ async def test_an_engine_goes_from_closed_to_open_to_its_trial_and_back(
     caplog.set_level("INFO", "reverie.backends")
     monkeypatch.setattr("reverie.gateway.scheduling.backend_state.FIRST_WAIT", 1000.0)
     gateway = await start_gateway(*engines)
-    await gateway.pool().backends[0]._prober.stop()  # this one is for requests to find out
+    await gateway.pool().backends[0]._monitor.stop()  # this one is for requests to find out
     sick, state = engines[0], state_of(gateway, 0)
     sick.script = Script(status=500, error={"message": "raw words"})
     number = 0
