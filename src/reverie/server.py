@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -140,10 +139,6 @@ class Server(uvicorn.Server):
     async def run_on(self, listener: socket.socket) -> None:
         """Serve until a signal; then drain, and stop everything."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        # What exists by now stays to the end. The garbage collector needn't look through it again
-        # and again, which would cost a tenth of each request.
-        gc.collect()
-        gc.freeze()
         announcing = asyncio.create_task(self._announce())
         draining = asyncio.create_task(self._drain_when_signalled())
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -105,6 +106,7 @@ async def _serve(
     terminal_closed: Callable[[], bool],
     began: float,
 ) -> None:
+    gc.disable()  # what is built from here on stays: nothing to collect until the server is up
     # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
     from reverie.server import Server, exit_soon, ignore_signals, listen
@@ -123,6 +125,10 @@ async def _serve(
                 "listening",
                 extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
             )
+            # So the collector passes over what stays, which would cost a tenth of each request.
+            gc.collect()
+            gc.freeze()
+            gc.enable()
             await server.run_on(listener)
     finally:
         listener.close()
