@@ -12,9 +12,10 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
+import uvloop
 
 import reverie
 from reverie import log
@@ -55,7 +56,7 @@ def serve(
     _fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, read_again, terminal_closed, began))
 
@@ -90,14 +91,6 @@ def _fetch_missing(settings: Settings) -> None:
     for model in settings.models:
         if model.source is not None and find(model.source) is None:
             fetch(model.source)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 async def _serve(

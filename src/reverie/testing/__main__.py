@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import itertools
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+
+import uvloop
 
 from reverie.testing.engine import ScriptedEngine
 from reverie.testing.script import Script
 
+_OPTIONS = frozenset(field.name for field in dataclasses.fields(Script))
 _TEXT = "The quick brown fox jumps over the lazy dog."
 _EXAMPLES = """\
 examples:
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record=False,
     )
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(engine))
     except OSError as error:
         where = given.socket or f"{given.host}:{given.port}"
@@ -90,12 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--first-delay", type=float, default=0.0, metavar="S", help="to the first")
     pace.add_argument("--delay", type=float, default=0.0, metavar="S", help="between two writes")
     pace.add_argument(
-        "--batch",
-        type=_positive,
-        metavar="N",
-        help="tokens per write [all in one; 1 with --delay]",
+        "--batch", type=int, metavar="N", help="tokens per write [all in one; 1 with --delay]"
     )
-    pace.add_argument("--split", type=_positive, metavar="BYTES", help="cut the body so")
+    pace.add_argument("--split", type=int, metavar="BYTES", help="cut the body so")
     faults = parser.add_argument_group("with what faults")
     faults.add_argument("--die-after", type=int, metavar="N", help="break off after N tokens")
     faults.add_argument("--die-at-byte", type=int, metavar="N", help="break off inside an event")
@@ -120,24 +120,10 @@ def _script(given: argparse.Namespace) -> Script:
         tokens = list(
             itertools.islice(itertools.chain(tokens, itertools.cycle(repeated)), given.tokens)
         )
-    batch = given.batch
-    if batch is None and given.delay:
-        batch = 1
-    return Script(
-        tokens=tuple(tokens),
-        prompt_tokens=given.prompt_tokens,
-        first_delay=given.first_delay,
-        delay=given.delay,
-        batch=batch,
-        split=given.split,
-        die_after=given.die_after,
-        die_at_byte=given.die_at_byte,
-        die_how=given.die_how,
-        stall_after=given.stall_after,
-        status=given.status,
-        retry_after=given.retry_after,
-        html=given.html,
-    )
+    options = {name: value for name, value in vars(given).items() if name in _OPTIONS}
+    if given.batch is None and given.delay:
+        options["batch"] = 1
+    return Script(**{**options, "tokens": tuple(tokens)})
 
 
 def _positive(text: str) -> int:
@@ -145,14 +131,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # not available on Windows
-    except ImportError:
-        return None
-    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
+import httptools
 from msgspec import Struct
-
-MAX_HEAD_BYTES = 64 * 1024
 
 CHUNKED_END = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BadRequest(Exception):
-    """The bytes aren't an HTTP/1.1 request."""
+    """The bytes aren't an HTTP/1.1 request, or ask for another protocol."""
 
 
 class Request(Struct):
@@ -24,22 +23,19 @@ class Request(Struct):
     headers: dict[str, str]
     """Names in lower case."""
     http11: bool
-    body: bytes = b""
-
-    @property
-    def keep_alive(self) -> bool:
-        return self.http11 and self.headers.get("connection", "").lower() != "close"
+    keep_alive: bool
+    body: bytes
 
 
 class RequestReader:
     """Reads the requests of one connection."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._request: Request | None = None  # read up to its body
-        self._chunked = False
-        self._length = 0
-        self._chunks = bytearray()
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._complete: list[Request] = []
         self.expects_continue = False
         """The client waits for ``100 Continue`` with its body. Clear this once that is sent."""
 
@@ -47,74 +43,46 @@ class RequestReader:
         """Take bytes; return the requests that they complete.
 
         Raises:
-            BadRequest: they aren't HTTP.
+            BadRequest
         """
-        self._buffer += data
-        complete: list[Request] = []
-        while (request := self._next()) is not None:
-            complete.append(request)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise BadRequest(str(error)) from error
+        complete, self._complete = self._complete, []
         return complete
 
-    def _next(self) -> Request | None:
-        if self._request is None and not self._read_head():
-            return None
-        body = self._read_chunks() if self._chunked else self._read_length()
-        if body is None:
-            return None
-        request, self._request = self._request, None
-        assert request is not None
-        request.body = body
+    # Called by the parser -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+        self._body.clear()
+
+    def on_url(self, part: bytes) -> None:
+        self._url += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+
+    def on_headers_complete(self) -> None:
+        self.expects_continue = self._headers.get("expect", "").lower() == "100-continue"
+
+    def on_body(self, part: bytes) -> None:
+        self._body += part
+
+    def on_message_complete(self) -> None:
         self.expects_continue = False
-        return request
-
-    def _read_head(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise BadRequest("the head is too large")
-            return False
-        start, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        del self._buffer[: end + 4]
-        parts = start.split(" ")
-        if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
-            raise BadRequest("no request line")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise BadRequest("a header without a colon")
-            headers[name.lower()] = value.strip()
-        path = parts[1].partition("?")[0]
-        self._request = Request(parts[0], path, headers, parts[2] == "HTTP/1.1")
-        self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
-        self._length = _number(headers.get("content-length", "0"), 10)
-        self._chunks.clear()
-        self.expects_continue = headers.get("expect", "").lower() == "100-continue"
-        return True
-
-    def _read_length(self) -> bytes | None:
-        if len(self._buffer) < self._length:
-            return None
-        body = bytes(self._buffer[: self._length])
-        del self._buffer[: self._length]
-        return body
-
-    def _read_chunks(self) -> bytes | None:
-        while (line_end := self._buffer.find(b"\r\n")) >= 0:
-            size = _number(self._buffer[:line_end].split(b";")[0].decode("latin-1"), 16)
-            if size == 0:
-                # Trailers may stand before the empty line; they are ignored.
-                end = self._buffer.find(b"\r\n\r\n", line_end)
-                if end < 0:
-                    return None
-                del self._buffer[: end + 4]
-                return bytes(self._chunks)
-            end = line_end + 2 + size
-            if len(self._buffer) < end + 2:
-                return None
-            self._chunks += self._buffer[line_end + 2 : end]
-            del self._buffer[: end + 2]
-        return None
+        self._complete.append(
+            Request(
+                method=self._parser.get_method().decode(),
+                path=self._url.partition(b"?")[0].decode("latin-1"),
+                headers=self._headers,
+                http11=self._parser.get_http_version() == "1.1",
+                keep_alive=self._parser.should_keep_alive(),
+                body=bytes(self._body),
+            )
+        )
 
 
 def response_head(status: int, headers: Mapping[str, str]) -> bytes:
@@ -133,13 +101,3 @@ def response_head(status: int, headers: Mapping[str, str]) -> bytes:
 def chunk(data: bytes) -> bytes:
     """``data`` as one chunk of a chunked body; empty for no data, since an empty chunk ends it."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-def _number(text: str, base: int) -> int:
-    try:
-        number = int(text.strip(), base)
-    except ValueError:
-        raise BadRequest("a length that is no number") from None
-    if number < 0:
-        raise BadRequest("a negative length")
-    return number
