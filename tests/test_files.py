@@ -18,19 +18,19 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-def refusal(file: Path, *, again: bool = False) -> str:
+def refusal(file: Path, *, is_reload: bool = False) -> str:
     with pytest.raises(OSError, match=r".") as caught:
-        read_whole(file, again=again)
+        read_whole(file, is_reload=is_reload)
     return str(caught.value.strerror)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_regular_file_is_read_whole(tmp_path: Path, again: bool) -> None:
+@pytest.mark.parametrize("is_reload", [False, True])
+def test_a_regular_file_is_read_whole(tmp_path: Path, is_reload: bool) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * MAX_BYTES)
-    assert read_whole(file, again=again) == b"x" * MAX_BYTES
+    assert read_whole(file, is_reload=is_reload) == b"x" * MAX_BYTES
     file.write_bytes(b"x" * (MAX_BYTES + 1))
-    assert refusal(file, again=again) == "it is larger than 1 MiB"
+    assert refusal(file, is_reload=is_reload) == "it is larger than 1 MiB"
 
 
 def test_what_comes_through_a_pipe_is_read_to_its_end(pipe: Path) -> None:
@@ -47,7 +47,7 @@ def test_without_end_there_is_no_more_than_the_bound() -> None:
 
 def test_only_a_regular_file_is_read_again(pipe: Path, tmp_path: Path) -> None:
     for other in (pipe, Path("/dev/null"), tmp_path):
-        assert "is not a regular file" in refusal(other, again=True)
+        assert "is not a regular file" in refusal(other, is_reload=True)
     assert read_whole(Path("/dev/null")) == b""
 
 

@@ -67,7 +67,7 @@ async def test_a_pipe_in_the_files_place_is_refused_and_the_next_file_is_read(
     gateway = await start_gateway(engine, environ=ADMIN, server=server)
     model = f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\n'
     good = f'[server]\napi_keys_file = "{keys}"\n{model}'
-    gateway.read = lambda: load(file, environ={}, again=True)
+    gateway.read = lambda: load(file, environ={}, is_reload=True)
     for path, what in ((file, ""), (keys, "server.api_keys_file: ")):
         file.write_text(good)
         path.unlink()

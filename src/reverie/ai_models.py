@@ -102,30 +102,30 @@ class _Entry(BaseModel):
         return self.capacity or 1  # Livepeer's default
 
 
-def read(file: Path, *, again: bool = False) -> AiModels:
+def read(file: Path, *, is_reload: bool = False) -> AiModels:
     """Read a file.
 
     Args:
-        again: as in ``files.read_whole``.
+        is_reload: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found: the file, the entry's index, the key.
     """
-    return _EntryReader(file, again).read()
+    return _EntryReader(file, is_reload).read()
 
 
 class _EntryReader:
     """Reads one file, and collects its problems and remarks."""
 
-    def __init__(self, file: Path, again: bool) -> None:
+    def __init__(self, file: Path, is_reload: bool) -> None:
         self._file = file
-        self._again = again
+        self._is_reload = is_reload
         self._problems: list[str] = []
         self._remarks: list[str] = []
         self._models: dict[str, ModelSettings] = {}
 
     def read(self) -> AiModels:
-        written = _load(self._file, self._again)
+        written = _load(self._file, self._is_reload)
         entries = {}
         for index, raw in enumerate(written):
             entry = self._entry(index, raw)
@@ -273,7 +273,7 @@ class _EntryReader:
             self._problem(index, _SOURCE_KEYS.get(key, key), _reason(mistake))
 
 
-def _load(file: Path, again: bool) -> Sequence[object]:
+def _load(file: Path, is_reload: bool) -> Sequence[object]:
     """Read the list of entries, with exact numbers.
 
     Raises:
@@ -281,7 +281,7 @@ def _load(file: Path, again: bool) -> Sequence[object]:
     """
     try:
         written = json.loads(
-            read_whole(file, again=again), parse_float=Decimal, parse_constant=_refuse
+            read_whole(file, is_reload=is_reload), parse_float=Decimal, parse_constant=_refuse
         )
     except FileNotFoundError:
         raise ConfigurationError([f"{file}: there is no such file"]) from None

@@ -63,10 +63,10 @@ class ServerSettings(_Section):
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on; 0: a free one, which the log names."""
     no_auth: bool = False
-    """Serve callers without a key on any address. Whoever can reach the port can use it."""
+    """Serve callers without a key on any address. Anyone who can reach the port can use it."""
     api_keys_file: Path | None = None
-    """A file of SHA-256 hashes of keys, one `HASH NAME` per line. They are valid besides the
-    keys in `REVERIE_API_KEYS`."""
+    """A file of SHA-256 hashes of keys, one `HASH NAME` per line. They are valid in addition
+    to the keys in `REVERIE_API_KEYS`."""
     max_body_bytes: int = Field(default=10 * _MIB, ge=1024, le=1024 * _MIB)
     """A larger request body is refused with 413."""
     body_timeout: float = Field(default=30.0, gt=0, le=_DAY)
@@ -334,7 +334,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     models: Sequence[ModelSettings] | None = None,
     *,
-    again: bool = False,
+    is_reload: bool = False,
 ) -> Settings:
     """Read the configuration.
 
@@ -344,13 +344,13 @@ def load(
         only_model: serve this one instead of the file's models.
         models: from another file. The configuration must have none then, since both to merge two
             lists and to ignore one of them would surprise.
-        again: as in ``files.read_whole``.
+        is_reload: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found.
     """
     file = config if config is not None else Path(CONFIG_FILE)
-    written = _read_file(file, required=config is not None, again=again)
+    written = _read_file(file, required=config is not None, is_reload=is_reload)
     variables = _read_environment(environ)
     given = {name: dict(section) for name, section in (flags or {}).items()}
     merged: dict[str, Any] = dict(written)
@@ -378,9 +378,9 @@ def load(
     return settings.with_file(file) if any(written.values()) else settings
 
 
-def _read_file(file: Path, *, required: bool, again: bool) -> dict[str, Any]:
+def _read_file(file: Path, *, required: bool, is_reload: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_whole(file, again=again).decode())
+        return tomllib.loads(read_whole(file, is_reload=is_reload).decode())
     except FileNotFoundError:
         if not required:
             return {}

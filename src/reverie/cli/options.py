@@ -55,13 +55,13 @@ def settings_of(
     ai_models: Path | None = None,
     *,
     remark: Callable[[str], None] = lambda _: None,
-    again: bool = False,
+    is_reload: bool = False,
 ) -> Settings:
     """Read the configuration that these options make. None: the option isn't given.
 
     Args:
         remark: called with a sentence for each part of ``ai_models`` that has no effect.
-        again: as in ``files.read_whole``.
+        is_reload: as in ``files.read_whole``.
 
     Raises:
         ConfigurationError: with every mistake that was found.
@@ -70,15 +70,15 @@ def settings_of(
     given = {"host": host, "port": port, "no_auth": no_auth}
     flags = {"server": {key: value for key, value in given.items() if value is not None}}
     if ai_models is None:
-        return load(config, flags, only_model=_only_model(model), again=again)
+        return load(config, flags, only_model=_only_model(model), is_reload=is_reload)
     if model is not None:
         raise ConfigurationError(["command line: --model and --ai-models exclude each other"])
     from reverie.ai_models import read
 
-    found = read(ai_models, again=again)
+    found = read(ai_models, is_reload=is_reload)
     for sentence in found.remarks:
         remark(sentence)
-    return load(config, flags, models=found.models, again=again)
+    return load(config, flags, models=found.models, is_reload=is_reload)
 
 
 def _only_model(reference: str | None) -> ModelSettings | None:

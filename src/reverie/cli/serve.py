@@ -52,7 +52,7 @@ def serve(
     log.configure(settings.server.log_level, settings.server.log_format)
     for sentence in remarks:
         _log_remark(sentence)
-    read_again = functools.partial(read, remark=_log_remark, again=True)
+    read_again = functools.partial(read, remark=_log_remark, is_reload=True)
     _fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals

@@ -285,7 +285,7 @@ def admin_key(environ: Mapping[str, str]) -> str | None:
 
 def _read_hashes(file: Path, *, reloading: bool) -> list[tuple[bytes, str]]:
     try:
-        lines = read_whole(file, again=reloading).decode().splitlines()
+        lines = read_whole(file, is_reload=reloading).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(
