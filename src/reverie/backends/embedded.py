@@ -25,11 +25,11 @@ _NOTICE_TIMEOUT = 0.5
 """Seconds within which the supervisor notices that an engine whose socket failed has died."""
 
 _KNOWN_GRAMMARS = 1024
-"""Grammars whose trial is remembered."""
+"""The number of grammars whose trials are remembered."""
 _NEVER = "\n"
-"""No constrained answer has it: an engine that writes it has given the constraint up."""
+"""No constrained answer contains it: an engine that writes it has dropped the constraint."""
 _TRIAL_TOKENS = 4
-"""Some schemas are given up after the first token."""
+"""Some schemas are dropped only after the first token."""
 
 
 class EmbeddedBackend:
@@ -102,7 +102,7 @@ class EmbeddedBackend:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:
             if self._guided:
-                await self._prove(request)
+                await self._try_grammar(request)
             async with aclosing(self._http.generate(request)) as batches:
                 async for batch in batches:
                     yield batch
@@ -120,15 +120,15 @@ class EmbeddedBackend:
                         await self.runner.changed()
             raise
 
-    async def _prove(self, request: GenerateRequest) -> None:
-        """Make sure that the engine holds to the answer's grammar.
+    async def _try_grammar(self, request: GenerateRequest) -> None:
+        """Make sure that the engine obeys the answer's grammar.
 
-        LLGuidance answers without a constraint, in silence, what it can't compile. So a new
-        grammar is tried once, with a token favored that it forbids. The prompt is the same, so
-        that it is in the engine's cache afterwards.
+        LLGuidance silently drops a grammar that it can't compile. So each new grammar is tried
+        once, with a bias towards a token that it forbids. The prompt is the same, so that it is
+        in the engine's cache afterwards.
 
         Raises:
-            UnsupportedParameter: it doesn't.
+            UnsupportedParameter: the engine doesn't obey it.
         """
         grammar = kinds.grammar(request)
         if grammar is None:

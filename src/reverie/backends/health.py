@@ -1,4 +1,4 @@
-"""Checks the health of a server that others run, by a probe now and then.
+"""Checks the health of a server that others run, by periodic probes.
 
 Rule: a probe costs the server next to nothing and carries nothing of a request. SGLang's
 ``/health`` may generate a token; its list of models doesn't.

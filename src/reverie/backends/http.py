@@ -47,7 +47,7 @@ class HttpBackend:
         name: unique within the model, without secrets.
         model: the model's name on that server.
         first_token_timeout: seconds from the request to the first delta. An engine's report of its
-            progress on the prompt starts the time anew; pings (SSE comments) don't.
+            progress on the prompt restarts the clock; pings (SSE comments) don't.
         stall_timeout: seconds between two deltas. Pings don't count.
         socket: called at ``start`` for the Unix socket to use instead of the URL's host.
         converter: what turns a JSON Schema into a constraint, if the engine is llama.cpp.
@@ -58,6 +58,7 @@ class HttpBackend:
     recovers = False
     capacity: int | None = None
     context: int | None = None
+    failure: str | None = None
     health: Health | None = None
 
     def __init__(
@@ -97,10 +98,6 @@ class HttpBackend:
     @property
     def ready(self) -> bool:
         return self._transport is not None
-
-    @property
-    def failure(self) -> str | None:
-        return None
 
     def check(self, request: GenerateRequest) -> None:
         kinds.check(request, self.kind, self._converter)

@@ -186,7 +186,7 @@ class Transport:
         await self._session.close()
 
     async def get(self, path: str, timeout: float) -> tuple[int, bytes]:
-        """GET on a connection of its own; return the status and what comes of the body at once.
+        """GET on a fresh connection; return the status and what arrives of the body at once.
 
         Args:
             path: appended to the URL; with a leading slash it replaces the URL's ``/v1``.

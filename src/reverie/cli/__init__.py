@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command. Mistakes that the operator can mend are told in sentences, not tracebacks."""
+    """Run a command. An operator's mistake is reported as a sentence, not a traceback."""
     try:
         if sys.argv[1:2] == ["serve"]:
             # It would end the start. The kernel keeps it until the server is up and unblocks it.

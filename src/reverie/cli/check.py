@@ -33,7 +33,7 @@ def check(
         keys = authenticator(settings, store)
         keys.check_store()
         require_keys(settings.server, keyless=keys.open)
-        callers = _callers(keys.open)
+        callers = "callers without a key" if keys.open else "callers with a key"
         address = f"{settings.server.host} port {settings.server.port}"
         typer.echo(f"Would listen on {address}, for {callers}.")
     except ConfigurationError as error:
@@ -58,10 +58,6 @@ def check(
 
 def _warn(sentence: str) -> None:
     typer.echo(f"warning: {sentence}", err=True)
-
-
-def _callers(keyless: bool) -> str:
-    return "callers without a key" if keyless else "callers with a key"
 
 
 def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
@@ -102,17 +98,16 @@ def _memory_problems(settings: Settings) -> list[str]:
 
 async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:
     """Start the backends, which reads their keys and doesn't connect to any of them."""
-    from reverie.backends.build import build_backends
+    from reverie.backends.build import backends_of
 
     problems = []
-    for _, backends in build_backends(settings.model_copy(update={"models": (model,)})):
-        for index, backend in enumerate(backends):
-            try:
-                await backend.start(lambda: None)
-            except ModelError as error:
-                problems.append(f"backends[{index}]: {error}")
-            finally:
-                await backend.stop()
+    for index, backend in enumerate(backends_of(model, settings.server)):
+        try:
+            await backend.start(lambda: None)
+        except ModelError as error:
+            problems.append(f"backends[{index}]: {error}")
+        finally:
+            await backend.stop()
     return problems
 
 

@@ -19,7 +19,6 @@ from reverie.times import now_ms
 
 if TYPE_CHECKING:
     from reverie.gateway.accounts.key_service import Key, RateLimits
-    from reverie.gateway.accounts.store import Store
 
 app = typer.Typer(
     name="keys",
@@ -43,7 +42,6 @@ _OPTIONS = {
     "model_limits": "--model-limit",
     "key": "NAME|ID",
 }
-_PAGE = 500
 
 
 @app.command()
@@ -120,8 +118,11 @@ def list_keys(config: Config = None, as_json: AsJson = False) -> None:
 
     Example: reverie keys list
     """
-    with use_store(load(config)) as store:
-        found = _describe_all(store)
+    from reverie.gateway.accounts import key_service
+
+    now = now_ms()
+    with use_store(load(config)) as store, store.read() as connection:
+        found = key_service.describe(connection, key_service.page(connection), now)
     found.sort(key=lambda key: (key["status"] != "active", key["name"], key["created_at"]))
     if as_json:
         print_json(found)
@@ -241,17 +242,6 @@ def _unknown_models(key: Key, settings: Settings) -> list[str]:
 
 
 # Output -----------------------------------------------------------------------------------
-
-
-def _describe_all(store: Store) -> list[dict[str, Any]]:
-    from reverie.gateway.accounts import key_service
-
-    now = now_ms()
-    found: list[dict[str, Any]] = []
-    with store.read() as connection:
-        while page := key_service.page(connection, found[-1]["id"] if found else "", _PAGE):
-            found += key_service.describe(connection, page, now)
-    return found
 
 
 def _show_secret(key: dict[str, Any], secret: str, done: str, as_json: bool) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from reverie.cli.accounts import AsJson, print_json
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
+
+def models(as_json: AsJson = False) -> None:
     """List the models of the catalogue and those in the hub's cache.
 
     Any other GGUF model can be served too: by hf:OWNER/REPO[/FILE.gguf], or by its path.
     """
     rows = [*_catalogue(), *_cached()]
     if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        print_json(rows)
         return
     lines = [("name", "size", "licence", "where")]
     for row in rows:

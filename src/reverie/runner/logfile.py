@@ -73,7 +73,7 @@ class LogFile:
         return os.fdopen(descriptor, "ab", buffering=0)
 
     def trim(self) -> None:
-        """Truncate a log larger than ``MAX_BYTES``. The child appends, so it writes on at the end.
+        """Truncate a log larger than ``MAX_BYTES``. The child appends, so it carries on there.
 
         If the disk is too full to keep the old content, it is lost: the engine isn't disturbed.
         """

@@ -27,7 +27,7 @@ async def wait_healthy(socket: Path) -> None:
 class LivenessProbe:
     """Asks an engine periodically whether it is alive.
 
-    An engine answers this beside its work, however much work it has.
+    An engine answers probes while it works, however busy it is.
 
     Args:
         interval: seconds between two probes.
@@ -67,7 +67,7 @@ class LivenessProbe:
             self._hung.set()
 
     async def _probe(self) -> bool:
-        """True if the engine answers, or can't be asked for want of descriptors or memory here."""
+        """True if the engine answers, or if this process lacks the descriptors or memory to ask."""
         status, _ = await _get(self._socket, "/health")
         return bool(status)
 

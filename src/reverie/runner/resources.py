@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from pathlib import Path
 
 from reverie.models.gguf import Header
+from reverie.models.hub import parts_of
 
 MIB = 1024 * 1024
-_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 _CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -27,14 +26,7 @@ def estimate_memory(model: Path, header: Header, kv_tokens: int, cache_mib: int)
 
 def _model_size(model: Path) -> int:
     """Bytes of the file, or of all parts of a model that is split."""
-    part = _PART.fullmatch(model.name)
-    if part is None:
-        return _file_size(model)
-    stem, count = part.groups()
-    return sum(
-        _file_size(model.with_name(f"{stem}-{number:05}-of-{count}.gguf"))
-        for number in range(1, int(count) + 1)
-    )
+    return sum(_file_size(model.with_name(part)) for part in parts_of(model.name))
 
 
 def _file_size(file: Path) -> int:

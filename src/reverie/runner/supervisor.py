@@ -59,7 +59,7 @@ _LIVENESS_INTERVAL = 10.0
 """Seconds between two liveness probes."""
 _LIVENESS_FAILURES = 3
 """An engine that leaves this many probes in a row unanswered hangs, and is replaced. With 5 s for
-each probe it takes 45 s at most to notice, and 5 s if a request has waited in vain."""
+each probe it takes 45 s at most to notice, and 5 s once a request has timed out."""
 
 logger = logging.getLogger("reverie.runner")
 

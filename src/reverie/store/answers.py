@@ -54,14 +54,14 @@ def fresh_event_base(now: float) -> int:
 def find(
     connection: Connection, wanted: Mapping[tuple[str, str], Claim], expired_before: int
 ) -> dict[tuple[str, str], StoredAnswer | ReverieError | None]:
-    """What stands in the way of new claims: stored answers, running requests, misused keys.
+    """What prevents new claims: stored answers, running requests, misused keys.
 
     Args:
         wanted: (API key's id, idempotency key) → claim.
-        expired_before: claims from before this moment, in ms since 1970, count no more.
+        expired_before: claims from before this moment, in ms since 1970, no longer count.
 
     Returns:
-        None where there was a claim that nothing is left of. Without an earlier claim, no entry.
+        None where an earlier claim left nothing. No entry where there was no earlier claim.
     """
     if not wanted:
         return {}
@@ -130,7 +130,7 @@ def sweep(connection: Connection, expired_before: int) -> None:
 
 
 def evictable_until(connection: Connection, limit: int) -> int | None:
-    """Up to which claim answers must be evicted for the rest to have at most ``limit`` bytes.
+    """The newest claim to evict, with all older ones, so that the rest fit into ``limit`` bytes.
 
     Returns:
         The moment of that claim, in ms since 1970; None: all of them fit.

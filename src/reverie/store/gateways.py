@@ -41,7 +41,7 @@ def heartbeat(connection: Connection, gateway_id: int, now: int) -> None:
 
 
 def leave(connection: Connection, gateway_id: int, now: int) -> None:
-    """Say that a gateway has ended in order."""
+    """Say that a gateway has shut down cleanly."""
     connection.execute(
         update(_GATEWAYS).where(_GATEWAYS.c.id == gateway_id).values(seen_at=now, ended_at=now)
     )

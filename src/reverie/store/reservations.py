@@ -29,7 +29,7 @@ from reverie.store import answers, keys, usage, windows
 from reverie.store.answers import ANSWERS_KEPT_MS, Claim, StoredAnswer, fresh_event_base
 from reverie.store.database import schema
 from reverie.store.database.coordination import clock, lock
-from reverie.store.database.prepared import Prepared, upsert_into
+from reverie.store.database.prepared import insert_into
 from reverie.store.keys import Key
 from reverie.store.limits import BudgetUsage, LimitUsage, RateLimits, tightest
 from reverie.store.windows import subjects_of
@@ -343,4 +343,4 @@ def _row(request: ReservationRequest, gateway_id: int, now: int) -> dict[str, An
     }
 
 
-_OPEN_ROW = Prepared(lambda dialect, _: upsert_into(dialect, _LEDGER))
+_OPEN_ROW = insert_into(_LEDGER)

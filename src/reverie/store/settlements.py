@@ -51,15 +51,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     """The whole answer as it was sent, if it may be replayed."""
 
 
-_REPORTED = (
-    "outcome",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "estimated",
-    "backend",
-    "first_token_at",
-    "ended_at",
+_REPORTED = tuple(
+    name for name in Settlement.__struct_fields__ if name != "id" and name in _LEDGER.c
 )
 """Fields of a settlement that are columns of its row."""
 

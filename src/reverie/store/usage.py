@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from reverie.money import Period
 from reverie.store import keys
 from reverie.store.database import schema
-from reverie.store.database.prepared import Prepared, upsert_into
+from reverie.store.database.prepared import add_into
 from reverie.store.keys import Key
 from reverie.store.limits import period_begin
 
@@ -93,15 +93,7 @@ def add_to_days(connection: Connection, sums: Mapping[DayKey, DaySums]) -> None:
     )
 
 
-def _upsert(dialect: str, _: object) -> Any:
-    statement = upsert_into(dialect, _USAGE)
-    return statement.on_conflict_do_update(
-        index_elements=["key_id", "day", "model", "currency"],
-        set_={name: _USAGE.c[name] + statement.excluded[name] for name in (*COUNTS, "cost")},
-    )
-
-
-_ADD = Prepared(_upsert)
+_ADD = add_into(_USAGE)
 
 
 # Reading ----------------------------------------------------------------------------------

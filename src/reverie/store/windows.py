@@ -7,13 +7,12 @@ minutes, which is longer than any limit looks back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from msgspec import Struct, structs
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from reverie.store.database import schema
-from reverie.store.database.prepared import Prepared, upsert_into
+from reverie.store.database.prepared import Prepared, add_into
 from reverie.store.limits import SPAN
 
 _WINDOWS = schema.limit_windows
@@ -22,7 +21,7 @@ _KEPT = 300
 
 
 class Correction(Struct, frozen=True, order=True):
-    """What a second's tokens change by once it is known what a request really used."""
+    """The change to one second's tokens, once it is known what a request really used."""
 
     subject: str
     second: int
@@ -90,15 +89,4 @@ _CORRECT = Prepared(
 )
 
 
-def _upsert(dialect: str, _: object) -> Any:
-    statement = upsert_into(dialect, _WINDOWS)
-    return statement.on_conflict_do_update(
-        index_elements=["subject", "second"],
-        set_={
-            "requests": _WINDOWS.c.requests + statement.excluded.requests,
-            "tokens": _WINDOWS.c.tokens + statement.excluded.tokens,
-        },
-    )
-
-
-_ADD = Prepared(_upsert)
+_ADD = add_into(_WINDOWS)

@@ -105,12 +105,5 @@ class RequestRecord:
             return
         request.outcome = outcome
         self.in_flight -= 1
-        if outcome == "completed":
-            self.completed += 1
-        elif outcome == "cancelled":
-            self.cancelled += 1
-        elif outcome == "died":
-            self.died += 1
-        else:
-            self.refused += 1
+        setattr(self, outcome, getattr(self, outcome) + 1)
         self._changed()

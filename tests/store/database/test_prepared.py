@@ -7,7 +7,7 @@ from sqlalchemy import event, select
 
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.database.prepared import Prepared, upsert_into
+from reverie.store.database.prepared import Prepared, add_into
 
 WINDOWS = schema.limit_windows
 FIND = Prepared(
@@ -17,19 +17,12 @@ FIND = Prepared(
 )
 
 
-def _replace(dialect: str, _: object) -> object:
-    statement = upsert_into(dialect, WINDOWS)
-    return statement.on_conflict_do_update(
-        index_elements=["subject", "second"], set_={"tokens": statement.excluded.tokens}
-    )
-
-
-REPLACE = Prepared(_replace)
+ADD = add_into(WINDOWS)
 
 
 def fill(store: Store, *subjects: str, tokens: int = 0) -> None:
     with store.write() as connection:
-        REPLACE.execute_many(
+        ADD.execute_many(
             connection,
             [
                 {"tokens": tokens, "requests": 1, "second": 2**40, "subject": subject}
@@ -46,14 +39,14 @@ def test_a_list_of_any_length_finds_what_is_in_it(store: Store, count: int) -> N
         assert list(FIND.execute(connection, listed=[*names, "none"]).scalars()) == names
 
 
-def test_a_row_that_is_there_is_changed_and_others_are_added(store: Store) -> None:
+def test_a_row_that_is_there_is_added_to_and_others_are_inserted(store: Store) -> None:
     fill(store, "a", "b", tokens=1)
     fill(store, "b", "c", tokens=2)
     with store.read() as connection:
         rows = connection.execute(select(WINDOWS).order_by(WINDOWS.c.subject)).all()
     assert [(row.subject, row.second, row.requests, row.tokens) for row in rows] == [
         ("a", 2**40, 1, 1),
-        ("b", 2**40, 1, 2),
+        ("b", 2**40, 2, 3),
         ("c", 2**40, 1, 2),
     ]
 

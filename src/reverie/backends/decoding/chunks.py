@@ -183,7 +183,7 @@ class AnswerDecoder:
             raise EngineError(chunk.error if chunk.error is not None else loads_lenient(payload))
         delta = None
         usage = _usage(chunk.usage) if chunk.usage is not None else None
-        choice = _first(chunk.choices) if chunk.choices else None
+        choice = next((one for one in chunk.choices or () if one.index == 0), None)
         if choice is not None:
             delta = self._delta(choice, split_char)
             if choice.finish_reason:
@@ -231,7 +231,7 @@ class AnswerDecoder:
             return None
         text = message.content or ""
         reasoning = message.reasoning_content or message.reasoning or ""
-        calls = self._tool_calls(message.tool_calls) if message.tool_calls else ()
+        calls = tuple(map(self._tool_call, message.tool_calls or ()))
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if split_char:
             text = self._join("content", text)
@@ -253,9 +253,6 @@ class AnswerDecoder:
             tokens = max(0, usage.completion_tokens - self.tokens)
         self.tokens += tokens
         return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
-
-    def _tool_calls(self, pieces: list[_ToolCall]) -> tuple[ToolCallDelta, ...]:
-        return tuple(self._tool_call(piece) for piece in pieces)
 
     def _tool_call(self, piece: _ToolCall) -> ToolCallDelta:
         function = piece.function or _Function()
@@ -292,13 +289,6 @@ class AnswerDecoder:
             if rest and stream.startswith("arguments ")
         )
         return [Delta(rests.get("content", ""), rests.get("reasoning", ""), calls)]
-
-
-def _first(choices: list[_Choice]) -> _Choice | None:
-    for choice in choices:
-        if choice.index == 0:
-            return choice
-    return None
 
 
 def _usage(usage: _Usage) -> Usage | None:

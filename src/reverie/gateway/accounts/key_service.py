@@ -189,8 +189,8 @@ def by_id(connection: Connection, id: str) -> Key:
     return next(iter(found.values()))
 
 
-def page(connection: Connection, after: str, limit: int) -> list[Key]:
-    """Keys ordered by id, from the first one after ``after``, which may be empty."""
+def page(connection: Connection, after: str = "", limit: int | None = None) -> list[Key]:
+    """Keys ordered by id, from the first one after ``after``; all of them by default."""
     checked = checked_name(after, "after") if after else ""
     return keys.listed(connection, after=checked, limit=limit)
 

@@ -42,15 +42,11 @@ class Store:
         self.settings = settings
         self.url = parse_url(settings.url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = (
+        self.engine = (
             _connect_sqlite(self.url, settings)
             if self.is_sqlite
             else _connect_postgres(self.url, settings)
         )
-
-    @property
-    def engine(self) -> Engine:
-        return self._engine
 
     @contextmanager
     def write(self) -> Generator[Connection, None, None]:
@@ -61,7 +57,7 @@ class Store:
         """
         with (
             translated(),
-            self._engine.connect().execution_options(writes=True) as connection,
+            self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
             yield connection
@@ -73,11 +69,11 @@ class Store:
         Raises:
             StoreFailure
         """
-        with translated(), self._engine.connect() as connection, connection.begin():
+        with translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 def parse_url(url: str) -> URL:

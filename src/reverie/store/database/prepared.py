@@ -69,8 +69,23 @@ class Prepared:
         return written
 
 
-def upsert_into(dialect: str, table: Table) -> Any:
-    """An INSERT of all columns of a table, which ``on_conflict_…`` can be added to."""
+def insert_into(table: Table) -> Prepared:
+    """An INSERT of all columns of a table."""
+    return Prepared(lambda dialect, _: _insert(dialect, table))
+
+
+def add_into(table: Table) -> Prepared:
+    """An INSERT that adds to the row with the same primary key, in all other columns."""
+
+    def build(dialect: str, _: object) -> Any:
+        statement = _insert(dialect, table)
+        sums = {c.name: c + statement.excluded[c.name] for c in table.c if not c.primary_key}
+        return statement.on_conflict_do_update(index_elements=table.primary_key, set_=sums)
+
+    return Prepared(build)
+
+
+def _insert(dialect: str, table: Table) -> Any:
     return _INSERT[dialect](table).values({c.name: bindparam(c.name) for c in table.c})
 
 

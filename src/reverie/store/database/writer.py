@@ -90,7 +90,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
-        """Have something written. The operation's future is resolved once it is."""
+        """Queue an operation. Its future is resolved once it is committed."""
         operation: Operation[Any] = Operation(work, subject, seconds, self._loop)
         self._gathered.append(operation)
         if len(self._gathered) == 1:
@@ -168,7 +168,7 @@ class Writer:
             except StoreFailure as failure:
                 self._log_change(failure)
                 if not failure.transient and len(batch) > 1:
-                    for operation in batch:  # one of them is at fault: it shall fail alone
+                    for operation in batch:  # only the one at fault must fail
                         self._commit(work, [operation])
                     return
                 batch = self._give_up(batch, failure)
