@@ -16,8 +16,8 @@ def read_whole(file: Path, *, is_reload: bool = False) -> bytes:
     that takes.
 
     Args:
-        is_reload: the file has been read before. It must be a regular file then: a
-            pipe can be read once only, and one that nobody writes to would never end.
+        is_reload: the file has been read before. It must be a regular file then: a pipe can be
+            read only once, and one that nobody writes to would never end.
 
     Raises:
         OSError: it can't be read; ``strerror`` says why.

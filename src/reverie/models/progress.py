@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:  # it is slow to import, so it is imported only where it is shown
+    import rich.progress
 
 _LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""
@@ -30,10 +33,11 @@ class Progress:
         self._total = total
         self._done = 0
         self._began = self._last_line = time.monotonic()
-        self._bar = _Bar(what, total) if sys.stderr.isatty() else None
+        self._bar = _new_bar() if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
+            self._bar.add_task(self._what, total=self._total)
             self._bar.start()
         else:
             say(f"fetching {self._what} ({self._total / _MB:.1f} MB)")
@@ -54,7 +58,7 @@ class Progress:
         """Show that ``done`` bytes have arrived so far. Call it often, also while none arrive."""
         self._done = done
         if self._bar is not None:
-            self._bar.update(done)
+            self._bar.update(self._bar.task_ids[0], completed=done)
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
             say(self._line())
@@ -71,35 +75,22 @@ class Progress:
         return self._done / _MB / max(1e-3, time.monotonic() - self._began)
 
 
-class _Bar:
-    """A bar by rich, which is slow to import and so imported only where it is shown."""
+def _new_bar() -> rich.progress.Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    def __init__(self, what: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task(what, total=total)
-
-    def start(self) -> None:
-        self._progress.start()
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-    def update(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

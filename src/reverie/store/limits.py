@@ -10,6 +10,7 @@ last 61 seconds, the oldest counted whole. So no limit can be exceeded across a 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -190,7 +191,5 @@ def period_end(period: Period, now: float) -> float:
 
 def tightest(statuses: Iterable[RateStatus]) -> RateStatus | None:
     """Several subjects' statuses as one that a client can obey: the least that is left of each."""
-    best: RateStatus | None = None
-    for status in statuses:
-        best = status if best is None else best.tighter(status)
-    return best
+    listed = list(statuses)
+    return functools.reduce(RateStatus.tighter, listed) if listed else None

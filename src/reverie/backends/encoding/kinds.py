@@ -220,22 +220,16 @@ def _schemas(request: GenerateRequest) -> list[tuple[Any, str]]:
 
 
 def _sampling(request: GenerateRequest) -> dict[str, Any]:
-    set_: dict[str, Any] = {}
-    if request.top_k > 0:
-        set_["top_k"] = request.top_k
-    if request.min_p > 0:
-        set_["min_p"] = request.min_p
-    if request.stop:
-        set_["stop"] = request.stop
-    if request.seed is not None:
-        set_["seed"] = request.seed
-    if request.presence_penalty:
-        set_["presence_penalty"] = request.presence_penalty
-    if request.frequency_penalty:
-        set_["frequency_penalty"] = request.frequency_penalty
-    if request.logit_bias:
-        set_["logit_bias"] = request.logit_bias
-    return set_
+    optional = {
+        "top_k": max(0, request.top_k),
+        "min_p": request.min_p,
+        "stop": request.stop,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "logit_bias": request.logit_bias,
+    }
+    sampling = {name: value for name, value in optional.items() if value}
+    return sampling if request.seed is None else {**sampling, "seed": request.seed}
 
 
 def _output(request: GenerateRequest) -> dict[str, Any]:
