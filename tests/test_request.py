@@ -28,7 +28,8 @@ def test_all_that_reaches_the_engine_counts_as_prompt() -> None:
 @pytest.mark.parametrize("text", ["x" * 300, "ü" * 150, "\U0001f600" * 75, "\ud800" * 100])
 def test_a_prompt_is_measured_in_bytes(text: str) -> None:
     request = GenerateRequest(model="", messages=[{"role": "user", "content": text}])
-    assert request.prompt_size == 300 // 3 + 8 + 32
+    assert request.prompt_size == 300 + 8 + 32
+    assert request.prompt_estimate == 300 // 3 + 8 + 32
 
 
 def test_a_request_may_come_to_its_prompt_and_its_answer() -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from reverie.addresses import require_keys
 from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError, StoreFailure
+from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
 from reverie.gateway.accounts.kept_answers import KeptAnswers
-from reverie.gateway.accounts.ledger import Admission, Ledger
+from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry

@@ -312,7 +312,10 @@ def _or_infinite(value: int | None) -> float:
 
 
 class RateLimitExceeded(ReverieError):
-    """A limit per minute or at once. Without ``retry_after`` no wait will help."""
+    """A limit per minute or at once. Without ``retry_after`` no wait will help.
+
+    ``by_size``: a smaller request would have been within it.
+    """
 
     status = 429
     code = "rate_limit_exceeded"
@@ -325,9 +328,11 @@ class RateLimitExceeded(ReverieError):
         rate: RateStatus,
         param: str | None = None,
         retry_after: float | None = None,
+        by_size: bool = False,
     ) -> None:
         super().__init__(message, param=param, retry_after=retry_after)
         self.rate = rate
+        self.by_size = by_size
 
     @property
     def headers(self) -> dict[str, str]:
@@ -335,11 +340,20 @@ class RateLimitExceeded(ReverieError):
 
 
 class InsufficientQuota(ReverieError):
-    """The key's budget for this period is spent, or reserved for requests that run."""
+    """The key's budget for this period is spent, or reserved for requests that run.
+
+    ``by_size``: a smaller request would have been within it.
+    """
 
     status = 429
     code = "insufficient_quota"
     type = "insufficient_quota"
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, by_size: bool = False
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.by_size = by_size
 
     @property
     def headers(self) -> dict[str, str]:
@@ -363,6 +377,10 @@ class Overloaded(ReverieError):
 
     status = 503
     code = "overloaded"
+
+
+class EngineMemoryFull(Overloaded):
+    """The requests that an engine runs came to more tokens together than its memory holds."""
 
 
 class ModelLoading(Overloaded):

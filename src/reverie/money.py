@@ -50,6 +50,10 @@ class Price(Struct, frozen=True):
         fresh = max(0, prompt - cached)
         return fresh * self.input + cached * self.cached + completion * self.output
 
+    def most(self, prompt: int, completion: int) -> int:
+        """The most that so many tokens can cost, however many of them are cached."""
+        return prompt * max(self.input, self.cached) + completion * self.output
+
 
 FREE = Price()
 

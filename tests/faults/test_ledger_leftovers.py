@@ -73,6 +73,8 @@ def request(id: int) -> ReservationRequest:
         names=("m",),
         tokens=10,
         prompt_tokens=5,
+        max_tokens=5,
+        prompt_estimate=5,
         cost=0,
     )
 

@@ -37,6 +37,8 @@ def request(id: int, key: str = "key_a", **fields: Any) -> ReservationRequest:
         "names": ("m",),
         "tokens": 100,
         "prompt_tokens": 40,
+        "max_tokens": 60,
+        "prompt_estimate": 40,
         "cost": 0,
         "price": PRICE,
     }

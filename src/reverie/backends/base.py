@@ -50,6 +50,10 @@ class Backend(Protocol):
         """True if it continues a request's ``answer_so_far``. Others would start anew."""
 
     @property
+    def can_count(self) -> bool:
+        """True if its engine can be asked for the size of a prompt, once it is ready."""
+
+    @property
     def ready(self) -> bool:
         """True if it accepts requests now."""
 
@@ -75,6 +79,9 @@ class Backend(Protocol):
         Raises:
             UnsupportedParameter: naming the field.
         """
+
+    async def count_prompt(self, request: GenerateRequest) -> int | None:
+        """The tokens of the request's prompt, by its engine; None if that can't say now."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         """Generate an answer; yield its events in batches as they arrive.

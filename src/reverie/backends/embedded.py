@@ -45,6 +45,7 @@ class EmbeddedBackend:
     weight = 1.0
     recovers = True
     can_continue = True
+    can_count = True
     health: Health | None = None  # never probed: its supervisor watches it
 
     def __init__(
@@ -98,6 +99,9 @@ class EmbeddedBackend:
 
     def probe_soon(self) -> None:
         """Does nothing: the supervisor watches the engine all the time."""
+
+    async def count_prompt(self, request: GenerateRequest) -> int | None:
+        return await self._http.count_prompt(request)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         try:

@@ -19,7 +19,7 @@ import reverie
 from reverie.backends.base import Health
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
-from reverie.backends.encoding import forced_tools, kinds, livepeer
+from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.health import HealthMonitor
 from reverie.backends.transport import Response, Transport
@@ -34,6 +34,8 @@ logger = logging.getLogger("reverie.backends")
 _MAX_ERROR_BYTES = 64 * 1024
 _ERROR_BODY_TIMEOUT = 5.0
 """Seconds to read the body of an error, which comes at once or not at all."""
+_COUNT_TIMEOUT = 2.0
+"""Seconds to count a prompt. An engine counts 100,000 tokens in about a quarter of one."""
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
 _END_TIMEOUT = 0.2
@@ -88,12 +90,17 @@ class HttpBackend:
         self._converter: Converter = converter
         self._environ = environ
         self._transport: Transport | None = None
+        self._cannot_count: set[BackendKind] = set()  # servers older than that route
         self._probing = probing
         self._monitor: HealthMonitor | None = None
 
     @property
     def can_continue(self) -> bool:
         return kinds.can_continue(self._settings, self.kind)
+
+    @property
+    def can_count(self) -> bool:
+        return self.kind in counting.KINDS and self.kind not in self._cannot_count
 
     @property
     def ready(self) -> bool:
@@ -138,6 +145,23 @@ class HttpBackend:
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
+
+    async def count_prompt(self, request: GenerateRequest) -> int | None:
+        kind = self.kind
+        if self._transport is None or not self.can_count:
+            return None
+        deadline = asyncio.get_running_loop().time() + _COUNT_TIMEOUT
+        path, body = counting.question(
+            kinds.encode(request, self._model, kind, self._converter), kind
+        )
+        try:
+            async with self._transport.post(path, body, deadline) as response:
+                answer = await response.read_all(counting.MAX_ANSWER_BYTES, deadline)
+        except BackendError:
+            return None
+        if response.status in (404, 405, 501):
+            self._cannot_count.add(kind)
+        return counting.count_in(answer) if response.status == 200 else None
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         if self._transport is None:

@@ -195,12 +195,11 @@ class Transport:
         Raises:
             BackendTimeout, BackendError: no response came.
         """
-        base = self._url.parent if path[0] == "/" and self._url.name == "v1" else self._url
         try:
             async with (
                 asyncio.timeout(timeout),
                 self._new_session(keep_alive=False) as session,
-                session.get(base.joinpath(path.lstrip("/")), allow_redirects=False) as response,
+                session.get(self._address(path), allow_redirects=False) as response,
             ):
                 return response.status, await _read_at_once(response.content)
         except _LIBRARY_ERRORS as error:
@@ -211,7 +210,7 @@ class Transport:
         """Send a request; yield its response once the head has arrived.
 
         Args:
-            path: appended to the URL.
+            path: as for ``get``.
             deadline: on the loop's clock, for the head.
 
         Raises:
@@ -219,7 +218,7 @@ class Transport:
         """
         try:
             async with asyncio.timeout_at(deadline):
-                received = await self._send(self._url.joinpath(path), body)
+                received = await self._send(self._address(path), body)
         except _LIBRARY_ERRORS as error:
             raise _no_response(error) from error
         response = Response(received)
@@ -229,6 +228,10 @@ class Transport:
         finally:
             self._responses.discard(response)
             response.close()
+
+    def _address(self, path: str) -> yarl.URL:
+        base = self._url.parent if path[0] == "/" and self._url.name == "v1" else self._url
+        return base.joinpath(path.lstrip("/"))
 
     async def _send(self, url: yarl.URL, body: bytes) -> aiohttp.ClientResponse:
         """Send, with a second try if a reused connection fails: a server may close an idle one

@@ -27,7 +27,8 @@ class Continuation:
 
     ``request`` is what to ask a backend now. ``tokens`` counts those that were sent to the client.
     ``begun``: something was sent; ``progressed``: since the last ``resume``, too. ``resumed``: a
-    backend has been asked to continue.
+    backend has been asked to continue. ``prompt``: the size of the client's own prompt, once a
+    backend has told it.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
@@ -39,7 +40,7 @@ class Continuation:
         self._greedy = request.temperature == 0
         self._text: list[str] = []
         self._solid = (0, 0)  # pieces and tokens up to the last piece that doesn't end in a space
-        self._prompt: Prompt | None = None
+        self.prompt: Prompt | None = None
         self._seam: _Seam | None = None
         self._not_text: str | None = None
 
@@ -56,7 +57,7 @@ class Continuation:
             batch = self._seam.join(batch)
         for event in batch:
             if isinstance(event, Prompt):
-                self._prompt = event
+                self.prompt = event
                 continue
             self.begun = self.progressed = True
             if isinstance(event, Delta):
@@ -69,7 +70,7 @@ class Continuation:
         """The usage, with an estimate of the prompt if no engine reported its size."""
         if usage.prompt_tokens:
             return usage
-        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_size)
+        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_estimate)
 
     def why_not_resumable(self) -> str | None:
         """Why no backend can continue this answer; None if one could."""
@@ -95,7 +96,7 @@ class Continuation:
 
     def end(self) -> list[Event]:
         """The last events of an answer that has ``reached_max_tokens``."""
-        usage = _usage(self._prompt, self.tokens)
+        usage = _usage(self.prompt, self.tokens)
         return [Finish("length"), self._with_prompt(usage) if usage.estimated else usage]
 
     def resume(self) -> None:
@@ -105,7 +106,7 @@ class Continuation:
         self._text = [so_far, repeated]
         self._solid = (1, tokens)
         self.progressed = False
-        self._seam = _Seam(tokens, self._prompt, self._asked.stop, so_far, repeated)
+        self._seam = _Seam(tokens, self.prompt, self._asked.stop, so_far, repeated)
         self.request = msgspec.structs.replace(
             self._asked, max_tokens=self._asked.max_tokens - tokens, answer_so_far=so_far
         )

@@ -36,6 +36,7 @@ class RequestRecord:
         "key",
         "model",
         "name",
+        "on_prompt",
         "outcome",
         "pieces",
         "position",
@@ -71,6 +72,7 @@ class RequestRecord:
         self.replayed: bool | None = None
         self.position = 0
         self.at_end: Callable[[], None] | None = None
+        self.on_prompt: Callable[[], None] | None = None
         self.error: str | None = None
         self.reason: str | None = None
 
@@ -84,6 +86,8 @@ class RequestRecord:
             elif isinstance(event, Prompt):
                 self.prompt_tokens = event.tokens
                 self.cached_tokens = event.cached_tokens
+                if self.on_prompt is not None:
+                    self.on_prompt()
             elif isinstance(event, Finish):
                 self.outcome = "length" if event.reason == "length" else "ok"
             elif isinstance(event, Usage):

@@ -18,7 +18,14 @@ from contextlib import aclosing
 from typing import Any
 
 from reverie.backends.base import Backend
-from reverie.errors import BackendError, BackendTimeout, ClientError, Overloaded, ReverieError
+from reverie.errors import (
+    BackendError,
+    BackendTimeout,
+    ClientError,
+    EngineMemoryFull,
+    Overloaded,
+    ReverieError,
+)
 from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
@@ -69,6 +76,7 @@ async def relay(
             record.backend = lease.backend.name
             attempts.begin(lease.backend)
             before = answer.tokens
+            sized = False
             client_blocked = 0.0
             last: list[Event] = []
             try:
@@ -76,6 +84,10 @@ async def relay(
                     async for batch in batches:
                         lease.on_batch()
                         events = answer.accept(batch)
+                        if not sized and answer.prompt is not None:
+                            sized = True
+                            size = answer.prompt.tokens + request.max_tokens
+                            lease.resize(pool.within_context(size))
                         if not events:
                             continue
                         attempts.on_batch()
@@ -172,11 +184,13 @@ class _Attempts:
         Before the answer begins, a backend that failed is asked again only if it has recovered or
         will. Once it has begun, the pool waits for backends to recover. A backend that was silent
         for too long is never asked again, since a second wait would be as long; neither is one that
-        refuses to continue.
+        refuses to continue. Requests that together overflowed an engine's memory run one at a time.
         """
         answer = self._answer
         self._failures += 1
-        if answer.progressed:
+        if isinstance(error, EngineMemoryFull):  # a few tokens more are no progress then
+            self._fruitless += 1
+        elif answer.progressed:
             self._fruitless = 0
         elif not isinstance(error, Overloaded):  # the pool waits for the pause that it asked for
             self._fruitless += 1
@@ -196,7 +210,10 @@ class _Attempts:
             )
         }
         self.slot_request = self.slot_request._replace(
-            excluded=barred, failed_on=failed, resuming=answer.begun
+            excluded=barred,
+            failed_on=failed,
+            resuming=answer.begun,
+            alone=self.slot_request.alone or isinstance(error, EngineMemoryFull),
         )
 
     def _why_no_backend(self) -> str | None:

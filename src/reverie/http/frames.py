@@ -78,6 +78,7 @@ async def generate(
         async for batch in batches:
             finish, usage = _collect_deltas(batch, deltas)
             if finish is not None and usage is not None:
+                job.model.deployment.sizes.learn(job.request, usage)
                 data = _encode_end(job, deltas, finish, usage)
                 if kept is not None:
                     data = kept.add(data)

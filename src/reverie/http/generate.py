@@ -15,9 +15,9 @@ from functools import partial
 from typing import NamedTuple
 
 from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
+from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, StoredAnswer
-from reverie.gateway.accounts.ledger import Admission
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
@@ -210,11 +210,12 @@ class Generate:
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""
         with job.model.deployment.held():
-            reservation = await self._admission.admit(
+            reservation, request = await self._admission.admit(
                 job.caller, job.model, job.request, job.record
             )
             assert not isinstance(reservation, StoredAnswer)
             headers += rate_headers(reservation.rate)
+            job = job._replace(request=request)
             async with aclosing(generate(job, reservation)) as frames:
                 async for frame in frames:
                     yield frame

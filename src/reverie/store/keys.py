@@ -47,6 +47,12 @@ class Key(Struct, frozen=True, kw_only=True):
     budget_period: Period | None = None
     currency: str | None = None
 
+    @property
+    def limited(self) -> bool:
+        """True if the tokens or the money of its requests are limited."""
+        limits = (self.limits, *self.model_limits.values())
+        return self.budget is not None or any(one.tpm is not None for one in limits)
+
     def usable(self, now: int) -> bool:
         """True unless the key is revoked or expired."""
         return self.status(now) == "active"

@@ -81,6 +81,7 @@ class LimitUsage:
                 f"come to {tokens} (its prompt and max_tokens). Lower max_tokens or shorten it.",
                 param="max_tokens",
                 rate=self.status(now),
+                by_size=True,
             )
         if limits.rpm is not None and requests_used + 1 > limits.rpm:
             raise self._refusal(
@@ -92,6 +93,7 @@ class LimitUsage:
                 f"needs {tokens}",
                 self._wait(1, limits.tpm - tokens, now),
                 now,
+                by_size=tokens_used < limits.tpm,
             )
         if limits.concurrency is not None and self.running + 1 > limits.concurrency:
             raise self._refusal(f"{limits.concurrency} requests at once", 1.0, now)
@@ -134,12 +136,15 @@ class LimitUsage:
         newest = max((s for s, bucket in self._buckets.items() if bucket[kind]), default=None)
         return 0.0 if newest is None else max(0.0, newest + SPAN - now)
 
-    def _refusal(self, limit: str, wait: float, now: float) -> RateLimitExceeded:
+    def _refusal(
+        self, limit: str, wait: float, now: float, *, by_size: bool = False
+    ) -> RateLimitExceeded:
         wait = max(1.0, math.ceil(wait))
         return RateLimitExceeded(
             f"{self.label} may use {limit}. Try again in {wait:.0f} s.",
             retry_after=wait,
             rate=self.status(now),
+            by_size=by_size,
         )
 
 
@@ -164,13 +169,15 @@ class BudgetUsage(Struct):
         if cost > self.budget:
             raise InsufficientQuota(
                 f"This key may spend {budget} per {self.period}, and this request alone may cost "
-                f"{format_amount(cost, self.currency)}. Lower max_tokens or shorten it."
+                f"{format_amount(cost, self.currency)}. Lower max_tokens or shorten it.",
+                by_size=self.spent < self.budget,
             )
         left = max(0, self.budget - self.spent)
         raise InsufficientQuota(
             f"This key may spend {budget} per {self.period}, of which "
             f"{format_amount(left, self.currency)} is left or not set aside for running requests.",
             retry_after=math.ceil(period_end(self.period, now) - now),
+            by_size=left > 0,
         )
 
 

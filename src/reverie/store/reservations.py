@@ -50,11 +50,15 @@ class ReservationRequest(Struct, frozen=True, kw_only=True):
     names: tuple[str, ...]
     """Every name of the model. A key that may use one of them may use the model."""
     tokens: int
-    """The most that prompt and answer are expected to come to."""
+    """The most that prompt and answer may come to."""
     prompt_tokens: int
     """The prompt's part of ``tokens``."""
+    max_tokens: int
+    """The answer's part of ``tokens``, at most."""
+    prompt_estimate: int
+    """What the prompt is billed as if no engine ever tells its size."""
     cost: int
-    """The most that it is expected to cost, in nano-units."""
+    """The most that it may cost, in nano-units."""
     price: Price = FREE
     model_limits: RateLimits = RateLimits()
     """The model's limits over all keys."""
@@ -66,7 +70,7 @@ class Granted(Struct, frozen=True):
     """A request's row is open."""
 
     limited: bool = False
-    """True if tokens that it doesn't use must be given back to a limit."""
+    """True if what it doesn't use must be given back to a limit or a budget."""
     rate: RateStatus | None = None
     base: int = 0
     """The number after which the events of its answer are numbered."""
@@ -204,7 +208,8 @@ def _admit(request: ReservationRequest, state: _LimitState) -> Granted:
     for subject in subjects:
         count, tokens = state.used.get(subject, (0, 0))
         state.used[subject] = (count + 1, tokens + request.tokens)
-    return Granted(limited=bool(limits), rate=tightest(limit.status(state.now) for limit in limits))
+    limited = bool(limits) or budget is not None
+    return Granted(limited=limited, rate=tightest(limit.status(state.now) for limit in limits))
 
 
 def _check_key(request: ReservationRequest, state: _LimitState) -> None:

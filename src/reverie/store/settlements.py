@@ -66,6 +66,14 @@ class Checkpoint(Struct, frozen=True):
     first_token_at: int | None
 
 
+class Amendment(Struct, frozen=True):
+    """What an open request may really come to, once its engine has told its prompt's size."""
+
+    row: int
+    tokens: int
+    cost: int
+
+
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Close the rows of requests that have ended.
 
@@ -108,6 +116,29 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     if kept:
         answers.keep(connection, kept, max(s.ended_at for s in settlements))
     if corrections:
+        windows.correct(connection, corrections)
+
+
+def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
+    """Give back what was reserved for open requests and won't be needed.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: nothing has happened.
+    """
+    rows = _locked(connection, [amendment.row for amendment in amendments])
+    updates: list[dict[str, int]] = []
+    corrections: list[Correction] = []
+    for amendment in amendments:
+        row = rows.pop(amendment.row, None)
+        if row is None or row.outcome is not None:
+            continue
+        updates.append(structs.asdict(amendment))
+        corrections += [
+            Correction(subject, row.created_at // 1000, amendment.tokens - row.reserved_tokens)
+            for subject in subjects_of(row.key_id, row.model)
+        ]
+    if updates:
+        connection.execute(_AMEND, updates)
         windows.correct(connection, corrections)
 
 
@@ -197,4 +228,9 @@ _CHECKPOINT = (
         completion_tokens=bindparam("completion_tokens"),
         first_token_at=bindparam("first_token_at"),
     )
+)
+_AMEND = (
+    update(_LEDGER)
+    .where(_LEDGER.c.id == bindparam("row"))
+    .values(reserved_tokens=bindparam("tokens"), reserved_cost=bindparam("cost"))
 )

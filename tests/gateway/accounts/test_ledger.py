@@ -200,7 +200,7 @@ async def test_a_stream_carries_the_limits_headers(
 
 async def test_a_spent_budget_is_its_own_error(keyed: KeyedGateway, engine: ScriptedEngine) -> None:
     gateway = await keyed(budget=600_000, budget_period="day", currency="USD")
-    engine.script = Script(tokens=("a",) * 256, prompt_tokens=100)
+    engine.script = Script(tokens=("a",) * 256, prompt_tokens=40)
     assert (await gateway.post(chat(), headers=BEARER))[0] == 200
     status, answer, headers = await gateway.post(chat(), headers=BEARER)
     assert (status, answer["error"]["code"]) == (429, "insufficient_quota")

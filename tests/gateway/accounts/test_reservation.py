@@ -26,7 +26,7 @@ class Closer:
 
 def reserved(**granted: Any) -> tuple[StoredReservation, RequestRecord, Closer]:
     record, closer = RequestRecord("req_1", "/llm"), Closer()
-    reservation = StoredReservation(request(1), Granted(**granted), record, closer)
+    reservation = StoredReservation(request(1), Granted(**granted), record, closer, print)
     return reservation, record, closer
 
 

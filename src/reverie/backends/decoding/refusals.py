@@ -21,6 +21,7 @@ from reverie.errors import (
     BackendError,
     BackendTimeout,
     ContextLengthExceeded,
+    EngineMemoryFull,
     ModelLoading,
     Overloaded,
     RefusedByBackend,
@@ -43,6 +44,8 @@ def refusal(
     reason = f"HTTP {status}, {_type_and_code(error)}"
     if status in (400, 413, 422, 500) and (overflow := _overflow(error, request)) is not None:
         return overflow
+    if _MEMORY_FULL.search(_text_of(error)):
+        return _memory_full()
     if status in (400, 413, 422):
         if _is_wrong_model(error):
             return _does_not_serve(reason)
@@ -65,6 +68,23 @@ def refusal(
     return BackendError("The model's backend failed.", reason=reason)
 
 
+_MEMORY_FULL = re.compile(
+    r"context size has been exceeded|failed to find a (?:memory|kv) slot"
+    r"|out of (?:kv cache|kv memory)|kv cache (?:pool )?is full",
+    re.IGNORECASE,
+)
+"""What llama.cpp says to all requests whose tokens together came to more than its memory holds, and
+what other engines say."""
+
+
+def _memory_full() -> EngineMemoryFull:
+    return EngineMemoryFull(
+        "The requests that the model runs came to more tokens together than its engine's memory "
+        "holds. Try again shortly.",
+        retry_after=1.0,
+    )
+
+
 def _does_not_serve(reason: str) -> BackendError:
     return BackendError("The model's backend does not serve this model.", reason=reason)
 
@@ -73,6 +93,8 @@ def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) ->
     """The error for one that the engine reported within a response of status 200."""
     if not started and (overflow := _overflow(error, request)) is not None:
         return overflow
+    if _MEMORY_FULL.search(_text_of(error)):
+        return _memory_full()
     return BackendError(
         "The model's backend failed while it answered.",
         reason=f"error in the stream, {_type_and_code(error)}",

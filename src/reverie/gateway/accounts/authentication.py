@@ -51,6 +51,8 @@ class Caller(Struct, frozen=True):
     stored: bool = False
     """True if the key and its limits are in the store."""
     weight: int = 1
+    limited: bool = False
+    """True if the key had limits or a budget when it was last read."""
 
 
 ANONYMOUS = Caller(name="anonymous", key_id="anonymous")
@@ -189,7 +191,7 @@ class _StoredKeys:
             key = await self._read_once(digest)
         if key is None or not key.usable(now_ms()):
             return None
-        return Caller(key.name, key.id, stored=True, weight=key.weight)
+        return Caller(key.name, key.id, stored=True, weight=key.weight, limited=key.limited)
 
     async def _read_once(self, digest: bytes) -> Key | None:
         """Read a key from the store; requests that want the same key share one read."""

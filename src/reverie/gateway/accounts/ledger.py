@@ -19,20 +19,24 @@ from msgspec import structs
 from sqlalchemy import Connection
 
 from reverie.errors import AccountsUnavailable, ReverieError, StoreFailure
-from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.journal import Journal, directory, left_behind
 from reverie.gateway.accounts.kept_answers import AnswerBound
-from reverie.gateway.accounts.reservation import Reservation, StoredReservation, Unrecorded
+from reverie.gateway.accounts.reservation import StoredReservation
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.serving.served_models import ServedModel
 from reverie.log import fields
-from reverie.request import GenerateRequest
 from reverie.store import gateways
-from reverie.store.answers import Claim, StoredAnswer
+from reverie.store.answers import StoredAnswer
 from reverie.store.database.engine import Store
 from reverie.store.database.writer import Operation, Work, Writer
 from reverie.store.reservations import Granted, ReservationRequest, Result, reserve
-from reverie.store.settlements import Checkpoint, Settlement, checkpoint, settle
+from reverie.store.settlements import (
+    Amendment,
+    Checkpoint,
+    Settlement,
+    amend,
+    checkpoint,
+    settle,
+)
 from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.ledger")
@@ -45,42 +49,6 @@ _MAX_WAITING = 10_000
 """Operations that may wait for the store before new requests are refused at once."""
 _BATCH = 500
 """Journal entries that go to the store together."""
-
-
-class Admission:
-    """Admits requests to the ledger. Without a ledger, everything is allowed."""
-
-    def __init__(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
-
-    async def admit(
-        self,
-        caller: Caller,
-        model: ServedModel,
-        request: GenerateRequest,
-        record: RequestRecord,
-        claim: Claim | None = None,
-    ) -> Reservation | StoredAnswer:
-        """Reserve the most that a request may come to; see ``Ledger.reserve``."""
-        if self._ledger is None:
-            return Unrecorded()
-        tokens = model.pool.within_context(request.size)
-        prompt_tokens = min(tokens, request.prompt_size)
-        wanted = ReservationRequest(
-            id=self._ledger.next_row(),
-            request_id=record.id,
-            key_id=caller.key_id,
-            stored=caller.stored,
-            model=model.name,
-            names=model.names,
-            tokens=tokens,
-            prompt_tokens=prompt_tokens,
-            cost=model.price.cost(prompt_tokens, 0, min(tokens, request.max_tokens)),
-            price=model.price,
-            model_limits=model.limits,
-            claim=claim,
-        )
-        return await self._ledger.reserve(wanted, record)
 
 
 class Ledger:
@@ -131,7 +99,13 @@ class Ledger:
         self._rows = itertools.count(first)
         self._writer = Writer(
             self._store,
-            [_write_settlements, _write_checkpoints, self._write_heartbeat, self._write_requests],
+            [
+                _write_settlements,
+                _write_amendments,
+                _write_checkpoints,
+                self._write_heartbeat,
+                self._write_requests,
+            ],
             self._close_orphan,
         )
         self._writer.start()
@@ -198,9 +172,10 @@ class Ledger:
             raise result
         if isinstance(result, StoredAnswer):
             return result
-        reservation = StoredReservation(request, result, record, self._close)
+        reservation = StoredReservation(request, result, record, self._close, self._amend)
         self._open[request.id] = reservation
         record.at_end = reservation.end
+        record.on_prompt = reservation.on_prompt
         return reservation
 
     def next_row(self) -> int:
@@ -266,6 +241,11 @@ class Ledger:
                 operation.future.cancel()  # its client will be told that it failed
             self._unwritten.append(structs.replace(settlement, outcome="failed"))
             raise AccountsUnavailable from None
+
+    def _amend(self, amendment: Amendment) -> None:
+        assert self._writer is not None
+        if not self._writer.failing:
+            self._submit(_write_amendments, amendment, self._timeout)
 
     def _submit(self, work: Work, subject: object, seconds: float = 0.0) -> Operation[Any]:
         """Have something written whose failure needs no more than the writer's log line."""
@@ -340,6 +320,13 @@ def _write_settlements(
 ) -> Sequence[None]:
     settle(connection, settlements)
     return [None] * len(settlements)
+
+
+def _write_amendments(
+    connection: Connection, amendments: Sequence[Amendment], is_retry: bool
+) -> Sequence[None]:
+    amend(connection, amendments)
+    return [None] * len(amendments)
 
 
 def _write_checkpoints(

@@ -11,8 +11,11 @@ from reverie.errors import RateStatus
 from reverie.gateway.record import RequestRecord
 from reverie.store.answers import fresh_event_base
 from reverie.store.reservations import Granted, ReservationRequest
-from reverie.store.settlements import Checkpoint, LedgerOutcome, Settlement
+from reverie.store.settlements import Amendment, Checkpoint, LedgerOutcome, Settlement
 from reverie.times import now_ms
+
+_MIN_AMENDMENT = 64
+"""Tokens that are worth a write while a request runs. Its settlement gives all of them back."""
 
 
 class Reservation(Protocol):
@@ -39,9 +42,11 @@ class StoredReservation:
 
     Args:
         close: makes a settlement of the row durable.
+        amend: writes an amendment of the row soon.
     """
 
     __slots__ = (
+        "_amend",
         "_checkpointed",
         "_close",
         "_limited",
@@ -58,6 +63,7 @@ class StoredReservation:
         granted: Granted,
         record: RequestRecord,
         close: Callable[[Settlement], asyncio.Task[None]],
+        amend: Callable[[Amendment], object],
     ) -> None:
         self.rate = granted.rate
         self.base = granted.base
@@ -65,6 +71,7 @@ class StoredReservation:
         self._request = request
         self._record = record
         self._close = close
+        self._amend = amend
         self._settled = False
         self._checkpointed = 0
 
@@ -83,6 +90,15 @@ class StoredReservation:
         self._settled = True
         cancelled = self._record.outcome == "cancelled"
         self._close(self._settlement("cancelled" if cancelled else "failed"))
+
+    def on_prompt(self) -> None:
+        """Give back what was reserved for the prompt beyond its size, which is known now."""
+        request = self._request
+        prompt = self._record.prompt_tokens or 0
+        if self._settled or not self._limited or request.prompt_tokens - prompt < _MIN_AMENDMENT:
+            return
+        cost = request.price.most(prompt, request.max_tokens)
+        self._amend(Amendment(request.id, prompt + request.max_tokens, cost))
 
     def checkpoint(self) -> Checkpoint | None:
         """How far the request has come, if that is further than at the last call."""
@@ -121,7 +137,7 @@ class StoredReservation:
             return record.prompt_tokens or 0, record.completion_tokens
         if not record.pieces:
             return 0, 0
-        return record.prompt_tokens or self._request.prompt_tokens, record.pieces
+        return record.prompt_tokens or self._request.prompt_estimate, record.pieces
 
     def _first_token_at(self) -> int | None:
         if self._record.first_token is None:

@@ -78,12 +78,18 @@ class LastError(NamedTuple):
     """In ``time.time()`` seconds."""
 
 
-class Ticket(NamedTuple):
-    """One request that was sent to a backend. It is told from others by identity."""
+class Ticket:
+    """One request that was sent to a backend.
 
-    era: int
-    """How often the circuit had opened by then."""
-    tokens: int
+    ``era`` is how often the circuit had opened by then, ``tokens`` what the request may come to.
+    """
+
+    __slots__ = ("alone", "era", "tokens")
+
+    def __init__(self, era: int, tokens: int, *, alone: bool) -> None:
+        self.era = era
+        self.tokens = tokens
+        self.alone = alone
 
 
 class BackendState:
@@ -117,6 +123,7 @@ class BackendState:
         self._closed = True
         self._reason: str | None = None  # of the latest transition
         self._trial: Ticket | None = None
+        self._has_loner = False
         self._era = 0
         self._waits = 0  # in a row, since the last whole answer
         self._wait_ends = -math.inf
@@ -136,22 +143,27 @@ class BackendState:
         """The share of the model's requests that this backend is meant for."""
         return self.backend.slots * self.backend.weight
 
-    def has_room(self, tokens: int) -> bool:
-        """True if there is a slot and room for one more request. A request that is alone always
-        has room: the engine itself refuses what is too long, and knows best how long it is."""
-        if self.in_flight >= self.backend.slots:
-            return False
-        if self.in_flight == 0 or self.backend.capacity is None:
-            return True
-        return self.tokens + tokens <= self.backend.capacity
+    def has_room(self, tokens: int, *, alone: bool = False) -> bool:
+        """True if there is a slot and room for one more request. The first always has room: the
+        engine itself refuses what is too long, and knows best how long it is.
 
-    def take(self, tokens: int) -> Ticket:
+        Args:
+            alone: the request runs beside no other.
+        """
+        if self.in_flight == 0:
+            return True
+        if self.in_flight >= self.backend.slots or alone or self._has_loner:
+            return False
+        return self.backend.capacity is None or self.tokens + tokens <= self.backend.capacity
+
+    def take(self, tokens: int, *, alone: bool = False) -> Ticket:
         """Note that a request is sent there, as the trial if one is due."""
         if not self.in_flight:
             self._busy_since = self._clock()
         self.in_flight += 1
         self.tokens += tokens
-        ticket = Ticket(self._era, tokens)
+        self._has_loner = self._has_loner or alone
+        ticket = Ticket(self._era, tokens, alone=alone)
         if self.circuit == "half_open" and self._trial is None:
             self._trial = ticket
             self._apply("trial")
@@ -161,7 +173,14 @@ class BackendState:
         """Note that a request has left. Alone, this says nothing of the backend's health."""
         self.in_flight -= 1
         self.tokens -= ticket.tokens
+        if ticket.alone:
+            self._has_loner = False
         self._end_trial(ticket)
+
+    def resize(self, ticket: Ticket, tokens: int) -> None:
+        """Note what a request that runs there may really come to."""
+        self.tokens += tokens - ticket.tokens
+        ticket.tokens = tokens
 
     # Its health ------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class SlotRequest(NamedTuple):
     resuming: bool = False
     """Its client has a part of the answer. It waits until its own deadline, and gives backends
     that have just failed time to recover."""
+    alone: bool = False
+    """It runs beside no other request: beside others it came to more than the engine's memory."""
 
     @property
     def is_retry(self) -> bool:
@@ -46,7 +48,7 @@ class SlotRequest(NamedTuple):
     def route(self) -> SlotRequest:
         """The request without its sender, size and affinity. All that have the same route may go
         to the same backends."""
-        return SlotRequest(excluded=self.excluded, failed_on=self.failed_on, resuming=self.resuming)
+        return self._replace(tokens=0, key="", weight=1, affinity=None)
 
 
 class Lease:
@@ -64,13 +66,16 @@ class Lease:
         tokens: int,
         position: int,
         *,
+        alone: bool = False,
         clock: Callable[[], float],
         give_back: Callable[[BackendState, Ticket], None],
+        on_resize: Callable[[BackendState, Ticket, int], None],
     ) -> None:
         self._state = state
         self._clock = clock
         self._give_back = give_back
-        self._ticket = state.take(tokens)
+        self._on_resize = on_resize
+        self._ticket = state.take(tokens, alone=alone)
         self._granted_at = clock()
         self._first_token_at: float | None = None
         self._reported = False
@@ -85,6 +90,11 @@ class Lease:
         elif not self._reported:
             self._first_token_at = self._clock()
             self._state.on_first_token(self._ticket)
+
+    def resize(self, tokens: int) -> None:
+        """Note what the request may really come to, once its engine has told the prompt's size."""
+        if not self._released and tokens != self._ticket.tokens:
+            self._on_resize(self._state, self._ticket, tokens)
 
     def succeeded(self, tokens: int = 0, client_blocked: float = 0.0) -> None:
         """Note that the answer is complete.

@@ -116,7 +116,7 @@ class Pool:
         if self.failure is not None:
             raise _unservable(self.failure)
         if not self._queue and (chosen := self._choose(slot_request)) is not None:
-            return self._grant(chosen, slot_request.tokens)
+            return self._grant(chosen, slot_request)
         grace_ends = self.clock() + RESUME_GRACE if slot_request.resuming else -math.inf
         waiter = _Waiter(slot_request, grace_ends)
         self._queue.push(waiter)
@@ -172,7 +172,7 @@ class Pool:
             chosen = self._choose(waiter.request, awaited)
             if chosen is not None:
                 self._queue.serve(waiter)
-                lease = self._grant(chosen, waiter.request.tokens, waiter.position)
+                lease = self._grant(chosen, waiter.request, waiter.position)
                 waiter.granted.set_result(lease)
                 continue
             route = waiter.request.route
@@ -247,12 +247,26 @@ class Pool:
         if not waiter.granted.done():
             waiter.granted.set_exception(error)
 
-    def _grant(self, state: BackendState, tokens: int, position: int = 0) -> Lease:
-        return Lease(state, tokens, position, clock=self.clock, give_back=self._give_back)
+    def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
+        return Lease(
+            state,
+            slot_request.tokens,
+            position,
+            alone=slot_request.alone,
+            clock=self.clock,
+            give_back=self._give_back,
+            on_resize=self._resize,
+        )
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
         self.wake()
+
+    def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
+        smaller = tokens < ticket.tokens
+        state.resize(ticket, tokens)
+        if smaller and self._queue:
+            self.wake()
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""

@@ -51,7 +51,11 @@ def choose(
     usable = [state for state in ready if is_eligible(state, slot_request)]
     if not usable and not slot_request.resuming:
         usable = ready if len(states) == 1 else [s for s in ready if answers_probes(s)]
-    free = [s for s in usable if s.name not in awaited and s.has_room(slot_request.tokens)]
+    free = [
+        s
+        for s in usable
+        if s.name not in awaited and s.has_room(slot_request.tokens, alone=slot_request.alone)
+    ]
     trusted = [state for state in usable if not _is_doubtful(state, slot_request)]
     candidates = [state for state in free if state in trusted]
     if not candidates:

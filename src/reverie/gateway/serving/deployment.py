@@ -15,6 +15,7 @@ from reverie.backends.embedded import EmbeddedBackend
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.memory_budget import MemoryBudget
 from reverie.gateway.serving.on_demand import OnDemandModel
+from reverie.gateway.serving.prompt_sizes import PromptSizes
 from reverie.settings import ModelSettings, ServerSettings
 
 _CHANGEABLE = frozenset(("aliases", "default", "price", "limits", "warm", "idle_unload"))
@@ -44,6 +45,7 @@ class Deployment:
             queue_size=server.queue_size,
             queue_timeout=server.queue_timeout,
         )
+        self.sizes = PromptSizes(self.pool)
         self._on_change = on_change
         self.on_demand: OnDemandModel | None = None
         """The embedded engine; None if the model is served by other servers."""

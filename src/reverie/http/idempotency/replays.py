@@ -21,9 +21,9 @@ from reverie.errors import (
     ReverieError,
     StreamNotResumable,
 )
+from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, KeptAnswers, StoredAnswer
-from reverie.gateway.accounts.ledger import Admission
 from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
@@ -211,7 +211,7 @@ class Replays:
         while True:
             claim = running.claim
             try:
-                granted = await self._admission.admit(
+                granted, request = await self._admission.admit(
                     job.caller, job.model, job.request, job.record, claim
                 )
             except RequestInProgress:
@@ -227,6 +227,7 @@ class Replays:
                     if (answer := await self._load(place, claim, granted)) is not None:
                         return answer
                 elif not running.claim.after:
+                    running.job = job._replace(request=request)
                     return granted
                 else:
                     raise StreamNotResumable  # without a store, nothing else has refused it

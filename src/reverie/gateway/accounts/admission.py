@@ -1,0 +1,106 @@
+"""Admits a request: its size is measured, and the most that it may come to is reserved."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from reverie.errors import InsufficientQuota, RateLimitExceeded
+from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.accounts.reservation import Reservation, StoredReservation, Unrecorded
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.request import GenerateRequest
+from reverie.store.answers import Claim, StoredAnswer
+from reverie.store.reservations import ReservationRequest
+
+
+class Admitted(NamedTuple):
+    """A request's place in the ledger, and the request with the size of its prompt."""
+
+    place: Reservation | StoredAnswer
+    request: GenerateRequest
+
+
+class Admission:
+    """Admits requests to the ledger. Without a ledger, everything is allowed."""
+
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+
+    async def admit(
+        self,
+        caller: Caller,
+        model: ServedModel,
+        request: GenerateRequest,
+        record: RequestRecord,
+        claim: Claim | None = None,
+    ) -> Admitted:
+        """Reserve the most that a request may come to.
+
+        Raises:
+            ContextLengthExceeded: its prompt fits no backend's context.
+            Overloaded, ModelLoading, BackendError: as ``Pool.acquire``, if the model has to be
+                loaded to count the prompt.
+            ReverieError: as ``Ledger.reserve``.
+        """
+        limited = caller.limited or model.limits.tpm is not None
+        request = await model.deployment.sizes.measure(
+            request, limited=limited and self._ledger is not None
+        )
+        if self._ledger is None:
+            return Admitted(Unrecorded(), request)
+        try:
+            place = await _reserve(self._ledger, caller, model, request, record, claim)
+        except (RateLimitExceeded, InsufficientQuota) as refusal:
+            if not refusal.by_size:
+                raise
+            counted = await _counted(caller, model, request)
+            if counted.prompt_size >= request.prompt_size:
+                raise
+            request = counted
+            place = await _reserve(self._ledger, caller, model, request, record, claim)
+        return Admitted(place, request)
+
+
+async def _counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
+    """The request with its prompt counted, if an engine can; the model is loaded for that."""
+    sizes = model.deployment.sizes
+    if request.prompt_counted or not sizes.countable:
+        return request
+    if not model.pool.ready:
+        model.deployment.load_for_request()
+        slot_request = SlotRequest(key=caller.key_id, weight=caller.weight)
+        (await model.pool.acquire(slot_request)).release()
+    return await sizes.measure(request, limited=True, exactly=True)
+
+
+async def _reserve(
+    ledger: Ledger,
+    caller: Caller,
+    model: ServedModel,
+    request: GenerateRequest,
+    record: RequestRecord,
+    claim: Claim | None,
+) -> StoredReservation | StoredAnswer:
+    tokens = model.pool.within_context(request.size)
+    prompt_tokens = min(tokens, request.prompt_size)
+    max_tokens = min(tokens, request.max_tokens)
+    wanted = ReservationRequest(
+        id=ledger.next_row(),
+        request_id=record.id,
+        key_id=caller.key_id,
+        stored=caller.stored,
+        model=model.name,
+        names=model.names,
+        tokens=tokens,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        prompt_estimate=request.prompt_estimate,
+        cost=model.price.most(prompt_tokens, max_tokens),
+        price=model.price,
+        model_limits=model.limits,
+        claim=claim,
+    )
+    return await ledger.reserve(wanted, record)
