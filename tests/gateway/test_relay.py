@@ -13,10 +13,10 @@ import pytest
 
 from reverie.backends.base import Health
 from reverie.backends.http import HttpBackend
-from reverie.errors import BackendError, BackendTimeout, ReverieError
+from reverie.errors import BackendError, BackendTimeout, Overloaded, ReverieError
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.relay import MAX_FAILURES, relay
+from reverie.gateway.relay import MAX_ATTEMPTS, MAX_FAILURES, relay
 from reverie.gateway.scheduling.pool import Pool
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
@@ -502,3 +502,58 @@ async def test_before_the_first_token_a_backend_that_failed_is_asked_again_once_
         pool.wake()
         working.kill()
         assert (await asking).text == "".join(TOKENS)
+
+
+# An engine's memory -------------------------------------------------------------------------
+
+SSE = {"Content-Type": "text/event-stream"}
+FULL = {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}
+
+
+@pytest.mark.integration
+async def test_requests_that_overflowed_an_engines_memory_together_run_one_at_a_time() -> None:
+    peak = 0
+
+    def overflow(body: Any) -> Sequence[str]:
+        nonlocal peak
+        peak = max(peak, engine.in_flight)
+        return ["a"] * 5
+
+    whole = Script(tokens=overflow, delay=0.02)
+    async with ScriptedEngine(whole) as engine:
+        engine.scripts = [
+            Script(tokens=("a",) * 5, error_in_stream=FULL, error_after=3),
+            Script(status=500, error=FULL),
+        ]
+        async with pool_of(engine, slots=4) as pool:
+            several = await asyncio.gather(get(pool, max_tokens=5), get(pool, max_tokens=5))
+        assert [got.text for got in several] == ["aaa" + "aa", "a" * 5]
+        assert (engine.generations, peak) == (4, 1)
+
+
+@pytest.mark.integration
+async def test_an_engine_whose_memory_overflows_again_and_again_is_given_up_soon() -> None:
+    script = Script(tokens=("a",) * 100, error_in_stream=FULL, error_after=3)
+    async with ScriptedEngine(script) as engine:
+        async with pool_of(engine) as pool:
+            with pytest.raises(Overloaded):
+                await get(pool, max_tokens=100)
+            assert pool.states[0].circuit == "closed"
+        assert engine.generations == MAX_ATTEMPTS
+
+
+@pytest.mark.integration
+async def test_a_slot_is_resized_by_the_engines_own_count() -> None:
+    tokens: list[int] = []
+    chunk = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"prompt_progress":{"total":70}}'
+    )
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    body = chunk + b"\n\n" + end
+    async with ScriptedEngine(
+        Script(body=body, headers=SSE, cuts=[len(chunk) + 2], gap=0.05)
+    ) as engine:
+        async with pool_of(engine) as pool:
+            async for _ in relay(pool, ask(max_tokens=9), RequestRecord("req", "/llm")):
+                tokens.append(pool.states[0].tokens)
+    assert tokens[0] == 70 + 9

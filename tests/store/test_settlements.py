@@ -7,13 +7,24 @@ from typing import Any, get_args
 
 import pytest
 
+from reverie.errors import RateLimitExceeded
 from reverie.money import Price
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
-from reverie.store.settlements import Checkpoint, LedgerOutcome, Settlement, checkpoint, close_lost
+from reverie.store.reservations import Granted
+from reverie.store.settlements import (
+    Amendment,
+    Checkpoint,
+    LedgerOutcome,
+    Settlement,
+    amend,
+    checkpoint,
+    close_lost,
+)
 from tests.store.ledger_helpers import GATEWAY, ask, close, make_key, request, rows, settled
 
+BUDGET = {"budget": 100, "budget_period": "day", "currency": "USD"}
 SUMMED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost")
 
 
@@ -167,3 +178,27 @@ def test_only_seconds_that_still_count_are_given_tokens_back(store: Store) -> No
     (second, *_) = (row for row in rows(store) if row.id == 2)
     close(store, Settlement(id=2, outcome="ok", ended_at=second.created_at + 61_000))
     assert rows(store, "limit_windows")[0].tokens == 130
+
+
+def test_an_amendment_gives_back_what_a_running_request_will_not_need(store: Store) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=100), **BUDGET)
+    price = Price(1, 1, 1, "USD")
+    ask(store, request(1, "key_b", tokens=100, cost=100, price=price))
+    [refused] = ask(store, request(2, "key_b", tokens=60, cost=60, price=price))
+    assert isinstance(refused, RateLimitExceeded)
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 40, 40)])
+    [granted] = ask(store, request(2, "key_b", tokens=60, cost=60, price=price))
+    assert isinstance(granted, Granted)
+    close(store, settled(1, prompt=10, completion=10))
+    [granted] = ask(store, request(3, "key_b", tokens=20, cost=20, price=price))
+    assert isinstance(granted, Granted)
+
+
+def test_an_amendment_that_comes_late_changes_nothing(store: Store) -> None:
+    ask(store, request(1))
+    close(store, settled(1))
+    before = rows(store), rows(store, "limit_windows")
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 1, 1), Amendment(99, 1, 1)])
+    assert (rows(store), rows(store, "limit_windows")) == before

@@ -188,7 +188,8 @@ class _Attempts:
         """
         answer = self._answer
         self._failures += 1
-        if isinstance(error, EngineMemoryFull):  # a few tokens more are no progress then
+        memory_full = isinstance(error, EngineMemoryFull)
+        if memory_full:  # a few tokens more are no progress then
             self._fruitless += 1
         elif answer.progressed:
             self._fruitless = 0
@@ -206,14 +207,14 @@ class _Attempts:
             if (
                 not other.can_continue
                 if answer.begun
-                else other.name in failed and not self._pool.may_recover(other)
+                else other.name in failed and not (memory_full or self._pool.may_recover(other))
             )
         }
         self.slot_request = self.slot_request._replace(
             excluded=barred,
             failed_on=failed,
             resuming=answer.begun,
-            alone=self.slot_request.alone or isinstance(error, EngineMemoryFull),
+            alone=self.slot_request.alone or memory_full,
         )
 
     def _why_no_backend(self) -> str | None:

@@ -70,8 +70,8 @@ class Amendment(Struct, frozen=True):
     """What an open request may really come to, once its engine has told its prompt's size."""
 
     row: int
-    tokens: int
-    cost: int
+    reserved_tokens: int
+    reserved_cost: int
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -134,7 +134,9 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
             continue
         updates.append(structs.asdict(amendment))
         corrections += [
-            Correction(subject, row.created_at // 1000, amendment.tokens - row.reserved_tokens)
+            Correction(
+                subject, row.created_at // 1000, amendment.reserved_tokens - row.reserved_tokens
+            )
             for subject in subjects_of(row.key_id, row.model)
         ]
     if updates:
@@ -232,5 +234,5 @@ _CHECKPOINT = (
 _AMEND = (
     update(_LEDGER)
     .where(_LEDGER.c.id == bindparam("row"))
-    .values(reserved_tokens=bindparam("tokens"), reserved_cost=bindparam("cost"))
+    .values(reserved_tokens=bindparam("reserved_tokens"), reserved_cost=bindparam("reserved_cost"))
 )

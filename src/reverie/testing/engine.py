@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, MutableSequence
+from collections.abc import Callable, Coroutine, MutableSequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -20,6 +20,8 @@ from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
 
 _GENERATE = frozenset({"/v1/chat/completions", "/chat/completions"})
+_COUNT = {"/v1/chat/completions/input_tokens": "input_tokens", "/tokenize": "count"}
+"""The routes that count a prompt, and the field of their answers."""
 _MODELS = frozenset({"/v1/models", "/models"})
 _CACHED_ANSWERS = 256
 
@@ -27,7 +29,8 @@ _CACHED_ANSWERS = 256
 class ScriptedEngine(RequestRecord):
     """An OpenAI-compatible server on a port or a Unix socket; an async context manager.
 
-    It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``.
+    It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``, and counts
+    prompts where ``count`` is set.
 
     Args:
         script: what to answer; default: ``Script()``.
@@ -54,6 +57,8 @@ class ScriptedEngine(RequestRecord):
         """While this isn't empty, each request takes the first of these instead of ``script``."""
         self.healthy = True
         """False makes ``/health`` answer 503, as an engine does while it loads its model."""
+        self.count: Callable[[Any], int] | None = None
+        """Counts the tokens of a prompt, given the body that asks."""
         self.owned_by = "reverie.testing"
         """``owned_by`` in its list of models: ``llamacpp``, ``vllm``, …"""
         self._host = host
@@ -190,6 +195,8 @@ class ScriptedEngine(RequestRecord):
             if self.healthy:
                 return 200, b'{"status":"ok"}'
             return 503, render.error_body(503, "Loading model")
+        if self.count is not None and (field := _COUNT.get(request.path)) is not None:
+            return 200, json.dumps({field: self.count(_decode(request.body))}).encode()
         return 404, render.error_body(404, f"There is no {request.method} {request.path} here.")
 
     # Generations ----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class FakeBackend:
     url = ""
     recovers = False
     can_continue = False
+    can_count = False
 
     def __init__(
         self,
@@ -50,6 +51,9 @@ class FakeBackend:
     def check(self, request: GenerateRequest) -> None: ...
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None: ...
+
+    async def count_prompt(self, request: GenerateRequest) -> int | None:
+        return None
 
     def probe_soon(self) -> None:
         self.wanted_probes += 1

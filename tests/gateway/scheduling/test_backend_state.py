@@ -278,3 +278,31 @@ def test_a_refused_request_shows_that_the_backend_works(bench: Bench) -> None:
     bench.now += FIRST_WAIT
     bench.state.failed(bench.begin(), RefusedByBackend("no"))
     assert (bench.state.circuit, bench.state.failures) == ("closed", FAILURES)
+
+
+# Room ---------------------------------------------------------------------------------------
+
+
+def test_what_a_request_really_comes_to_makes_room_or_takes_it() -> None:
+    state = BackendState("m", FakeBackend("a", slots=4, capacity=100), lambda: 0.0)
+    ticket = state.take(80)
+    assert not state.has_room(30)
+    state.resize(ticket, 60)
+    assert state.has_room(30)
+    state.resize(ticket, 90)
+    assert not state.has_room(30)
+    state.give_back(ticket)
+    assert state.tokens == 0
+
+
+def test_a_request_that_must_be_alone_waits_for_the_others_and_holds_them_off() -> None:
+    state = BackendState("m", FakeBackend("a", slots=4), lambda: 0.0)
+    other = state.take(1)
+    assert state.has_room(1)
+    assert not state.has_room(1, alone=True)
+    state.give_back(other)
+    assert state.has_room(1, alone=True)
+    alone = state.take(1, alone=True)
+    assert not state.has_room(1)
+    state.give_back(alone)
+    assert state.has_room(1)

@@ -270,3 +270,14 @@ async def test_whatever_happens_every_request_ends_and_every_slot_comes_back(see
     assert kinds["served"] > 30
     assert (shared.in_flight, shared.waiting) == (0, 0)
     assert len({(await shared.acquire(slot_request(1))).backend.name for _ in range(6)}) == 3
+
+
+async def test_whoever_waits_for_room_gets_it_once_a_request_turns_out_to_be_smaller() -> None:
+    backends = pool(FakeBackend("a", slots=2, capacity=100))
+    with await backends.acquire(slot_request(80)) as lease:
+        [waiting] = await queued(backends, tokens=40)
+        assert not waiting.done()
+        lease.resize(60)
+        (await waiting).release()
+    lease.resize(10)  # too late to matter
+    assert backends.states[0].tokens == 0

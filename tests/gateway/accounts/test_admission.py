@@ -1,0 +1,152 @@
+"""A request is admitted by what it really comes to, as far as anybody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from reverie.events import Delta, Prompt
+from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.record import RequestRecord
+from reverie.settings import StoreSettings
+from reverie.store.database import schema
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
+from reverie.store.limits import RateLimits
+from reverie.testing import Script, ScriptedEngine
+from tests.gateway.accounts.test_ledger import BEARER, make_key
+from tests.harness import Gateway, StartGateway, chat
+from tests.store.ledger_helpers import PRICE, request
+
+DIGITS = "7" * 600
+PRICED = {"price": {"input": "1000USD", "output": "1000USD"}}
+
+pytestmark = pytest.mark.integration
+
+
+def words_of_four(body: Any) -> int:
+    """What an engine counts whose tokens have four bytes, and whose template adds thirty."""
+    return 30 + sum(len(message["content"]) // 4 for message in body["messages"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(StoreSettings(url=f"sqlite:///{tmp_path}/reverie.db"))
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+async def start(
+    start_gateway: StartGateway,
+    engine: ScriptedEngine,
+    store: Store,
+    *,
+    kind: str = "llamacpp",
+    **key: Any,
+) -> Gateway:
+    await asyncio.to_thread(make_key, store, **key)
+    backend = {"url": engine.url, "kind": kind}
+    return await start_gateway(models=[{"name": "m", "backends": [backend], **PRICED}])
+
+
+def reserved(store: Store) -> list[tuple[int, int]]:
+    """Tokens and nano-units that are set aside for the open rows."""
+    table = schema.ledger.c
+    with store.read() as connection:
+        chosen = select(table.reserved_tokens, table.reserved_cost).where(table.outcome.is_(None))
+        return [tuple(row) for row in connection.execute(chosen)]
+
+
+async def test_what_a_prompt_of_digits_comes_to_is_known_before_the_limit_is_spent(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.count = lambda body: 630
+    gateway = await start(start_gateway, engine, store, limits=RateLimits(tpm=640))
+    status, answer, _ = await gateway.post(chat(DIGITS, max_tokens=16), headers=BEARER)
+    assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "646" in answer["error"]["message"]
+    assert engine.generations == 0
+
+
+async def test_what_fits_by_its_count_is_admitted_though_its_bound_does_not_fit(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.count = words_of_four
+    gateway = await start(start_gateway, engine, store, limits=RateLimits(tpm=200))
+    status, *_ = await gateway.post(chat("word" * 150, max_tokens=16), headers=BEARER)
+    assert status == 200
+
+
+async def test_requests_side_by_side_are_admitted_by_their_counts(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.count = words_of_four
+    engine.script = Script(stall_after=0)
+    gateway = await start(start_gateway, engine, store, limits=RateLimits(tpm=600))
+    requests = [
+        asyncio.create_task(gateway.post(chat("word" * 150, max_tokens=16), headers=BEARER))
+        for _ in range(4)
+    ]
+    await engine.wait_for(lambda e: e.stalled == 3)
+    assert [tokens for tokens, _ in reserved(store)] == [30 + 150 + 16] * 3
+    engine.resume()
+    statuses = [status for status, *_ in await asyncio.gather(*requests)]
+    assert sorted(statuses) == [200, 200, 200, 429]
+
+
+async def test_a_budget_is_kept_by_counts_too(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.count = lambda body: 630
+    budget = {"budget": 300_000_000, "budget_period": "day", "currency": "USD"}
+    gateway = await start(start_gateway, engine, store, **budget)
+    status, answer, _ = await gateway.post(chat(DIGITS, max_tokens=2), headers=BEARER)
+    assert (status, answer["error"]["code"]) == (429, "insufficient_quota")
+    assert engine.generations == 0
+
+
+async def test_what_was_set_aside_beyond_the_prompt_is_given_back_as_soon_as_its_engine_tells(
+    store: Store,
+) -> None:
+    make_key(store, limits=RateLimits(tpm=1000))
+    ledger = Ledger(store)
+    await ledger.start()
+    try:
+        record = RequestRecord("req", "/llm")
+        wanted = request(
+            ledger.next_row(), "key_secret", tokens=900, prompt_tokens=800, max_tokens=100
+        )
+        await ledger.reserve(wanted, record)
+        record.saw([Prompt(790)])  # not worth a write
+        record.saw([Prompt(200), Delta("a")])
+        async with asyncio.timeout(10):
+            while reserved(store) != [(300, 200 * PRICE.input + 100 * PRICE.output)]:
+                await asyncio.sleep(0.01)
+        other = request(ledger.next_row(), "key_secret", tokens=700)
+        await ledger.reserve(other, RequestRecord("other", "/llm"))
+    finally:
+        await ledger.stop()
+
+
+async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_the_bound(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    gateway = await start(start_gateway, engine, store, kind="generic")
+    leaving = asyncio.create_task(gateway.post(chat(DIGITS, stream=True), headers=BEARER))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    async with asyncio.timeout(10):
+        while reserved(store):
+            await asyncio.sleep(0.01)
+    with store.read() as connection:
+        (row,) = connection.execute(select(schema.ledger)).all()
+    assert (row.outcome, row.estimated) == ("cancelled", True)
+    assert row.prompt_tokens == 600 // 3 + 8 + 32
