@@ -50,7 +50,8 @@ class TokenLogprob(Struct, frozen=True):
 class Delta(Struct, frozen=True):
     """A piece of the answer.
 
-    ``tokens`` is how many tokens it came from, as far as the engine reports that.
+    ``tokens`` is how many tokens it came from, as far as the engine reports that. ``refusal`` is
+    what the model says instead of an answer, from engines that tell it apart.
     """
 
     text: str = ""
@@ -58,6 +59,7 @@ class Delta(Struct, frozen=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     tokens: int = 1
+    refusal: str = ""
 
 
 class Prompt(Struct, frozen=True):
@@ -81,13 +83,16 @@ class Usage(Struct, frozen=True):
 
     ``estimated`` is true if the engine reported none: ``completion_tokens`` then counts the pieces
     that arrived; ``prompt_tokens``, if the engine never reported it, is 0 in a backend's events and
-    an estimate in those that ``relay`` yields.
+    an estimate in those that ``relay`` yields. The details are parts of either count, by the
+    engine's names (``reasoning_tokens``, …); ``cached_tokens`` isn't repeated there.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     estimated: bool = False
+    prompt_details: dict[str, int] = {}
+    completion_details: dict[str, int] = {}
 
 
 Event: TypeAlias = Delta | Prompt | Finish | Usage

@@ -53,6 +53,41 @@ async def backend(engine: ScriptedEngine, start_backend: Start) -> HttpBackend:
 # Answers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "label",
+    ["text/plain", "text/plain; charset=utf-8", "application/x-ndjson", "application/json", ""],
+)
+@pytest.mark.parametrize("split", [None, 1])
+async def test_an_answer_is_read_whatever_its_label(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect, label: str, split: int | None
+) -> None:
+    engine.script = Script(headers={"Content-Type": label}, split=split)
+    assert await collect(backend) == HELLO + END
+    engine.script = Script(headers={"Content-Type": label}, split=split, force_json=True)
+    assert await collect(backend) == [Delta("Hello world", tokens=1), *END]
+
+
+async def test_one_body_that_is_labelled_as_a_stream_is_read(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    engine.script = Script(headers={"Content-Type": "text/event-stream"}, force_json=True)
+    assert text(await collect(backend)) == "Hello world"
+
+
+async def test_a_true_usage_that_comes_late_is_waited_for(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    zeros = b'"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
+    first = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],' + zeros + b"}\n\n"
+    )
+    late = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+    stream = {"Content-Type": "text/event-stream"}
+    engine.script = Script(body=first + late, headers=stream, cuts=[len(first)], gap=0.6)
+    assert (await collect(backend))[-1] == Usage(7, 3)
+
+
 async def test_an_answer(engine: ScriptedEngine, backend: HttpBackend, collect: Collect) -> None:
     assert await collect(backend) == HELLO + END
     await engine.wait_for(lambda e: e.completed == 1)
@@ -253,7 +288,6 @@ async def test_a_connection_cut_after_the_finish_reason_is_no_failure(
         (Script(status=500, body=b"x" * 300_000), BackendError),
         (Script(html=True), BackendError),
         (Script(status=502, html=True), BackendError),
-        (Script(headers={"Content-Type": "text/plain"}), BackendError),
         (Script(raw=b""), BackendError),
         (Script(raw=b"", die_how="close"), BackendError),
         (Script(raw=b"SSH-2.0-nonsense\r\n\r\n"), BackendError),

@@ -207,16 +207,11 @@ class HttpBackend:
 
 
 def _new_reader(response: Response, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
-    streamed = response.content_type == "text/event-stream"
-    if not streamed and response.content_type != "application/json":
-        raise BackendError(
-            "The model's backend answered with something else than a completion.",
-            reason="the content type is neither text/event-stream nor application/json",
-        )
-    forced = kind == "llamacpp" and forced_tools.is_forced(request)
-    continuous_usage = streamed and kind in kinds.CONTINUOUS_USAGE
     return AnswerReader(
-        request, streamed=streamed, forced=forced, continuous_usage=continuous_usage
+        request,
+        streamed=response.content_type == "text/event-stream",
+        forced=kind == "llamacpp" and forced_tools.is_forced(request),
+        continuous_usage=kind in kinds.CONTINUOUS_USAGE,
     )
 
 

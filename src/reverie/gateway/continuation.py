@@ -121,6 +121,8 @@ class Continuation:
             self._not_text = "a tool call was sent"
         elif delta.reasoning:
             self._not_text = "reasoning was sent"
+        elif delta.refusal:
+            self._not_text = "a refusal was sent"
 
 
 class _Seam:
@@ -181,7 +183,7 @@ class _Seam:
         common = _common(delta.text, self._repeated)
         text = delta.text[common:]
         self._repeated = "" if text else self._repeated[common:]
-        if not (text or delta.reasoning or delta.tool_calls):
+        if not (text or delta.reasoning or delta.tool_calls or delta.refusal):
             return None
         return msgspec.structs.replace(delta, text=text)
 
@@ -189,7 +191,7 @@ class _Seam:
         """True if the delta completes a stop string. It is held while it may be a part of one."""
         assert self._stops is not None
         verdict = self._stops.feed(delta.text)
-        if verdict == "hold" and (delta.tool_calls or delta.reasoning):
+        if verdict == "hold" and (delta.tool_calls or delta.reasoning or delta.refusal):
             verdict = "pass"  # the text ends there
         if verdict == "hold":
             self._held.append(delta)
@@ -208,7 +210,8 @@ class _Seam:
         prompt = self._prompt
         if prompt is None and not usage.estimated:
             prompt = self._own(usage.prompt_tokens, usage.cached_tokens)
-        return _usage(prompt, completion, estimated=usage.estimated)
+        whole = _usage(prompt, completion, estimated=usage.estimated)
+        return msgspec.structs.replace(whole, completion_details=usage.completion_details)
 
     def _usage_so_far(self) -> Usage:
         return _usage(self._prompt, self._tokens + self._generated)

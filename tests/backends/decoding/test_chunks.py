@@ -21,6 +21,7 @@ from reverie.events import (
 )
 
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+GUESSED = Usage(0, 1, estimated=True)
 USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 
 
@@ -154,8 +155,70 @@ def test_tool_calls_without_an_index_are_told_apart_by_their_names() -> None:
 
 def test_stop_after_tool_calls_means_tool_calls() -> None:
     call = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f"}}])
-    assert read(call, STOP, USAGE)[1] == Finish("tool_calls")
-    assert read(call, delta("length"), USAGE)[1] == Finish("length")
+    assert read(call, STOP, USAGE)[-2] == Finish("tool_calls")
+    assert read(call, delta("length"), USAGE)[-2] == Finish("length")
+
+
+def test_a_finished_call_has_arguments_and_one_that_was_cut_has_what_it_has() -> None:
+    call = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f"}}])
+    first = Delta(tool_calls=(ToolCallDelta(0, "a", "f"),))
+    empty = Delta(tool_calls=(ToolCallDelta(0, arguments="{}"),))
+    assert read(call, delta("tool_calls"), USAGE)[:2] == [first, empty]
+    assert read(call, delta("length"), USAGE)[:2] == [first, Finish("length")]
+
+
+def test_a_zero_usage_with_the_finish_reason_is_not_the_last_word() -> None:
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    decoder = AnswerDecoder()
+    decoder.read(json.dumps(delta(content="x")).encode())
+    decoder.read(json.dumps({**STOP, "usage": zeros}).encode())
+    assert not decoder.complete
+    decoder.read(json.dumps(USAGE).encode())
+    assert decoder.complete
+    assert decoder.end()[-1] == Usage(3, 2)
+
+
+@pytest.mark.parametrize(
+    "usages",
+    [
+        [{"prompt_tokens": 3, "completion_tokens": 2}, None, {"prompt_tokens": 0}],
+        [None, {"prompt_tokens": 3, "completion_tokens": 2}, {"completion_tokens": 0}],
+    ],
+)
+def test_a_later_usage_that_says_nothing_takes_nothing_back(usages: list[Any]) -> None:
+    chunks = (delta(content="x"), STOP, {"choices": []})
+    sent = [{**chunk, "usage": usage} for chunk, usage in zip(chunks, usages, strict=True)]
+    assert read(*sent)[-1] == Usage(3, 2)
+
+
+def test_a_usage_of_before_the_last_text_is_no_count_of_the_answer() -> None:
+    early = {**delta(content="x"), "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    assert read(early, delta(content="y"), STOP)[-1] == Usage(3, 2, estimated=True)
+
+
+@pytest.mark.parametrize("beside", [{}, {"message": "late"}, "late"])
+def test_after_the_finish_reason_nothing_spoils_the_answer(beside: Any) -> None:
+    late = {"choices": {}, "error": beside}
+    assert read(delta(content="x"), STOP, late, USAGE) == [Delta("x"), Finish("stop"), Usage(3, 2)]
+    assert read(delta(content="x"), STOP, USAGE, b"<html>")[0] == Delta("x")
+
+
+@pytest.mark.parametrize("nothing", [{}, "", None, [], {"message": None, "code": None}])
+@pytest.mark.parametrize("choices", [{}, [], None])
+def test_an_empty_error_or_choices_means_nothing(nothing: Any, choices: Any) -> None:
+    assert read(
+        {**delta(content="x"), "error": nothing},
+        {"choices": choices, "error": nothing},
+        STOP,
+        USAGE,
+    ) == [Delta("x"), Finish("stop"), Usage(3, 2)]
+
+
+def test_what_a_model_says_in_refusal_is_kept_apart() -> None:
+    events = read(delta(refusal="I "), delta(refusal="won't."), STOP, USAGE)
+    assert events[:2] == [Delta(refusal="I "), Delta(refusal="won't.")]
+    whole = {"choices": [{"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}]}
+    assert read({**whole, "usage": USAGE["usage"]})[0] == Delta(refusal="No.")
 
 
 def test_logprobs_keep_openais_fields_only() -> None:
@@ -181,15 +244,38 @@ def test_logprobs_keep_openais_fields_only() -> None:
         ),
         (
             {"prompt_tokens": 7, "completion_tokens": None, "prompt_tokens_details": None},
-            Usage(7, 0),
+            Usage(7, 1, estimated=True),
         ),
         (
             {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": None}},
-            Usage(7, 0),
+            Usage(7, 1, estimated=True),
         ),
+        (
+            {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 110},
+            Usage(7, 103),
+        ),
+        (
+            {
+                "prompt_tokens": 7,
+                "completion_tokens": 9,
+                "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": None},
+                "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 2},
+            },
+            Usage(
+                7,
+                9,
+                2,
+                prompt_details={"audio_tokens": 0},
+                completion_details={"reasoning_tokens": 4},
+            ),
+        ),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, GUESSED),
+        (None, GUESSED),
+        ([], GUESSED),
+        ("many", GUESSED),
     ],
 )
-def test_usage(sent: dict[str, Any], usage: Usage) -> None:
+def test_usage(sent: Any, usage: Usage) -> None:
     assert read(delta(content="x"), STOP, {"choices": [], "usage": sent})[-1] == usage
 
 

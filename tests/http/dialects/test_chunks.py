@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reverie.events import Delta, TokenLogprob, ToolCallDelta, TopLogprob, Usage
+from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects.base import Dialect, Encoder
 
 MAX_LINE = 65_536
@@ -190,3 +190,31 @@ def test_logprobs_are_numbers_that_json_can_write(
 def test_streams_of_one_dialect_do_not_share_state(dialect: Dialect) -> None:
     first, second = encoder(dialect), encoder(dialect)
     assert first.batch([Delta("a")]) == second.batch([Delta("a")])
+
+
+def test_a_refusal_is_said_as_one(dialect: Dialect) -> None:
+    writing = encoder(dialect)
+    stream = writing.batch([Delta(refusal="I "), Delta(refusal="won't.")])
+    deltas = [choice["delta"] for choice in choices(stream)]
+    assert [delta["refusal"] for delta in deltas] == ["I ", "won't."]
+    answer = json.loads(writing.answer([Delta(refusal="I won't.")], Finish("stop"), USAGE))
+    assert answer["choices"][0]["message"]["refusal"] == "I won't."
+    whole = json.loads(writing.answer([Delta("Yes.")], Finish("stop"), USAGE))
+    assert "refusal" not in whole["choices"][0]["message"]
+
+
+def test_what_tokens_were_is_handed_on(dialect: Dialect) -> None:
+    usage = Usage(
+        9, 7, 4, prompt_details={"audio_tokens": 1}, completion_details={"reasoning_tokens": 5}
+    )
+    told = {
+        "prompt_tokens": 9,
+        "completion_tokens": 7,
+        "total_tokens": 16,
+        "prompt_tokens_details": {"audio_tokens": 1, "cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 5},
+    }
+    writing = encoder(dialect)
+    assert json.loads(writing.answer([], Finish("stop"), usage))["usage"] == told
+    *_, last, _ = lines(writing.end(Finish("stop"), usage))
+    assert json.loads(last.removeprefix(b"data: "))["usage"] == told

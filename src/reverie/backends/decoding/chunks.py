@@ -6,7 +6,7 @@ ignored ``stream``. Unknown fields and all choices but the first are ignored.
 Rule 1: ``Finish`` is held until the answer's end, because ``Usage`` follows in a chunk of its own.
 
 Rule 2: an answer without a finish reason is an error, however it ended: a broken answer never
-looks complete.
+looks complete. After the finish reason nothing is an error: the answer is whole.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
+from reverie.backends.decoding.shapes import (
+    Choice,
+    Chunk,
+    Message,
+    Timings,
+    decode_lenient,
+    decode_strict,
+)
+from reverie.backends.decoding.tool_calls import ToolCallPiece, ToolCalls
+from reverie.backends.decoding.usage import MAX_TOKENS, Counts, read_counts
 from reverie.backends.decoding.utf8 import CharacterJoiner, loads_lenient, replace_surrogates
 from reverie.errors import BackendError
 from reverie.events import (
@@ -32,20 +41,52 @@ from reverie.events import (
 DONE = b"[DONE]"
 
 _FINISH_REASONS = {
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "content_filter": "content_filter",
+    **dict.fromkeys(
+        (
+            "length",
+            "max_tokens",
+            "max_length",
+            "max_output_tokens",
+            "model_length",
+            "model_context_window_exceeded",
+        ),
+        "length",
+    ),
+    **dict.fromkeys(("tool_calls", "tool_call", "function_call", "tool_use"), "tool_calls"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "sensitive",
+            "refusal",
+            "guardrail_intervened",
+        ),
+        "content_filter",
+    ),
 }
-"""Engines' finish reasons in OpenAI's terms. Others (``eos``, ``stop_sequence``) mean ``stop``."""
+"""Engines' finish reasons, in lower case, in OpenAI's terms. Others (``eos``, ``end_turn``,
+``stop_sequence``) mean ``stop``."""
 
-_FAILED = frozenset({"abort", "aborted", "cancelled", "error"})
+_FAILED = frozenset(
+    {
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+        "error",
+        "failed",
+        "insufficient_system_resource",  # DeepSeek
+        "malformed_function_call",  # Gemini
+        "network_error",  # Zhipu
+        "timeout",
+    }
+)
 """Finish reasons of answers that the engine gave up."""
-
-_MAX_TOKENS = 2**31 - 1
 
 
 class EngineError(Exception):
@@ -56,76 +97,12 @@ class EngineError(Exception):
         self.error = error
 
 
-class _Function(Struct):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-
-
-class _ToolCall(Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Message(Struct):
-    content: str | None = None
-    reasoning_content: str | None = None  # llama.cpp, vLLM, SGLang
-    reasoning: str | None = None  # Ollama, newer vLLM
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Logprobs(Struct):
-    content: tuple[TokenLogprob, ...] | None = None
-
-
-class _Choice(Struct):
-    index: int = 0
-    delta: _Message | None = None
-    message: _Message | None = None
-    logprobs: _Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class _PromptDetails(Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-
-
-class _Progress(Struct):
-    """llama.cpp's progress on the prompt (``return_progress``)."""
-
-    total: int = 0
-    cache: int = 0
-
-
-class _Timings(Struct):
-    """llama.cpp's count of the tokens so far (``timings_per_token``)."""
-
-    predicted_n: int = 0
-
-
-class _Chunk(Struct):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    prompt_progress: _Progress | None = None
-    timings: _Timings | None = None
-    error: Any = None
-    object: str | None = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
-
-
 class AnswerDecoder:
     """The state of one answer.
 
     Args:
         continuous_usage: the engine was asked for the usage so far with each chunk.
+        functions: the names of the functions that may be called.
 
     ``deltas`` and ``tokens``: how many there were so far. ``progress_reports``: how many the engine
     sent about the prompt. ``prompt``: its size, once known. ``finished``: the finish reason has
@@ -133,12 +110,13 @@ class AnswerDecoder:
     """
 
     __slots__ = (
+        "_calls",
         "_char_pending",
         "_continuous_usage",
+        "_counted_deltas",
+        "_counts",
         "_finish_reason",
         "_joiners",
-        "_tool_call_count",
-        "_usage",
         "complete",
         "deltas",
         "progress_reports",
@@ -146,7 +124,9 @@ class AnswerDecoder:
         "tokens",
     )
 
-    def __init__(self, *, continuous_usage: bool = False) -> None:
+    def __init__(
+        self, *, continuous_usage: bool = False, functions: frozenset[str] = frozenset()
+    ) -> None:
         self._continuous_usage = continuous_usage
         self.complete = False
         self.deltas = 0
@@ -154,8 +134,9 @@ class AnswerDecoder:
         self.prompt: Prompt | None = None
         self.progress_reports = 0
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
-        self._tool_call_count = 0
+        self._counts = Counts()
+        self._counted_deltas = 0  # how many deltas the engine's latest count includes
+        self._calls = ToolCalls(functions)
         self._joiners: dict[str, CharacterJoiner] = {}
         self._char_pending = False  # in one of the joiners
 
@@ -175,30 +156,52 @@ class AnswerDecoder:
             return None
         split_char = self._char_pending
         try:
-            chunk = _decode(payload)
+            chunk = decode_strict(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            chunk = _decode_lenient(payload)
+            if payload.strip() == DONE:
+                self.complete = True
+                return None
+            try:
+                chunk = decode_lenient(payload)
+            except (ValueError, RecursionError) as error:
+                if self.finished:
+                    return None
+                raise unreadable("not a chat.completion.chunk") from error
             split_char = True
-        if chunk.error is not None or chunk.object == "error":
-            raise EngineError(chunk.error if chunk.error is not None else loads_lenient(payload))
+        if not self.finished and (chunk.object == "error" or _is_error(chunk.error)):
+            raise EngineError(chunk.error or loads_lenient(payload))
+        return self._take(chunk, split_char)
+
+    def _take(self, chunk: Chunk, split_char: bool) -> Delta | None:
         delta = None
-        usage = _usage(chunk.usage) if chunk.usage is not None else None
+        counts = read_counts(chunk.usage) if chunk.usage is not None else None
         choice = next((one for one in chunk.choices or () if one.index == 0), None)
         if choice is not None:
             delta = self._delta(choice, split_char)
             if choice.finish_reason:
-                self._finish_reason = choice.finish_reason
+                self._finish_reason = choice.finish_reason.lower()
         if delta is not None:
-            delta = self._with_tokens(delta, chunk.timings, usage)
+            delta = self._with_tokens(delta, chunk.timings, counts)
         if chunk.prompt_progress is not None:
             self.progress_reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
-        elif self._continuous_usage and usage is not None and self.prompt is None:
-            self.prompt = Prompt(usage.prompt_tokens, usage.cached_tokens)
-        if chunk.usage is not None:
-            self._usage = usage
-            self.complete = self._finish_reason is not None
+        elif self._continuous_usage and counts is not None and counts.prompt and not self.prompt:
+            self.prompt = Prompt(counts.prompt, counts.cached)
+        if counts is not None:
+            self._counts = self._counts.with_later(counts)
+            if counts.completion:
+                self._counted_deltas = self.deltas
+            if self.finished and self._counted:
+                self.complete = True
         return delta
+
+    @property
+    def _counted(self) -> bool:
+        """True if the engine has counted the whole answer so far. Zero is no count of a text."""
+        counts = self._counts
+        if not counts.prompt:
+            return False
+        return not self.deltas or (counts.completion > 0 and self._counted_deltas == self.deltas)
 
     def end(self) -> list[Event]:
         """The last events: pending text, ``Finish`` and ``Usage``.
@@ -217,53 +220,58 @@ class AnswerDecoder:
                 reason=f"finish reason {self._finish_reason}",
             )
         reason = _FINISH_REASONS.get(self._finish_reason, "stop")
-        if reason == "stop" and self._tool_call_count:
+        if reason == "stop" and len(self._calls):
             reason = "tool_calls"  # engines that know only one way to end say "stop"
-        return [*self._pending_text(), Finish(reason), self._usage or self._estimated_usage()]
+        usage = self._usage()
+        return [*self._pending(cut=reason != "tool_calls"), Finish(reason), usage]
 
-    def _estimated_usage(self) -> Usage:
-        prompt = self.prompt or Prompt(0)
-        return Usage(prompt.tokens, self.tokens, prompt.cached_tokens, estimated=True)
+    def _usage(self) -> Usage:
+        """The engine's counts; where it told none, its earlier ones and the deltas' tokens."""
+        counts = self._counts
+        if self._counted:
+            return counts.as_usage(completion=counts.completion, estimated=False)
+        if not counts.prompt and self.prompt is not None:
+            counts = counts.with_later(Counts(self.prompt.tokens, 0, self.prompt.cached_tokens))
+        current = counts.completion if self._counted_deltas == self.deltas else 0
+        return counts.as_usage(completion=current or self.tokens, estimated=True)
 
-    def _delta(self, choice: _Choice, split_char: bool) -> Delta | None:
+    def _delta(self, choice: Choice, split_char: bool) -> Delta | None:
         message = choice.delta if choice.delta is not None else choice.message
         if message is None:
             return None
         text = message.content or ""
         reasoning = message.reasoning_content or message.reasoning or ""
-        calls = tuple(map(self._tool_call, message.tool_calls or ()))
+        refusal = message.refusal or ""
+        calls = self._tool_calls(message, whole=choice.delta is None)
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if split_char:
             text = self._join("content", text)
             reasoning = self._join("reasoning", reasoning)
+            refusal = self._join("refusal", refusal)
             calls = tuple(self._join_call(call) for call in calls)
             logprobs = tuple(map(_clean_logprob, logprobs or ()))
             self._char_pending = any(joiner.pending for joiner in self._joiners.values())
-        if not (text or reasoning or calls or logprobs):
+        if not (text or reasoning or calls or logprobs or refusal):
             return None
         self.deltas += 1
-        return Delta(text, reasoning, calls, logprobs or ())
+        return Delta(text, reasoning, calls, logprobs or (), refusal=refusal)
 
-    def _with_tokens(self, delta: Delta, timings: _Timings | None, usage: Usage | None) -> Delta:
+    def _tool_calls(self, message: Message, *, whole: bool) -> tuple[ToolCallDelta, ...]:
+        if message.tool_calls:
+            return self._calls.read(message.tool_calls, whole=whole)
+        if message.function_call is not None:  # OpenAI's older form, of one call
+            return self._calls.read([ToolCallPiece(0, None, message.function_call)], whole=whole)
+        return ()
+
+    def _with_tokens(self, delta: Delta, timings: Timings | None, counts: Counts | None) -> Delta:
         """Set the delta's tokens: the engine's count so far, less those of earlier deltas."""
         tokens = 1
         if timings is not None and timings.predicted_n > 0:
-            tokens = max(0, min(timings.predicted_n, _MAX_TOKENS) - self.tokens)
-        elif self._continuous_usage and usage is not None:
-            tokens = max(0, usage.completion_tokens - self.tokens)
+            tokens = max(0, min(timings.predicted_n, MAX_TOKENS) - self.tokens)
+        elif self._continuous_usage and counts is not None and counts.completion:
+            tokens = max(0, counts.completion - self.tokens)
         self.tokens += tokens
         return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
-
-    def _tool_call(self, piece: _ToolCall) -> ToolCallDelta:
-        function = piece.function or _Function()
-        index = piece.index
-        if index is None:  # in whole messages and in some streams, a name begins the next call
-            index = self._tool_call_count if function.name else max(0, self._tool_call_count - 1)
-        self._tool_call_count = max(self._tool_call_count, index + 1)
-        arguments = function.arguments or ""
-        if isinstance(arguments, dict):
-            arguments = msgspec.json.encode(arguments).decode()
-        return ToolCallDelta(index, piece.id or None, function.name or None, arguments)
 
     def _join(self, stream: str, piece: str) -> str:
         joiner = self._joiners.get(stream)
@@ -279,35 +287,27 @@ class AnswerDecoder:
             self._join(f"arguments {call.index}", call.arguments),
         )
 
-    def _pending_text(self) -> list[Event]:
-        if not self._char_pending:
-            return []
+    def _pending(self, *, cut: bool) -> list[Event]:
+        """What was held: halves of characters, and the rest of tool calls."""
         rests = {stream: joiner.flush() for stream, joiner in self._joiners.items()}
         calls = tuple(
             ToolCallDelta(int(stream.removeprefix("arguments ")), arguments=rest)
             for stream, rest in rests.items()
             if rest and stream.startswith("arguments ")
         )
-        return [Delta(rests.get("content", ""), rests.get("reasoning", ""), calls)]
+        calls += self._calls.end(cut=cut)
+        held = Delta(
+            rests.get("content", ""),
+            rests.get("reasoning", ""),
+            calls,
+            refusal=rests.get("refusal", ""),
+        )
+        return [held] if held.text or held.reasoning or held.tool_calls or held.refusal else []
 
 
-def _usage(usage: _Usage) -> Usage | None:
-    """The engine's counts; None if they are out of range, as if it had sent none."""
-    details = usage.prompt_tokens_details
-    counts = (
-        usage.prompt_tokens or 0,
-        usage.completion_tokens or 0,
-        (details.cached_tokens or 0) if details is not None else 0,
-    )
-    return Usage(*counts) if all(0 <= count <= _MAX_TOKENS for count in counts) else None
-
-
-def _decode_lenient(payload: bytes) -> _Chunk:
-    """The slow way, for a payload with a split character."""
-    try:
-        return msgspec.convert(loads_lenient(payload), _Chunk, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise unreadable("not a chat.completion.chunk") from error
+def _is_error(error: Any) -> bool:
+    """True unless it is empty: ``{}``, or an object of which no field says anything."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
 
 
 def _clean_logprob(logprob: TokenLogprob) -> TokenLogprob:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
@@ -19,11 +21,20 @@ _SPARE_DELTAS = 64
 arguments). One that goes far beyond ``max_tokens`` ignores it, and might never stop."""
 
 
+Shape: TypeAlias = Literal["events", "completion"]
+"""Server-sent events, or one ``chat.completion``."""
+
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b":", b"event:", b"id:", b"retry:")
+"""How the first line of a stream of events may begin."""
+
+
 class AnswerReader:
     """Reads one answer.
 
     Args:
-        streamed: True: server-sent events; False: one ``chat.completion``.
+        streamed: the response says that it is a stream of events. Whether it is one, or a
+            ``chat.completion`` in one piece, is seen by its first bytes: labels are often wrong.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
         continuous_usage: see ``AnswerDecoder``.
     """
@@ -35,7 +46,9 @@ class AnswerReader:
         "_max_deltas",
         "_parser",
         "_request",
+        "_shape",
         "_started",
+        "_streamed",
     )
 
     def __init__(
@@ -47,9 +60,14 @@ class AnswerReader:
         continuous_usage: bool = False,
     ) -> None:
         self._request = request
-        self._decoder = AnswerDecoder(continuous_usage=continuous_usage)
+        self._decoder = AnswerDecoder(
+            continuous_usage=continuous_usage,
+            functions=frozenset(tool["function"]["name"] for tool in request.tools or ()),
+        )
         self._max_deltas = _DELTAS_PER_TOKEN * request.max_tokens + _SPARE_DELTAS
-        self._parser = SSEParser() if streamed else None
+        self._streamed = streamed
+        self._parser: SSEParser | None = None
+        self._shape: Shape | None = None
         self._forced_call = ForcedCall() if forced else None
         self._body = bytearray()
         self._started = False
@@ -85,11 +103,19 @@ class AnswerReader:
             self._body += data
             if len(self._body) > MAX_BODY_BYTES:
                 raise unreadable(f"a body exceeds {MAX_BODY_BYTES} bytes")
-            return []
+            if self._shape is None:
+                self._shape = _shape(self._body, labelled=self._streamed)
+            if self._shape != "events":
+                return []
+            self._parser = SSEParser()
+            data, self._body = bytes(self._body), bytearray()
         try:
             payloads = self._parser.feed(data)
         except ProtocolError as error:
-            raise unreadable(str(error)) from error
+            if not self._decoder.finished:
+                raise unreadable(str(error)) from error
+            self._decoder.complete = True
+            return []
         events: list[Event] = []
         for payload in payloads:
             self._read(payload, events)
@@ -106,7 +132,7 @@ class AnswerReader:
             BackendError: the answer was cut.
         """
         events: list[Event] = []
-        if self._parser is None:
+        if self._shape == "completion":
             self._read(bytes(self._body), events)
         last = self._decoder.end()
         return events + (last if self._forced_call is None else self._forced_call.end(last))
@@ -126,3 +152,27 @@ class AnswerReader:
             events.append(self._decoder.prompt)
         self._started = True
         events.append(delta)
+
+
+def _shape(body: bytes | bytearray, *, labelled: bool) -> Shape | None:
+    """What a body is, by its first bytes; None: they are too few to tell.
+
+    Args:
+        labelled: the response says that it is a stream of events.
+
+    Raises:
+        BackendError: it is neither, such as an HTML page.
+    """
+    if _BOM.startswith(body):
+        return None
+    start = bytes(body[:64]).removeprefix(_BOM).lstrip()
+    if start.startswith(b"{"):
+        return "completion"
+    if start.startswith(_FIELDS) or (labelled and start):
+        return "events"
+    if len(body) < 64 and any(field.startswith(start) for field in _FIELDS):
+        return None
+    raise BackendError(
+        "The model's backend answered with something else than a completion.",
+        reason="neither server-sent events nor a JSON object",
+    )

@@ -120,9 +120,9 @@ class ForcedCall:
         if delta.text:
             piece = self._arguments(delta.text) if self._named else self._name(delta.text)
             pieces = (*pieces, piece) if piece is not None else pieces
-        if not (pieces or delta.reasoning or delta.logprobs):
+        if not (pieces or delta.reasoning or delta.logprobs or delta.refusal):
             return None
-        return Delta("", delta.reasoning, pieces, delta.logprobs, delta.tokens)
+        return Delta("", delta.reasoning, pieces, delta.logprobs, delta.tokens, delta.refusal)
 
     def end(self, events: list[Event]) -> list[Event]:
         """Rewrite the answer's last events.

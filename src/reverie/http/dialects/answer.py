@@ -25,8 +25,10 @@ def usage_object(usage: Usage) -> LLMTokenUsage:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {**usage.prompt_details, "cached_tokens": usage.cached_tokens},
     }
+    if usage.completion_details:
+        counted["completion_tokens_details"] = usage.completion_details
     if usage.estimated:
         counted["estimated"] = True
     return counted
@@ -68,6 +70,8 @@ def whole_answer(
     message: LLMAnswerMessage = {"role": "assistant", "content": text}
     if reasoning:
         message["reasoning_content"] = reasoning
+    if refusal := "".join([delta.refusal for delta in deltas]):
+        message["refusal"] = refusal
     if tool_calls:
         message["content"] = text or no_text
         message["tool_calls"] = tool_calls

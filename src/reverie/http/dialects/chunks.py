@@ -65,7 +65,8 @@ class ChunkEncoder:
         parts: list[bytes] = []
         for delta in deltas:
             text = delta.text
-            if delta.reasoning or delta.tool_calls or delta.logprobs or len(text) > MAX_CHARACTERS:
+            more = delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal
+            if more or len(text) > MAX_CHARACTERS:
                 for piece in split(delta):
                     parts.append(self._piece(piece))
             elif text:
@@ -101,6 +102,8 @@ class ChunkEncoder:
             fields.append(b'"content":' + encode(piece.text))
         if piece.reasoning:
             fields.append(b'"reasoning_content":' + encode(piece.reasoning))
+        if piece.refusal:
+            fields.append(b'"refusal":' + encode(piece.refusal))
         if piece.tool_calls:
             calls = [_tool_call(call) for call in piece.tool_calls]
             fields.append(b'"tool_calls":' + encode(calls))

@@ -22,7 +22,8 @@ _MAX_LOGPROBS_BYTES = 32_768
 def split(delta: Delta) -> Iterator[Delta]:
     """Deltas with the same content, each small enough for one line.
 
-    Reasoning comes before text, and text before tool calls, as models write them. Tokens beyond
+    Reasoning comes before text, a refusal after it, and tool calls last, as models write them.
+    Tokens beyond
     256 characters are clipped in logprobs: no vocabulary has one.
     """
     for piece in _cut(delta.reasoning):
@@ -35,6 +36,8 @@ def split(delta: Delta) -> Iterator[Delta]:
         yield Delta(text=text, logprobs=beside)
     for group in logprobs:
         yield Delta(logprobs=group)
+    for piece in _cut(delta.refusal):
+        yield Delta(refusal=piece)
     for call in delta.tool_calls:
         yield from (Delta(tool_calls=(piece,)) for piece in _cut_call(call))
 

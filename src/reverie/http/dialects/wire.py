@@ -103,6 +103,8 @@ class LLMAnswerMessage(TypedDict):
     content: NotRequired[str | None]
     """Null only on `/v1`, beside `tool_calls` with no text."""
     reasoning_content: NotRequired[str]
+    refusal: NotRequired[str]
+    """What the model said instead of an answer, where its engine tells that apart."""
     tool_calls: NotRequired[list[LLMAnswerToolCall]]
 
 
@@ -118,12 +120,6 @@ class LLMChoice(TypedDict):
     logprobs: NotRequired[LLMLogprobs]
 
 
-class LLMPromptTokensDetails(TypedDict):
-    """Parts of `prompt_tokens`."""
-
-    cached_tokens: _Count
-
-
 @_documented
 class LLMTokenUsage(TypedDict):
     """Tokens, as the engine counted them."""
@@ -131,7 +127,10 @@ class LLMTokenUsage(TypedDict):
     prompt_tokens: _Count
     completion_tokens: _Count
     total_tokens: _Count
-    prompt_tokens_details: NotRequired[LLMPromptTokensDetails]
+    prompt_tokens_details: NotRequired[dict[str, _Count]]
+    """Parts of `prompt_tokens`: `cached_tokens`, and what else the engine tells."""
+    completion_tokens_details: NotRequired[dict[str, _Count]]
+    """Parts of `completion_tokens`, such as `reasoning_tokens`, where the engine tells any."""
     estimated: NotRequired[bool]
     """True where the engine counted nothing; else absent."""
 

@@ -1,0 +1,160 @@
+"""Engines' chunks → the fields that are read of them.
+
+A chunk in OpenAI's own shape is decoded at once. Any other is parsed as plain JSON and put into
+that shape: content as a list of parts (Mistral), a ``choices`` that is no list, numbers as text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from reverie.backends.decoding.tool_calls import FunctionPiece, ToolCallPiece
+from reverie.backends.decoding.utf8 import loads_lenient
+from reverie.events import TokenLogprob
+
+
+class Message(Struct):
+    content: str | None = None
+    reasoning_content: str | None = None  # llama.cpp, vLLM, SGLang
+    reasoning: str | None = None  # Ollama, newer vLLM
+    refusal: str | None = None
+    tool_calls: list[ToolCallPiece] | None = None
+    function_call: FunctionPiece | None = None
+
+
+class Logprobs(Struct):
+    content: tuple[TokenLogprob, ...] | None = None
+
+
+class Choice(Struct):
+    index: int = 0
+    delta: Message | None = None
+    message: Message | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class Progress(Struct):
+    """llama.cpp's progress on the prompt (``return_progress``)."""
+
+    total: int = 0
+    cache: int = 0
+
+
+class Timings(Struct):
+    """llama.cpp's count of the tokens so far (``timings_per_token``)."""
+
+    predicted_n: int = 0
+
+
+class Chunk(Struct):
+    choices: list[Choice] | None = None
+    usage: Any = None
+    prompt_progress: Progress | None = None
+    timings: Timings | None = None
+    error: Any = None
+    object: Any = None
+
+
+decode_strict = msgspec.json.Decoder(Chunk).decode
+"""Decode a chunk in OpenAI's shape. Raises ``DecodeError`` for another."""
+
+_THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text"})
+_TEXTS = frozenset({"text", "output_text"})
+
+
+def decode_lenient(payload: bytes) -> Chunk:
+    """Decode a chunk in any shape, with characters that may be split: the slow way.
+
+    Raises:
+        ValueError: it isn't JSON, or no chunk.
+        RecursionError: it is nested too deeply.
+    """
+    parsed = loads_lenient(payload)
+    if not isinstance(parsed, dict):
+        raise ValueError("not an object")
+    choices = parsed.get("choices")
+    if not choices or choices == [None]:
+        parsed["choices"] = None
+    elif isinstance(choices, list):
+        for choice in choices:
+            _straighten_choice(choice)
+    for optional in ("prompt_progress", "timings"):
+        if not isinstance(parsed.get(optional), dict):
+            parsed.pop(optional, None)
+    return msgspec.convert(parsed, Chunk, strict=False)
+
+
+def _straighten_choice(choice: Any) -> None:
+    if not isinstance(choice, dict):
+        return
+    if choice.get("index") is None:
+        choice.pop("index", None)
+    reason = choice.get("finish_reason")
+    if isinstance(reason, dict):  # SGLang's own shape
+        choice["finish_reason"] = reason.get("type")
+    if not isinstance(choice.get("logprobs"), dict):
+        choice.pop("logprobs", None)
+    for key in ("delta", "message"):
+        message = choice.get(key)
+        if isinstance(message, list) and not message:  # an empty object of PHP
+            choice[key] = None
+        elif isinstance(message, dict):
+            _straighten_message(message)
+
+
+def _straighten_message(message: dict[str, Any]) -> None:
+    content = message.get("content")
+    if isinstance(content, dict):
+        content = [content]
+    if isinstance(content, list):
+        text, reasoning, refusal = _split_parts(content)
+        message["content"] = text
+        for key, extra in (("reasoning_content", reasoning), ("refusal", refusal)):
+            if extra and not message.get(key):
+                message[key] = extra
+    for key in ("reasoning_content", "reasoning", "refusal"):
+        if not isinstance(message.get(key), str):
+            message.pop(key, None)
+    calls = message.get("tool_calls")
+    if isinstance(calls, dict):
+        message["tool_calls"] = calls = [calls] if calls else None
+    for call in calls or ():
+        if isinstance(call, dict):
+            _straighten_call(call)
+
+
+def _straighten_call(call: dict[str, Any]) -> None:
+    if not isinstance(call.get("index"), int | str):
+        call.pop("index", None)
+    if isinstance(call.get("id"), int):
+        call["id"] = str(call["id"])
+    if call.get("function") == []:
+        call["function"] = None
+
+
+def _split_parts(parts: list[Any]) -> tuple[str, str, str]:
+    """Text, reasoning and refusal of a list of parts; parts of other types say none of these."""
+    text, reasoning, refusal = [], [], []
+    for part in parts:
+        if isinstance(part, str):
+            text.append(part)
+        elif isinstance(part, dict):
+            kind = part.get("type", "text")
+            if kind in _TEXTS:
+                text.append(_plain(part.get("text")))
+            elif kind in _THOUGHTS:
+                reasoning.append(_plain(part.get(kind) or part.get("text")))
+            elif kind == "refusal":
+                refusal.append(_plain(part.get("refusal")))
+    return "".join(text), "".join(reasoning), "".join(refusal)
+
+
+def _plain(value: Any) -> str:
+    """The text of a part: a string, or a list of text parts (Mistral's ``thinking``)."""
+    if isinstance(value, list):
+        return _split_parts(value)[0]
+    return value if isinstance(value, str) else ""
