@@ -314,7 +314,7 @@ def _or_infinite(value: int | None) -> float:
 class RateLimitExceeded(ReverieError):
     """A limit per minute or at once. Without ``retry_after`` no wait will help.
 
-    ``by_size``: a smaller request would have been within it.
+    ``by_size``: the same request with a shorter prompt would have been within it.
     """
 
     status = 429
@@ -342,7 +342,7 @@ class RateLimitExceeded(ReverieError):
 class InsufficientQuota(ReverieError):
     """The key's budget for this period is spent, or reserved for requests that run.
 
-    ``by_size``: a smaller request would have been within it.
+    ``by_size``: the same request with a shorter prompt would have been within it.
     """
 
     status = 429
@@ -404,16 +404,25 @@ class AccountsUnavailable(Overloaded):
 class BackendError(ReverieError):
     """A backend failed: it refused the connection, broke off, or sent something unreadable.
 
-    ``reason`` says what happened, for the log; it is never sent.
+    ``reason`` says what happened, for the log; it is never sent. ``said`` is what its engine
+    answered, to be compared with what another one does: never sent, never logged.
     """
 
     status = 502
     code = "backend_error"
     type = "backend_error"
 
-    def __init__(self, message: str, *, reason: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        retry_after: float | None = None,
+        said: str = "",
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
+        self.said = said
 
 
 class BackendTimeout(BackendError):

@@ -18,6 +18,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
     in OpenAI's shape.
 
+    ``continue_final_message``: the last message is the assistant's, and the answer goes on with it.
+
     ``answer_so_far`` never comes from the client: it is the beginning of an answer that broke, for
     another backend to continue. ``max_tokens`` then counts the tokens after it.
     """
@@ -42,6 +44,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool = False
     answer_so_far: str = ""
     prompt_bound: int = -1
     """The most tokens that the prompt can have; see ``bound_of``. Set when the request is made."""

@@ -246,3 +246,81 @@ def test_a_wrong_key_raises_an_authentication_error(keyed) -> None:
         with pytest.raises(openai.AuthenticationError) as caught:
             client.chat.completions.create(model=MODEL, messages=CAPITAL)
     assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize("exclude_none", [False, True])
+def test_an_answer_goes_back_as_the_sdk_dumps_it(client, exclude_none: bool) -> None:
+    first = client.chat.completions.create(model=MODEL, messages=CAPITAL, max_tokens=5)
+    said = first.choices[0].message.model_dump(exclude_none=exclude_none)
+    again = [*CAPITAL, said, {"role": "user", "content": "Thanks."}]
+    assert client.chat.completions.create(model=MODEL, messages=again, max_tokens=5).choices
+
+
+class Weather(BaseModel):
+    city: str
+
+
+def test_what_the_sdks_helpers_parsed_or_streamed_goes_back(client) -> None:
+    parsed = client.chat.completions.parse(
+        model=MODEL, messages=CAPITAL, response_format=Weather, max_tokens=60, temperature=0
+    ).choices[0]
+    with client.chat.completions.stream(model=MODEL, messages=CAPITAL, temperature=0) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    called = client.chat.completions.parse(
+        model=MODEL,
+        messages=CAPITAL,
+        tools=[openai.pydantic_function_tool(Weather)],
+        tool_choice="required",
+        max_tokens=60,
+        temperature=0,
+    ).choices[0]
+    for choice in (parsed, streamed, called):
+        messages = [*CAPITAL, choice.message.model_dump(warnings=False)]
+        for call in choice.message.tool_calls or ():
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": "Sunny."})
+        again = [*messages, {"role": "user", "content": "Thanks."}]
+        assert client.chat.completions.create(model=MODEL, messages=again, max_tokens=5).choices
+    assert called.message.tool_calls
+
+
+@pytest.mark.parametrize("arguments", ["", " ", '{"a": "b', '{"a":1}{"b":2}', "[1]", "NaN"])
+def test_a_call_whose_arguments_were_cut_can_be_sent_back(client, arguments: str) -> None:
+    function = {"name": "get_weather", "arguments": arguments}
+    called = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+    }
+    tool = {"role": "tool", "tool_call_id": "c1", "content": "Sunny."}
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[*CAPITAL, called, tool], tools=[WEATHER], max_tokens=5
+    )
+    assert answer.choices
+
+
+@pytest.mark.parametrize("last", ["", "The", "The capital"])
+def test_a_last_assistant_message_is_not_gone_on_with_unless_asked(client, last: str) -> None:
+    ended = [*CAPITAL, {"role": "assistant", "content": last}]
+    anew = (
+        client.chat.completions.create(model=MODEL, messages=ended, temperature=0, max_tokens=20)
+        .choices[0]
+        .message.content
+    )
+    assert anew
+    assert "assistant\n" not in anew
+    twice = [*CAPITAL, {"role": "assistant", "content": "Hm."}, ended[-1]]
+    assert client.chat.completions.create(model=MODEL, messages=twice, max_tokens=5).choices
+    if last:
+        continued = (
+            client.chat.completions.create(
+                model=MODEL,
+                messages=ended,
+                temperature=0,
+                max_tokens=20,
+                extra_body={"continue_final_message": True},
+            )
+            .choices[0]
+            .message.content
+        )
+        assert "Paris" in continued
+        assert continued.startswith((" ", "city", "of"))

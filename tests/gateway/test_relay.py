@@ -557,3 +557,34 @@ async def test_a_slot_is_resized_by_the_engines_own_count() -> None:
             async for _ in relay(pool, ask(max_tokens=9), RequestRecord("req", "/llm")):
                 tokens.append(pool.states[0].tokens)
     assert tokens[0] == 70 + 9
+
+
+# A request's own failure --------------------------------------------------------------------
+
+
+@pytest.mark.integration
+async def test_what_two_backends_answer_alike_says_nothing_of_either() -> None:
+    script = Script(status=500, error={"message": "no such grammar"})
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(ScriptedEngine(script)) for _ in range(3)]
+        async with pool_of(*engines) as pool:
+            for _ in range(4):
+                with pytest.raises(BackendError):
+                    await get(pool)
+            assert [state.circuit for state in pool.states] == ["closed"] * 3
+            assert sum(state.failures for state in pool.states) == 0
+        assert sum(engine.generations for engine in engines) == 4 * 2
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("other", [{"message": "another"}, {"message": ""}])
+async def test_what_they_answer_differently_counts_against_each(other: dict[str, str]) -> None:
+    one = Script(status=500, error={"message": "no such grammar"})
+    async with (
+        ScriptedEngine(one) as first,
+        ScriptedEngine(Script(status=500, error=other)) as second,
+        pool_of(first, second) as pool,
+    ):
+        with pytest.raises(BackendError):
+            await get(pool)
+        assert [state.failures for state in pool.states] == [1, 1]

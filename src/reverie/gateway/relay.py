@@ -6,7 +6,10 @@ client's own fault never is.
 Rule 2: a failure after text was sent is mended by continuing from there elsewhere, if the answer
 can be resumed (``continuation``). Nothing is ever sent twice.
 
-Rule 3: the slot on a backend that failed is released before another slot is waited for.
+Rule 3: what two backends answer to one request alike, before its first token, is no failure of
+either.
+
+Rule 4: the slot on a backend that failed is released before another slot is waited for.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.scheduling.routing import affinity_of
 from reverie.log import fields
@@ -71,12 +74,7 @@ async def relay(
         except ReverieError as error:
             raise attempts.unavailable(error) from None
         with lease:
-            record.position = max(record.position, lease.position)
-            record.granted = record.granted or time.monotonic()
-            record.backend = lease.backend.name
-            attempts.begin(lease.backend)
-            before = answer.tokens
-            sized = False
+            attempts.begin(lease)
             client_blocked = 0.0
             last: list[Event] = []
             try:
@@ -84,24 +82,21 @@ async def relay(
                     async for batch in batches:
                         lease.on_batch()
                         events = answer.accept(batch)
-                        if not sized and answer.prompt is not None:
-                            sized = True
-                            size = answer.prompt.tokens + request.max_tokens
-                            lease.resize(pool.within_context(size))
+                        if answer.prompt is not None:
+                            attempts.size_known(lease, answer.prompt.tokens)
                         if not events:
                             continue
                         attempts.on_batch()
                         record.saw(events)
                         if isinstance(events[-1], Usage):
                             last = events
-                            lease.succeeded(answer.tokens - before, client_blocked)
+                            lease.succeeded(attempts.new_tokens, client_blocked)
                             break
                         sent_at = pool.clock()
                         yield events
                         client_blocked += pool.clock() - sent_at
             except (BackendError, ClientError, Overloaded) as error:
-                lease.failed(error)
-                attempts.failed(lease.backend, error)
+                attempts.failed(lease, error)
                 if not answer.reached_max_tokens:
                     continue
                 last = answer.end()
@@ -122,6 +117,7 @@ class _Attempts:
         self.slot_request = slot_request
         self._pool = pool
         self._answer = answer
+        self._asked = answer.request
         self._record = record
         self._ruled_out: frozenset[str] = frozenset()  # never asked about this answer again
         self._failures = 0
@@ -129,9 +125,24 @@ class _Attempts:
         self._cut: ReverieError | None = None  # what ended the last part of the answer
         self._latest: tuple[str, ReverieError] | None = None  # which backend failed, and how
         self._resuming = False
+        self._tokens_before = 0
+        self._size = 0  # of prompt and answer, once the prompt's is known
+        self._latest_lease: Lease | None = None
+        self._repeated = False
 
-    def begin(self, backend: Backend) -> None:
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that the present backend gave."""
+        return self._answer.tokens - self._tokens_before
+
+    def begin(self, lease: Lease) -> None:
         """Note that a backend is asked now; log it if it is to continue a cut answer."""
+        backend, record = lease.backend, self._record
+        record.position = max(record.position, lease.position)
+        record.granted = record.granted or time.monotonic()
+        record.backend = backend.name
+        self._tokens_before = self._answer.tokens
+        self._size = 0
         if self._cut is None:
             return
         assert self._latest is not None
@@ -146,13 +157,20 @@ class _Attempts:
             self._resuming = False
             self._record.failovers += 1
 
-    def failed(self, backend: Backend, error: ReverieError) -> None:
-        """Prepare the next attempt.
+    def size_known(self, lease: Lease, prompt_tokens: int) -> None:
+        """Note the prompt's true size, and what the request may come to by it."""
+        if not self._size:
+            self._size = self._pool.within_context(prompt_tokens + self._asked.max_tokens)
+            lease.resize(self._size)
+
+    def failed(self, lease: Lease, error: ReverieError) -> None:
+        """Count the failure, and prepare the next attempt.
 
         Raises:
             ReverieError: no attempt is left: ``error``, or the one that cut the answer.
         """
-        answer = self._answer
+        answer, backend = self._answer, lease.backend
+        self._judge(lease, error)
         if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
             raise error
         self._note(backend, error)
@@ -170,6 +188,22 @@ class _Attempts:
             self._give_up(why)
             raise self._cut
         answer.resume()
+
+    def _judge(self, lease: Lease, error: ReverieError) -> None:
+        """Count a failure against the backend, unless it says something of the request alone.
+
+        What an engine answers before the first token may be the request's fault. If the next one
+        answers the same, it is: that says nothing about either.
+        """
+        said = error.said if isinstance(error, BackendError) and not self._answer.begun else ""
+        latest = self._latest[1] if self._latest is not None else None
+        if said and isinstance(latest, BackendError) and latest.said == said:
+            assert self._latest_lease is not None
+            self._latest_lease.forgive()
+            self._repeated = True
+        else:
+            lease.failed(error)
+            self._latest_lease = lease
 
     def unavailable(self, error: ReverieError) -> ReverieError:
         """Note that no backend could be had; return the error for the client."""
@@ -221,6 +255,8 @@ class _Attempts:
         """Why no backend can be asked; None if one can."""
         if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
             return "no backend of the model can continue an answer"
+        if self._repeated:
+            return "the backends repeat their answer"
         if self._fruitless >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return "too many backends failed"
         return None if self._pool.can_take(self.slot_request) else "no other backend is left to try"

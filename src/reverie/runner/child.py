@@ -44,6 +44,7 @@ def _load(options: EngineOptions) -> Any:
     params.verbosity = _VERBOSITY
     params.hostnames = [options.socket]
     params.ui = False
+    params.prefill_assistant = False  # a last assistant message is continued only where asked
     params.cors_origins = ""
     params.endpoint_metrics = True
     params.endpoint_slots = True
@@ -120,8 +121,10 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         flags["--n-gpu-layers"] = options.gpu_layers
     if options.template is not None:
         flags["--chat-template-file"] = options.template
-    switches = ["--kv-unified", "--no-webui", "--metrics", "--slots", "--jinja"]
-    return switches + [part for flag, value in flags.items() for part in (flag, str(value))]
+    switches = ["--kv-unified", "--no-webui", "--no-prefill-assistant", "--metrics", "--slots"]
+    return [*switches, "--jinja"] + [
+        part for flag, value in flags.items() for part in (flag, str(value))
+    ]
 
 
 if __name__ == "__main__":

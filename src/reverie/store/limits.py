@@ -64,11 +64,12 @@ class LimitUsage:
         self.running = running
         self._buckets = {second: (requests, tokens) for second, requests, tokens in buckets}
 
-    def admit(self, tokens: int, now: float) -> None:
+    def admit(self, tokens: int, now: float, least: int | None = None) -> None:
         """Refuse one more request of so many tokens, unless every limit allows it.
 
         Args:
             now: seconds since 1970.
+            least: what it would come to if its prompt were empty.
 
         Raises:
             RateLimitExceeded
@@ -81,7 +82,7 @@ class LimitUsage:
                 f"come to {tokens} (its prompt and max_tokens). Lower max_tokens or shorten it.",
                 param="max_tokens",
                 rate=self.status(now),
-                by_size=True,
+                by_size=least is not None and tokens_used + least < limits.tpm,
             )
         if limits.rpm is not None and requests_used + 1 > limits.rpm:
             raise self._refusal(
@@ -93,7 +94,7 @@ class LimitUsage:
                 f"needs {tokens}",
                 self._wait(1, limits.tpm - tokens, now),
                 now,
-                by_size=tokens_used < limits.tpm,
+                by_size=least is not None and tokens_used + least < limits.tpm,
             )
         if limits.concurrency is not None and self.running + 1 > limits.concurrency:
             raise self._refusal(f"{limits.concurrency} requests at once", 1.0, now)
@@ -157,27 +158,31 @@ class BudgetUsage(Struct):
     spent: int
     """Nano-units: the cost of closed rows, and what is reserved for open ones."""
 
-    def admit(self, cost: int, now: float) -> None:
+    def admit(self, cost: int, now: float, least: int | None = None) -> None:
         """Refuse one more request that may cost so much, unless the budget allows it.
+
+        Args:
+            least: what it would cost if its prompt were empty.
 
         Raises:
             InsufficientQuota
         """
         if self.spent + cost <= self.budget and (cost or self.spent < self.budget):
             return
+        by_size = least is not None and self.spent + least < self.budget
         budget = format_amount(self.budget, self.currency)
         if cost > self.budget:
             raise InsufficientQuota(
                 f"This key may spend {budget} per {self.period}, and this request alone may cost "
                 f"{format_amount(cost, self.currency)}. Lower max_tokens or shorten it.",
-                by_size=self.spent < self.budget,
+                by_size=by_size,
             )
         left = max(0, self.budget - self.spent)
         raise InsufficientQuota(
             f"This key may spend {budget} per {self.period}, of which "
             f"{format_amount(left, self.currency)} is left or not set aside for running requests.",
             retry_after=math.ceil(period_end(self.period, now) - now),
-            by_size=left > 0,
+            by_size=by_size,
         )
 
 

@@ -193,7 +193,7 @@ def _admit(request: ReservationRequest, state: _LimitState) -> Granted:
     subjects = [s for s in subjects_of(request.key_id, request.model) if s in state.limits]
     limits = [state.limits[subject] for subject in subjects]
     for limit in limits:
-        limit.admit(request.tokens, state.now)
+        limit.admit(request.tokens, state.now, request.max_tokens)
     budget = state.budgets.get(request.key_id)
     if budget is not None:
         if request.cost and budget.currency != request.price.currency:
@@ -201,7 +201,7 @@ def _admit(request: ReservationRequest, state: _LimitState) -> Granted:
                 f"This key's budget is in {budget.currency}, and {request.model} costs "
                 f"{request.price.currency}. Ask its operator for a budget in that currency."
             )
-        budget.admit(request.cost, state.now)
+        budget.admit(request.cost, state.now, request.price.most(0, request.max_tokens))
         budget.spent += request.cost
     for limit in limits:
         limit.add(request.tokens, state.now)

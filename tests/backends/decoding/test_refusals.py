@@ -15,6 +15,7 @@ from reverie.errors import (
     BackendError,
     BackendTimeout,
     ContextLengthExceeded,
+    EngineMemoryFull,
     ModelLoading,
     Overloaded,
     RefusedByBackend,
@@ -153,6 +154,46 @@ def test_a_refusal_names_the_likely_field(
     ask: Ask, fields: dict[str, Any], message: str, param: str | None
 ) -> None:
     assert refuse(ask(**fields), 400, {"message": message}).param == param
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101]",
+        "Cannot continue an assistant message that contains tool calls.",
+        "Cannot have 2 or more assistant messages at the end of the list.",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "Jinja Exception: Only user and assistant roles are supported!",
+        "Chat template error",
+        "After the optional system message, conversation roles must alternate",
+        "Unable to generate parser for this template. Automatic parser generation failed",
+    ],
+)
+def test_messages_that_can_not_be_made_a_prompt_are_the_clients_to_change(
+    ask: Ask, status: int, message: str
+) -> None:
+    result = refuse(ask(tools=[{}]), status, {"message": message})
+    assert isinstance(result, RefusedByBackend)
+    assert result.param == "messages"
+
+
+@pytest.mark.parametrize("message", [SECRET, "CUDA error: out of memory", ""])
+def test_any_other_500_is_the_engines_failure(ask: Ask, message: str) -> None:
+    result = refuse(ask(), 500, {"message": message})
+    assert isinstance(result, BackendError)
+    assert result.said == message
+    assert SECRET not in result.message + result.reason
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_full_memory_is_no_failure_and_no_fault_of_the_clients(ask: Ask, status: int) -> None:
+    error = {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}
+    if status == 200:
+        result = refusal_in_stream(error, ask(), started=True)
+    else:
+        result = refuse(ask(), 500, error)
+    assert isinstance(result, EngineMemoryFull)
 
 
 @pytest.mark.parametrize(

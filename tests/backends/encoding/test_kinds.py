@@ -221,14 +221,58 @@ def test_an_answer_that_was_cut_is_its_conversations_end(ask: Ask, kind: Backend
     assert sent["add_generation_prompt"] is False
 
 
-def test_llama_cpp_takes_the_clients_own_beginning_and_the_answer_for_one(ask: Ask) -> None:
+CONTINUING: tuple[BackendKind, ...] = ("llamacpp", "vllm", "sglang")
+
+
+@pytest.mark.parametrize("kind", CONTINUING)
+def test_the_clients_own_beginning_and_the_answer_are_one_message_where_it_asked_for_that(
+    ask: Ask, kind: BackendKind
+) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh, "}]
-    continued = ask(messages=messages, answer_so_far="hel")
-    assert body(continued, "llamacpp")["messages"][1:] == [
-        {"role": "assistant", "content": "Oh, hel"}
+    first = body(ask(messages=messages, continue_final_message=True), kind)
+    assert first["messages"] == messages
+    assert (first["continue_final_message"], first["add_generation_prompt"]) == (True, False)
+    asked = ask(messages=messages, continue_final_message=True, answer_so_far="hel")
+    assert body(asked, kind)["messages"][1:] == [{"role": "assistant", "content": "Oh, hel"}]
+    another = ask(messages=messages, answer_so_far="hel")
+    assert body(another, kind)["messages"] == [
+        *messages,
+        {"role": "assistant", "content": "hel"},
     ]
-    assert len(body(continued, "vllm")["messages"]) == 3
-    assert messages[-1]["content"] == "Oh, "
+    assert "continue_final_message" not in body(ask(messages=messages), kind)
+
+
+@pytest.mark.parametrize("kind", set(KINDS) - set(CONTINUING))
+def test_going_on_with_a_message_is_refused_where_the_kind_begins_anew(
+    ask: Ask, kind: BackendKind
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(ask(continue_final_message=True), kind)
+    assert caught.value.param == "continue_final_message"
+
+
+NO_JSON = ('{"a": "b', '{"a":1}{"b":2}', "NaN", '{"a":NaN}', "[" * 5000, "ä")
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1}', "{}", "[1]", "3", '"x"', "null", *NO_JSON])
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_of_earlier_calls_are_json_to_every_engine_that_parses_them(
+    ask: Ask, kind: BackendKind, arguments: str
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    (sent,) = body(ask(messages=messages), kind)["messages"][0]["tool_calls"]
+    written = sent["function"]["arguments"]
+    if kind == "openai":
+        assert written == arguments
+        return
+    value = json.loads(written, parse_constant=pytest.fail)
+    if kind == "ollama":
+        assert isinstance(value, dict)
+    elif arguments in NO_JSON:
+        assert value == arguments  # a template renders the text as it was
+    else:
+        assert written == arguments
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -345,7 +345,8 @@ def test_a_mistake_is_named_by_its_path(given: dict[str, Any], param: str) -> No
     ("given", "param"),
     [
         ({"frobnicate": 1}, "frobnicate"),
-        ({"frobnicate": None}, "frobnicate"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "messages.0.function_call"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"n": 2}, "n"),
         ({"messages": [{**USER, "mood": "good"}]}, "messages.0.mood"),
@@ -500,3 +501,142 @@ def test_a_hostile_body_does_not_buy_a_mountain_of_errors() -> None:
     assert len(refusal(messages=[0] * 100_000).details) == 1
     assert len(refusal(messages=[{"role": "user"}] * 10_000).details) == 20
     assert len(refusal(**{f"k{number}": 0 for number in range(100_000)}).details) == 1
+
+
+# What an answer carried comes back ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"index": 0},
+        {"parsed": {"a": 1}},
+        {"annotations": [{"type": "url_citation"}]},
+        {"annotations": []},
+        {"refusal": None, "audio": None, "function_call": None, "tool_calls": None},
+        {"provider_specific_fields": {"x": 1}},
+        {"tool_calls": []},
+        {"cache_control": {"type": "ephemeral"}},
+        {"anything": None},
+    ],
+)
+def test_an_answer_comes_back_as_it_came(more: dict[str, Any]) -> None:
+    answer = {"role": "assistant", "content": "Hi", **more}
+    assert request(messages=[USER, answer, USER]).messages[1] == {
+        "role": "assistant",
+        "content": "Hi",
+    }
+
+
+def test_tool_calls_come_back_as_they_were_accumulated() -> None:
+    function = {**CALL["function"], "parsed_arguments": {}}
+    call = {**CALL, "index": 0, "function": function, "provider_specific_fields": {}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert request(messages=[USER, answer]).messages[1]["tool_calls"] == [CALL]
+    del call["type"]
+    assert request(messages=[USER, answer]).messages[1]["tool_calls"] == [CALL]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"content": None, "refusal": "No."}, "No."),
+        ({"content": "", "refusal": "No."}, "No."),
+        ({"content": "Well. ", "refusal": "No."}, "Well. "),
+        ({"content": [{"type": "refusal", "refusal": "No."}]}, "No."),
+        (
+            {"content": [{"type": "text", "text": "Hm."}, {"type": "refusal", "refusal": "No."}]},
+            "Hm.\nNo.",
+        ),
+    ],
+)
+def test_a_refusal_comes_back_as_text(answer: dict[str, Any], text: str) -> None:
+    message = request(messages=[USER, {"role": "assistant", **answer}]).messages[1]
+    assert message == {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", None])
+def test_blank_arguments_are_an_empty_object(blank: str | None) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": blank}}
+    answer = {"role": "assistant", "tool_calls": [call]}
+    assert request(messages=[USER, answer]).messages[1]["tool_calls"] == [CALL]
+
+
+def test_arguments_may_be_the_object_itself() -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": {"ä": 1}}}
+    answer = {"role": "assistant", "tool_calls": [call]}
+    (sent,) = request(messages=[USER, answer]).messages[1]["tool_calls"]
+    assert sent["function"]["arguments"] == '{"ä": 1}'
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"modalities": ["text"]},
+        {"modalities": None, "audio": None, "prediction": None, "frobnicate": None},
+        {"top_logprobs": None, "logprobs": None},
+        {"messages": [{**USER, "frobnicate": None}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello", "x": None}]}]},
+        {"stream": True, "stream_options": {"include_usage": None, "x": None}},
+        {"response_format": {"type": "text", "json_schema": None, "x": None}},
+        {"cache_control": {"type": "ephemeral"}, "prompt_cache_retention": "24h"},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Hello", "cache_control": {}}],
+                }
+            ]
+        },
+    ],
+)
+def test_null_asks_for_nothing_and_a_hint_for_no_text(where: dict[str, Any]) -> None:
+    given = request(**where)
+    assert (given.messages, given.response_format, given.logprobs) == ([USER], None, False)
+
+
+def test_hints_and_nulls_may_be_in_tools_too() -> None:
+    tool = {**TOOL, "cache_control": {"type": "ephemeral"}, "x": None}
+    given = request(
+        tools=[tool], tool_choice={"type": "function", "function": {"name": "f", "x": None}}
+    )
+    assert given.tools == [TOOL]
+
+
+def test_a_null_within_a_json_schema_keeps_its_meaning() -> None:
+    schema = {"type": "object", "properties": {"a": {"const": None}}}
+    given = request(response_format=json_format(schema))
+    assert given.response_format is not None
+    assert given.response_format["json_schema"]["schema"] == schema
+
+
+def test_a_null_that_is_needed_is_missing() -> None:
+    assert refusal(messages=None).param == "messages"
+    assert refusal(messages=[{"role": "user", "content": None}]).param == "messages.0.content"
+    assert (
+        refusal(messages=[USER, {"role": "assistant", "content": None}]).code == "invalid_request"
+    )
+
+
+# Going on with a message --------------------------------------------------------------------
+
+BEGUN = {"role": "assistant", "content": "Hel"}
+
+
+def test_the_last_message_is_gone_on_with_only_where_that_is_asked_for() -> None:
+    assert not request(messages=[USER, BEGUN]).continue_final_message
+    assert request(messages=[USER, BEGUN], continue_final_message=True).continue_final_message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"messages": [USER]},
+        {"messages": [USER, {"role": "assistant", "content": ""}]},
+        {"messages": [USER, {**BEGUN, "tool_calls": [CALL]}]},
+        {"messages": [USER, BEGUN], "tools": [TOOL]},
+        {"messages": [USER, BEGUN], "response_format": json_format(SCHEMA)},
+    ],
+)
+def test_what_can_not_be_gone_on_with_is_refused(given: dict[str, Any]) -> None:
+    assert refusal(**given, continue_final_message=True).param == "continue_final_message"

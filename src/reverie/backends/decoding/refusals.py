@@ -33,6 +33,8 @@ _LOADING_RETRY_AFTER = 2.0
 _BUSY_RETRY_AFTER = 1.0
 _MAX_RETRY_AFTER = 3600.0
 
+_MAX_SAID = 200
+
 _IDENTIFIER = re.compile(r"[\w.-]{1,64}")
 
 
@@ -46,6 +48,8 @@ def refusal(
         return overflow
     if _MEMORY_FULL.search(_text_of(error)):
         return _memory_full()
+    if status == 500 and _UNRENDERABLE.search(_text_of(error)):
+        return _refused(error, request)
     if status in (400, 413, 422):
         if _is_wrong_model(error):
             return _does_not_serve(reason)
@@ -65,8 +69,21 @@ def refusal(
         )
     if status in (404, 405):
         return _does_not_serve(reason)
-    return BackendError("The model's backend failed.", reason=reason)
+    return BackendError(
+        "The model's backend failed.",
+        reason=reason,
+        said=_text_of(error)[:_MAX_SAID] if status == 500 else "",
+    )
 
+
+_UNRENDERABLE = re.compile(
+    r"chat[ _]template|this template|jinja|raise_exception"
+    r"|render(?:ing)? (?:the )?(?:prompt|messages)|roles? must|conversation roles|unknown role|assistant messages?\b"
+    r"|contains tool calls|tool call arguments|last message",
+    re.IGNORECASE,
+)
+"""What engines and chat templates say of messages that can't be made a prompt, whatever the
+status. A 500 with other words is the engine's own failure."""
 
 _MEMORY_FULL = re.compile(
     r"context size has been exceeded|failed to find a (?:memory|kv) slot"
@@ -152,24 +169,23 @@ def _field_of(error: Any) -> str | None:
 
 def _refused(error: Any, request: GenerateRequest) -> ReverieError:
     """The error for an invalid request: engines refuse schemas and tools most often."""
-    text = _text_of(error).lower()
+    if _UNRENDERABLE.search(_text_of(error)):
+        return RefusedByBackend(
+            "The model's chat template refuses these messages, for the order of their roles, for a "
+            "role that it does not know, or for their tool calls. Change the messages.",
+            param="messages",
+        )
     if request.response_format is not None and request.response_format.get("type") != "text":
         return RefusedByBackend(
             "The engine refused the request as invalid; most likely its response_format has a "
-            "part that this engine does not support.",
+            "part that this engine does not support. Send it without to find out.",
             param="response_format",
         )
     if request.tools:
         return RefusedByBackend(
             "The engine refused the request as invalid; most likely its tools have a part that "
-            "this engine does not support.",
+            "this engine does not support. Send it without to find out.",
             param="tools",
-        )
-    if "template" in text or "roles must" in text:
-        return RefusedByBackend(
-            "The model's chat template refuses these messages, for the order of their roles or "
-            "for a role that it does not know.",
-            param="messages",
         )
     field = _field_of(error)
     if field is not None:

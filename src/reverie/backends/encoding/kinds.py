@@ -69,6 +69,9 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
     if kind in ("openai", "ollama"):
         _refuse(request.top_k > 0, "top_k", kind)
         _refuse(request.min_p > 0, "min_p", kind)
+    _refuse(
+        request.continue_final_message and kind not in _CAN_CONTINUE, "continue_final_message", kind
+    )
     if kind == "ollama":
         _refuse(bool(request.logit_bias), "logit_bias", kind)
         _refuse(forced_tools.is_forced(request), "tool_choice", kind)
@@ -121,7 +124,7 @@ def encode(
         **_sampling(request),
         **_output(request),
     }
-    if request.answer_so_far:
+    if request.answer_so_far or request.continue_final_message:
         body["add_generation_prompt"] = False
         body["continue_final_message"] = True
     if kind == "llamacpp":
@@ -147,25 +150,43 @@ def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str,
     if not request.answer_so_far:
         return request.messages
     *before, last = request.messages
-    answer = {"role": "assistant", "content": request.answer_so_far}
-    if kind == "llamacpp" and last["role"] == "assistant" and last.get("content"):
-        # It continues an assistant's message at the end in any case.
+    if request.continue_final_message:
         return [*before, {**last, "content": last["content"] + request.answer_so_far}]
-    return [*request.messages, answer]
+    return [*request.messages, {"role": "assistant", "content": request.answer_so_far}]
 
 
 def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[str, Any]]:
-    """The messages, with reasoning under the names that the kind uses."""
-    names = _REASONING.get(kind)
-    if names is None or not any("reasoning_content" in message for message in messages):
-        return messages
-    renamed = []
+    """The messages, as the kind takes them."""
+    written = []
     for message in messages:
-        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
-        if "reasoning_content" in message:
-            rest |= dict.fromkeys(names, message["reasoning_content"])
-        renamed.append(rest)
-    return renamed
+        if "reasoning_content" in message or "tool_calls" in message:
+            message = dict(message)
+            names = _REASONING.get(kind)
+            if names is not None and (reasoning := message.pop("reasoning_content", None)):
+                message |= dict.fromkeys(names, reasoning)
+            if "tool_calls" in message:
+                message["tool_calls"] = [_tool_call(call, kind) for call in message["tool_calls"]]
+        written.append(message)
+    return written
+
+
+def _tool_call(call: dict[str, Any], kind: BackendKind) -> dict[str, Any]:
+    """A call of an earlier turn. Its arguments may be no JSON, as where an answer was cut.
+
+    OpenAI's models take any text. Others parse it, and refuse the request if they can't: they get
+    it as a JSON string, from which a chat template renders the text as it was. Ollama takes objects
+    alone.
+    """
+    arguments = call["function"]["arguments"]
+    try:
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        value = arguments
+        if kind != "openai":
+            arguments = _encode(value).decode()
+    if kind == "ollama" and not isinstance(value, dict):
+        arguments = _encode({"arguments": value}).decode()
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def grammar(request: GenerateRequest) -> str | None:

@@ -32,7 +32,7 @@ from reverie.log import fields
 logger = logging.getLogger("reverie.backends")
 
 Circuit = Literal["closed", "open", "half_open"]
-_Event = Literal["failure", "probe_failed", "trial", "first_token", "success", "probe"]
+_Event = Literal["failure", "probe_failed", "trial", "first_token", "success", "probe", "forgiven"]
 
 _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
     ("closed", "failure"): "open",  # too many in a row, or one on probation
@@ -45,6 +45,8 @@ _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
     ("half_open", "success"): "closed",
     ("half_open", "failure"): "open",  # of the trial
     ("half_open", "probe"): "closed",  # while no trial runs
+    ("half_open", "forgiven"): "closed",
+    ("open", "forgiven"): "closed",
 }
 """What isn't here changes nothing. Open turns to half-open by itself, when the wait is over."""
 
@@ -293,6 +295,15 @@ class BackendState:
         elif isinstance(error, ClientError):
             self.on_first_token(ticket)
         self._end_trial(ticket)
+
+    def forgive(self, ticket: Ticket) -> None:
+        """Take back a failure that turned out to be its request's own."""
+        self.failures = max(0, self.failures - 1)
+        self._cooldown_ends = min(self._cooldown_ends, self._clock())
+        self._probe_ok = True
+        if not self._closed and ticket.era == self._era - 1:  # it had opened the circuit
+            self._waits = max(0, self._waits - 1)
+            self._apply("forgiven")
 
     def apply_probe(self) -> None:
         """Note the backend's latest probe, if it is news."""

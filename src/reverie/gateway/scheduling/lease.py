@@ -120,6 +120,10 @@ class Lease:
             self._reported = True
             self._state.failed(self._ticket, error)
 
+    def forgive(self) -> None:
+        """Take back the failure that was noted: it said nothing of the backend."""
+        self._state.forgive(self._ticket)
+
     def release(self) -> None:
         """Give the slot back. Idempotent."""
         if not self._released:

@@ -19,9 +19,11 @@ from reverie.http.request.schema import (
     TAGS,
     UNSUPPORTED,
     LLMMessage,
+    LLMRefusalPart,
     LLMRequest,
     LLMResponseFormat,
     LLMTool,
+    LLMToolCall,
 )
 from reverie.http.request.validation import Mistake, error_text, find_mistakes
 from reverie.request import GenerateRequest
@@ -136,6 +138,7 @@ def _to_generate(request: LLMRequest) -> GenerateRequest:
         tools=[_tool(tool) for tool in request.tools] if request.tools else None,
         tool_choice=_tool_choice(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
+        continue_final_message=request.continue_final_message,
     )
 
 
@@ -149,12 +152,15 @@ def _message(message: LLMMessage) -> dict[str, Any]:
     content = message.content
     if isinstance(content, list):
         # One line each, as vLLM and llama.cpp join them.
-        content = "\n".join(part.text for part in content)
+        content = "\n".join(
+            part.refusal if isinstance(part, LLMRefusalPart) else part.text for part in content
+        )
+    content = content or message.refusal or content
     # Most chat templates know no "developer": it is OpenAI's newer name of "system".
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": content}
     if message.tool_calls:
-        plain["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+        plain["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
     if message.name:
@@ -162,6 +168,11 @@ def _message(message: LLMMessage) -> dict[str, Any]:
     if reasoning := message.reasoning_content or message.reasoning:
         plain["reasoning_content"] = reasoning
     return plain
+
+
+def _tool_call(call: LLMToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments.strip() or "{}"}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _set(**values: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ looked at, so that a hostile body can't buy a mountain of error records.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -57,8 +58,8 @@ def _form(value: Any) -> str | None:
     return "<object>" if isinstance(value, dict) else None
 
 
-TAGS = frozenset({"<string>", "<array>", "<object>"})
-"""The tags of ``_form``, which pydantic puts into the path of a mistake."""
+TAGS = frozenset({"<string>", "<array>", "<object>", "<text>", "<refusal>"})
+"""The tags of ``_form`` and ``_part_tag``, which pydantic puts into the path of a mistake."""
 
 _LAX = BeforeValidator(_number)
 """Stands after the bounds in an annotation, so that OpenAPI describes a plain number."""
@@ -84,8 +85,13 @@ def _union(members: Any, expected: str) -> Any:
     ]
 
 
+_HINTS = frozenset({"cache_control", "provider_specific_fields"})
+"""Fields that say nothing to a model, and may be in any object: Anthropic's hint about caching, and
+what LiteLLM adds to answers, which come back with it."""
+
+
 class Wire(BaseModel):
-    """A JSON object that a client sends."""
+    """A JSON object that a client sends. A field that is null counts as absent, by any name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -96,20 +102,27 @@ class Wire(BaseModel):
             raise PydanticCustomError(
                 "too_many_fields", f"Object should have {_MAX_FIELDS} or fewer fields"
             )
+        if isinstance(value, dict) and (None in value.values() or not _HINTS.isdisjoint(value)):
+            return {k: v for k, v in value.items() if v is not None and k not in _HINTS}
         return value
 
 
 # Messages ---------------------------------------------------------------------------------
 
 
-def _only_text(value: Any) -> Any:
-    """Tell other kinds of parts (images, sounds, files) from malformed ones."""
+def _known_part(value: Any) -> Any:
+    """Tell other kinds of parts (sounds, files) from malformed ones."""
     kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind != "text":
+    if isinstance(kind, str) and f"<{kind}>" not in TAGS:
         raise PydanticCustomError(
             UNSUPPORTED, "Only parts of type 'text' are supported", {"at": "type"}
         )
     return value
+
+
+def _part_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "<refusal>" if kind == "refusal" else "<text>"
 
 
 class LLMTextPart(Wire):
@@ -117,30 +130,40 @@ class LLMTextPart(Wire):
     text: str
 
 
+class LLMRefusalPart(Wire):
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _as_text(value: Any) -> Any:
+    """Accept arguments as the object itself, too."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
 class LLMFunctionCall(Wire):
     name: str = Field(min_length=1, max_length=200)
-    arguments: str
+    arguments: Annotated[str, BeforeValidator(_as_text)] = ""
     """The arguments as JSON text, as the model wrote it."""
+    parsed_arguments: SkipJsonSchema[Any] = None
 
 
 class LLMToolCall(Wire):
     id: str = Field(max_length=200)
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: LLMFunctionCall
+    index: SkipJsonSchema[Any] = None
 
-
-def _only_null(value: Any) -> None:
-    if value is not None:
-        raise PydanticCustomError(UNSUPPORTED, "This field is not supported")
-
-
-_RoundTripped: TypeAlias = Annotated[SkipJsonSchema[None], BeforeValidator(_only_null)]
-"""A field of OpenAI's answers, which SDKs send back as null."""
 
 Content: TypeAlias = _union(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")]
     | Annotated[
-        list[Annotated[LLMTextPart, BeforeValidator(_only_text)]],
+        list[
+            Annotated[
+                Annotated[LLMTextPart, Tag("<text>")] | Annotated[LLMRefusalPart, Tag("<refusal>")],
+                Discriminator(_part_tag),
+                BeforeValidator(_known_part),
+            ]
+        ],
         Field(min_length=1, fail_fast=True),
         Tag("<array>"),
     ],
@@ -149,7 +172,7 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
 
 
 class LLMMessage(Wire):
-    """A message of the conversation. Fields of OpenAI's answers may be present as null."""
+    """A message of the conversation. What an answer carried may come back as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
@@ -164,10 +187,11 @@ class LLMMessage(Wire):
     """The assistant's reasoning before this answer, as answers carry it."""
     reasoning: str | None = None
     """Another name of `reasoning_content`."""
-    refusal: _RoundTripped = None
-    annotations: _RoundTripped = None
-    audio: _RoundTripped = None
-    function_call: _RoundTripped = None
+    refusal: str | None = None
+    """What the assistant said instead of an answer, as answers carry it."""
+    annotations: SkipJsonSchema[Any] = None
+    index: SkipJsonSchema[Any] = None
+    parsed: SkipJsonSchema[Any] = None
 
 
 # Tools and formats ------------------------------------------------------------------------
@@ -232,6 +256,12 @@ def _only_one(value: int) -> int:
     return value
 
 
+def _only_text(value: list[str]) -> list[str]:
+    if set(value) != {"text"}:
+        raise PydanticCustomError(UNSUPPORTED, "Only ['text'] is supported")
+    return value
+
+
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 _Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
 _TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
@@ -250,7 +280,7 @@ ToolChoice: TypeAlias = _union(  # type: ignore[valid-type]
 
 
 class LLMRequest(Wire):
-    """A request for text. A field that is null counts as absent."""
+    """A request for text. A field that is null counts as absent, also in the objects below it."""
 
     messages: Annotated[list[LLMMessage], Field(min_length=1, fail_fast=True)]
     """The conversation so far."""
@@ -299,6 +329,10 @@ class LLMRequest(Wire):
     tool_choice: ToolChoice | None = None
     """Whether a tool is called, and which one."""
     parallel_tool_calls: StrictBool | None = None
+    continue_final_message: StrictBool = False
+    """The last message is the assistant's, and the answer goes on with it."""
+    modalities: Annotated[list[str], Field(max_length=8), AfterValidator(_only_text)] | None = None
+    """What to answer with: `["text"]`."""
     user: Any = None
     """Accepted, no effect on the text."""
     metadata: Any = None
@@ -311,11 +345,5 @@ class LLMRequest(Wire):
     """Accepted, no effect on the text."""
     prompt_cache_key: Any = None
     """Accepted, no effect on the text."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        if isinstance(value, dict) and None in value.values():
-            known = cls.model_fields
-            return {k: v for k, v in value.items() if v is not None or k not in known}
-        return value
+    prompt_cache_retention: Any = None
+    """Accepted, no effect on the text."""

@@ -32,6 +32,7 @@ def find_mistakes(request: LLMRequest) -> list[Mistake]:
     # Plain requests, which most are, set none of the fields that the other rules are about.
     if request.model_fields_set - _PLAIN:
         mistakes += _of_options(request)
+        mistakes += _of_continuation(request)
         mistakes += _of_format(request)
         mistakes += _of_tools(request)
     return mistakes
@@ -47,18 +48,18 @@ def _of_messages(request: LLMRequest) -> Iterator[Mistake]:
 
 
 def _of_message(message: LLMMessage) -> Iterator[tuple[str, str, str]]:
-    if message.content is None and not (message.role == "assistant" and message.tool_calls):
-        if "content" not in message.model_fields_set and message.role != "assistant":
+    if message.content is None:
+        if message.role != "assistant":
             yield "content", "Field required", "missing"
-        else:
+        elif not (message.tool_calls or message.refusal):
             yield (
                 "content",
-                "Content may be null only for an assistant message with tool_calls",
+                "Content may be null only for an assistant message with tool_calls or a refusal",
                 "value_error",
             )
     if message.tool_calls and message.role != "assistant":
         yield "tool_calls", "Only an assistant message carries tool_calls", "value_error"
-    for field in ("reasoning_content", "reasoning"):
+    for field in ("reasoning_content", "reasoning", "refusal"):
         if getattr(message, field) and message.role != "assistant":
             yield field, f"Only an assistant message carries {field}", "value_error"
     if message.reasoning and message.reasoning_content not in (None, "", message.reasoning):
@@ -86,6 +87,17 @@ def _of_options(request: LLMRequest) -> Iterator[Mistake]:
         yield Mistake(("stream_options",), "This is allowed only where stream is true")
     if request.top_logprobs and not request.logprobs:
         yield Mistake(("top_logprobs",), "This needs logprobs to be true")
+
+
+def _of_continuation(request: LLMRequest) -> Iterator[Mistake]:
+    if not request.continue_final_message:
+        return
+    at = ("continue_final_message",)
+    last = request.messages[-1]
+    if last.role != "assistant" or not last.content or last.tool_calls:
+        yield Mistake(at, "This needs an assistant's text as the last of the messages")
+    if request.tools or request.response_format:
+        yield Mistake(at, "This is not allowed together with tools or a response_format")
 
 
 def _of_format(request: LLMRequest) -> Iterator[Mistake]:
