@@ -15,8 +15,9 @@ from reverie.backends.base import Health
 from reverie.backends.http import HttpBackend
 from reverie.errors import BackendError, BackendTimeout, Overloaded, ReverieError
 from reverie.events import Delta, Event, Finish, Usage
+from reverie.gateway.attempts import MAX_ATTEMPTS, MAX_FAILURES
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.relay import MAX_ATTEMPTS, MAX_FAILURES, relay
+from reverie.gateway.relay import relay
 from reverie.gateway.scheduling.pool import Pool
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings

@@ -78,8 +78,8 @@ def refusal(
 
 _UNRENDERABLE = re.compile(
     r"chat[ _]template|this template|jinja|raise_exception"
-    r"|render(?:ing)? (?:the )?(?:prompt|messages)|roles? must|conversation roles|unknown role|assistant messages?\b"
-    r"|contains tool calls|tool call arguments|last message",
+    r"|render(?:ing)? (?:the )?(?:prompt|messages)|roles? must|conversation roles|unknown role"
+    r"|assistant messages?\b|contains tool calls|tool call arguments|last message",
     re.IGNORECASE,
 )
 """What engines and chat templates say of messages that can't be made a prompt, whatever the
