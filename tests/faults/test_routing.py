@@ -190,3 +190,32 @@ async def test_a_client_that_leaves_says_nothing_of_the_engine(
     await gateway.until(lambda: gateway.pool().in_flight == 0)
     state = state_of(gateway, 0)
     assert (state.circuit, state.failures) == ("closed", 0)
+
+
+async def test_a_request_that_every_engine_fails_alike_leaves_their_circuits_closed(
+    engines: Engines, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(*engines)
+    for engine in engines:
+        engine.script = Script(status=500, error={"message": "list index out of range"})
+    for number in range(2 * FAILURES):
+        for index in range(len(engines)):
+            state_of(gateway, index)._cooldown_ends = 0.0  # as if it were some seconds ago
+        status, answer, _ = await gateway.post(chat(f"Question {number}"))
+        assert (status, answer["error"]["code"]) == (502, "backend_error")
+    assert {state_of(gateway, index).circuit for index in range(3)} == {"closed"}
+    assert [state_of(gateway, index).failures for index in range(3)] == [0, 0, 0]
+
+
+async def test_messages_that_an_engine_can_not_render_are_asked_about_once(
+    engines: Engines, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(*engines)
+    words = "Jinja Exception: Conversation roles must alternate"
+    for engine in engines:
+        engine.script = Script(status=500, error={"code": 500, "message": words})
+    status, answer, _ = await gateway.post(chat())
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert answer["error"]["param"] == "messages"
+    assert sum(engine.refused for engine in engines) == 1
+    assert [state_of(gateway, index).failures for index in range(3)] == [0, 0, 0]

@@ -634,7 +634,7 @@ def test_the_last_message_is_gone_on_with_only_where_that_is_asked_for() -> None
         {"messages": [USER]},
         {"messages": [USER, {"role": "assistant", "content": ""}]},
         {"messages": [USER, {**BEGUN, "tool_calls": [CALL]}]},
-        {"messages": [USER, BEGUN], "tools": [TOOL]},
+        {"messages": [USER, BEGUN], "tools": [TOOL], "tool_choice": "required"},
         {"messages": [USER, BEGUN], "response_format": json_format(SCHEMA)},
     ],
 )

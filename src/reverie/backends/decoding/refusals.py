@@ -48,8 +48,8 @@ def refusal(
         return overflow
     if _MEMORY_FULL.search(_text_of(error)):
         return _memory_full()
-    if status == 500 and _UNRENDERABLE.search(_text_of(error)):
-        return _refused(error, request)
+    if status in (400, 413, 422, 500) and _UNRENDERABLE.search(_text_of(error) or _plain(body)):
+        return _unrenderable()
     if status in (400, 413, 422):
         if _is_wrong_model(error):
             return _does_not_serve(reason)
@@ -72,18 +72,37 @@ def refusal(
     return BackendError(
         "The model's backend failed.",
         reason=reason,
-        said=_text_of(error)[:_MAX_SAID] if status == 500 else "",
+        said=(_text_of(error) or _plain(body))[:_MAX_SAID] if status == 500 else "",
     )
 
 
+def _plain(body: bytes) -> str:
+    return body.decode(errors="replace")
+
+
 _UNRENDERABLE = re.compile(
-    r"chat[ _]template|this template|jinja|raise_exception"
-    r"|render(?:ing)? (?:the )?(?:prompt|messages)|roles? must|conversation roles|unknown role"
-    r"|assistant messages?\b|contains tool calls|tool call arguments|last message",
+    # the template's own words, which differ by model
+    r"roles? must|raise_exception|unknown role|expected last role|same number of function calls"
+    # what renders it: Jinja in C++ (llama.cpp) and in Python, Go's templates (Ollama)
+    r"|jinja|chat[ _]?template|for this template|template error|template: .*executing"
+    r"|while executing \w+ at line|at row \d+, column \d+"
+    r"|dict object' has no attribute|item pairs from a mapping|can only concatenate str"
+    # what parses messages before that
+    r"|tool call arguments|failed to parse messages|must contain either 'content'"
+    r"|contains tool calls|assistant messages at the end|json\.exception|JSONDecodeError",
     re.IGNORECASE,
 )
-"""What engines and chat templates say of messages that can't be made a prompt, whatever the
-status. A 500 with other words is the engine's own failure."""
+"""What engines say of messages that they can't make a prompt of, some with a 500. Any other 500 is
+the engine's own failure."""
+
+
+def _unrenderable() -> RefusedByBackend:
+    return RefusedByBackend(
+        "The model's chat template refuses these messages: for the order of their roles, for a "
+        "role that it does not know, or for what one of them holds. Change the messages.",
+        param="messages",
+    )
+
 
 _MEMORY_FULL = re.compile(
     r"context size has been exceeded|failed to find a (?:memory|kv) slot"
@@ -110,11 +129,14 @@ def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) ->
     """The error for one that the engine reported within a response of status 200."""
     if not started and (overflow := _overflow(error, request)) is not None:
         return overflow
+    if not started and _UNRENDERABLE.search(_text_of(error)):
+        return _unrenderable()
     if _MEMORY_FULL.search(_text_of(error)):
         return _memory_full()
     return BackendError(
         "The model's backend failed while it answered.",
         reason=f"error in the stream, {_type_and_code(error)}",
+        said=_text_of(error)[:_MAX_SAID],
     )
 
 
@@ -169,12 +191,6 @@ def _field_of(error: Any) -> str | None:
 
 def _refused(error: Any, request: GenerateRequest) -> ReverieError:
     """The error for an invalid request: engines refuse schemas and tools most often."""
-    if _UNRENDERABLE.search(_text_of(error)):
-        return RefusedByBackend(
-            "The model's chat template refuses these messages, for the order of their roles, for a "
-            "role that it does not know, or for their tool calls. Change the messages.",
-            param="messages",
-        )
     if request.response_format is not None and request.response_format.get("type") != "text":
         return RefusedByBackend(
             "The engine refused the request as invalid; most likely its response_format has a "

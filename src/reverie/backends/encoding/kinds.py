@@ -170,23 +170,29 @@ def _messages(messages: list[dict[str, Any]], kind: BackendKind) -> list[dict[st
     return written
 
 
-def _tool_call(call: dict[str, Any], kind: BackendKind) -> dict[str, Any]:
-    """A call of an earlier turn. Its arguments may be no JSON, as where an answer was cut.
+INVALID = "INVALID_JSON"
+"""The name under which arguments that are no object stand in one, as Anthropic advises."""
 
-    OpenAI's models take any text. Others parse it, and refuse the request if they can't: they get
-    it as a JSON string, from which a chat template renders the text as it was. Ollama takes objects
-    alone.
+
+def _tool_call(call: dict[str, Any], kind: BackendKind) -> dict[str, Any]:
+    """A call of an earlier turn, whose arguments may be no JSON, as where the answer was cut.
+
+    OpenAI's models take any text. Other engines parse it: llama.cpp answers 500 to what isn't JSON,
+    vLLM and Ollama refuse it. Chat templates write arguments as JSON, or go over their names and
+    values: only an object passes through all of these. Deep nesting counts as no JSON, since
+    llama.cpp dies of 100,000 levels.
     """
     arguments = call["function"]["arguments"]
+    if kind == "openai":
+        return call
     try:
         value = msgspec.json.decode(arguments)
     except (msgspec.DecodeError, RecursionError):
         value = arguments
-        if kind != "openai":
-            arguments = _encode(value).decode()
-    if kind == "ollama" and not isinstance(value, dict):
-        arguments = _encode({"arguments": value}).decode()
-    return {**call, "function": {**call["function"], "arguments": arguments}}
+    if isinstance(value, dict):
+        return call
+    text = "{}" if value is None else _encode({INVALID: arguments}).decode()
+    return {**call, "function": {**call["function"], "arguments": text}}
 
 
 def grammar(request: GenerateRequest) -> str | None:

@@ -331,6 +331,8 @@ class LLMRequest(Wire):
     parallel_tool_calls: StrictBool | None = None
     continue_final_message: StrictBool = False
     """The last message is the assistant's, and the answer goes on with it."""
+    add_generation_prompt: StrictBool | None = None
+    """The opposite of `continue_final_message`, which vLLM's clients send beside it."""
     modalities: Annotated[list[str], Field(max_length=8), AfterValidator(_only_text)] | None = None
     """What to answer with: `["text"]`."""
     user: Any = None

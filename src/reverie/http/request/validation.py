@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic_core import ErrorDetails
 
 from reverie.http.request.json_schemas import SchemaBudget
-from reverie.http.request.schema import PATTERNS, LLMMessage, LLMNamedTool, LLMRequest
+from reverie.http.request.schema import PATTERNS, UNSUPPORTED, LLMMessage, LLMNamedTool, LLMRequest
 
 _MAX_MISTAKES = 100
 
@@ -90,14 +90,26 @@ def _of_options(request: LLMRequest) -> Iterator[Mistake]:
 
 
 def _of_continuation(request: LLMRequest) -> Iterator[Mistake]:
-    if not request.continue_final_message:
+    continues = request.continue_final_message
+    if request.add_generation_prompt is continues:
+        yield Mistake(
+            ("add_generation_prompt",),
+            "This is supported only as the opposite of continue_final_message",
+            UNSUPPORTED,
+        )
+    if not continues:
         return
     at = ("continue_final_message",)
     last = request.messages[-1]
     if last.role != "assistant" or not last.content or last.tool_calls:
         yield Mistake(at, "This needs an assistant's text as the last of the messages")
-    if request.tools or request.response_format:
-        yield Mistake(at, "This is not allowed together with tools or a response_format")
+    form = request.response_format
+    if form is not None and form.type != "text":
+        yield Mistake(at, "This is not supported together with such a response_format", UNSUPPORTED)
+    if request.tools and request.tool_choice not in (None, "auto", "none"):
+        yield Mistake(
+            at, "This is not supported together with a required or named tool", UNSUPPORTED
+        )
 
 
 def _of_format(request: LLMRequest) -> Iterator[Mistake]:
