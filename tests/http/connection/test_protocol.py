@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.error
+import urllib.request
+from typing import Any
 
 import pytest
 
@@ -202,3 +205,59 @@ async def test_an_answer_that_nobody_takes_does_not_hold_its_connection(
     await engine.wait_for(lambda e: e.completed == 1)
     await gateway.until(lambda: not gateway.server.server_state.connections)
     peer.writer.transport.abort()
+
+
+LARGE = 11 * 1024 * 1024
+
+
+def upload(url: str, *, key: str, chunked: bool = False) -> int:
+    """POST more than a body may have with urllib, which says ``Connection: close``."""
+    data: Any = (b"x" * 65536 for _ in range(LARGE // 65536)) if chunked else b"x" * LARGE
+    request = urllib.request.Request(f"{url}/llm", data, {"Authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code if json.loads(error.read())["error"]["code"] else 0
+
+
+@pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("right", 413)])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_early_answer_is_read_by_a_client_that_sends_everything_first(
+    engine: ScriptedEngine, start_gateway: StartGateway, key: str, status: int, chunked: bool
+) -> None:
+    gateway = await start_gateway(engine, environ=KEYED)
+    statuses = await asyncio.gather(
+        *(asyncio.to_thread(upload, gateway.url, key=key, chunked=chunked) for _ in range(3))
+    )
+    assert statuses == [status] * 3
+    await gateway.until(lambda: not gateway.server.server_state.connections)
+
+
+async def test_a_client_that_sends_for_ever_after_an_early_answer_is_cut_off(
+    engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_DISCARDED_BYTES", 1_000_000)
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    head = b"POST /llm HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    await peer.send(head + b"Content-Length: 999999999\r\n\r\n")
+    assert (await peer.answer())[0] == 401
+    with pytest.raises(ConnectionError):
+        for _ in range(1000):
+            await peer.send(b"x" * 65536)
+    await gateway.until(lambda: not gateway.server.server_state.connections)
+
+
+async def test_a_client_that_sends_nothing_more_after_an_early_answer_is_let_go(
+    engine: ScriptedEngine, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "DISCARD_TIMEOUT", 0.05)
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    head = b"POST /llm HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    await peer.send(head + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+    assert (await peer.answer())[0] == 401
+    assert await peer.rest() == b""
+    await gateway.until(lambda: not gateway.server.server_state.connections)

@@ -3,7 +3,9 @@
 - A request's head must arrive within ``HEAD_TIMEOUT`` seconds and ``MAX_HEAD_BYTES`` bytes.
 - The rest of a body that was answered early (401, 413) is discarded, so that the client gets to
   read the answer; past ``MAX_DISCARDED_BYTES``, or after ``DISCARD_TIMEOUT`` seconds, the
-  connection is closed.
+  connection is closed. If it is to be closed in any case (``Connection: close``), our side of it is
+  closed first: to close both while the client sends would make its system throw the answer away
+  (RFC 9112 §9.6).
 - At most ``MAX_WAITING`` pipelined requests wait for their turn. A client that leaves is noticed
   meanwhile, and none of them is begun.
 - What isn't HTTP gets an error in the usual shape (docs/protocol.md#errors), and never in the
@@ -22,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -103,6 +106,17 @@ class _Parser(httptools.HttpRequestParser):
             self._protocol.parse_again(data[upgrade.args[0] :])
 
 
+class _OrderlyTransport:
+    """The transport as a cycle sees it, which closes it at the end of its answer."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -113,7 +127,8 @@ class Protocol(HttpToolsProtocol):
     _stall_timer: asyncio.TimerHandle | None = None
     _stall_timeout = STALL_TIMEOUT
     _reads_no_more = False
-    """True once no more requests are read: what came is not HTTP, or too much."""
+    """True once no more requests are read: what came is not HTTP, or too much, or our side of the
+    connection is closed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,6 +140,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._orderly: Any = _OrderlyTransport(transport, self._close_after_body)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,6 +163,7 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reads_no_more:
+            self._discard(len(data))
             return
         if self._head_timer is not None:
             self._head_bytes += len(data)
@@ -175,6 +192,7 @@ class Protocol(HttpToolsProtocol):
         extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
         self.scope["extensions"] = extensions
         self._discarded = 0
+        self.cycle.transport = self._orderly
         self._unanswered.append(self.cycle)
         if self.scope["http_version"] == "1.0":
             self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
@@ -182,9 +200,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
-            self._discarded += len(body)
-            if self._discarded > MAX_DISCARDED_BYTES:
-                self._close()
+            self._discard(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -196,7 +212,9 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         answered = self._unanswered.popleft()
         if answered.more_body and not self.transport.is_closing():
-            self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self._close)
+            self._start_discard_timer()
+        if self._reads_no_more and not self._unanswered:
+            return
         super().on_response_complete()
         if self.transport.is_closing():
             self._stop_stall_timer()
@@ -222,6 +240,32 @@ class Protocol(HttpToolsProtocol):
     def _close_after_answer(self, stall_timeout: float) -> None:
         self.timeout_keep_alive = LINGER
         self._stall_timeout = stall_timeout
+
+    def _close_after_body(self) -> None:
+        """Close our side; close the other one once the client has sent what it is about to send."""
+        cycle = self._unanswered[0] if self._unanswered else None
+        if cycle is None or not (cycle.response_complete and cycle.more_body):
+            self._close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        if self.transport.is_closing() or not self.transport.can_write_eof():
+            self._close()
+            return
+        self._reads_no_more = True
+        self.transport.write_eof()
+        self._start_discard_timer()
+        self.flow.resume_reading()
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self._close()
+
+    def _start_discard_timer(self) -> None:
+        if self._discard_timer is None:
+            self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self._close)
 
     def _close(self) -> None:
         if not self.transport.is_closing():
@@ -284,7 +328,7 @@ class Protocol(HttpToolsProtocol):
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self._close()
+        self._linger()
 
 
 def as_http_class() -> Any:
