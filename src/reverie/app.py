@@ -20,8 +20,17 @@ from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
-from reverie.http.connection.exchange import Message, Receive, Scope, Send
+from reverie.http.connection.exchange import (
+    Receive,
+    Scope,
+    Send,
+    respond,
+    with_headers,
+    without_body,
+)
 from reverie.http.connection.in_flight import InFlight
+from reverie.http.connection.paths import normal
+from reverie.http.cors import Cors
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
@@ -38,7 +47,6 @@ logger = logging.getLogger("reverie")
 
 _GENERATION_ROUTES: dict[str, Dialect] = {
     "/llm": LIVEPEER,
-    "/llm/": LIVEPEER,
     "/v1/chat/completions": OPENAI,
     "/chat/completions": OPENAI,
     "/llm/chat/completions": OPENAI,
@@ -91,7 +99,13 @@ class Application:
         self._reloader = Reloader(
             self.registry, self._keys, read_settings or (lambda: settings), environ
         )
-        access = Access(self._keys, open_to_all=settings.server.no_auth)
+        self._cors = Cors(settings.server.allow_origins)
+        access = Access(
+            self._keys,
+            open_to_all=settings.server.no_auth,
+            trusted_proxies=settings.server.trusted_proxies,
+            allows_origin=self._cors.allows,
+        )
         admission = Admission(self.ledger)
         metrics = Metrics(self.registry, self.ledger)
         replays = Replays(
@@ -189,15 +203,25 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if scope["path"] not in self._generate:
+            scope = {**scope, "path": normal(scope["path"])}
+        if self._cors.enabled:
+            preflight = self._cors.preflight(scope)
+            if preflight is not None:
+                await respond(send, 204, b"", preflight)
+                return
+            if more := self._cors.headers(scope):
+                send = with_headers(send, more)
         generate = self._generate.get(scope["path"])
         if generate is not None:
             await generate(scope, receive, send)
-            return
+        else:
+            await self._operate(scope, receive, send)
+
+    async def _operate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer on a route that doesn't generate; HEAD as GET, without the body."""
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, without_body(send)
         request_id = (b"x-request-id", self._access.request_id(scope).encode())
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), request_id]
-            await send(message)
-
-        await self._operations(scope, receive, send_with_id)
+        await self._operations(scope, receive, with_headers(send, [request_id]))

@@ -14,6 +14,7 @@ shape. Three codes have one status on ``/llm`` and another on ``/v1``, and so an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -200,6 +201,24 @@ class StreamNotResumable(ClientError):
 class RequestTooLarge(ClientError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedEncoding(ClientError):
+    """The body is compressed in a way that isn't read here."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+    def __init__(self, supported: Sequence[str]) -> None:
+        listed = ", ".join(supported)
+        super().__init__(
+            f"This Content-Encoding is not supported. Send the body plain, or in one of: {listed}."
+        )
+        self._supported = listed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": self._supported}
 
 
 class RequestTimeout(ClientError):

@@ -12,8 +12,10 @@ Durations are in seconds, sizes in bytes. The docstrings of the keys are the tex
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -45,6 +47,9 @@ _DAY = 86_400.0
 _MIB = 1024 * 1024
 
 BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai", "livepeer"]
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]*(?::\*)?")
+"""A scheme and an authority, whose port may be ``*``."""
+
 AnyKind = Literal["auto", BackendKind]
 CacheType = Literal["auto", "f16", "q8_0"]
 
@@ -67,6 +72,12 @@ class ServerSettings(_Section):
     api_keys_file: Path | None = None
     """A file of SHA-256 hashes of keys, one `HASH NAME` per line. They are valid in addition
     to the keys in `REVERIE_API_KEYS`."""
+    trusted_proxies: tuple[str, ...] = Field(default=(), max_length=64)
+    """Addresses or networks of proxies on this machine, such as `127.0.0.1`. While no key is set,
+    what a proxy passes on counts as local only if the proxy is listed and its headers say so."""
+    allow_origins: tuple[str, ...] = Field(default=(), max_length=64)
+    """Origins of web pages and desktop apps that may call from a browser (CORS), such as
+    `https://chat.example.org`, `http://localhost:*`, `app://obsidian.md` or `null`; `*`: all."""
     max_body_bytes: int = Field(default=10 * _MIB, ge=1024, le=1024 * _MIB)
     """A larger request body is refused with 413."""
     body_timeout: float = Field(default=30.0, gt=0, le=_DAY)
@@ -104,6 +115,29 @@ class ServerSettings(_Section):
     """The format of log lines, which go to standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Less severe lines are not logged."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(
+                    "must be addresses or networks, such as 127.0.0.1 or 10.0.0.0/8"
+                ) from None
+        return value
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one not in ("*", "null") and not _ORIGIN.fullmatch(one):
+                raise ValueError(
+                    "must be origins, such as https://chat.example.org or http://localhost:*, "
+                    "without a path; or * for all"
+                )
+        return value
 
 
 class StoreSettings(_Section):

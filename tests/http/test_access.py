@@ -78,3 +78,60 @@ def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:
     for bad in ("", "a b", "a\nb", "x" * 65):
         assert access.request_id(scope(x_request_id=bad)).startswith("req_")
     assert access.request_id(scope()) != access.request_id(scope())
+
+
+FORWARDED = [
+    {"x_forwarded_for": "203.0.113.7"},
+    {"x_forwarded_for": "127.0.0.1, 203.0.113.7"},
+    {"x_forwarded_for": "127.0.0.1"},
+    {"forwarded": "for=203.0.113.7;host=localhost"},
+    {"forwarded": 'for="[2001:db8::1]:4711"'},
+    {"x_real_ip": "203.0.113.7"},
+    {"x_forwarded_host": "example.org"},
+    {"cf_connecting_ip": "203.0.113.7"},
+    {"via": "1.1 proxy"},
+    {"x_forwarded_for": ""},
+]
+
+
+@pytest.mark.parametrize("headers", FORWARDED)
+async def test_what_a_proxy_passes_on_is_not_local(headers: dict[str, str]) -> None:
+    access = Access(Authenticator(), open_to_all=False)
+    with pytest.raises(Forbidden, match="trusted_proxies"):
+        await access.admit(scope(host="localhost:8000", **headers))
+    with pytest.raises(InvalidApiKey):
+        await Access(KEYED, open_to_all=False).admit_operator(scope(**headers))
+    assert await Access(KEYED, open_to_all=False).admit(scope(authorization="Bearer k", **headers))
+
+
+@pytest.mark.parametrize(
+    ("headers", "local"),
+    [
+        ({"x_forwarded_for": "127.0.0.1"}, True),
+        ({"x_forwarded_for": "::1", "x_forwarded_host": "localhost:8000", "via": "1.1 p"}, True),
+        ({"forwarded": 'for="[::1]:4711";proto=http;by=203.0.113.43'}, True),
+        ({"x_forwarded_for": "203.0.113.7, 127.0.0.1"}, False),
+        ({"x_forwarded_for": "203.0.113.7"}, False),
+        ({"x_forwarded_for": "127.0.0.1", "x_forwarded_host": "example.org"}, False),
+        ({"x_forwarded_for": "127.0.0.1", "x_real_ip": "203.0.113.7"}, False),
+        ({"forwarded": "for=unknown"}, False),
+        ({"via": "1.1 p"}, False),
+        ({"x_forwarded_for": "::1]evil"}, False),
+    ],
+)
+async def test_a_proxy_that_is_trusted_says_whether_its_caller_is_local(
+    headers: dict[str, str], local: bool
+) -> None:
+    access = Access(Authenticator(), open_to_all=False, trusted_proxies=["127.0.0.0/8"])
+    if local:
+        assert await access.admit(scope(host="localhost", **headers))
+    else:
+        with pytest.raises(Forbidden):
+            await access.admit(scope(host="localhost", **headers))
+
+
+async def test_a_proxy_elsewhere_speaks_for_nobody_here() -> None:
+    access = Access(Authenticator(), open_to_all=False, trusted_proxies=["10.0.0.0/8"])
+    for client in ("10.0.0.7", "127.0.0.1"):
+        with pytest.raises(Forbidden):
+            await access.admit(scope(client, host="localhost", x_forwarded_for="127.0.0.1"))

@@ -344,7 +344,7 @@ async def test_wrong_methods_and_routes_are_said_in_the_same_shape(gateway: Gate
     assert headers["x-request-id"]
     async with gateway.http.post(gateway.url + "/health") as response:
         assert response.status == 405
-        assert response.headers["Allow"] == "GET"
+        assert response.headers["Allow"] == "GET, HEAD"
 
 
 async def test_a_full_queue_and_a_passed_deadline_are_503_with_a_time_to_return(

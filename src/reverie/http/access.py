@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import uuid
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from reverie.addresses import is_loopback
 from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
-from reverie.http.connection.exchange import Scope, header
+from reverie.http.connection.exchange import Headers, Scope, header
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -19,12 +21,27 @@ class Access:
 
     Without keys only this machine may call (docs/protocol.md#who-may-call). The peer's address
     doesn't prove that by itself: a web page in a browser here could reach the port under a name of
-    its own (DNS rebinding) or from its own origin, so both names must be this machine's too.
+    its own (DNS rebinding) or from its own origin, so both names must be this machine's too. And a
+    proxy here passes on what comes from elsewhere: what a proxy sent isn't local, unless the
+    operator trusts it to say where it came from.
+
+    Args:
+        trusted_proxies: networks of proxies whose word counts.
+        allows_origin: tells whether the operator lets pages of an origin call.
     """
 
-    def __init__(self, authenticator: Authenticator, *, open_to_all: bool) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        open_to_all: bool,
+        trusted_proxies: Sequence[str] = (),
+        allows_origin: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
         self._authenticator = authenticator
         self._open_to_all = open_to_all
+        self._trusted = [ipaddress.ip_network(one, strict=False) for one in trusted_proxies]
+        self._allows_origin = allows_origin
 
     def request_id(self, scope: Scope) -> str:
         """The caller's ``X-Request-Id`` if it is harmless, else a new id."""
@@ -39,11 +56,8 @@ class Access:
         Raises:
             InvalidApiKey, Forbidden, AccountsUnavailable
         """
-        if self._authenticator.open and not self._open_to_all and not _comes_from_here(scope):
-            raise Forbidden(
-                "Without API keys this server answers callers on its own machine only. "
-                "The operator can set REVERIE_API_KEYS."
-            )
+        if self._authenticator.open and not self._open_to_all and not self._is_local(scope):
+            raise Forbidden(_NOT_LOCAL)
         return await self._authenticator.authenticate(header(scope, b"authorization"))
 
     async def admit_admin(self, scope: Scope) -> None:
@@ -56,18 +70,75 @@ class Access:
 
     async def admit_operator(self, scope: Scope) -> None:
         """Admit callers who may see operational figures: this machine, and holders of a key."""
-        if not _comes_from_here(scope):
+        if not self._is_local(scope):
             await self.admit(scope)
 
+    def _is_local(self, scope: Scope) -> bool:
+        """True if the peer, all whom it speaks for, and the names used for us are this machine."""
+        client = scope.get("client")
+        peer = "127.0.0.1" if client is None else client[0]
+        if not is_loopback(peer):
+            return False
+        forwarding = [one for one in scope["headers"] if one[0] in _FORWARDING]
+        if forwarding and not (self._trusts(peer) and _is_all_local(forwarding)):
+            return False
+        origin = header(scope, b"origin")
+        names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
+        if origin is not None and not self._allows_origin(origin):
+            names.append(_host_of(origin))
+        return all(map(is_loopback, names))
 
-def _comes_from_here(scope: Scope) -> bool:
-    """True if the peer and the names in ``Host`` and ``Origin`` all are this machine."""
-    client = scope.get("client")
-    origin = header(scope, b"origin")
-    names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
-    if origin is not None:
-        names.append(_host_of(origin))
-    return (client is None or is_loopback(client[0])) and all(map(is_loopback, names))
+    def _trusts(self, peer: str) -> bool:
+        address = ipaddress.ip_address(peer)
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._trusted)
+
+
+_NOT_LOCAL = (
+    "Without API keys this server answers callers on its own machine only, and none that come "
+    "through a proxy. Its operator can set REVERIE_API_KEYS, or name the proxy in "
+    "server.trusted_proxies."
+)
+_NAMING = frozenset(
+    (
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-original-forwarded-for",
+        b"x-original-host",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+        b"fly-client-ip",
+        b"true-client-ip",
+    )
+)
+"""Headers in which proxies list for whom they ask, and under which name."""
+_FORWARDING = _NAMING | {b"forwarded", b"via", b"x-forwarded", b"x-forwarded-server"}
+"""Headers that only a proxy sends. ``X-Forwarded-Proto`` and ``-Port`` come with one of these."""
+_FORWARDED = re.compile(r'\b(?:for|host)\s*=\s*"?([^;,"]*)', re.IGNORECASE)
+"""Whom ``Forwarded`` names (RFC 7239)."""
+
+
+def _is_all_local(headers: Headers) -> bool:
+    """True if proxies' headers name somebody, and all whom they name are this machine."""
+    named: list[str] = []
+    for name, value in headers:
+        text = value.decode("latin-1")
+        if name in _NAMING:
+            named += text.split(",")
+        elif name == b"forwarded":
+            named += _FORWARDED.findall(text)
+    return bool(named) and all(is_loopback(_host_of(_as_authority(one))) for one in named)
+
+
+def _as_authority(name: str) -> bytes:
+    """A name or address as a URL has it: IPv6 in brackets."""
+    name = name.strip()
+    if name.count(":") > 1 and not name.startswith("["):
+        name = f"[{name}]"
+    return b"//" + name.encode("latin-1")
 
 
 def _host_of(url: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin
 
 from reverie.testing import ScriptedEngine
 from tests.harness import Gateway, StartGateway
@@ -17,7 +18,7 @@ async def test_the_documentation_page_needs_no_other_host(gateway: Gateway) -> N
     parts = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert parts
     for part in parts:
-        async with gateway.http.get(gateway.url + part) as response:
+        async with gateway.http.get(f"{gateway.url}/{part}") as response:
             assert response.status == 200
     status, document, _ = await gateway.get("/openapi.json")
     assert (status, document["paths"]["/llm"]["post"]["operationId"]) == (200, "genLLM")
@@ -52,3 +53,73 @@ async def test_every_answer_carries_a_request_id(gateway: Gateway) -> None:
     for path in ("/health", "/v1/models", "/v1/models/nope", "/nope", "/docs"):
         assert (await gateway.get(path))[2]["x-request-id"]
     assert (await gateway.get("/health", {"X-Request-Id": "mine"}))[2]["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("page", ["/docs", "/docs/", "//redoc/"])
+async def test_the_documentations_links_hold_under_any_prefix(gateway: Gateway, page: str) -> None:
+    """A proxy may serve this server under a path of its own."""
+    _, text, _ = await gateway.get(page)
+    links = re.findall(r"""(?:src|href|spec-url)=["']([^"']+)["']|url: ['"]([^'"]+)""", text)
+    targets = [urljoin(f"https://proxy.example/prefix{page}", one or other) for one, other in links]
+    assert "https://proxy.example/prefix/openapi.json" in [
+        target.replace("prefix//", "prefix/") for target in targets
+    ]
+    for target in targets:
+        async with gateway.http.get(gateway.url + target.partition("/prefix")[2]) as response:
+            assert response.status == 200
+
+
+async def test_what_the_documentation_prefills_can_be_sent(gateway: Gateway) -> None:
+    _, document, _ = await gateway.get("/openapi.json")
+    for path in ("/llm", "/v1/chat/completions"):
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert (await gateway.post(body["example"], path))[0] == 200
+    assert document["servers"][0]["url"] == "."
+
+
+GETS = ("/health", "/healthz", "/readyz", "/version", "/v1/models", "/v1/models/m", "/models")
+MORE_GETS = ("/llm/models", "/metrics", "/docs", "/redoc", "/openapi.json", "/hardware/info")
+
+
+@pytest.mark.parametrize("path", [*GETS, *MORE_GETS])
+async def test_head_is_get_without_the_body(gateway: Gateway, path: str) -> None:
+    async with gateway.http.get(gateway.url + path) as whole:
+        body = await whole.read()
+    async with gateway.http.head(gateway.url + path) as head:
+        assert (head.status, await head.read()) == (whole.status, b"")
+        assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+        if path != "/metrics":  # whose figures grow
+            assert head.headers["Content-Length"] == str(len(body))
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/", "//v1/models", "/v1//models//", "/health/", "//metrics", "/docs/"]
+)
+async def test_slashes_that_say_nothing_change_nothing(gateway: Gateway, path: str) -> None:
+    async with gateway.http.get(URL(gateway.url + path, encoded=True), allow_redirects=False) as it:
+        assert it.status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/llm/", "//llm", "/v1/chat/completions/", "//v1//chat/completions", "/llm//chat/completions"]
+)
+async def test_slashes_change_nothing_where_text_is_generated(gateway: Gateway, path: str) -> None:
+    async with gateway.http.post(URL(gateway.url + path, encoded=True), json=chat()) as it:
+        assert it.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/llm", {"POST"}),
+        ("HEAD", "/v1/chat/completions", {"POST"}),
+        ("POST", "/v1/models", {"GET", "HEAD"}),
+        ("DELETE", "/health/", {"GET", "HEAD"}),
+    ],
+)
+async def test_a_wrong_method_is_told_all_that_the_path_answers(
+    gateway: Gateway, method: str, path: str, allowed: set[str]
+) -> None:
+    async with gateway.http.request(method, gateway.url + path) as response:
+        assert response.status == 405
+        assert set(response.headers["Allow"].split(", ")) == allowed

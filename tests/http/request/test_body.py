@@ -432,7 +432,7 @@ def test_names_that_the_client_chose_are_clipped() -> None:
         b"{'a': 1}",
         b"[" * 100_000,
         b'{"a":' * 100_000,
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
     ],
 )
 def test_what_is_not_json_is_refused(raw: bytes) -> None:

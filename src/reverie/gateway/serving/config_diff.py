@@ -8,7 +8,14 @@ from pydantic import BaseModel
 
 from reverie.settings import Settings
 
-FIXED_SERVER_KEYS = ("host", "port", "no_auth", "log_format")
+FIXED_SERVER_KEYS = (
+    "host",
+    "port",
+    "no_auth",
+    "log_format",
+    "trusted_proxies",
+    "allow_origins",
+)
 """The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
 
 

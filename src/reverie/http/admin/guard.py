@@ -41,7 +41,7 @@ class Guard:
 
         try:
             await self._access.admit_admin(scope)
-            if scope["method"] == "POST":
+            if scope["method"] in ("POST", "PUT", "PATCH"):
                 scope, receive = await _with_body(scope, receive)
         except ReverieError as error:
             await error_response(error)(scope, receive, send_private)
@@ -65,8 +65,9 @@ async def _with_body(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         RequestTooLarge, RequestTimeout, ClientGone
     """
     body = await read_body(scope, receive, limit=_MAX_BODY_BYTES, timeout=_BODY_TIMEOUT)
-    others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    unread = [body]
+    about_body = (b"content-type", b"content-encoding", b"content-length")
+    others = [(name, value) for name, value in scope["headers"] if name not in about_body]
+    unread = [body.removeprefix(b"\xef\xbb\xbf")]
 
     async def replay() -> Message:
         if unread:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
+from reverie.http.connection.encodings import coding_of, decompress
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.request")
@@ -39,13 +40,23 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    """Read a request's whole body.
+    """Read a request's whole body, and unpack it if it is compressed.
 
     Raises:
-        RequestTooLarge: more than ``limit`` bytes are announced, or arrive.
+        UnsupportedEncoding: it is compressed in a way that isn't read here.
+        InvalidRequest: it can't be unpacked.
+        RequestTooLarge: more than ``limit`` bytes are announced, arrive, or are unpacked.
         RequestTimeout: it took more than ``timeout`` seconds.
         ClientGone: the client left before its end.
     """
+    coding = coding_of(header(scope, b"content-encoding"))
+    body = await _read_all(scope, receive, limit=limit, timeout=timeout)
+    if coding is None or not body:
+        return body
+    return await asyncio.to_thread(decompress, body, coding, limit)
+
+
+async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
     too_large = RequestTooLarge(f"The request body may have at most {limit} bytes.")
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
@@ -188,6 +199,28 @@ class StreamWriter:
         if self._pinging is not None:
             self._pinging.cancel()
             await asyncio.gather(self._pinging, return_exceptions=True)
+
+
+def with_headers(send: Send, more: Headers) -> Send:
+    """A ``send`` that adds headers to the answer."""
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *more]
+        await send(message)
+
+    return send_more
+
+
+def without_body(send: Send) -> Send:
+    """A ``send`` that leaves the body out, as for HEAD."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message["body"] = b""
+        await send(message)
+
+    return send_head
 
 
 async def respond(

@@ -12,6 +12,7 @@ from reverie.http.access import Access
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.operations import hardware, health, models, openapi
 from reverie.http.operations import metrics as prometheus
+from reverie.http.operations.docs import add_docs
 from reverie.http.operations.errors import translate_errors
 
 
@@ -23,7 +24,11 @@ def build(
         title="Reverie",
         version=reverie.__version__,
         description="Text generation with language models.",
+        docs_url=None,
+        redoc_url=None,
     )
+    add_docs(app)
+    app.router.redirect_slashes = False  # a slash at the end changes nothing already
     openapi.describe(app)
     translate_errors(app)
     for router in (

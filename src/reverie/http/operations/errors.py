@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from reverie.errors import (
     ClientError,
@@ -27,6 +28,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": HTTPError, "description": "It can't be answered now; `error.code` says why"},
 }
 """What the API's description says of the errors of a route."""
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_JSON = "The request body can't be read as JSON."
 _MAX_NAME = 100
 
@@ -46,11 +48,11 @@ def translate_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer)
 
 
-async def _answer(_: Request, error: Exception) -> Response:
-    return error_response(_as_reverie_error(error))
+async def _answer(request: Request, error: Exception) -> Response:
+    return error_response(_as_reverie_error(request, error))
 
 
-def _as_reverie_error(error: Exception) -> ReverieError:
+def _as_reverie_error(request: Request, error: Exception) -> ReverieError:
     if isinstance(error, ReverieError):
         return error
     if isinstance(error, RequestValidationError):
@@ -60,9 +62,22 @@ def _as_reverie_error(error: Exception) -> ReverieError:
     if error.status_code == 404:
         return NotFound(NO_ROUTE)
     if error.status_code == 405:
-        return MethodNotAllowed((error.headers or {}).get("Allow", "GET"))
+        return MethodNotAllowed(", ".join(_methods(request)))
     # What is left is FastAPI's own, of a body that isn't UTF-8 or is nested too deeply.
     return ClientError(_NOT_JSON)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that the request's path answers."""
+    answered = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    return [*answered, "HEAD"] if "GET" in answered else answered
 
 
 def _first_mistake(error: RequestValidationError) -> InvalidRequest:

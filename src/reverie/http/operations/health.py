@@ -50,8 +50,6 @@ def routes(registry: ModelRegistry, in_flight: InFlight) -> APIRouter:
     async def version() -> dict[str, Any]:
         return {**about(registry), "version": reverie.__version__}
 
-    for path, answer in (("/health", health), ("/healthz", healthz), ("/readyz", readyz)):
-        router.head(path, include_in_schema=False)(answer)  # as load balancers ask
     return router
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import prometheus_client
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from reverie.gateway.metrics import Metrics
 from reverie.http.access import Access
@@ -16,8 +17,7 @@ def routes(metrics: Metrics, access: Access) -> APIRouter:
     @router.get(
         "/metrics",
         summary="Prometheus metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        response_class=PlainTextResponse,
         openapi_extra=OR_NONE,
     )
     async def prometheus() -> Response:

@@ -6,11 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from reverie.errors import NotFound
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
-from reverie.http.operations.errors import NO_ROUTE
 from reverie.http.operations.security import checked_router
 
 PATHS = ("/v1/models", "/models", "/llm/models")
@@ -29,8 +27,6 @@ def routes(registry: ModelRegistry, access: Access) -> APIRouter:
         return {"object": "list", "data": data}
 
     async def show_model(name: str) -> dict[str, Any]:
-        if not name:  # elsewhere an empty name is the default model
-            raise NotFound(NO_ROUTE)
         return _entry(registry.models.find(name), name)
 
     for path in PATHS:

@@ -7,13 +7,14 @@ generated from them.
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from reverie.http.dialects.wire import HTTPError, HTTPValidationError, LLMResponse
-from reverie.http.request.schema import LLMRequest
+from reverie.http.request.schema import HINTS, LLMRequest
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -40,6 +41,7 @@ def extend(document: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         **document,
+        "servers": [{"url": ".", "description": "Where this document comes from"}],
         "paths": {**_paths(), **document.get("paths", {})},
         "components": components,
     }
@@ -51,7 +53,10 @@ _ERRORS = {
     403: "The key may not do this",
     404: "No model has this name",
     408: "The body did not arrive in time",
+    409: "The same request, by its `Idempotency-Key`, is being answered",
+    410: "The answer to this `Idempotency-Key` is not kept any more",
     413: "The body is too large",
+    415: "The body is compressed in a way that is not read here",
     422: "The body has a wrong type, is out of bounds, or has a field that is not supported",
     429: "A limit of the key is reached",
     500: "Something went wrong in the gateway",
@@ -65,6 +70,7 @@ _RETRY_AFTER = {
         "schema": {"type": "integer"},
     }
 }
+_EXAMPLE = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 32}
 _STREAM_EXAMPLE = (
     'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795392196,'
     '"model":"smollm2-135m","choices":[{"index":0,"delta":{"role":"assistant",'
@@ -88,6 +94,10 @@ def _paths() -> dict[str, Any]:
         "`/chat/completions` and `/llm/chat/completions`.",
         errors=[status for status in _ERRORS if status != 422],
     )
+    openai["responses"]["422"] = {
+        "description": "The `Idempotency-Key` was used for another body",
+        "content": {"application/json": {"schema": _ref("HTTPError")}},
+    }
     return {"/llm": {"post": livepeer}, "/v1/chat/completions": {"post": openai}}
 
 
@@ -99,7 +109,7 @@ def _operation(id: str, summary: str, description: str, *, errors: list[int]) ->
         "operationId": id,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _ref("LLMRequest")}},
+            "content": {"application/json": {"schema": _ref("LLMRequest"), "example": _EXAMPLE}},
         },
         "responses": {
             "200": {
@@ -108,8 +118,15 @@ def _operation(id: str, summary: str, description: str, *, errors: list[int]) ->
                     "application/json": {"schema": _ref("LLMResponse")},
                     "text/event-stream": {
                         "schema": {
-                            "type": "string",
-                            "description": "One `LLMResponse` with `delta` a line, then `[DONE]`",
+                            "type": "object",
+                            "description": "An event",
+                            "properties": {
+                                "data": {
+                                    "type": "string",
+                                    "description": "An `LLMResponse` with `delta`; last, `[DONE]`",
+                                }
+                            },
+                            "required": ["data"],
                         },
                         "example": _STREAM_EXAMPLE,
                     },
@@ -142,4 +159,50 @@ def _schemas() -> dict[str, Schema]:
         [(one, "validation", TypeAdapter(one)) for one in types],
         ref_template="#/components/schemas/{model}",
     )
-    return dict(schemas["$defs"])
+    described: dict[str, Schema] = dict(schemas["$defs"])
+    for name in _reachable(described, "LLMRequest"):
+        described[name] = _with_nulls(described[name])
+    return described
+
+
+def _reachable(schemas: dict[str, Schema], name: str) -> set[str]:
+    """A schema and those that it refers to."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += re.findall(r"#/components/schemas/(\w+)", str(schemas[name]))
+    return found
+
+
+def _with_nulls(schema: Schema) -> Schema:
+    """An object of a request, in which null asks for nothing, and hints may be."""
+    if "properties" not in schema:
+        return schema
+    required = schema.get("required", ())
+    properties = {
+        name: field if name in required else _or_null(field)
+        for name, field in schema["properties"].items()
+    }
+    return {
+        **schema,
+        "properties": {**properties, **dict.fromkeys(sorted(HINTS), _HINT)},
+        "additionalProperties": {"type": "null", "description": "Null asks for nothing."},
+    }
+
+
+def _or_null(field: Schema) -> Schema:
+    options = field.get("anyOf")
+    if "type" not in field and "$ref" not in field and "oneOf" not in field and options is None:
+        return field  # anything
+    if options is not None and {"type": "null"} in options:
+        return field
+    about: Schema = {key: field[key] for key in _ABOUT if key in field}
+    kind: Schema = {key: value for key, value in field.items() if key not in _ABOUT}
+    return {**about, "anyOf": [*(options or [kind]), {"type": "null"}]}
+
+
+_ABOUT = ("title", "description", "default")
+_HINT = {"description": "A hint, accepted without effect."}

@@ -32,6 +32,8 @@ _MAX_DETAILS = 20
 _MAX_NAME = 100
 _UNSUPPORTED_TYPES = frozenset({UNSUPPORTED, "extra_forbidden"})
 
+_BOM = b"\xef\xbb\xbf"
+"""A byte order mark, which some editors and PowerShell write in front."""
 _decode = msgspec.json.Decoder().decode
 
 
@@ -57,7 +59,7 @@ def parse(raw: bytes) -> GenerateRequest:
 
 def _decode_object(raw: bytes) -> dict[str, Any]:
     try:
-        body = _decode(raw)
+        body = _decode(raw.removeprefix(_BOM))
     except UnicodeDecodeError:
         raise _not_json("it is not UTF-8") from None
     except (msgspec.DecodeError, RecursionError, OverflowError) as error:

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    JsonValue,
     StrictBool,
     Tag,
     model_validator,
@@ -85,7 +86,7 @@ def _union(members: Any, expected: str) -> Any:
     ]
 
 
-_HINTS = frozenset({"cache_control", "provider_specific_fields"})
+HINTS = frozenset({"cache_control", "provider_specific_fields"})
 """Fields that say nothing to a model, and may be in any object: Anthropic's hint about caching, and
 what LiteLLM adds to answers, which come back with it."""
 
@@ -102,8 +103,8 @@ class Wire(BaseModel):
             raise PydanticCustomError(
                 "too_many_fields", f"Object should have {_MAX_FIELDS} or fewer fields"
             )
-        if isinstance(value, dict) and (None in value.values() or not _HINTS.isdisjoint(value)):
-            return {k: v for k, v in value.items() if v is not None and k not in _HINTS}
+        if isinstance(value, dict) and (None in value.values() or not HINTS.isdisjoint(value)):
+            return {k: v for k, v in value.items() if v is not None and k not in HINTS}
         return value
 
 
@@ -142,7 +143,9 @@ def _as_text(value: Any) -> Any:
 
 class LLMFunctionCall(Wire):
     name: str = Field(min_length=1, max_length=200)
-    arguments: Annotated[str, BeforeValidator(_as_text)] = ""
+    arguments: Annotated[
+        str, BeforeValidator(_as_text), Field(json_schema_extra={"type": ["string", "object"]})
+    ] = ""
     """The arguments as JSON text, as the model wrote it."""
     parsed_arguments: SkipJsonSchema[Any] = None
 
@@ -171,8 +174,25 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
 )
 
 
+_TEXT: dict[str, JsonValue] = {
+    "properties": {"content": {"type": ["string", "array"]}},
+    "required": ["content"],
+}
+_BY_ROLE: list[JsonValue] = [
+    {"properties": {"role": {"enum": ["system", "developer", "user"]}}, "allOf": [_TEXT]},
+    {"properties": {"role": {"const": "tool"}}, "required": ["tool_call_id"], "allOf": [_TEXT]},
+    {
+        "properties": {"role": {"const": "assistant"}},
+        "anyOf": [_TEXT, {"required": ["tool_calls"]}, {"required": ["refusal"]}],
+    },
+]
+"""What each role requires, for the API's description; ``validation`` checks it."""
+
+
 class LLMMessage(Wire):
     """A message of the conversation. What an answer carried may come back as it came."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": _BY_ROLE})
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
@@ -320,7 +340,9 @@ class LLMRequest(Wire):
     """Send the log-probability of each token."""
     top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
     """Send this many alternatives of each token; only with `logprobs`."""
-    n: Annotated[int, Field(ge=1), AfterValidator(_only_one), _LAX] = 1
+    n: Annotated[
+        int, Field(ge=1, json_schema_extra={"maximum": 1}), AfterValidator(_only_one), _LAX
+    ] = 1
     """The number of answers: 1."""
     response_format: LLMResponseFormat | None = None
     """Constrain the answer to JSON."""
@@ -333,7 +355,14 @@ class LLMRequest(Wire):
     """The last message is the assistant's, and the answer goes on with it."""
     add_generation_prompt: StrictBool | None = None
     """The opposite of `continue_final_message`, which vLLM's clients send beside it."""
-    modalities: Annotated[list[str], Field(max_length=8), AfterValidator(_only_text)] | None = None
+    modalities: (
+        Annotated[
+            list[Annotated[str, Field(json_schema_extra={"const": "text"})]],
+            Field(min_length=1, max_length=8),
+            AfterValidator(_only_text),
+        ]
+        | None
+    ) = None
     """What to answer with: `["text"]`."""
     user: Any = None
     """Accepted, no effect on the text."""
