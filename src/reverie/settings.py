@@ -206,7 +206,8 @@ class BackendSettings(_Section):
     written here."""
     continues: bool | None = None
     """Whether it can continue an answer that another backend broke off
-    (`continue_final_message`); none: only `llamacpp`, `vllm` and `sglang` can."""
+    (`continue_final_message`), or that its client began; none: only `llamacpp`, `vllm` and
+    `sglang` can."""
     slots: int = Field(default=64, ge=1, le=100_000)
     """Requests that may run there at once. Others wait in this gateway's queue."""
     weight: float = Field(default=1.0, ge=0.01, le=100)

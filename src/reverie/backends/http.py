@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import reverie
+from reverie.backends import prefill
 from reverie.backends.base import Health
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
@@ -107,7 +108,7 @@ class HttpBackend:
         return self._transport is not None
 
     def check(self, request: GenerateRequest) -> None:
-        kinds.check(request, self.kind, self._converter)
+        kinds.check(request, self.kind, self._converter, continues=self._settings.continues)
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         self._first_token_timeout = first_token
@@ -170,6 +171,9 @@ class HttpBackend:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
         kind = self.kind
+        foreign = kind == "llamacpp" and self._socket is None
+        if foreign and prefill.ends_with_assistant(request):
+            await prefill.refuse_prefill(transport, deadline)
         payload = kinds.encode(request, self._model, kind, self._converter)
         async with transport.post(self._path, payload, deadline) as response:
             if response.status != 200:

@@ -542,7 +542,7 @@ def test_tool_calls_come_back_as_they_were_accumulated() -> None:
     [
         ({"content": None, "refusal": "No."}, "No."),
         ({"content": "", "refusal": "No."}, "No."),
-        ({"content": "Well. ", "refusal": "No."}, "Well. "),
+        ({"content": "Well. ", "refusal": "No."}, "Well. \nNo."),
         ({"content": [{"type": "refusal", "refusal": "No."}]}, "No."),
         (
             {"content": [{"type": "text", "text": "Hm."}, {"type": "refusal", "refusal": "No."}]},
@@ -578,6 +578,7 @@ def test_arguments_may_be_the_object_itself() -> None:
         {"messages": [{**USER, "frobnicate": None}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello", "x": None}]}]},
         {"stream": True, "stream_options": {"include_usage": None, "x": None}},
+        {"stream_options": {"include_usage": None}},
         {"response_format": {"type": "text", "json_schema": None, "x": None}},
         {"cache_control": {"type": "ephemeral"}, "prompt_cache_retention": "24h"},
         {
@@ -593,6 +594,30 @@ def test_arguments_may_be_the_object_itself() -> None:
 def test_null_asks_for_nothing_and_a_hint_for_no_text(where: dict[str, Any]) -> None:
     given = request(**where)
     assert (given.messages, given.response_format, given.logprobs) == ([USER], None, False)
+
+
+def test_a_null_bias_is_none() -> None:
+    assert request(logit_bias={"5": None, "6": 1}).logit_bias == {"6": 1.0}
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": []}])
+def test_an_answer_without_text_may_hold_calls_or_reasoning(content: dict[str, Any]) -> None:
+    called = {"role": "assistant", **content, "tool_calls": [CALL]}
+    assert request(messages=[called]).messages[0]["content"] is None
+    thought = {"role": "assistant", **content, "reasoning_content": "Hm."}
+    assert request(messages=[thought]).messages[0]["content"] == ""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": []},
+        {"role": "user", "content": []},
+    ],
+)
+def test_content_that_no_message_of_its_role_has_is_refused(message: dict[str, Any]) -> None:
+    assert refusal(messages=[message]).param == "messages.0.content"
 
 
 def test_hints_and_nulls_may_be_in_tools_too() -> None:
@@ -633,6 +658,7 @@ def test_the_last_message_is_gone_on_with_only_where_that_is_asked_for() -> None
     [
         {"messages": [USER]},
         {"messages": [USER, {"role": "assistant", "content": ""}]},
+        {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]},
         {"messages": [USER, {**BEGUN, "tool_calls": [CALL]}]},
         {"messages": [USER, BEGUN], "tools": [TOOL], "tool_choice": "required"},
         {"messages": [USER, BEGUN], "response_format": json_format(SCHEMA)},

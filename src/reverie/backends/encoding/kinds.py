@@ -55,11 +55,18 @@ _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 _encode = msgspec.json.Encoder().encode
 
 
-def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "gbnf") -> None:
+def check(
+    request: GenerateRequest,
+    kind: BackendKind,
+    converter: Converter = "gbnf",
+    *,
+    continues: bool | None = None,
+) -> None:
     """Refuse what this kind of engine can't honour.
 
     Args:
         converter: what makes a constraint of a JSON Schema, on llama.cpp.
+        continues: as in the settings of this engine.
 
     Raises:
         UnsupportedParameter: naming the field.
@@ -69,9 +76,8 @@ def check(request: GenerateRequest, kind: BackendKind, converter: Converter = "g
     if kind in ("openai", "ollama"):
         _refuse(request.top_k > 0, "top_k", kind)
         _refuse(request.min_p > 0, "min_p", kind)
-    _refuse(
-        request.continue_final_message and kind not in _CAN_CONTINUE, "continue_final_message", kind
-    )
+    can = kind in _CAN_CONTINUE if continues is None else continues
+    _refuse(request.continue_final_message and not can, "continue_final_message", kind)
     if kind == "ollama":
         _refuse(bool(request.logit_bias), "logit_bias", kind)
         _refuse(forced_tools.is_forced(request), "tool_choice", kind)
@@ -91,7 +97,7 @@ def kind_of(owned_by: str) -> BackendKind:
 
 
 def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
-    """True if this engine can continue an answer from its beginning."""
+    """True if this engine can go on with an assistant's message at the end."""
     return kind in _CAN_CONTINUE if settings.continues is None else settings.continues
 
 

@@ -151,13 +151,7 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _message(message: LLMMessage) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, list):
-        # One line each, as vLLM and llama.cpp join them.
-        content = "\n".join(
-            part.refusal if isinstance(part, LLMRefusalPart) else part.text for part in content
-        )
-    content = content or message.refusal or content
+    content = _text(message)
     # Most chat templates know no "developer": it is OpenAI's newer name of "system".
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": content}
@@ -170,6 +164,20 @@ def _message(message: LLMMessage) -> dict[str, Any]:
     if reasoning := message.reasoning_content or message.reasoning:
         plain["reasoning_content"] = reasoning
     return plain
+
+
+def _text(message: LLMMessage) -> str | None:
+    """The message's text, with an assistant's refusal at its end; None beside tool calls alone."""
+    content = message.content
+    if isinstance(content, list):
+        # One line each, as vLLM and llama.cpp join them.
+        texts = [
+            part.refusal if isinstance(part, LLMRefusalPart) else part.text for part in content
+        ]
+        content = "\n".join(texts) if texts else None
+    if message.refusal:
+        return f"{content}\n{message.refusal}" if content else message.refusal
+    return content if content is not None or message.tool_calls else ""
 
 
 def _tool_call(call: LLMToolCall) -> dict[str, Any]:

@@ -167,7 +167,7 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
                 BeforeValidator(_known_part),
             ]
         ],
-        Field(min_length=1, fail_fast=True),
+        Field(fail_fast=True),
         Tag("<array>"),
     ],
     "a string or a list of text parts",
@@ -196,7 +196,8 @@ class LLMMessage(Wire):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    """Text, or a list of text parts; null only for an assistant that carries `tool_calls`."""
+    """Text, or a list of text parts. Absent, null or an empty list only for an assistant that
+    carries `tool_calls`, a `refusal` or reasoning."""
     tool_calls: Annotated[list[LLMToolCall], Field(max_length=128, fail_fast=True)] | None = None
     """The tools that the assistant called."""
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
@@ -265,9 +266,11 @@ class LLMStreamOptions(Wire):
 
 
 def _at_most_1024(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > 1024:
+    if not isinstance(value, dict):
+        return value
+    if len(value) > 1024:
         raise PydanticCustomError("too_many_fields", "Object should have 1024 or fewer fields")
-    return value
+    return {name: bias for name, bias in value.items() if bias is not None}
 
 
 def _only_one(value: int) -> int:

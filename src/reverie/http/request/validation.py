@@ -48,20 +48,24 @@ def _of_messages(request: LLMRequest) -> Iterator[Mistake]:
 
 
 def _of_message(message: LLMMessage) -> Iterator[tuple[str, str, str]]:
-    if message.content is None:
-        if message.role != "assistant":
+    is_assistant = message.role == "assistant"
+    if message.content in (None, []) and not (is_assistant and _says_something(message)):
+        if message.content is None and not is_assistant:
             yield "content", "Field required", "missing"
-        elif not (message.tool_calls or message.refusal):
+        elif message.content is None:
             yield (
                 "content",
                 "Content may be null only for an assistant message with tool_calls or a refusal",
                 "value_error",
             )
-    if message.tool_calls and message.role != "assistant":
-        yield "tool_calls", "Only an assistant message carries tool_calls", "value_error"
-    for field in ("reasoning_content", "reasoning", "refusal"):
-        if getattr(message, field) and message.role != "assistant":
-            yield field, f"Only an assistant message carries {field}", "value_error"
+        else:
+            yield "content", "List should have 1 or more items", "too_short"
+    if not is_assistant:
+        for field in ("tool_calls", "refusal", "reasoning_content", "reasoning"):
+            if getattr(message, field):
+                yield field, f"Only an assistant message carries {field}", "value_error"
+        if any(part.type == "refusal" for part in _parts(message)):
+            yield "content", "Only an assistant message has parts of type 'refusal'", "value_error"
     if message.reasoning and message.reasoning_content not in (None, "", message.reasoning):
         yield (
             "reasoning",
@@ -75,6 +79,23 @@ def _of_message(message: LLMMessage) -> Iterator[tuple[str, str, str]]:
         yield "tool_call_id", "Only a tool message carries a tool_call_id", "value_error"
 
 
+def _says_something(message: LLMMessage) -> bool:
+    """True if an assistant's message without content holds something else."""
+    return bool(
+        message.tool_calls or message.refusal or message.reasoning_content or message.reasoning
+    )
+
+
+def _has_text(message: LLMMessage) -> bool:
+    if isinstance(message.content, list):
+        return any(part.type == "text" and part.text for part in message.content)
+    return bool(message.content)
+
+
+def _parts(message: LLMMessage) -> list[Any]:
+    return message.content if isinstance(message.content, list) else []
+
+
 def _of_options(request: LLMRequest) -> Iterator[Mistake]:
     given = request.model_fields_set
     limit = request.max_completion_tokens
@@ -83,7 +104,8 @@ def _of_options(request: LLMRequest) -> Iterator[Mistake]:
             ("max_completion_tokens",),
             "This is another name of max_tokens: give one of them, or the same number in both",
         )
-    if request.stream_options is not None and not request.stream:
+    options = request.stream_options
+    if options is not None and options.model_fields_set and not request.stream:
         yield Mistake(("stream_options",), "This is allowed only where stream is true")
     if request.top_logprobs and not request.logprobs:
         yield Mistake(("top_logprobs",), "This needs logprobs to be true")
@@ -101,7 +123,7 @@ def _of_continuation(request: LLMRequest) -> Iterator[Mistake]:
         return
     at = ("continue_final_message",)
     last = request.messages[-1]
-    if last.role != "assistant" or not last.content or last.tool_calls:
+    if last.role != "assistant" or not _has_text(last) or last.tool_calls:
         yield Mistake(at, "This needs an assistant's text as the last of the messages")
     form = request.response_format
     if form is not None and form.type != "text":
