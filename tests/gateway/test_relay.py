@@ -574,7 +574,20 @@ async def test_what_two_backends_answer_alike_says_nothing_of_either() -> None:
                     await get(pool)
             assert [state.circuit for state in pool.states] == ["closed"] * 3
             assert sum(state.failures for state in pool.states) == 0
-        assert sum(engine.generations for engine in engines) == 4 * 2
+        assert sum(engine.generations for engine in engines) == 4 * 3
+
+
+@pytest.mark.integration
+async def test_what_another_backend_can_do_counts_against_those_that_could_not() -> None:
+    script = Script(status=500, error={"message": "no such grammar"})
+    async with ScriptedEngine(script) as one, ScriptedEngine(script) as two:
+        async with ScriptedEngine(WHOLE) as three, pool_of(one, two, three) as pool:
+            for number in range(6):
+                got = await get(pool, messages=[{"role": "user", "content": f"{number}"}])
+                assert got.text == "".join(TOKENS)
+            asked = one.generations, two.generations
+            assert [state.failures for state in pool.states] == [*asked, 0]
+            assert sum(asked)
 
 
 @pytest.mark.integration

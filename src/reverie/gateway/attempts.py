@@ -8,13 +8,13 @@ from typing import Any
 
 from reverie.backends.base import Backend
 from reverie.errors import (
-    BackendError,
     BackendTimeout,
     ClientError,
     EngineMemoryFull,
     Overloaded,
     ReverieError,
 )
+from reverie.gateway.blame import Blame
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
@@ -51,8 +51,7 @@ class Attempts:
         self._resuming = False
         self._tokens_before = 0
         self._size = 0  # of prompt and answer, once the prompt's is known
-        self._latest_lease: Lease | None = None
-        self._repeated = False
+        self._blame = Blame()
 
     @property
     def new_tokens(self) -> int:
@@ -77,6 +76,7 @@ class Attempts:
 
     def on_batch(self) -> None:
         """Note new events from the backend: a cut answer continues."""
+        self._blame.another_got_further()
         if self._resuming:
             self._resuming = False
             self._record.failovers += 1
@@ -93,8 +93,17 @@ class Attempts:
         Raises:
             ReverieError: no attempt is left: ``error``, or the one that cut the answer.
         """
-        answer, backend = self._answer, lease.backend
-        self._judge(lease, error)
+        self._blame.failed(lease, error)
+        try:
+            self._prepare(lease.backend, error)
+        except ReverieError:
+            self._blame.close()
+            raise
+        if self._answer.reached_max_tokens:
+            self._blame.close()
+
+    def _prepare(self, backend: Backend, error: ReverieError) -> None:
+        answer = self._answer
         if isinstance(error, ClientError) and (answer.progressed or not answer.resumed):
             raise error
         self._note(backend, error)
@@ -113,24 +122,9 @@ class Attempts:
             raise self._cut
         answer.resume()
 
-    def _judge(self, lease: Lease, error: ReverieError) -> None:
-        """Count a failure against the backend, unless it says something of the request alone.
-
-        What an engine answers before the first token may be the request's fault. If the next one
-        answers the same, it is: that says nothing about either.
-        """
-        said = error.said if isinstance(error, BackendError) and not self._answer.begun else ""
-        latest = self._latest[1] if self._latest is not None else None
-        if said and isinstance(latest, BackendError) and latest.said == said:
-            assert self._latest_lease is not None
-            self._latest_lease.forgive()
-            self._repeated = True
-        else:
-            lease.failed(error)
-            self._latest_lease = lease
-
     def unavailable(self, error: ReverieError) -> ReverieError:
         """Note that no backend could be had; return the error for the client."""
+        self._blame.close()
         if self._cut is None:
             return error
         self._give_up(error.code)
@@ -179,8 +173,6 @@ class Attempts:
         """Why no backend can be asked; None if one can."""
         if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
             return "no backend of the model can continue an answer"
-        if self._repeated:
-            return "the backends repeat their answer"
         if self._fruitless >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return "too many backends failed"
         return None if self._pool.can_take(self.slot_request) else "no other backend is left to try"

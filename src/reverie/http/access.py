@@ -130,15 +130,18 @@ def _is_all_local(headers: Headers) -> bool:
             named += text.split(",")
         elif name == b"forwarded":
             named += _FORWARDED.findall(text)
-    return bool(named) and all(is_loopback(_host_of(_as_authority(one))) for one in named)
+    return bool(named) and all(map(_is_local_node, named))
 
 
-def _as_authority(name: str) -> bytes:
-    """A name or address as a URL has it: IPv6 in brackets."""
-    name = name.strip()
-    if name.count(":") > 1 and not name.startswith("["):
-        name = f"[{name}]"
-    return b"//" + name.encode("latin-1")
+_NODE = re.compile(
+    r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)|([^\s:\[\]]+)(?::\d+)?"
+)
+"""An address or a name, perhaps with a port; IPv6 in brackets or bare."""
+
+
+def _is_local_node(text: str) -> bool:
+    found = _NODE.fullmatch(text.strip())
+    return found is not None and is_loopback(next(filter(None, found.groups())))
 
 
 def _host_of(url: bytes) -> str:

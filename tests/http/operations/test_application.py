@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import urljoin
 
+import pytest
+from yarl import URL
+
 from reverie.testing import ScriptedEngine
-from tests.harness import Gateway, StartGateway
+from tests.harness import Gateway, StartGateway, chat
 
 KEY = {"Authorization": "Bearer k"}
 
@@ -101,7 +104,8 @@ async def test_slashes_that_say_nothing_change_nothing(gateway: Gateway, path: s
 
 
 @pytest.mark.parametrize(
-    "path", ["/llm/", "//llm", "/v1/chat/completions/", "//v1//chat/completions", "/llm//chat/completions"]
+    "path",
+    ["/llm/", "//llm", "/v1/chat/completions/", "//v1//chat/completions", "/llm//chat/completions"],
 )
 async def test_slashes_change_nothing_where_text_is_generated(gateway: Gateway, path: str) -> None:
     async with gateway.http.post(URL(gateway.url + path, encoded=True), json=chat()) as it:

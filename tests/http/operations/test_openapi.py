@@ -88,7 +88,7 @@ def test_bounds_of_fields_are_published(document: dict[str, Any]) -> None:
     assert properties["temperature"]["minimum"] == 0
     assert properties["temperature"]["maximum"] == 2
     assert properties["max_tokens"] | {"title": "", "description": ""} == {
-        "type": "integer",
+        "type": ["integer", "null"],
         "default": 256,
         "minimum": 1,
         "maximum": 2**31 - 1,

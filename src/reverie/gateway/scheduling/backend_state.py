@@ -32,7 +32,7 @@ from reverie.log import fields
 logger = logging.getLogger("reverie.backends")
 
 Circuit = Literal["closed", "open", "half_open"]
-_Event = Literal["failure", "probe_failed", "trial", "first_token", "success", "probe", "forgiven"]
+_Event = Literal["failure", "probe_failed", "trial", "first_token", "success", "probe"]
 
 _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
     ("closed", "failure"): "open",  # too many in a row, or one on probation
@@ -45,8 +45,6 @@ _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
     ("half_open", "success"): "closed",
     ("half_open", "failure"): "open",  # of the trial
     ("half_open", "probe"): "closed",  # while no trial runs
-    ("half_open", "forgiven"): "closed",
-    ("open", "forgiven"): "closed",
 }
 """What isn't here changes nothing. Open turns to half-open by itself, when the wait is over."""
 
@@ -276,16 +274,20 @@ class BackendState:
             self.failures = 0
             self._waits = 0
 
-    def failed(self, ticket: Ticket, error: ReverieError) -> None:
+    def failed(self, ticket: Ticket, error: ReverieError, *, counts: bool = True) -> None:
         """Note what ended a request early.
 
         A request that the engine refuses shows that it works. If it is busy, it is given a pause,
         and hasn't failed.
+
+        Args:
+            counts: False leaves a failure uncounted, until ``count_failure``.
         """
         if isinstance(error, BackendError):
             # One that restarts by itself says when it is ready again.
             self._cool_down(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
-            self._count_failure(ticket, error.code)
+            if counts:
+                self.count_failure(ticket, error)
             self.backend.probe_soon()
             return
         if isinstance(error, Overloaded):
@@ -295,15 +297,6 @@ class BackendState:
         elif isinstance(error, ClientError):
             self.on_first_token(ticket)
         self._end_trial(ticket)
-
-    def forgive(self, ticket: Ticket) -> None:
-        """Take back a failure that turned out to be its request's own."""
-        self.failures = max(0, self.failures - 1)
-        self._cooldown_ends = min(self._cooldown_ends, self._clock())
-        self._probe_ok = True
-        if not self._closed and ticket.era == self._era - 1:  # it had opened the circuit
-            self._waits = max(0, self._waits - 1)
-            self._apply("forgiven")
 
     def apply_probe(self) -> None:
         """Note the backend's latest probe, if it is news."""
@@ -340,7 +333,8 @@ class BackendState:
         self._asked_for_pause = asked_for
         self._probe_ok = False
 
-    def _count_failure(self, ticket: Ticket, code: str) -> None:
+    def count_failure(self, ticket: Ticket, error: BackendError) -> None:
+        """Count a failure, which may open the circuit."""
         self.failures += 1
         if ticket.era != self._era:
             return
@@ -348,12 +342,14 @@ class BackendState:
             on_probation = self._reason in ("first_token", "probe")
             opens = on_probation or self.failures >= FAILURES
         else:
-            opens = ticket is self._trial
+            # A trial has ended if its failure was left uncounted at first.
+            is_trial = self._trial is ticket or self._trial is None
+            opens = is_trial and self.circuit == "half_open"
         if opens:
             self._waits += 1
             longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._waits - 1, 30))
             self._wait_ends = self._clock() + longest * (1 - self._chance() / 2)
-            self._apply("failure", code)
+            self._apply("failure", error.code)
 
     def _is_outweighed(self, health: Health) -> bool:
         """True if its requests show that a backend lives whose probe has just failed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-from reverie.errors import ReverieError
+from reverie.errors import BackendError, ReverieError
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 
 _MAX_CLIENT_BLOCKED = 0.25
@@ -114,15 +114,19 @@ class Lease:
             self._state.speed.add(now, self._first_token_at - self._granted_at, per_token)
         self._state.succeeded(self._ticket)
 
-    def failed(self, error: ReverieError) -> None:
-        """Note what ended the request early, whoever is at fault."""
+    def failed(self, error: ReverieError, *, counts: bool = True) -> None:
+        """Note what ended the request early, whoever is at fault.
+
+        Args:
+            counts: False leaves a backend's failure uncounted, until ``count_failure``.
+        """
         if not self._reported:
             self._reported = True
-            self._state.failed(self._ticket, error)
+            self._state.failed(self._ticket, error, counts=counts)
 
-    def forgive(self) -> None:
-        """Take back the failure that was noted: it said nothing of the backend."""
-        self._state.forgive(self._ticket)
+    def count_failure(self, error: BackendError) -> None:
+        """Count a failure that was left uncounted. The slot may have been given back."""
+        self._state.count_failure(self._ticket, error)
 
     def release(self) -> None:
         """Give the slot back. Idempotent."""

@@ -194,14 +194,15 @@ def _with_nulls(schema: Schema) -> Schema:
 
 
 def _or_null(field: Schema) -> Schema:
-    options = field.get("anyOf")
-    if "type" not in field and "$ref" not in field and "oneOf" not in field and options is None:
-        return field  # anything
-    if options is not None and {"type": "null"} in options:
-        return field
+    if "anyOf" in field:
+        null = {"type": "null"}
+        return field if null in field["anyOf"] else {**field, "anyOf": [*field["anyOf"], null]}
+    kind = field.get("type")
+    if isinstance(kind, str) and "enum" not in field and "const" not in field:
+        return {**field, "type": [kind, "null"]}
     about: Schema = {key: field[key] for key in _ABOUT if key in field}
-    kind: Schema = {key: value for key, value in field.items() if key not in _ABOUT}
-    return {**about, "anyOf": [*(options or [kind]), {"type": "null"}]}
+    rest: Schema = {key: value for key, value in field.items() if key not in _ABOUT}
+    return {**about, "anyOf": [rest, {"type": "null"}]} if rest else field
 
 
 _ABOUT = ("title", "description", "default")

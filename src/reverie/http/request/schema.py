@@ -287,6 +287,9 @@ def _only_text(value: list[str]) -> list[str]:
 
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 _Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
+_Bias = Annotated[
+    float, Field(ge=-100, le=100, json_schema_extra={"type": ["number", "null"]}), _LAX
+]
 _TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
 _MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
 
@@ -333,7 +336,7 @@ class LLMRequest(Wire):
     frequency_penalty: _Penalty = 0.0
     logit_bias: (
         Annotated[
-            dict[_TokenId, Annotated[float, Field(ge=-100, le=100), _LAX]],
+            dict[_TokenId, _Bias],
             BeforeValidator(_at_most_1024),
         ]
         | None
