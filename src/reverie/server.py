@@ -23,6 +23,7 @@ from types import FrameType
 
 import uvicorn
 
+from reverie import background
 from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded
 from reverie.http.connection.protocol import as_http_class
@@ -139,8 +140,8 @@ class Server(uvicorn.Server):
     async def run_on(self, listener: socket.socket) -> None:
         """Serve until a signal; then drain, and stop everything."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        announcing = asyncio.create_task(self._announce())
-        draining = asyncio.create_task(self._drain_when_signalled())
+        announcing = background.once("start", self._announce)
+        draining = background.once("drain", self._drain_when_signalled)
         try:
             await self.serve(sockets=[listener])
         finally:
@@ -194,6 +195,12 @@ class Server(uvicorn.Server):
 
     async def _drain_when_signalled(self) -> None:
         await self._signalled.wait()
+        try:
+            await self._drain()
+        finally:
+            self.should_exit = True
+
+    async def _drain(self) -> None:
         in_flight = self._app.in_flight
         in_flight.draining = True
         limit = self._app.settings.server.drain_timeout
@@ -207,4 +214,3 @@ class Server(uvicorn.Server):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
         await self._app.end_reloads()  # before the connections close: callers wait for an answer
-        self.should_exit = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reverie import background
 from reverie.backends.base import Health
 from reverie.backends.build import build_backends
 from reverie.backends.health import HealthMonitor, probe
@@ -271,3 +272,24 @@ def test_the_url_that_is_shown_has_no_secrets(written: str, shown: str) -> None:
         "b", BackendSettings(url=shown), model="m", first_token_timeout=1, stall_timeout=1
     )
     assert backend.url == shown
+
+
+async def test_a_probe_whose_result_can_not_be_taken_is_not_the_last(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.01)
+    found: list[Health] = []
+
+    def take(health: Health) -> None:
+        found.append(health)
+        if len(found) < 3:
+            raise OSError("injected")
+
+    before = background.FAILURES["health probes"]
+    async with transport_to(engine.url) as transport:
+        monitor = HealthMonitor(transport, "generic", take, healthy_interval=LONG)
+        async with asyncio.timeout(10):
+            while len(found) < 3:
+                await asyncio.sleep(0.01)
+        await monitor.stop()
+    assert background.FAILURES["health probes"] == before + 2

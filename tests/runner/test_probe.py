@@ -75,7 +75,7 @@ async def test_an_engine_that_leaves_questions_unanswered_hangs(
     monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
     async with engine(answers=False) as (socket, asked):
         liveness = probe.LivenessProbe(socket, interval=0.01, failure_threshold=3)
-        await asyncio.wait_for(liveness.wait_hung(), 10)
+        await asyncio.wait_for(liveness.watch(), 10)
         assert len(asked) == 3
 
 
@@ -86,7 +86,7 @@ async def test_probed_at_once_one_silence_is_enough_and_concurrent_calls_share_a
     monkeypatch.setattr(probe, "_TIMEOUT", 0.05)
     async with engine(answers=False) as (socket, asked):
         liveness = probe.LivenessProbe(socket, interval=60, failure_threshold=3)
-        hung = asyncio.create_task(liveness.wait_hung())
+        hung = asyncio.create_task(liveness.watch())
         assert await asyncio.gather(*(liveness.probe_now() for _ in range(5))) == [False] * 5
         await asyncio.wait_for(hung, 10)
         assert len(asked) == 1
@@ -96,7 +96,7 @@ async def test_probed_at_once_one_silence_is_enough_and_concurrent_calls_share_a
 async def test_an_engine_that_answers_is_alive_whatever_it_says() -> None:
     async with engine() as (socket, asked):
         liveness = probe.LivenessProbe(socket, interval=0.01, failure_threshold=1)
-        hung = asyncio.create_task(liveness.wait_hung())
+        hung = asyncio.create_task(liveness.watch())
         while len(asked) < 5:
             assert await liveness.probe_now()
         assert not hung.done()

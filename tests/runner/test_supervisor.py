@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from reverie.background import FAILURES
 from reverie.errors import ModelError
+from reverie.runner import supervisor
 from reverie.runner.supervisor import Runner
 from reverie.settings import ModelSettings
 
@@ -380,3 +382,36 @@ async def test_two_engines_of_one_name_have_a_log_each_which_is_free_after_the_s
     assert [first.log_path.name, second.log_path.name] == ["m.log", "m-2.log"]
     await first.stop()
     assert (await start_runner(engine=engine)).log_path.name == "m.log"
+
+
+async def test_a_log_that_can_not_be_trimmed_costs_no_engine(
+    model: Path, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_LOG_CHECK_INTERVAL", 0.01)
+    before = FAILURES["engine supervisor"]
+    runner = await start_runner(model)
+    await runner.wait_ready(READY)
+    first = runner.pid
+    monkeypatch.setattr(runner._log, "trim", lambda: 1 / 0)
+    async with asyncio.timeout(READY):
+        while FAILURES["engine supervisor"] < before + 3:
+            await asyncio.sleep(0.01)
+    assert (runner.state, runner.pid) == ("ready", first)
+
+
+async def test_the_supervision_goes_on_after_a_failure_of_its_own(
+    model: Path, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = await start_runner(model)
+    await runner.wait_ready(READY)
+    first, before = runner.pid, FAILURES["engine supervisor"]
+    assert first is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, "_run", lambda: 1 / 0)
+        os.kill(first, signal.SIGKILL)
+        async with asyncio.timeout(READY):
+            while FAILURES["engine supervisor"] == before:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(READY):
+        while runner.state != "ready" or runner.pid == first:
+            await runner.changed()

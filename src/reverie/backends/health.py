@@ -18,6 +18,7 @@ from msgspec import Struct
 from reverie.backends.base import Health
 from reverie.backends.encoding import kinds
 from reverie.backends.transport import Transport
+from reverie.background import Loop
 from reverie.errors import BackendError, BackendTimeout
 from reverie.settings import AnyKind
 
@@ -65,7 +66,7 @@ class HealthMonitor:
         self._min_interval = min_interval
         self._timeout = timeout
         self._wanted_soon = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
+        self._loop = Loop("health probes", self._run)
 
     def probe_soon(self) -> None:
         """Don't wait for the whole interval before the next probe."""
@@ -73,9 +74,7 @@ class HealthMonitor:
 
     async def stop(self) -> None:
         """Idempotent."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await self._loop.stop()
 
     async def _run(self) -> None:
         while True:

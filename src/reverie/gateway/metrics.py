@@ -7,9 +7,10 @@ from typing import get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reverie import background
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.backend_state import BackendState, Circuit
@@ -87,6 +88,7 @@ class Metrics:
             registry=self._collectors,
         )
         self._collectors.register(_LiveState(registry))
+        self._collectors.register(_Background())
         if ledger is not None:
             self._collectors.register(_LedgerState(ledger))
 
@@ -115,6 +117,18 @@ class Metrics:
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self._collectors)
+
+
+class _Background(Collector):
+    def collect(self) -> Iterable[Metric]:
+        failures = CounterMetricFamily(
+            "reverie_background_failures",
+            "Failures of work that no request waits for.",
+            labels=["task"],
+        )
+        for name, count in sorted(background.FAILURES.items()):
+            failures.add_metric([name], count)
+        yield failures
 
 
 class _LiveState(Collector):

@@ -39,17 +39,19 @@ class LivenessProbe:
         self._interval = interval
         self._failure_threshold = failure_threshold
         self._probing: asyncio.Task[bool] | None = None
-        self._hung = asyncio.Event()
+        self.hung = asyncio.Event()
+        """Set once it hangs."""
 
-    async def wait_hung(self) -> None:
-        """Wait until the engine hangs."""
+    async def watch(self) -> None:
+        """Probe until the engine hangs."""
         failures = 0
         while failures < self._failure_threshold:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
-                    await self._hung.wait()
+                    await self.hung.wait()
                     return
             failures = 0 if await self._probe() else failures + 1
+        self.hung.set()
 
     async def probe_now(self) -> bool:
         """Probe at once, because a request makes no progress; True if the engine is alive.
@@ -64,7 +66,7 @@ class LivenessProbe:
     def _probed(self, probing: asyncio.Task[bool]) -> None:
         self._probing = None
         if not probing.cancelled() and not probing.result():
-            self._hung.set()
+            self.hung.set()
 
     async def _probe(self) -> bool:
         """True if the engine answers, or if this process lacks the descriptors or memory to ask."""

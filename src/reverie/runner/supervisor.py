@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from reverie.background import Loop, Watch
 from reverie.errors import ModelError
 from reverie.log import fields
 from reverie.models.gguf import Header, read_header
@@ -109,6 +110,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._change = asyncio.Event()
         self._liveness: LivenessProbe | None = None
+        self._watch = Watch("engine supervisor")
         self._on_change: Callable[[], None] = lambda: None
         self._was_ready = False
 
@@ -259,6 +261,7 @@ class Runner:
 
     async def _supervise(self) -> None:
         failures = 0
+        self._watch = Watch("engine supervisor")
         try:
             while True:
                 began = time.monotonic()
@@ -269,6 +272,10 @@ class Runner:
                 except OSError as error:
                     end = None
                     reason = f"The engine of {self.name} can't be started: {error.strerror}."
+                except Exception as failure:
+                    end = None
+                    reason = f"The engine of {self.name} can't be watched."
+                    self._watch.failed(failure)
                 if self._stopping.is_set():
                     return
                 failures = 1 if time.monotonic() - began >= _HEALTHY_AFTER else failures + 1
@@ -286,6 +293,7 @@ class Runner:
                     await asyncio.wait_for(self._stopping.wait(), delay)
                     return
         finally:
+            self._watch.end()
             if self._directory is not None:
                 self._directory.remove()
 
@@ -327,7 +335,8 @@ class Runner:
         self._liveness = LivenessProbe(
             self.socket, interval=_LIVENESS_INTERVAL, failure_threshold=_LIVENESS_FAILURES
         )
-        hung = asyncio.ensure_future(self._liveness.wait_hung())
+        watching = Loop("engine liveness", self._liveness.watch)
+        hung = asyncio.ensure_future(self._liveness.hung.wait())
         try:
             while not any(end.done() for end in (hung, *ends)):
                 await asyncio.wait(
@@ -335,10 +344,12 @@ class Runner:
                     timeout=_LOG_CHECK_INTERVAL,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                self._log.trim()
+                with self._watch.step():
+                    self._log.trim()
             return not any(end.done() for end in ends)
         finally:
             hung.cancel()
+            await watching.stop()
             self._liveness = None
 
     async def _probe(self) -> int | None:

@@ -1,10 +1,26 @@
+from __future__ import annotations
+
+import asyncio
 import hashlib
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reverie.errors import ConfigurationError, InvalidApiKey
-from reverie.gateway.accounts.authentication import ANONYMOUS, Authenticator, static_keys
+from reverie import background
+from reverie.errors import ConfigurationError, InvalidApiKey, Overloaded
+from reverie.gateway.accounts import authentication
+from reverie.gateway.accounts.authentication import (
+    ANONYMOUS,
+    Authenticator,
+    _StoredKeys,
+    static_keys,
+)
+from reverie.settings import StoreSettings
+from reverie.store.database.engine import Store
+from reverie.store.keys import Key, hash_of
+from reverie.times import now_ms
 
 
 def keys(value: str) -> Authenticator:
@@ -73,3 +89,77 @@ def test_a_malformed_line_is_reported_with_its_number_and_nothing_of_its_text(
 def test_a_missing_file_of_hashes_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be read"):
         static_keys({}, tmp_path / "none")
+
+
+class Slow:
+    """A store's keys, each look-up of which takes a moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+        self.stored = _StoredKeys(store)
+        self.asked: list[bytes] = []
+        self.at_once = self.most_at_once = 0
+        monkeypatch.setattr(self.stored, "_read", self._read)
+
+    def _read(self, digest: bytes) -> Key | None:
+        self.asked.append(digest)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(0.002)
+        self.at_once -= 1
+        if digest == hash_of(b"good"):
+            return Key(id="key_1", name="team", created_at=now_ms())
+        return None
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Slow:
+    return Slow(monkeypatch, Store(StoreSettings(url=f"sqlite:///{tmp_path}/keys.db")))
+
+
+async def test_a_flood_of_unknown_keys_neither_harms_a_known_one_nor_the_threads(
+    slow: Slow,
+) -> None:
+    good = hash_of(b"good")
+    assert await slow.stored.find(good)
+    flood = [
+        asyncio.create_task(slow.stored.find(hash_of(str(number).encode())))
+        for number in range(5000)
+    ]
+    for _ in range(20):
+        slow.stored._known[good] = (0.0, slow.stored._known[good][1])  # as if it were a while ago
+        caller = await slow.stored.find(good)
+        assert caller is not None
+        assert caller.name == "team"
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    assert {type(result) for result in results} == {type(None), Overloaded}
+    assert slow.most_at_once <= authentication._UNKNOWN_LOOKUPS + 1
+    assert len(slow.stored._unknown) <= authentication._MAX_UNKNOWN
+
+
+async def test_one_unknown_key_is_looked_up_once_however_often_it_is_tried(slow: Slow) -> None:
+    wrong = hash_of(b"wrong")
+    assert await asyncio.gather(*(slow.stored.find(wrong) for _ in range(100))) == [None] * 100
+    assert await slow.stored.find(wrong) is None
+    assert slow.asked == [wrong]
+
+
+async def test_the_watch_for_the_first_key_goes_on_after_a_failure(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [False, OSError("injected"), RuntimeError("injected"), True]
+
+    def any_exists() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    monkeypatch.setattr(authentication, "_CACHED", 0.01)
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(slow.stored, "_any_exists", any_exists)
+    await slow.stored.start()
+    async with asyncio.timeout(10):
+        while not slow.stored.has_keys:
+            await asyncio.sleep(0.01)
+    await slow.stored.stop()
+    assert answers == []

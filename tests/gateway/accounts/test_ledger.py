@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from sqlalchemy import update
 
+from reverie import background
 from reverie.settings import StoreSettings
 from reverie.store import gateways, keys
 from reverie.store.database import schema
@@ -381,3 +382,75 @@ async def test_without_a_store_nothing_is_recorded_and_everything_works(
     gateway = await start_gateway(engine, store={"url": "none"})
     assert (await gateway.post(chat()))[0] == 200
     assert rows(database) == []
+
+
+# What fails beside the heartbeat ------------------------------------------------------------
+
+
+@pytest.fixture
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways, "HEARTBEAT_INTERVAL", 0.01)
+
+
+def seen_at(database: sqlite3.Connection) -> int:
+    ((seen,),) = database.execute("SELECT max(seen_at) FROM gateways")
+    return int(seen)
+
+
+@pytest.mark.usefixtures("_often")
+@pytest.mark.parametrize("step", ["_replay", "_take_over_journals", "_submit_checkpoints"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left"), RuntimeError("bug")])
+async def test_the_heartbeat_goes_on_whatever_fails_beside_it(
+    gateway: Gateway,
+    database: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    failure: Exception,
+) -> None:
+    def fail(*_: object) -> Any:
+        raise failure
+
+    ledger = gateway.app.ledger
+    assert ledger is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, step, fail)
+        await gateway.until(lambda: background.failing() != [])
+        status, answer, _ = await gateway.get("/readyz")
+        assert (status, answer["failing"]) == (503, background.failing())
+        before = seen_at(database)
+        await gateway.until(lambda: seen_at(database) > before)
+        assert ledger.healthy
+    await gateway.until(lambda: background.failing() == [])
+    assert (await gateway.get("/readyz"))[0] == 200
+    _, metrics, _ = await gateway.get("/metrics")
+    assert 'reverie_background_failures_total{task="ledger' in metrics
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_gateway_whose_heartbeats_are_not_written_knows_that_it_counts_as_dead(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = gateway.app.ledger
+    assert ledger is not None
+    monkeypatch.setattr(gateways, "DEAD_AFTER_MS", 200)
+    await gateway.until(lambda: ledger.healthy)
+    with monkeypatch.context() as broken:
+        broken.setattr(gateways, "heartbeat", lambda *_: 1 / 0)
+        await gateway.until(lambda: not ledger.healthy)
+        assert (await gateway.get("/readyz"))[0] == 503
+    await gateway.until(lambda: ledger.healthy)
+
+
+async def test_a_request_that_the_server_cancels_is_not_billed_as_its_clients_leaving(
+    gateway: Gateway, engine: ScriptedEngine, database: sqlite3.Connection
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    asking = asyncio.create_task(gateway.post(chat(stream=True)))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await asyncio.sleep(0.1)
+    for task in asyncio.all_tasks():
+        if "run_asgi" in repr(task):
+            task.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    row = await closed_row(gateway, database)
+    assert (row["outcome"], row["cost"]) == ("failed", 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -178,3 +179,37 @@ async def test_a_large_body_is_sent_piece_by_piece(begin: int) -> None:
     assert client.body == body[begin:]
     assert max(len(piece["body"]) for piece in pieces) <= 2**16
     assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+
+
+@pytest.mark.parametrize("first", ["own", "outer"])
+@pytest.mark.parametrize("done", [False, True])
+async def test_a_cancellation_that_meets_the_blocks_own_end_passes_through(
+    first: str, done: bool
+) -> None:
+    went_on = False
+
+    async def run() -> None:
+        nonlocal went_on
+        task = asyncio.current_task()
+        assert task is not None
+        async with CancelScope() as cancel_scope:
+            ends = [lambda: cancel_scope.end(ClientGone("gone")), task.cancel]
+            for end in ends if first == "own" else reversed(ends):
+                end()
+            if not done:
+                await asyncio.sleep(10)
+        went_on = True
+
+    task = asyncio.create_task(run())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert not went_on
+
+
+async def test_a_block_within_a_deadline_leaves_the_deadline_its_error() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01), CancelScope() as cancel_scope:
+            asyncio.get_running_loop().call_later(0.01, cancel_scope.end, ClientGone("gone"))
+            time.sleep(0.05)  # noqa: ASYNC251
+            await asyncio.sleep(10)

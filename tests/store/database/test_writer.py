@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from reverie.background import FAILURES
 from reverie.errors import StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database.engine import Store
@@ -237,3 +238,25 @@ async def test_stopping_writes_what_was_submitted(
         writer.submit(numbers.add, number, 5)
     await writer.stop()
     assert len(held(store)) == 600
+
+
+@pytest.mark.parametrize("failure", [OSError("injected"), RuntimeError("injected")])
+async def test_a_bug_of_the_writer_itself_fails_its_callers_and_not_the_thread(
+    writer: Writer,
+    numbers: Numbers,
+    orphans: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    writer.start()
+    before = FAILURES["store writer"]
+    with monkeypatch.context() as broken:
+        broken.setattr(writer, "_still_wanted", fail)
+        operation = writer.submit(numbers.add, 1, 10)
+        with pytest.raises(type(failure)):
+            await operation.future
+    assert (writer.started, FAILURES["store writer"]) == (True, before + 1)
+    assert await writer.submit(numbers.add, 2, 10).future == 4

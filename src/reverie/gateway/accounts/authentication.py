@@ -14,14 +14,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
+from reverie.background import Loop
 from reverie.errors import (
     AccountsUnavailable,
     ConfigurationError,
     Forbidden,
     InvalidApiKey,
+    Overloaded,
     StoreFailure,
 )
 from reverie.files import read_whole
@@ -34,10 +37,18 @@ from reverie.times import now_ms
 KEYS_VARIABLE = "REVERIE_API_KEYS"
 ADMIN_VARIABLE = "REVERIE_ADMIN_KEY"
 
+T = TypeVar("T")
+
 _CACHED = 1.0
 """Seconds for which a key is known without asking the store again. So a revoked key may still list
 models for that long; a reservation asks the store in any case."""
 _MAX_CACHED = 20_000
+_MAX_UNKNOWN = 4096
+"""Hashes of keys that don't exist which are remembered, apart from those of keys that do."""
+_UNKNOWN_LOOKUPS = 2
+"""Look-ups at once of keys that weren't known before. Threads are left for those that were."""
+_MAX_WAITING = 256
+"""Further ones that may wait for that."""
 _MIN_ADMIN_KEY = 16
 
 
@@ -167,9 +178,12 @@ class _StoredKeys:
     def __init__(self, store: Store) -> None:
         self.has_keys = False
         self._store = store
-        self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, Key]] = OrderedDict()
+        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._lookups = asyncio.Semaphore(_UNKNOWN_LOOKUPS)
+        self._waiting = 0
         self._reading: dict[bytes, asyncio.Task[Key | None]] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: Loop | None = None
 
     def check(self) -> None:
         self.has_keys = is_current(self._store) and self._any_exists()
@@ -177,17 +191,21 @@ class _StoredKeys:
     async def start(self) -> None:
         self.has_keys = await asyncio.to_thread(self._any_exists)
         if not self.has_keys:
-            self._watching = asyncio.create_task(self._watch())
+            self._watching = Loop("key watcher", self._watch)
 
     async def stop(self) -> None:
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._watching.stop()
 
     async def find(self, digest: bytes) -> Caller | None:
-        """The caller whose key has this hash, if the key is usable now."""
-        asked, key = self._cache.get(digest, (0.0, None))
-        if time.monotonic() - asked > _CACHED:
+        """The caller whose key has this hash, if the key is usable now.
+
+        Raises:
+            Overloaded: too many keys that nobody has heard of are being looked up.
+        """
+        now = time.monotonic()
+        asked, key = self._known.get(digest, (0.0, None))
+        if now - asked > _CACHED and now - self._unknown.get(digest, 0.0) > _CACHED:
             key = await self._read_once(digest)
         if key is None or not key.usable(now_ms()):
             return None
@@ -197,6 +215,12 @@ class _StoredKeys:
         """Read a key from the store; requests that want the same key share one read."""
         task = self._reading.get(digest)
         if task is None:
+            if digest not in self._known and self._waiting >= _MAX_WAITING:
+                raise Overloaded(
+                    "Too many keys that are not known are being tried. Try again shortly.",
+                    retry_after=1,
+                )
+            self._waiting += digest not in self._known
             task = self._reading[digest] = asyncio.create_task(self._refresh(digest))
             task.add_done_callback(lambda _: self._reading.pop(digest, None))
         try:
@@ -206,12 +230,22 @@ class _StoredKeys:
             raise AccountsUnavailable from None
 
     async def _refresh(self, digest: bytes) -> Key | None:
+        if digest in self._known:
+            return await self._look_up(digest)
+        try:
+            async with self._lookups:
+                return await self._look_up(digest)
+        finally:
+            self._waiting -= 1
+
+    async def _look_up(self, digest: bytes) -> Key | None:
         began = time.monotonic()
         key = await asyncio.to_thread(self._read, digest)
-        self._cache[digest] = (began, key)
-        self._cache.move_to_end(digest)
-        while len(self._cache) > _MAX_CACHED:
-            self._cache.popitem(last=False)
+        if key is None:
+            self._known.pop(digest, None)
+            _remember(self._unknown, digest, began, _MAX_UNKNOWN)
+        else:
+            _remember(self._known, digest, (began, key), _MAX_CACHED)
         return key
 
     def _read(self, digest: bytes) -> Key | None:
@@ -228,6 +262,13 @@ class _StoredKeys:
             await asyncio.sleep(_CACHED)
             with contextlib.suppress(StoreFailure):
                 self.has_keys = await asyncio.to_thread(self._any_exists)
+
+
+def _remember(cache: OrderedDict[bytes, T], digest: bytes, value: T, most: int) -> None:
+    cache[digest] = value
+    cache.move_to_end(digest)
+    while len(cache) > most:
+        cache.popitem(last=False)
 
 
 def _bearer(authorization: bytes | None) -> bytes:

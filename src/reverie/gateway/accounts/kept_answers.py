@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from reverie.errors import AccountsUnavailable, StoreFailure
+from reverie import background
+from reverie.errors import AccountsUnavailable, RequestInProgress, ReverieError, StoreFailure
 from reverie.store import answers
 from reverie.store.answers import ANSWERS_KEPT_MS
 from reverie.store.answers import Claim as Claim
@@ -29,6 +30,17 @@ class KeptAnswers:
         except StoreFailure:
             return None
 
+    async def is_awaited(self, key_id: str, claim: Claim) -> bool:
+        """True while a gateway works on the answer to a claim; also while the store is down.
+
+        It only reads, so that it may be asked often.
+        """
+        try:
+            found = await asyncio.to_thread(self._look_up, key_id, claim)
+        except StoreFailure:
+            return True
+        return isinstance(found, RequestInProgress)
+
     async def body(self, answer: StoredAnswer) -> bytes | None:
         """The bytes of a stored answer; None if it was evicted meanwhile.
 
@@ -41,13 +53,16 @@ class KeptAnswers:
             raise AccountsUnavailable from None
 
     def _find(self, key_id: str, claim: Claim) -> StoredAnswer | None:
+        found = self._look_up(key_id, claim)
+        return found if isinstance(found, StoredAnswer) else None
+
+    def _look_up(self, key_id: str, claim: Claim) -> StoredAnswer | ReverieError | None:
         if self._store is None:
             return None
         place = (key_id, claim.key)
         with self._store.read() as connection:
             oldest = int(clock(connection) * 1000) - ANSWERS_KEPT_MS
-            found = answers.find(connection, {place: claim}, oldest).get(place)
-        return found if isinstance(found, StoredAnswer) else None
+            return answers.find(connection, {place: claim}, oldest).get(place)
 
     def _body(self, row: int) -> bytes | None:
         assert self._store is not None
@@ -76,13 +91,20 @@ class AnswerBound:
         if self._added * _CHECKS < self._limit or self._evicting is not None:
             return
         self._added = 0
-        self._evicting = asyncio.create_task(asyncio.to_thread(self._evict))
+        self._evicting = background.once("answer eviction", self._evict_in_thread)
         self._evicting.add_done_callback(self._evicted)
 
     async def stop(self) -> None:
         """Wait for the check that runs."""
         if self._evicting is not None:
             await asyncio.wait({self._evicting})
+
+    async def _evict_in_thread(self) -> None:
+        try:
+            await asyncio.to_thread(self._evict)
+        except BaseException:
+            self._added = self._limit  # check again
+            raise
 
     def _evict(self) -> None:
         with self._store.read() as connection:
@@ -93,5 +115,3 @@ class AnswerBound:
 
     def _evicted(self, task: asyncio.Task[None]) -> None:
         self._evicting = None
-        if task.cancelled() or task.exception() is not None:
-            self._added = self._limit  # check again

@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from msgspec import structs
 from sqlalchemy import Connection
 
+from reverie.background import Loop, Watch
 from reverie.errors import AccountsUnavailable, ReverieError, StoreFailure
 from reverie.gateway.accounts.journal import Journal, directory, left_behind
 from reverie.gateway.accounts.kept_answers import AnswerBound
@@ -45,6 +47,10 @@ _ROW_BITS = 40
 """Bits of a row's number that its gateway counts up; the gateway's number is above them."""
 _REAP_EVERY = 5
 """Heartbeats between two looks for dead gateways."""
+_UPKEEP = ("checkpoints", "neighbours", "journal", "answers")
+"""What is done beside the heartbeat."""
+_MAX_UPKEEP = 5.0
+"""Seconds for one step of it."""
 _MAX_WAITING = 10_000
 """Operations that may wait for the store before new requests are refused at once."""
 _BATCH = 500
@@ -67,12 +73,17 @@ class Ledger:
         self._journal: Journal | None = None
         self._gateway = 0
         self._rows: Iterator[int] = itertools.count()
-        self._heartbeat_task: asyncio.Task[None] | None = None
+        self._heartbeat: Loop | None = None
+        self._beat_at = 0.0  # on the monotonic clock, of the last heartbeat that was written
+        self._steps = {name: Watch(f"ledger {name}") for name in ("beat", *_UPKEEP)}
 
     @property
     def healthy(self) -> bool:
-        """True if the store took what it was last given."""
-        return self._writer is not None and not self._writer.failing
+        """True if the store took what it was last given, and other gateways know that this one
+        lives."""
+        known = time.monotonic() - self._beat_at < gateways.DEAD_AFTER_MS / 1000
+        writer = self._writer
+        return known and writer is not None and writer.started and not writer.failing
 
     @property
     def journalled(self) -> int:
@@ -109,17 +120,20 @@ class Ledger:
             self._close_orphan,
         )
         self._writer.start()
-        self._heartbeat_task = asyncio.create_task(self._heartbeat())
+        self._beat_at = time.monotonic()
+        self._heartbeat = Loop("ledger", self._run)
 
     async def stop(self) -> None:
         """Write what is left to write, and leave. Idempotent."""
-        if self._heartbeat_task is None or self._writer is None:
+        if self._heartbeat is None or self._writer is None:
             return
-        heartbeat, self._heartbeat_task = self._heartbeat_task, None
-        heartbeat.cancel()
+        heartbeat, self._heartbeat = self._heartbeat, None
+        await heartbeat.stop()
+        for watch in self._steps.values():
+            watch.end()
         for reservation in list(self._open.values()):
             reservation.end()
-        await asyncio.gather(heartbeat, *self._settling, return_exceptions=True)
+        await asyncio.gather(*self._settling, return_exceptions=True)
         await self._answers.stop()
         await self._replay()
         await self._writer.stop()
@@ -256,22 +270,49 @@ class Ledger:
 
     # Each second --------------------------------------------------------------------------
 
-    async def _heartbeat(self) -> None:
-        """Each second: heartbeat, checkpoints, journal. Each fifth: reap dead gateways."""
+    async def _run(self) -> None:
+        """Each second: heartbeat, checkpoints, journal. Each fifth: reap dead gateways.
+
+        No step waits for another to succeed: whatever else fails, the heartbeat goes on, or the
+        neighbours would close this gateway's rows as lost.
+        """
         assert self._writer is not None
         for number in itertools.count(1):
             await asyncio.sleep(gateways.HEARTBEAT_INTERVAL)
             reap = number % _REAP_EVERY == 0
-            if reap and not self._writer.failing:
-                with contextlib.suppress(OSError, StoreFailure):
-                    await asyncio.to_thread(self._take_over_journals)
-            self._submit(self._write_heartbeat, reap)
-            moved = [c for r in self._open.values() if (c := r.checkpoint()) is not None]
-            for one in moved:
-                self._submit(_write_checkpoints, one)
-            if not self._writer.failing:
-                await self._replay()
+            with self._steps["beat"].step():
+                beat = self._submit(self._write_heartbeat, False)
+                beat.future.add_done_callback(self._on_beat)
+            with self._steps["checkpoints"].step():
+                self._submit_checkpoints()
+            if self._writer.failing:
+                continue
+            if reap:
+                await self._upkeep("neighbours", self._reap_neighbours)
+            await self._upkeep("journal", self._replay)
+            with self._steps["answers"].step():
                 self._answers.enforce()
+
+    async def _upkeep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a step that may take long. It's cut short before the next heartbeats would be late."""
+        with self._steps[name].step():
+            async with asyncio.timeout(_MAX_UPKEEP):
+                await work()
+
+    def _on_beat(self, beat: asyncio.Future[Any]) -> None:
+        if not beat.cancelled() and beat.exception() is None:
+            self._beat_at = time.monotonic()
+
+    def _submit_checkpoints(self) -> None:
+        moved = [c for r in self._open.values() if (c := r.checkpoint()) is not None]
+        for one in moved:
+            self._submit(_write_checkpoints, one)
+
+    async def _reap_neighbours(self) -> None:
+        """Take over the journals of dead neighbours, then close the rows that they left open."""
+        with contextlib.suppress(StoreFailure):
+            await asyncio.to_thread(self._take_over_journals)
+            self._submit(self._write_heartbeat, True)
 
     async def _replay(self) -> None:
         """Write to the store what could not be written before."""

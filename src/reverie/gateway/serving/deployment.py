@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
+from reverie import background
 from reverie.backends.base import Backend
 from reverie.backends.embedded import EmbeddedBackend
 from reverie.gateway.scheduling.pool import Pool
@@ -153,7 +154,7 @@ class Deployment:
             self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
-        self._stopping = asyncio.create_task(self.stop())
+        self._stopping = background.once("backend stop", self.stop)
         self._stopping.add_done_callback(lambda _: self._on_stopped(self))
 
     async def stop(self) -> None:

@@ -13,7 +13,9 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
+from reverie import background
 from reverie.backends.embedded import EmbeddedBackend
 from reverie.errors import ModelError
 from reverie.gateway.serving.memory_budget import MemoryBudget
@@ -130,7 +132,7 @@ class OnDemandModel:
         """Begin to load the engine, unless it is loaded or being loaded."""
         if self.is_cold:
             self.loading_on_request = on_request
-            self._loading = asyncio.create_task(self._load(), name=f"load {self.name}")
+            self._loading = background.once("model load", self._load)
 
     async def _load(self) -> None:
         try:
@@ -165,7 +167,7 @@ class OnDemandModel:
 
         Cancelling this cancels the wait only: the engine is stopped all the same.
         """
-        self._unloading = asyncio.create_task(self._unload(reason), name=f"unload {self.name}")
+        self._unloading = background.once("model unload", partial(self._unload, reason))
         await asyncio.shield(self._unloading)
 
     async def _unload(self, reason: str) -> None:
@@ -199,7 +201,7 @@ class OnDemandModel:
             self._idle_timer = asyncio.get_running_loop().call_later(left, self._unload_idle)
 
     def _unload_idle(self) -> None:
-        self._unloading = asyncio.create_task(self._unload("idle"), name=f"unload {self.name}")
+        self._unloading = background.once("model unload", partial(self._unload, "idle"))
 
     def _cancel_idle_timer(self) -> None:
         if self._idle_timer is not None:

@@ -85,10 +85,12 @@ class CancelScope:
 
     Inside ``async with CancelScope() as cancel_scope``, a call of ``cancel_scope.end(error)`` from
     anywhere cancels the task. ``error`` is then raised at the end of the block, unless the block
-    was complete by then. A cancellation that comes from elsewhere passes through.
+    was complete by then. A cancellation that comes from elsewhere passes through, also where both
+    come at once.
     """
 
     def __init__(self) -> None:
+        self._cancelling = 0
         self._task: asyncio.Task[Any] | None = None
         self._error: ReverieError | None = None
 
@@ -100,6 +102,8 @@ class CancelScope:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
         return self
 
     async def __aexit__(
@@ -115,7 +119,8 @@ class CancelScope:
         if not cancelled:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)  # the cancellation is still pending: take it here
-        task.uncancel()
+        if task.uncancel() > self._cancelling:  # somebody else cancels the task, too
+            raise asyncio.CancelledError from None
         if cancelled:
             raise self._error from None
 

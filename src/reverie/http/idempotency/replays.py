@@ -8,6 +8,7 @@ generation goes on for a grace time, in which a client may come back for the res
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeAlias
@@ -41,7 +42,9 @@ MAX_HELD = 256 * 1024 * 1024
 _MAX_LOADS = 4
 """Stored answers that are read from the store at once."""
 _POLL_INTERVAL = 0.25
-"""Seconds between two looks whether another gateway has finished the same request."""
+"""Seconds until the first look whether another gateway has finished the same request. The looks
+become rarer, and only read: a reservation would be a transaction that writes."""
+_LONGEST_INTERVAL = 2.0
 
 _Place: TypeAlias = tuple[str, str]
 """(API key's id, idempotency key)"""
@@ -181,7 +184,7 @@ class Replays:
             record.failed(error)
             transcript.fail(error)
         finally:
-            transcript.fail(ClientGone("The server stopped."))
+            transcript.fail(Overloaded("This server stopped. Try again shortly.", retry_after=1))
             running.end()
             del self._running[place]
             if transcript.begun:  # else nothing was generated, and the requests' records say why
@@ -215,9 +218,8 @@ class Replays:
                     job.caller, job.model, job.request, job.record, claim
                 )
             except RequestInProgress:
-                if asyncio.get_running_loop().time() > deadline:
+                if not await self._ends_before(deadline, job.caller.key_id, claim):
                     raise
-                await asyncio.sleep(_POLL_INTERVAL)
             except StreamNotResumable:
                 if running.claim.after:
                     raise
@@ -231,6 +233,17 @@ class Replays:
                     return granted
                 else:
                     raise StreamNotResumable  # without a store, nothing else has refused it
+
+    async def _ends_before(self, deadline: float, key_id: str, claim: Claim) -> bool:
+        """Wait until the gateway that generates an answer is done with it; False if it isn't."""
+        interval = _POLL_INTERVAL
+        loop = asyncio.get_running_loop()
+        while loop.time() <= deadline:
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))
+            if not await self._kept_answers.is_awaited(key_id, claim):
+                return True
+            interval = min(1.5 * interval, _LONGEST_INTERVAL)
+        return False
 
     async def _load_stored(self, place: _Place, claim: Claim) -> KeptAnswer | None:
         stored = await self._kept_answers.find(place[0], claim)

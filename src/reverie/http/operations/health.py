@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 import reverie
+from reverie import background
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.connection.in_flight import InFlight
 
@@ -29,6 +30,7 @@ def routes(registry: ModelRegistry, in_flight: InFlight) -> APIRouter:
             "status": status,
             "version": reverie.__version__,
             "draining": in_flight.draining,
+            "failing": background.failing(),
             "models": {model.name: model.state for model in registry.models.all},
         }
         return JSONResponse(body, status_code=503 if status == "ERROR" else 200)
@@ -41,6 +43,8 @@ def routes(registry: ModelRegistry, in_flight: InFlight) -> APIRouter:
     async def readyz() -> JSONResponse:
         if in_flight.draining:
             return JSONResponse({"status": "DRAINING"}, status_code=503)
+        if failing := background.failing():
+            return JSONResponse({"status": "FAILING", "failing": failing}, status_code=503)
         default = registry.models.default
         if not default.available:
             return JSONResponse({"status": default.state.upper()}, status_code=503)

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from reverie.background import Watch
 from reverie.errors import StoreFailure
 from reverie.log import fields
 from reverie.store.database.engine import Store
@@ -79,6 +80,7 @@ class Writer:
         self._gathered: list[Operation[Any]] = []
         self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
+        self._watch = Watch("store writer")
         self.failing = False
         """True if the last transaction failed."""
 
@@ -108,6 +110,7 @@ class Writer:
         self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._watch.end()
 
     def _gather(self, known: int, turns: int, until: float) -> None:
         """Wait as long as further operations keep coming, and hand all of them over at once.
@@ -135,7 +138,7 @@ class Writer:
             for work in self._kinds:
                 of_kind = [operation for operation in batch if operation.work == work]
                 if of_kind:
-                    self._commit(work, of_kind)
+                    self._commit_watched(work, of_kind)
 
     def _take(self) -> tuple[list[Operation[Any]], bool]:
         """Wait for an operation, and take it with those that are queued behind it.
@@ -155,6 +158,14 @@ class Writer:
                 return batch, False
         return batch, True
 
+    def _commit_watched(self, work: Work, batch: list[Operation[Any]]) -> None:
+        """Commit; whatever happens, this thread goes on, and nobody waits for ever."""
+        try:
+            self._commit(work, batch)
+        except Exception as bug:
+            self._watch.failed(bug)
+            self._resolve([(operation, None) for operation in batch], bug)
+
     def _commit(self, work: Work, batch: list[Operation[Any]]) -> None:
         while batch := self._still_wanted(batch):
             try:
@@ -173,10 +184,11 @@ class Writer:
                     return
                 batch = self._give_up(batch, failure)
             except Exception as bug:
-                logger.exception("writing to the store failed in Reverie itself")
+                self._watch.failed(bug)
                 self._resolve([(operation, None) for operation in batch], bug)
                 return
             else:
+                self._watch.failures = 0
                 self._log_change(None)
                 self._resolve(list(zip(batch, results, strict=True)))
                 return
