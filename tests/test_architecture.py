@@ -120,6 +120,7 @@ TESTED_ELSEWHERE = {
     "http/dialects/split.py": "http/dialects/test_chunks.py",
     "http/dialects/wire.py": "http/operations/test_openapi.py",
     "http/frames.py": "http/idempotency/test_replays.py",
+    "http/connection/senders.py": "http/test_cors.py",
     "http/operations/docs.py": "http/operations/test_application.py",
     "http/operations/security.py": "http/operations/test_openapi.py",
     "http/request/schema.py": "http/request/test_body.py",

@@ -25,11 +25,10 @@ from reverie.http.connection.exchange import (
     Scope,
     Send,
     respond,
-    with_headers,
-    without_body,
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.paths import normal
+from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect

@@ -33,11 +33,17 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     min_p: float = 0.0
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False
     stop: tuple[str, ...] = ()
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[str, float] | None = None
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool = False
     top_logprobs: int = 0
     response_format: dict[str, Any] | None = None

@@ -324,3 +324,30 @@ def test_a_last_assistant_message_is_not_gone_on_with_unless_asked(client, last:
         )
         assert "Paris" in continued
         assert continued.startswith((" ", "city", "of"))
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"repetition_penalty": 1.5},
+        {"ignore_eos": True},
+        {"reasoning_effort": "low"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ],
+)
+def test_a_control_that_llama_cpp_has_is_taken(client, control: dict[str, object]) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=CAPITAL, max_tokens=20, temperature=0, extra_body=control
+    )
+    if "ignore_eos" in control:
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 20
+
+
+def test_log_probabilities_alone_have_no_alternatives(client) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=CAPITAL, max_tokens=5, logprobs=True
+    )
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) == 5
+    assert all(token.logprob <= 0 and token.top_logprobs == [] for token in tokens)

@@ -108,7 +108,10 @@ class Continuation:
         self.progressed = False
         self._seam = _Seam(tokens, self.prompt, self._asked.stop, so_far, repeated)
         self.request = msgspec.structs.replace(
-            self._asked, max_tokens=self._asked.max_tokens - tokens, answer_so_far=so_far
+            self._asked,
+            max_tokens=self._asked.max_tokens - tokens,
+            min_tokens=max(0, self._asked.min_tokens - tokens),
+            answer_so_far=so_far,
         )
 
     def _note(self, delta: Delta) -> None:

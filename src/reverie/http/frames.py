@@ -19,6 +19,7 @@ from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.chunks import with_usage
 from reverie.request import GenerateRequest
 
 EVENT_END = b"\n\n"
@@ -87,8 +88,16 @@ async def generate(
             elif job.request.stream:
                 data = job.encoder.batch(deltas)
                 deltas.clear()
+                if job.request.continuous_usage:
+                    data = with_usage(data, _usage_so_far(job))
                 if data:
                     yield Frame(data if kept is None else kept.add(data), last=False)
+
+
+def _usage_so_far(job: Job) -> Usage:
+    record = job.record
+    prompt = job.request.prompt_size if record.prompt_tokens is None else record.prompt_tokens
+    return Usage(prompt, record.pieces, record.cached_tokens)
 
 
 def rate_headers(rate: RateStatus | None) -> Headers:

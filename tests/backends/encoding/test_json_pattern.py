@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.backends.encoding.json_pattern import plain, portable
+from reverie.backends.encoding.json_pattern import plain, portable, without_lookahead
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,42 @@ def test_a_kept_pattern_means_no_more_than_it_did(pattern: str) -> None:
         return
     for text in ("", "a", "ab", "1", "b1\r", "aab", "a-b"):
         assert not re.search(kept, text) or re.search(pattern, text)
+
+
+ZOD = (
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]"
+    r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+)
+DECIMALS = (
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$",
+    r"^(?!^[-+.]*$)[+-]?0*\d{0,3}(?:\.\d{0,2}0*)?$",
+    r"^(?!^[-+.]*$)[+-]?0*\d{0,0}(?:\.\d{0,2}0*)?$",
+)
+
+
+@pytest.mark.parametrize("pattern", [ZOD, *DECIMALS])
+@given(st.text("aB0.-+_'@ ", max_size=12))
+def test_a_known_look_ahead_is_left_out_and_allows_no_more_then(pattern: str, text: str) -> None:
+    new = portable(without_lookahead(pattern))
+    assert new is not None
+    if re.search(new, text):
+        assert re.search(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (ZOD, "tom.o'cat+x@mail.example.org"),
+        (ZOD, "a@b.co"),
+        (DECIMALS[0], "-12.50"),
+        (DECIMALS[1], "999.99"),
+        (DECIMALS[2], "0.25"),
+    ],
+)
+def test_what_such_a_pattern_is_for_stays_allowed(pattern: str, text: str) -> None:
+    assert re.search(without_lookahead(pattern), text)
+    assert re.search(pattern, text)
+
+
+def test_any_other_look_ahead_stays_and_is_refused() -> None:
+    assert portable(without_lookahead("^(?=a)a$")) is None

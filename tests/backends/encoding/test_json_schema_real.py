@@ -43,6 +43,22 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "date": {"type": "string", "format": "date"},
     "date of a pattern": {"type": "string", "format": "date", "pattern": "^20"},
     "address": {"type": "string", "format": "ipv4"},
+    "address of the newer kind": {"type": "string", "format": "ipv6"},
+    "duration": {"type": "string", "format": "duration"},
+    "email as zod writes it": {"type": "string", "format": "email", "maxLength": 40, "pattern":
+              r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+"
+              r"[A-Za-z]{2,}$"},
+    "decimal as pydantic writes it": {"type": "string", "maxLength": 8,
+              "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"},
+    "decimal with bounds": {"type": "string", "maxLength": 8,
+              "pattern": r"^(?!^[-+.]*$)[+-]?0*\d{0,3}(?:\.\d{0,2}0*)?$"},
+    "tuple of an older draft": {"type": "array", "items": [{"const": 1}, {"type": "null"}],
+              "minItems": 2, "additionalItems": False, "$schema":
+              "http://json-schema.org/draft-07/schema#"},
+    "set of a few values": an_object(a={"type": "array", "items": {"enum": ["x", "y", "z"]},
+              "uniqueItems": True, "minItems": 2}),
+    "names that are strings": {"type": "object", "propertyNames": {"type": "string"},
+              "additionalProperties": {"type": "boolean"}, "maxProperties": 1},
     "integer bounds": {"type": "integer", "exclusiveMinimum": 17, "maximum": 23},
     "number bounds": {"type": "number", "minimum": 0.5, "maximum": 0.75, "multipleOf": 0.25},
     "open bounds": {"type": "number", "exclusiveMinimum": -2.5, "exclusiveMaximum": -1.5},

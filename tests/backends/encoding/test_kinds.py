@@ -273,3 +273,77 @@ def test_arguments_of_earlier_calls_are_an_object_to_every_engine_that_parses_th
         assert value == {"INVALID_JSON": arguments}
     else:
         assert value == (json.loads(arguments) or {})
+
+
+CONTROLS: dict[str, Any] = {
+    "repetition_penalty": 1.2,
+    "min_tokens": 5,
+    "ignore_eos": True,
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {"enable_thinking": False},
+}
+HONOURED: dict[str, tuple[BackendKind, ...]] = {
+    "repetition_penalty": ("generic", "llamacpp", "vllm", "sglang"),
+    "min_tokens": ("generic", "vllm", "sglang"),
+    "ignore_eos": ("generic", "llamacpp", "vllm", "sglang"),
+    "reasoning_effort": ("generic", "llamacpp", "vllm", "sglang", "ollama", "openai"),
+    "chat_template_kwargs": ("generic", "llamacpp", "vllm", "sglang"),
+}
+
+
+@pytest.mark.parametrize("field", CONTROLS)
+@pytest.mark.parametrize("kind", [*KINDS, "livepeer"])
+def test_a_control_is_sent_where_it_is_honoured_and_refused_by_name_elsewhere(
+    ask: Ask, kind: BackendKind, field: str
+) -> None:
+    request = ask(**{field: CONTROLS[field]})
+    if kind not in HONOURED[field]:
+        with pytest.raises(UnsupportedParameter) as caught:
+            check(request, kind)
+        assert caught.value.param == field
+        return
+    check(request, kind)
+    sent = body(request, kind)
+    if kind != "llamacpp":
+        assert sent[field] == CONTROLS[field]
+    elif field == "repetition_penalty":
+        assert sent["repeat_penalty"] == 1.2
+    elif field == "reasoning_effort":
+        assert sent["chat_template_kwargs"] == {"reasoning_effort": "low"}
+    else:
+        assert sent[field] == CONTROLS[field]
+    assert not body(ask(), kind).keys() & {*CONTROLS, "repeat_penalty"}
+
+
+def test_no_effort_at_all_switches_thinking_off_where_the_template_can(ask: Ask) -> None:
+    sent = body(ask(reasoning_effort="none", chat_template_kwargs={"x": 1}), "llamacpp")
+    told = {"reasoning_effort": "none", "enable_thinking": False, "x": 1}
+    assert sent["chat_template_kwargs"] == told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_usage_so_far_is_told_where_the_engine_tells_it(ask: Ask, kind: BackendKind) -> None:
+    request = ask(stream=True, continuous_usage=True)
+    if kind in CONTINUING:
+        check(request, kind)
+        return
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(request, kind)
+    assert caught.value.param == "stream_options.continuous_usage_stats"
+
+
+def test_log_probabilities_alone_are_asked_for_with_one_alternative(ask: Ask) -> None:
+    assert body(ask(logprobs=True), "llamacpp")["top_logprobs"] == 1
+    assert body(ask(logprobs=True, top_logprobs=3), "llamacpp")["top_logprobs"] == 3
+    assert body(ask(logprobs=True), "vllm")["top_logprobs"] == 0
+
+
+def test_tools_are_read_alike_whether_they_may_or_must_be_called(ask: Ask) -> None:
+    parameters = {"type": "object", "properties": {"a": True, "b": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    for choice in ("auto", "required"):
+        request = ask(tools=tools, tool_choice=choice)
+        check(request, "llamacpp")
+        (sent,) = body(request, "llamacpp")["tools"]
+        assert sent["function"]["parameters"]["properties"]["a"] == {}
+    assert body(ask(tools=tools), "vllm")["tools"] == tools

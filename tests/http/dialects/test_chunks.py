@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects.base import Dialect, Encoder
+from reverie.http.dialects.chunks import with_usage
 
 MAX_LINE = 65_536
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
@@ -218,3 +219,11 @@ def test_what_tokens_were_is_handed_on(dialect: Dialect) -> None:
     assert json.loads(writing.answer([], Finish("stop"), usage))["usage"] == told
     *_, last, _ = lines(writing.end(Finish("stop"), usage))
     assert json.loads(last.removeprefix(b"data: "))["usage"] == told
+
+
+def test_the_usage_so_far_is_on_each_piece(dialect: Dialect) -> None:
+    text = 'a"finish_reason":null}]}\n\nb'
+    chunks = with_usage(encoder(dialect).batch([Delta(text), Delta("c")]), Usage(7, 2))
+    read = [json.loads(line.removeprefix(b"data: ")) for line in lines(chunks)]
+    assert [chunk["usage"]["total_tokens"] for chunk in read] == [9, 9]
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in read) == text + "c"

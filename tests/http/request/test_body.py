@@ -347,7 +347,6 @@ def test_a_mistake_is_named_by_its_path(given: dict[str, Any], param: str) -> No
         ({"frobnicate": 1}, "frobnicate"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "messages.0.function_call"),
-        ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"n": 2}, "n"),
         ({"messages": [{**USER, "mood": "good"}]}, "messages.0.mood"),
         ({"messages": [{**USER, "audio": {"id": "a1"}}]}, "messages.0.audio"),
@@ -666,3 +665,41 @@ def test_the_last_message_is_gone_on_with_only_where_that_is_asked_for() -> None
 )
 def test_what_can_not_be_gone_on_with_is_refused(given: dict[str, Any]) -> None:
     assert refusal(**given, continue_final_message=True).param == "continue_final_message"
+
+
+# Controls -----------------------------------------------------------------------------------
+
+
+def test_controls_reach_the_request() -> None:
+    given = {
+        "repetition_penalty": 1.1,
+        "min_tokens": 3,
+        "ignore_eos": True,
+        "reasoning_effort": "high",
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    made = request(**given, stream=True, stream_options={"continuous_usage_stats": True})
+    assert {name: getattr(made, name) for name in given} == given
+    assert made.continuous_usage
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 11}, "repetition_penalty"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 300}, "min_tokens"),
+        ({"min_tokens": 3, "max_tokens": 2}, "min_tokens"),
+        ({"ignore_eos": "yes"}, "ignore_eos"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a": "x" * 5000}}, "chat_template_kwargs"),
+        (
+            {"chat_template_kwargs": {str(number): 1 for number in range(17)}},
+            "chat_template_kwargs",
+        ),
+    ],
+)
+def test_controls_have_bounds(given: dict[str, Any], param: str) -> None:
+    assert refusal(**given).param == param

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from msgspec import structs
+
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.events import Delta, Event, TokenLogprob
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -144,6 +146,8 @@ class AnswerReader:
             raise refusal_in_stream(
                 error.error, self._request, started=self._decoder.deltas > 0
             ) from None
+        if delta is not None and delta.logprobs and not self._request.top_logprobs:
+            delta = _without_alternatives(delta)
         if delta is not None and self._forced_call is not None:
             delta = self._forced_call.rewrite(delta)
         if delta is None:
@@ -152,6 +156,12 @@ class AnswerReader:
             events.append(self._decoder.prompt)
         self._started = True
         events.append(delta)
+
+
+def _without_alternatives(delta: Delta) -> Delta:
+    """The delta with each token's own log-probability alone."""
+    own = tuple(TokenLogprob(one.token, one.logprob, one.bytes) for one in delta.logprobs)
+    return structs.replace(delta, logprobs=own)
 
 
 def _shape(body: bytes | bytearray, *, labelled: bool) -> Shape | None:

@@ -41,6 +41,8 @@ FORMATS = {
     "uuid": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
     "email": f"^[A-Za-z0-9_%+-]+([.][A-Za-z0-9_%+-]+)*@{_HOST}$",
     "hostname": f"^{_HOST}$",
+    "duration": "^P(?:[0-9]{1,4}W|[0-9]{1,4}D|(?:[0-9]{1,4}D)?T[0-9]{1,5}(?:H|M|S))$",
+    "ipv6": "^(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$",
     "ipv4": f"^{_BYTE}[.]{_BYTE}[.]{_BYTE}[.]{_BYTE}$",
     "uri": f"^[a-z][a-z0-9+.-]*://{_HOST}(:[0-9]{{1,4}})?(/[A-Za-z0-9._~-]*)*([?][A-Za-z0-9._~=&-]*)?$",
 }
@@ -56,6 +58,32 @@ _PLAIN = re.compile(
     r"|\[(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|[A-Za-z0-9 _.@:,/])+-?\])"
     r"(?:[*+?]|\{[0-9]{1,2}(?:,[0-9]{0,2})?\})?)*\$"
 )
+
+
+_ZOD_EMAIL = (
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]"
+    r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+)
+_WITHOUT_LOOKAHEAD = {
+    _ZOD_EMAIL: r"^(?:[A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]"
+    r"@(?:[A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+}
+_DECIMAL = re.compile(
+    r"\^\(\?!\^\[-\+\.\]\*\$\)\[\+-\]\?0\*\\d(\*|\{0,([0-9]{1,3})\})(.*)", re.DOTALL
+)
+
+
+def without_lookahead(pattern: str) -> str:
+    """The two patterns with a look-ahead that libraries write, without it; others as they are.
+
+    That is zod's for an email address, which means the same then, and pydantic's for a ``Decimal``,
+    which demands a digit before the point then.
+    """
+    decimal = _DECIMAL.fullmatch(pattern)
+    if decimal is not None:
+        whole = {"*": r"\d+", "{0,0}": "0"}.get(decimal[1], rf"\d{{1,{decimal[2]}}}")
+        return rf"^[+-]?{whole}{decimal[3]}"
+    return _WITHOUT_LOOKAHEAD.get(pattern, pattern)
 
 
 def portable(pattern: str) -> str | None:

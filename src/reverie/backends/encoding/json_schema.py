@@ -22,7 +22,8 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from reverie.backends.encoding.json_overlap import exclusive, fits, is_number, types_of
-from reverie.backends.encoding.json_pattern import FORMATS, plain, portable
+from reverie.backends.encoding.json_pattern import FORMATS, plain, portable, without_lookahead
+from reverie.backends.encoding.json_reading import read
 from reverie.backends.encoding.json_size import shortest
 from reverie.errors import UnsupportedParameter
 
@@ -64,7 +65,7 @@ def translate(document: Any, param: str, converter: Converter) -> dict[str, Any]
     Raises:
         UnsupportedParameter: a keyword can't be honoured; ``param`` is its path.
     """
-    return _Translation(document, param, converter).result()
+    return _Translation(read(document), param, converter).result()
 
 
 class _Translation:
@@ -167,18 +168,21 @@ class _Translation:
         if "pattern" in node:
             new["pattern"] = self._pattern(node["pattern"], f"{path}.pattern")
         if "format" in node:
-            pattern = FORMATS.get(str(node["format"]))
-            if pattern is None or (self._gbnf and "pattern" in new):
+            pattern = FORMATS.get(str(node["format"]))  # any other is an annotation
+            if pattern is not None and self._gbnf and "pattern" in new:
                 self._refuse(f"{path}.format", f"this format: {str(node['format'])[:50]}")
-            _add(new, "pattern", pattern)
+            if pattern is not None and "pattern" not in new:
+                new["pattern"] = pattern
+            elif pattern is not None and node["format"] != "email":  # zod writes both
+                _add(new, "pattern", pattern)
         if self._gbnf and "pattern" in new:
             for key in ("minLength", "maxLength"):
                 if key in new:
                     self._refuse(f"{path}.{key}", f"{key} beside a pattern or a format")
 
     def _pattern(self, pattern: Any, path: str) -> str:
-        read = plain if self._gbnf else portable
-        new = read(pattern) if isinstance(pattern, str) else None
+        known = plain if self._gbnf else portable
+        new = known(without_lookahead(pattern)) if isinstance(pattern, str) else None
         if new is None:
             self._refuse(path, "this pattern")
         return new

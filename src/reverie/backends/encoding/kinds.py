@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from reverie.backends.encoding import forced_tools, livepeer
+from reverie.backends.encoding.json_reading import read, without_booleans
 from reverie.backends.encoding.json_schema import Converter, translate
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
@@ -35,6 +36,17 @@ see it, so it is left out (see docs/protocol.md).
 
 _CAN_CONTINUE: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
 """The kinds that know ``continue_final_message``. Others ignore it and start anew."""
+
+_CONTROLS: dict[str, frozenset[BackendKind]] = {
+    "repetition_penalty": frozenset({"generic", "llamacpp", "vllm", "sglang"}),
+    "min_tokens": frozenset({"generic", "vllm", "sglang"}),
+    "ignore_eos": frozenset({"generic", "llamacpp", "vllm", "sglang"}),
+    "reasoning_effort": frozenset({"generic", "llamacpp", "vllm", "sglang", "ollama", "openai"}),
+    "chat_template_kwargs": frozenset({"generic", "llamacpp", "vllm", "sglang"}),
+}
+"""Fields that some kinds honour, and which. A server of an unknown kind is trusted with all."""
+_OFF: dict[str, Any] = {"repetition_penalty": 1.0, "min_tokens": 0, "ignore_eos": False}
+"""The values that ask for nothing, where that isn't None."""
 
 _BY_OWNER: dict[str, BackendKind] = {
     "llamacpp": "llamacpp",
@@ -81,6 +93,13 @@ def check(
     if kind == "ollama":
         _refuse(bool(request.logit_bias), "logit_bias", kind)
         _refuse(forced_tools.is_forced(request), "tool_choice", kind)
+    _refuse(
+        request.continuous_usage and kind not in _CAN_CONTINUE,  # those that tell the prompt's size
+        "stream_options.continuous_usage_stats",
+        kind,
+    )
+    for field, kinds in _CONTROLS.items():
+        _refuse(_asks(request, field) and kind not in kinds, field, kind)
     if kind == "llamacpp":
         if request.tools:
             constrained = (request.response_format or {}).get("type", "text") != "text"
@@ -130,10 +149,13 @@ def encode(
         **_sampling(request),
         **_output(request),
     }
+    body |= _controls(request, kind)
     if request.answer_so_far or request.continue_final_message:
         body["add_generation_prompt"] = False
         body["continue_final_message"] = True
     if kind == "llamacpp":
+        if request.logprobs:  # without alternatives it computes none: they are cut from the answer
+            body["top_logprobs"] = max(1, request.top_logprobs)
         # Its own defaults are top_k 40 and min_p 0.05.
         body["top_k"] = request.top_k
         body["min_p"] = request.min_p
@@ -143,12 +165,34 @@ def encode(
         body["timings_per_token"] = True  # a chunk may hold several tokens, as for an emoji
         if request.seed is not None:
             body["seed"] = request.seed % _SEEDS
+        if "tools" in body:
+            body["tools"] = [_readable(tool) for tool in request.tools or ()]
         body |= _constraint(request, converter)
     elif kind in CONTINUOUS_USAGE:
         body["stream_options"]["continuous_usage_stats"] = True
     elif kind == "ollama" and body.pop("tool_choice", None) == "none":
         del body["tools"]  # it has no tool_choice; without tools it calls none
     return _encode(body)
+
+
+def _asks(request: GenerateRequest, field: str) -> bool:
+    return bool(getattr(request, field) != _OFF.get(field))
+
+
+def _controls(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
+    """The fields of ``_CONTROLS`` that are set. llama.cpp has two of them under other names."""
+    asked = {field: getattr(request, field) for field in _CONTROLS if _asks(request, field)}
+    if kind == "llamacpp":
+        if "repetition_penalty" in asked:
+            asked["repeat_penalty"] = asked.pop("repetition_penalty")
+        if (effort := asked.pop("reasoning_effort", None)) is not None:
+            told: dict[str, Any] = {
+                "reasoning_effort": effort
+            }  # where the model's template knows it
+            if effort == "none":
+                told["enable_thinking"] = False
+            asked["chat_template_kwargs"] = told | asked.get("chat_template_kwargs", {})
+    return asked
 
 
 def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str, Any]]:
@@ -199,6 +243,17 @@ def _tool_call(call: dict[str, Any], kind: BackendKind) -> dict[str, Any]:
         return call
     text = "{}" if value is None else _encode({INVALID: arguments}).decode()
     return {**call, "function": {**call["function"], "arguments": text}}
+
+
+def _readable(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool whose parameters llama.cpp can read."""
+    function = tool["function"]
+    if not isinstance(function.get("parameters"), dict):
+        return tool
+    return {
+        **tool,
+        "function": {**function, "parameters": without_booleans(read(function["parameters"]))},
+    }
 
 
 def grammar(request: GenerateRequest) -> str | None:

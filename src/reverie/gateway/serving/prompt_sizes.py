@@ -131,7 +131,13 @@ class PromptSizes:
 
 def _keys(request: GenerateRequest) -> list[bytes]:
     """A hash for each message: of it, of those before it, and of all else that is rendered."""
-    beside = request.tools, request.tool_choice, request.response_format
+    beside = (
+        request.tools,
+        request.tool_choice,
+        request.response_format,
+        request.chat_template_kwargs,
+        request.reasoning_effort,
+    )
     digest = blake2b(_encode(beside), digest_size=16)
     keys = []
     for message in request.messages:

@@ -13,7 +13,7 @@ import msgspec
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
-from reverie.http.dialects.answer import logprob_object, whole_answer
+from reverie.http.dialects.answer import logprob_object, usage_object, whole_answer
 from reverie.http.dialects.errors import error_object
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 
@@ -39,6 +39,15 @@ def encode(value: Any) -> bytes:
         .replace(b"\xe2\x80\xa9", b"\\u2029")
         .replace(b"\xc2\x85", b"\\u0085")
     )
+
+
+_END = b'"finish_reason":null}]}\n\n'
+
+
+def with_usage(chunks: bytes, usage: Usage) -> bytes:
+    """Chunks, each with the usage so far. No JSON text holds the line breaks that end a chunk."""
+    counted = b'"finish_reason":null}],"usage":%b}\n\n' % encode(usage_object(usage))
+    return chunks.replace(_END, counted)
 
 
 class ChunkEncoder:

@@ -80,7 +80,7 @@ def _check(encoded: bytes) -> str | None:
     """
     # Costs 0.1 s, and few requests carry a schema.
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import Draft202012Validator, validator_for
+    from jsonschema.validators import Draft7Validator, Draft202012Validator, validator_for
 
     schema = msgspec.json.decode(encoded)
     draft = Draft202012Validator
@@ -90,6 +90,10 @@ def _check(encoded: bytes) -> str | None:
         # No formats: they would hold patterns, which are ECMAScript's, against Python's grammar.
         draft.check_schema(schema, format_checker=None)
     except SchemaError as error:
+        if "$schema" not in schema and Draft7Validator(Draft7Validator.META_SCHEMA).is_valid(
+            schema
+        ):
+            return None  # older drafts have other keywords, such as items as a list
         # Its message repeats the schema: only the place and the violated keyword are passed on.
         place = "/".join(str(part)[:50] for part in list(error.absolute_path)[:10])
         return f"Not a valid JSON Schema: at '#/{place}', against '{error.validator}'"

@@ -258,6 +258,8 @@ class LLMResponseFormat(Wire):
 class LLMStreamOptions(Wire):
     include_usage: StrictBool | None = None
     """On `/v1`, send the usage in a last chunk. `/llm` always sends it."""
+    continuous_usage_stats: StrictBool | None = None
+    """Send the usage so far with each piece of the answer."""
     include_obfuscation: StrictBool | None = None
     """Accepted, no effect."""
 
@@ -271,6 +273,15 @@ def _at_most_1024(value: Any) -> Any:
     if len(value) > 1024:
         raise PydanticCustomError("too_many_fields", "Object should have 1024 or fewer fields")
     return {name: bias for name, bias in value.items() if bias is not None}
+
+
+def _small_object(value: Any) -> Any:
+    """Bound what is passed on as it is: an engine's template may do anything with it."""
+    if isinstance(value, dict) and (len(value) > 16 or len(json.dumps(value)) > 4096):
+        raise PydanticCustomError(
+            "too_many_fields", "Object should have 16 or fewer fields, of 4096 bytes together"
+        )
+    return value
 
 
 def _only_one(value: int) -> int:
@@ -346,6 +357,16 @@ class LLMRequest(Wire):
     """Send the log-probability of each token."""
     top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
     """Send this many alternatives of each token; only with `logprobs`."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10), _LAX] = 1.0
+    """Divides the logits of tokens that occurred; 1 is off."""
+    min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT32), _LAX] = 0
+    """The answer doesn't end before so many tokens."""
+    ignore_eos: StrictBool = False
+    """Go on after the model would end, up to `max_tokens`."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """How much the model thinks first."""
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_small_object)] | None = None
+    """What the model's chat template is told, such as `{"enable_thinking": false}`."""
     n: Annotated[
         int, Field(ge=1, json_schema_extra={"maximum": 1}), AfterValidator(_only_one), _LAX
     ] = 1

@@ -107,6 +107,8 @@ def _of_options(request: LLMRequest) -> Iterator[Mistake]:
     options = request.stream_options
     if options is not None and options.model_fields_set and not request.stream:
         yield Mistake(("stream_options",), "This is allowed only where stream is true")
+    if request.min_tokens > (request.max_tokens if limit is None else limit):
+        yield Mistake(("min_tokens",), "This is more than max_tokens")
     if request.top_logprobs and not request.logprobs:
         yield Mistake(("top_logprobs",), "This needs logprobs to be true")
 
