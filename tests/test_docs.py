@@ -90,7 +90,7 @@ async def test_the_protocol_lists_each_field_of_a_request(client: httpx.AsyncCli
 
 
 async def test_the_protocol_lists_the_routes_that_there_are(client: httpx.AsyncClient) -> None:
-    listed = set(re.findall(r"`(GET|HEAD|POST|PUT|DELETE) (/\S*)`", PROTOCOL))
+    listed = set(re.findall(r"`(GET|HEAD|POST|PUT|PATCH|DELETE) (/\S*)`", PROTOCOL))
     described = {
         (method.upper(), path)
         for path, methods in (await client.get("/openapi.json")).json()["paths"].items()

@@ -83,3 +83,9 @@ def test_the_level_can_change(capsys: pytest.CaptureFixture[str]) -> None:
     log.set_level("info")
     logger.info("after")
     assert written(capsys).endswith("info    after\n")
+
+
+def test_json_lines_round_what_was_measured() -> None:
+    record = logging.makeLogRecord({"msg": "request", **log.fields(queue_ms=0.1 + 0.2, count=3)})
+    line = json.loads(log._JsonFormatter().format(record))
+    assert (line["queue_ms"], line["count"]) == (0.3, 3)

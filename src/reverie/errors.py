@@ -115,26 +115,30 @@ class ContextLengthExceeded(ClientError):
         *,
         max_tokens: int | None = None,
     ) -> None:
-        """``max_tokens`` is what the request asks for beyond a prompt that fits by itself."""
+        """``max_tokens`` is what the request asks for beyond a prompt that fits by itself.
+
+        The words are OpenAI's: clients look for them to know that they must shorten a
+        conversation.
+        """
+        limit = "This model's maximum context length"
+        shorten = "Please reduce the length of the messages"
         param = "messages"
         if prompt_tokens and context_tokens and max_tokens:
             message = (
-                f"The prompt is {prompt_tokens} tokens long, which with max_tokens {max_tokens} is "
-                f"more than the model's context of {context_tokens}. Lower max_tokens."
+                f"{limit} is {context_tokens} tokens. However, you requested "
+                f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the messages, "
+                f"{max_tokens} in the completion). {shorten}, or lower max_tokens."
             )
             param = "max_tokens"
-        elif prompt_tokens and context_tokens:
-            message = (
-                f"The prompt is {prompt_tokens} tokens long, and the model's context holds "
-                f"{context_tokens}. Shorten the messages."
-            )
         elif context_tokens:
+            resulted = f"{prompt_tokens} tokens" if prompt_tokens else "more"
             message = (
-                f"The prompt is longer than the model's context of {context_tokens} tokens. "
-                "Shorten the messages."
+                f"{limit} is {context_tokens} tokens. However, your messages resulted in "
+                f"{resulted}. {shorten}."
             )
         else:
-            message = "The prompt is longer than the model's context. Shorten the messages."
+            counted = f" of {prompt_tokens} tokens" if prompt_tokens else ""
+            message = f"{limit} is exceeded by your messages{counted}. {shorten}."
         super().__init__(message, param=param)
 
 

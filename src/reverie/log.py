@@ -48,11 +48,16 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **{name: _rounded(value) for name, value in getattr(record, "fields", {}).items()},
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _rounded(value: Any) -> Any:
+    """A number to three decimals: what is measured is no more exact."""
+    return round(value, 3) if isinstance(value, float) else value
 
 
 class _TextFormatter(logging.Formatter):

@@ -209,6 +209,50 @@ def test_a_revoked_key_is_named_by_its_id_too(run: Run) -> None:
     assert run("keys", "rotate", "alice")[0] == 2
 
 
+def test_a_changed_key_has_what_was_given_and_keeps_the_rest(run: Run) -> None:
+    secret = made(run, "--rpm", "60", "--tpm", "9", "--budget", "1USD/day", "--expires", "9d")
+    options = ["--rpm", "120", "--models", "big", "--model-limit", "big:rpm=7", "--weight", "3"]
+    status, out, err = run("keys", "update", "alice", "--json", *options, "--clear", "budget,tpm")
+    assert (status, err) == (0, "note: no model here is called big\n")
+    changed = json.loads(out)
+    assert [changed] == listed(run)
+    assert (changed["rpm"], changed["tpm"], changed["budget"]) == (120, None, None)
+    assert (changed["models"], changed["weight"]) == (["big"], 3)
+    assert changed["model_limits"]["big"]["rpm"] == 7
+    assert changed["expires_at"] == secret["expires_at"]
+    assert known(secret["secret"]) is not None
+    cleared = [f"--clear={name}" for name in ("models", "model-limit", "expires", "rpm")]
+    status, out, _ = run("keys", "update", "alice", "--name", "bob", *cleared)
+    assert status == 0
+    assert f"The key bob ({secret['id']}) is changed." in out
+    [changed] = listed(run)
+    assert [changed[name] for name in ("models", "expires_at", "rpm")] == [None] * 3
+    assert changed["model_limits"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "say what to change, as in --rpm 120 or --clear rpm"),
+        (["--rpm", "0"], "'--rpm': write a whole number"),
+        (["--clear", "speed"], "'--clear': write one or more of models, rpm"),
+        (["--clear", "name"], "'--clear': write one or more of models, rpm"),
+        (["--clear", "rpm", "--rpm", "5"], "'--clear': --rpm is given as well"),
+        (["--name", "bob"], "'--name': a key in use is called bob"),
+    ],
+)
+def test_a_change_that_can_t_be_made_names_the_option_and_changes_nothing(
+    run: Run, options: list[str], advice: str
+) -> None:
+    made(run, "--rpm", "60")
+    run("keys", "create", "--name", "bob")
+    before = listed(run)
+    status, out, err = run("keys", "update", "alice", *options)
+    assert (status, out) == (2, "")
+    assert advice in " ".join(err.replace("│", " ").split())
+    assert listed(run) == before
+
+
 @pytest.mark.parametrize("verb", ["show", "revoke", "rotate"])
 def test_a_key_that_isn_t_there_or_that_several_could_be_is_an_error(run: Run, verb: str) -> None:
     status, out, err = run("keys", verb, "nobody")
@@ -309,7 +353,7 @@ def test_a_store_that_is_gone_in_the_midst_is_no_traceback(run: Run) -> None:
     assert err == "error: store.url: the store can't be used: no such table: keys\n"
 
 
-@pytest.mark.parametrize("verb", ["create", "list", "show", "revoke", "rotate"])
+@pytest.mark.parametrize("verb", ["create", "list", "show", "update", "revoke", "rotate"])
 def test_help_teaches_with_an_example(run: Run, verb: str) -> None:
     status, out, _ = run("keys", verb, "--help")
     assert status == 0

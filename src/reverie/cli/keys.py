@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="keys",
-    help="Create, list and revoke the keys that callers need.",
+    help="Create, list, change and revoke the keys that callers need.",
     epilog="Example: reverie keys create --name alice --rpm 60 --budget 10USD/month --expires 90d",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -44,39 +44,48 @@ _OPTIONS = {
 }
 
 
+_Models = Annotated[
+    str | None, typer.Option(metavar="A,B", help="The models that it may use; default: all.")
+]
+_Rpm = Annotated[int | None, typer.Option(metavar="N", help="Requests per minute.")]
+_Tpm = Annotated[
+    int | None, typer.Option(metavar="N", help="Tokens per minute, prompts and answers together.")
+]
+_Concurrency = Annotated[int | None, typer.Option(metavar="N", help="Requests at once.")]
+_Budget = Annotated[
+    str | None,
+    typer.Option(metavar="AMOUNT/PERIOD", help="What it may spend: 10USD/month, 0.50EUR/day."),
+]
+_Expires = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="When it ends: 30d, 12h, or 2027-01-31 (0:00 UTC)."),
+]
+_Weight = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Its share of a full server, beside other keys'; 1 unless set."),
+]
+_ModelLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL:LIMITS",
+        help="Limits on one model, as big:rpm=10,tpm=1000,concurrency=2; repeatable.",
+    ),
+]
+
+
 @app.command()
 def create(
     name: Annotated[
         str, typer.Option(help="What lists and log lines call it; no two keys in use share it.")
     ],
-    models: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="The models that it may use; default: all."),
-    ] = None,
-    rpm: Annotated[int | None, typer.Option(metavar="N", help="Requests per minute.")] = None,
-    tpm: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Tokens per minute, prompts and answers together."),
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests at once.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(metavar="AMOUNT/PERIOD", help="What it may spend: 10USD/month, 0.50EUR/day."),
-    ] = None,
-    expires: Annotated[
-        str | None,
-        typer.Option(metavar="WHEN", help="When it ends: 30d, 12h, or 2027-01-31 (0:00 UTC)."),
-    ] = None,
-    weight: Annotated[
-        int, typer.Option(metavar="N", help="Its share of a full server, beside other keys'.")
-    ] = 1,
-    model_limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL:LIMITS",
-            help="Limits on one model, as big:rpm=10,tpm=1000,concurrency=2; repeatable.",
-        ),
-    ] = None,
+    models: _Models = None,
+    rpm: _Rpm = None,
+    tpm: _Tpm = None,
+    concurrency: _Concurrency = None,
+    budget: _Budget = None,
+    expires: _Expires = None,
+    weight: _Weight = None,
+    model_limit: _ModelLimit = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +108,7 @@ def create(
             concurrency=concurrency,
             budget=budget,
             expires_at=expires,
-            weight=weight,
+            weight=1 if weight is None else weight,
             model_limits=_model_limits(model_limit or []),
         )
         now = now_ms()
@@ -107,9 +116,66 @@ def create(
         with use_store(settings, create=True) as store, store.write() as connection:
             key, secret = key_service.create(connection, spec, now)
             [described] = key_service.describe(connection, [key], now)
-    for unknown in _unknown_models(key, settings):
-        typer.echo(f"note: no model here is called {unknown}", err=True)
+    _note_unknown_models(key, settings)
     _show_secret(described, secret, "made", as_json)
+
+
+@app.command()
+def update(
+    which: _Which,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    models: _Models = None,
+    rpm: _Rpm = None,
+    tpm: _Tpm = None,
+    concurrency: _Concurrency = None,
+    budget: _Budget = None,
+    expires: _Expires = None,
+    weight: _Weight = None,
+    model_limit: _ModelLimit = None,
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Take a limit away: models, rpm, tpm, concurrency, budget, expires or "
+            "model-limit; several, as rpm,tpm.",
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key. What isn't given stays, and so does its secret.
+
+    The key's next request is subject to its new limits, on every server that uses this store.
+    The models and model limits that are given replace all that there were.
+
+    Example: reverie keys update alice --rpm 120 --budget 20USD/month --clear expires,models
+    """
+    from reverie.gateway.accounts import key_service
+
+    settings = load(config)
+    given = {
+        "name": name,
+        "models": None if models is None else tuple(_split(models)),
+        "rpm": rpm,
+        "tpm": tpm,
+        "concurrency": concurrency,
+        "budget": budget,
+        "expires_at": expires,
+        "weight": weight,
+        "model_limits": _model_limits(model_limit) if model_limit else None,
+    }
+    wanted: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    changes = key_service.KeyChanges(**wanted, **_cleared(clear or [], wanted))
+    now = now_ms()
+    with plain_errors(_OPTIONS), use_store(settings) as store, store.write() as connection:
+        key = key_service.update(connection, which, changes, now)
+        [described] = key_service.describe(connection, [key], now)
+    _note_unknown_models(key, settings)
+    if as_json:
+        print_json(described)
+    else:
+        typer.echo(f"The key {key.name} ({key.id}) is changed.\n")
+        _print_key(described)
 
 
 @app.command("list")
@@ -209,6 +275,29 @@ def _split(written: str) -> list[str]:
     return [name for part in written.split(",") if (name := part.strip())]
 
 
+def _cleared(written: list[str], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The fields that ``--clear`` names.
+
+    Raises:
+        typer.BadParameter: it can't be cleared or is set as well, or nothing is to change at all.
+    """
+    fields = {option.removeprefix("--"): field for field, option in _OPTIONS.items()}
+    names = [name for one in written for name in _split(one)]
+    for name in names:
+        if name in ("name", "weight", _OPTIONS["key"]) or name not in fields:
+            raise typer.BadParameter(
+                "write one or more of models, rpm, tpm, concurrency, budget, expires, model-limit",
+                param_hint="'--clear'",
+            )
+        if fields[name] in wanted:
+            raise typer.BadParameter(f"--{name} is given as well", param_hint="'--clear'")
+    if not names and not wanted:
+        raise typer.BadParameter(
+            "say what to change, as in --rpm 120 or --clear rpm", param_hint=f"'{_OPTIONS['key']}'"
+        )
+    return {fields[name]: None for name in names}
+
+
 def _model_limits(written: list[str]) -> dict[str, RateLimits]:
     """Read ``MODEL:rpm=10,tpm=1000``. A model's name may contain a colon."""
     from reverie.gateway.accounts.key_service import RateLimits
@@ -235,10 +324,11 @@ def _wrong_model_limit() -> typer.BadParameter:
     )
 
 
-def _unknown_models(key: Key, settings: Settings) -> list[str]:
-    """Names that no model of this configuration has: allowed, but perhaps a mistake."""
+def _note_unknown_models(key: Key, settings: Settings) -> None:
+    """Note names that no model of this configuration has: allowed, but perhaps a mistake."""
     known = {name for model in settings.models for name in (model.name, *model.aliases)}
-    return sorted({*(key.models or ()), *key.model_limits} - known)
+    for unknown in sorted({*(key.models or ()), *key.model_limits} - known):
+        typer.echo(f"note: no model here is called {unknown}", err=True)
 
 
 # Output -----------------------------------------------------------------------------------

@@ -137,10 +137,14 @@ def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    down = [model.name for model in app.models.all if model.state == "down"]
+    warning = (
+        f"\nNo backend of {', '.join(down)} can be reached now: see {base}/health\n" if down else ""
+    )
     key = "" if app.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
     return f"""
 Reverie is ready after {seconds:.1f} s: {app.models.default.name} at {base}
-
+{warning}
 Try it:
 curl {base}/llm \\
 {key}  -H 'Content-Type: application/json' \\

@@ -152,14 +152,21 @@ class _LiveState(Collector):
             "1 for the reason of a backend's state.",
             labels=["model", "backend", "reason"],
         )
+        reachable = GaugeMetricFamily(
+            "reverie_model_backends_up",
+            "Backends that are ready and whose latest probe didn't fail.",
+            labels=["model"],
+        )
         for pool in pools:
+            up = sum(state.backend.ready and not state.down for state in pool.states)
+            reachable.add_metric([pool.model], up)
             waiting.add_metric([pool.model], pool.waiting)
             for state in pool.states:
                 for one in get_args(Circuit):
                     circuit.add_metric([pool.model, state.name, one], int(state.circuit == one))
                 if state.reason is not None:
                     reason.add_metric([pool.model, state.name, state.reason], 1)
-        yield from (waiting, circuit, reason)
+        yield from (waiting, reachable, circuit, reason)
         for name, documentation, value_of in _OF_BACKENDS:
             gauge = GaugeMetricFamily(name, documentation, labels=["model", "backend"])
             for pool in pools:

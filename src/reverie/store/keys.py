@@ -1,4 +1,4 @@
-"""API keys in the store: created, found, rotated, revoked.
+"""API keys in the store: created, found, changed, rotated, revoked.
 
 A secret is ``rv_`` and 32 random bytes. Only its SHA-256 is stored, and a key is looked up by the
 whole hash, so that neither the store nor the time of a lookup reveals anything about a secret.
@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import Connection, Row, insert, select, text, update
+from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import update as sql_update
 
 from reverie.money import Period
 from reverie.store.database import schema
@@ -136,10 +137,20 @@ def any_exists(connection: Connection) -> bool:
     return connection.execute(select(_KEYS.c.id).limit(1)).first() is not None
 
 
+def update(connection: Connection, key: Key) -> None:
+    """Replace what is stored of a key, except its secret and when it was created and revoked."""
+    columns = _columns(key)
+    for name in ("id", "created_at", "revoked_at"):
+        del columns[name]
+    connection.execute(sql_update(_KEYS).where(_KEYS.c.id == key.id).values(columns))
+
+
 def revoke(connection: Connection, id: str, now: int) -> bool:
     """Revoke a key. False if there is none, or if it was revoked before."""
     done = connection.execute(
-        update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None)).values(revoked_at=now)
+        sql_update(_KEYS)
+        .where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
+        .values(revoked_at=now)
     )
     return done.rowcount > 0
 
@@ -147,7 +158,7 @@ def revoke(connection: Connection, id: str, now: int) -> bool:
 def rotate(connection: Connection, id: str, secret: str) -> bool:
     """Replace a key's secret. False if there is no such key, or if it is revoked."""
     done = connection.execute(
-        update(_KEYS)
+        sql_update(_KEYS)
         .where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
         .values(hash=hash_of(secret.encode()))
     )

@@ -10,7 +10,14 @@ from msgspec import structs
 from sqlalchemy import insert
 
 from reverie.gateway.accounts import key_service
-from reverie.gateway.accounts.key_service import InvalidInput, Key, KeyNotFound, KeySpec, RateLimits
+from reverie.gateway.accounts.key_service import (
+    InvalidInput,
+    Key,
+    KeyChanges,
+    KeyNotFound,
+    KeySpec,
+    RateLimits,
+)
 from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
@@ -200,6 +207,63 @@ def test_revoking_again_keeps_the_first_moment(store: Store) -> None:
     with store.write() as connection:
         assert key_service.revoke(connection, "alice", NOW).revoked_at == NOW
         assert key_service.revoke(connection, "alice", NOW + 5).revoked_at == NOW
+
+
+def change(store: Store, key: Key, now: int = NOW, **changes: Any) -> Key:
+    with store.write() as connection:
+        key_service.update(connection, key.id, KeyChanges(**changes), now)
+    with store.read() as connection:
+        return key_service.by_id(connection, key.id)
+
+
+def test_only_what_is_given_changes(store: Store) -> None:
+    limits = {"a": RateLimits(rpm=5)}
+    key, secret = make(
+        store, models=("a",), rpm=1, tpm=2, budget="10USD/month", weight=4, model_limits=limits
+    )
+    assert change(store, key) == key
+    key = structs.replace(key, limits=RateLimits(9, 2, 7))
+    assert change(store, key, rpm=9, concurrency=7) == key
+    key = structs.replace(key, budget=10**9, budget_period="day", currency="EUR", name="al")
+    assert change(store, key, budget="1EUR/day", name="al") == key
+    everything = {name: None for name in KeyChanges.__struct_fields__ if name != "name"}
+    assert change(store, key, **everything) == Key(id=key.id, name="al", created_at=NOW)
+    with store.read() as connection:
+        assert keys.by_hash(connection, keys.hash_of(secret.encode())) is not None
+
+
+def test_a_key_that_has_expired_can_be_prolonged_and_one_that_is_revoked_stays_so(
+    store: Store,
+) -> None:
+    key, _ = make(store, expires_at="1h")
+    later = NOW + DAY_MS
+    assert change(store, key, later, rpm=5).status(later) == "expired"  # its expiry isn't new
+    other, _ = make(store, now=later)
+    with pytest.raises(InvalidInput, match="a key in use is called alice"):
+        change(store, key, later, expires_at="30d")
+    assert change(store, key, later, expires_at="30d", name="old").usable(later)
+    with store.write() as connection:
+        key_service.revoke(connection, other.id, later)
+    with pytest.raises(InvalidInput, match="is revoked; create another"):
+        change(store, other, later, rpm=5)
+
+
+def test_changes_of_one_key_at_once_are_all_made(store: Store) -> None:
+    key, _ = make(store)
+    start = threading.Barrier(3)
+
+    def make_change(**changes: Any) -> None:
+        start.wait()
+        change(store, key, **changes)
+
+    fields: list[dict[str, Any]] = [{"rpm": 1}, {"tpm": 2}, {"concurrency": 3}]
+    threads = [threading.Thread(target=make_change, kwargs=one) for one in fields]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.read() as connection:
+        assert key_service.by_id(connection, key.id).limits == RateLimits(1, 2, 3)
 
 
 def test_a_key_that_has_ended_gets_no_new_secret(store: Store) -> None:

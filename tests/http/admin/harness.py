@@ -31,6 +31,7 @@ ROUTES = [
     ("GET", KEYS),
     ("POST", KEYS),
     ("GET", f"{KEYS}/key_1"),
+    ("PATCH", f"{KEYS}/key_1"),
     ("DELETE", f"{KEYS}/key_1"),
     ("POST", f"{KEYS}/key_1/revoke"),
     ("POST", f"{KEYS}/key_1/rotate"),

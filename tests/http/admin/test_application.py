@@ -22,7 +22,9 @@ async def test_a_store_that_fails_is_503_and_worth_another_try(
     with store.write() as connection:
         connection.execute(text("DROP TABLE keys"))
         connection.execute(text("DROP TABLE usage_daily"))
-    answer = await client.request(method, path, json={"name": "n"} if path == KEYS else None)
+    answer = await client.request(
+        method, path, json={"name": "n"} if path == KEYS or method == "PATCH" else None
+    )
     assert error_of(answer)[0] == 503
     assert int(answer.headers["retry-after"]) > 0
     assert "keys" not in answer.json()["error"]["message"]

@@ -85,6 +85,55 @@ async def test_a_rotated_key_keeps_its_id_and_loses_its_old_secret(
         assert keys.by_hash(connection, keys.hash_of(made["secret"].encode())) is None
 
 
+async def test_a_change_keeps_what_is_absent_and_clears_what_is_null(
+    client: httpx2.AsyncClient,
+) -> None:
+    made = await make(client, rpm=7, tpm=8, budget="1USD/day", model_limits={"m": {"rpm": 1}})
+    one = f"{KEYS}/{made['id']}"
+    before = (await client.get(one)).json()
+    assert (await client.patch(one, json={})).json() == before
+    body = {"rpm": 9, "tpm": None, "budget": None, "model_limits": None, "name": "bob"}
+    changed = await client.patch(one, json=body)
+    assert changed.status_code == 200
+    gone = dict.fromkeys(["budget", "budget_nano", "spent", "spent_nano", "spent_since"])
+    assert changed.json() == {**before, **body, **gone, "model_limits": {}}
+    assert (await client.get(one)).json() == changed.json()
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        ({"name": None}, (400, "invalid_request", "name")),
+        ({"name": "taken"}, (400, "invalid_request", "name")),
+        ({"rpm": 0}, (400, "invalid_request", "rpm")),
+        ({"rpm": "5"}, (400, "invalid_request", "rpm")),
+        ({"expires_at": "2020-01-01"}, (400, "invalid_request", "expires_at")),
+        ({"models": []}, (400, "invalid_request", "models")),
+        ({"rpm": 5, "secret": "mine"}, (400, "unsupported_parameter", "secret")),
+        ({"id": "key_1"}, (400, "unsupported_parameter", "id")),
+        ([], (400, "invalid_request", None)),
+    ],
+)
+async def test_a_wrong_change_is_refused_whole(
+    client: httpx2.AsyncClient, body: Any, refusal: tuple[int, str, str | None]
+) -> None:
+    made = await make(client)
+    await make(client, "taken")
+    one = f"{KEYS}/{made['id']}"
+    before = (await client.get(one)).json()
+    assert error_of(await client.patch(one, json=body)) == refusal
+    assert (await client.get(one)).json() == before
+
+
+async def test_a_revoked_key_can_t_be_changed(client: httpx2.AsyncClient) -> None:
+    one = f"{KEYS}/{(await make(client))['id']}"
+    await client.delete(one)
+    assert error_of(await client.patch(one, json={"rpm": 5})) == (400, "invalid_request", "key")
+    assert error_of(await client.patch(f"{KEYS}/key_0", json={"rpm": 5}))[0] == 404
+    assert error_of(await client.patch(f"{KEYS}/alice", json={"rpm": 5}))[0] == 404
+
+
 async def test_keys_are_paged_through(client: httpx2.AsyncClient) -> None:
     made = sorted([(await make(client, f"k{n}"))["id"] for n in range(5)])
     listed: list[str] = []

@@ -127,3 +127,34 @@ async def test_a_wrong_method_is_told_all_that_the_path_answers(
     async with gateway.http.request(method, gateway.url + path) as response:
         assert response.status == 405
         assert set(response.headers["Allow"].split(", ")) == allowed
+
+
+async def test_a_model_whose_backends_are_all_down_is_told_of(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    async with ScriptedEngine() as other:
+        models = [
+            {"name": "m", "default": True, "backends": [{"url": engine.url}]},
+            {"name": "n", "backends": [{"url": other.url}]},
+        ]
+        gateway = await start_gateway(models=models)
+        for dead, status, answer in (
+            (engine, 200, {"status": "OK", "down": ["m"]}),
+            (other, 503, {"status": "DOWN", "down": ["m", "n"]}),
+        ):
+            dead.kill()
+            for name in ("m", "n"):
+                gateway.pool(name).backends[0].probe_soon()
+            await gateway.until(lambda: gateway.app.models.find("m").state == "down")
+            if dead is other:
+                await gateway.until(lambda: gateway.app.models.find("n").state == "down")
+            assert (await gateway.get("/readyz"))[:2] == (status, answer)
+        health, body, _ = await gateway.get("/health")
+        assert (health, body["status"]) == (503, "ERROR")
+        assert body["models"] == {"m": "down", "n": "down"}
+        _, metrics, _ = await gateway.get("/metrics")
+        assert 'reverie_model_backends_up{model="m"} 0.0' in metrics
+        await engine.restart()
+        gateway.pool("m").backends[0].probe_soon()
+        await gateway.until(lambda: gateway.app.models.find("m").state == "ready")
+        assert (await gateway.get("/readyz"))[0] == 200

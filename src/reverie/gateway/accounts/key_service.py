@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 from sqlalchemy import Connection
 
 from reverie.money import Budget, format_amount, format_budget, parse_budget
@@ -64,6 +64,20 @@ class KeySpec(Struct, frozen=True, kw_only=True):
     model_limits: Mapping[str, RateLimits] = {}
 
 
+class KeyChanges(Struct, frozen=True, kw_only=True):
+    """What to change of a key, as in ``KeySpec``. What is unset stays; None clears a limit."""
+
+    name: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType | None = UNSET
+    rpm: int | UnsetType | None = UNSET
+    tpm: int | UnsetType | None = UNSET
+    concurrency: int | UnsetType | None = UNSET
+    budget: str | UnsetType | None = UNSET
+    expires_at: str | UnsetType | None = UNSET
+    weight: int | UnsetType | None = UNSET
+    model_limits: Mapping[str, RateLimits] | UnsetType | None = UNSET
+
+
 # Checking ---------------------------------------------------------------------------------
 
 
@@ -96,6 +110,28 @@ def key_of(spec: KeySpec, now: int) -> Key:
         budget_period=budget.period if budget else None,
         currency=budget.currency if budget else None,
     )
+
+
+def changed(key: Key, changes: KeyChanges, now: int) -> Key:
+    """Check what is to change; return the key as it will be.
+
+    What stays isn't checked again: an expiry may have passed since it was set.
+
+    Raises:
+        InvalidInput: its field is one of ``KeyChanges``.
+    """
+    given = {n: value for n, value in structs.asdict(changes).items() if value is not UNSET}
+    written = {name: value for name, value in given.items() if value is not None}
+    checked = key_of(KeySpec(**{"name": key.name, **written}), now)
+    new = {name: getattr(checked, name) for name in _SAME_IN_KEY & given.keys()}
+    limits = {name: given[name] for name in RateLimits.__struct_fields__ if name in given}
+    if "budget" in given:
+        new |= {name: getattr(checked, name) for name in ("budget", "budget_period", "currency")}
+    return structs.replace(key, limits=structs.replace(key.limits, **limits), **new)
+
+
+_SAME_IN_KEY = {"name", "models", "expires_at", "weight", "model_limits"}
+"""Fields that a specification and a key have alike."""
 
 
 def checked_name(name: str, field: str) -> str:
@@ -168,13 +204,41 @@ def create(connection: Connection, spec: KeySpec, now: int) -> tuple[Key, str]:
     """
     key = key_of(spec, now)
     keys.lock_names(connection)
-    if any(other.usable(now) for other in keys.find(connection, key.name)):
-        raise InvalidInput(
-            "name", f"a key in use is called {key.name}; revoke it, or choose another"
-        )
+    _require_own_name(connection, key, now)
     secret = keys.new_secret()
     keys.create(connection, key, secret)
     return key, secret
+
+
+def update(connection: Connection, name_or_id: str, changes: KeyChanges, now: int) -> Key:
+    """Change a key; return it as it is now. Its next request is subject to its new limits.
+
+    Raises:
+        InvalidInput: see ``find`` and ``changed``; or the key is revoked, or a usable key has the
+            name that this one would have.
+    """
+    keys.lock_names(connection)  # before the key is read, so that no other change gets lost
+    before = find(connection, name_or_id, now)
+    if before.revoked_at is not None:
+        raise InvalidInput("key", f"the key {before.name} is revoked; create another")
+    key = changed(before, changes, now)
+    if key.usable(now):
+        _require_own_name(connection, key, now)
+    keys.update(connection, key)
+    return key
+
+
+def _require_own_name(connection: Connection, key: Key, now: int) -> None:
+    """Refuse a name that another usable key has.
+
+    Raises:
+        InvalidInput
+    """
+    same_name = keys.find(connection, key.name)
+    if any(other.usable(now) and other.id != key.id for other in same_name):
+        raise InvalidInput(
+            "name", f"a key in use is called {key.name}; revoke it, or choose another"
+        )
 
 
 def by_id(connection: Connection, id: str) -> Key:

@@ -74,7 +74,7 @@ class ModelRegistry:
         """Wait until the default model can answer (True), or no model ever will (False)."""
         while True:
             self._changed.clear()
-            if self.models.default.state in ("ready", "cold"):
+            if self.models.default.state in ("ready", "cold", "down"):
                 return True
             if all(model.state == "failed" for model in self.models.all):
                 return False

@@ -13,7 +13,7 @@ from reverie.money import Price, parse_price
 from reverie.settings import ModelSettings, PriceSettings, Settings
 from reverie.store.limits import RateLimits
 
-State = Literal["ready", "loading", "cold", "failed"]
+State = Literal["ready", "loading", "cold", "failed", "down"]
 
 
 class ServedModel:
@@ -39,6 +39,8 @@ class ServedModel:
 
     @property
     def state(self) -> State:
+        if all(backend.down for backend in self.pool.states):  # as their latest probes say
+            return "down"
         if self.pool.ready:
             return "ready"
         if self.pool.failure is not None:

@@ -1,4 +1,4 @@
-"""``/admin/v1/keys``: list keys, make them, show, rotate and revoke one.
+"""``/admin/v1/keys``: list keys, make them, show, change, rotate and revoke one.
 
 Rule: a secret is in the one answer that makes it; hashes are in none. Nothing in a request names a
 file, a command or a URL.
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from reverie import log
 from reverie.gateway.accounts import key_service
-from reverie.gateway.accounts.key_service import Key, KeySpec
+from reverie.gateway.accounts.key_service import Key, KeyChanges, KeySpec
 from reverie.gateway.accounts.store import Store
 from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
 from reverie.times import now_ms
@@ -59,6 +59,29 @@ class NewKey(_Strict):
     """Its share of a full server, beside other keys'."""
     model_limits: dict[str, ModelLimits] = {}
     """A model's name → limits of this key on it."""
+
+
+class ChangedKey(_Strict):
+    """What to change of a key: what is absent stays, null takes a limit away."""
+
+    name: str = Field(default_factory=str)
+    """What lists and log lines call it; no two keys in use share it."""
+    models: list[str] | None = None
+    """The models that it may use; null: all."""
+    rpm: int | None = None
+    """Requests in any 60 seconds."""
+    tpm: int | None = None
+    """Tokens in any 60 seconds, prompts and answers together."""
+    concurrency: int | None = None
+    """Requests at once."""
+    budget: str | None = Field(default=None, examples=["10USD/month"])
+    """What it may spend in a day or a month (UTC)."""
+    expires_at: str | None = Field(default=None, examples=["2027-01-31T00:00:00Z"])
+    """When it ends: RFC 3339, a day, or a span from now, as `30d`; null: never."""
+    weight: int | None = None
+    """Its share of a full server, beside other keys'; null: 1."""
+    model_limits: dict[str, ModelLimits] | None = None
+    """A model's name → limits of this key on it. They replace all that there were."""
 
 
 class Page(Parameters):
@@ -107,6 +130,17 @@ def routes(store: Store) -> APIRouter:
     def show(id: KeyId) -> dict[str, Any]:
         with store.read() as connection:
             return _describe(connection, key_service.by_id(connection, id), now_ms())
+
+    @router.patch("/keys/{id}", summary="Change a key", dependencies=NO_PARAMETERS)
+    def change(id: KeyId, changed: ChangedKey) -> dict[str, Any]:
+        changes = msgspec.convert(changed.model_dump(exclude_unset=True), KeyChanges)
+        now = now_ms()
+        with store.write() as connection:
+            key_service.by_id(connection, id)
+            key = key_service.update(connection, id, changes, now)
+            answer = _describe(connection, key, now)
+        _log("key changed", key)
+        return answer
 
     @router.delete("/keys/{id}", summary="End a key, for ever", dependencies=NO_PARAMETERS)
     @router.post("/keys/{id}/revoke", summary="End a key, for ever", dependencies=NO_PARAMETERS)

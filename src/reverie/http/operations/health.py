@@ -45,10 +45,13 @@ def routes(registry: ModelRegistry, in_flight: InFlight) -> APIRouter:
             return JSONResponse({"status": "DRAINING"}, status_code=503)
         if failing := background.failing():
             return JSONResponse({"status": "FAILING", "failing": failing}, status_code=503)
-        default = registry.models.default
-        if not default.available:
-            return JSONResponse({"status": default.state.upper()}, status_code=503)
-        return JSONResponse({"status": "OK"})
+        models = registry.models
+        down = [model.name for model in models.all if model.state == "down"]
+        body: dict[str, Any] = {"down": down} if down else {}
+        others = any(model.available for model in models.all)
+        if models.default.available or (models.default.state == "down" and others):
+            return JSONResponse({"status": "OK", **body})
+        return JSONResponse({"status": models.default.state.upper(), **body}, status_code=503)
 
     @router.get("/version", summary="What runs here")
     async def version() -> dict[str, Any]:
