@@ -140,9 +140,11 @@ async def violations(
         if not ended(events):
             return  # cut by max_tokens
         try:
-            jsonschema.Draft202012Validator(
-                schemas[name], format_checker=jsonschema.FormatChecker()
-            ).validate(json.loads(text_of(events)))
+            jsonschema.validators.validator_for(
+                schemas[name], default=jsonschema.Draft202012Validator
+            )(schemas[name], format_checker=jsonschema.FormatChecker()).validate(
+                json.loads(text_of(events))
+            )
             complete.add(name)
         except (ValueError, jsonschema.ValidationError):
             wrong.append(f"{name} at {temperature}: {text_of(events)}")
