@@ -111,6 +111,7 @@ TESTED_ELSEWHERE = {
     "cli/accounts.py": "cli/test_keys.py",
     "errors.py": "test_docs.py",
     "events.py": "backends/decoding/test_chunks.py",
+    "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/attempts.py": "gateway/test_relay.py",
     "gateway/metrics.py": "http/operations/test_metrics.py",
     "gateway/scheduling/speed.py": "gateway/scheduling/test_routing.py",

@@ -128,7 +128,7 @@ class Application:
             for path, dialect in _GENERATION_ROUTES.items()
         }
         self._operations = add_admin(
-            application.build(self.registry, access, metrics, self.in_flight),
+            application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,
             store=self._store,
             models=lambda: self.models.all,

@@ -160,6 +160,13 @@ def groups(connection: Connection, query: UsageQuery) -> list[UsageGroup] | None
     ids = None if query.key is None else key_ids(connection, query.key)
     if ids is not None and not ids:
         return None
+    return groups_of(connection, query, ids)
+
+
+def groups_of(
+    connection: Connection, query: UsageQuery, ids: Collection[str] | None
+) -> list[UsageGroup]:
+    """As ``groups``, of the keys that the sums call by these names; None: of all."""
     found: dict[tuple[str | int, ...], UsageGroup] = {}
     for row in connection.execute(statement(query, ids)):
         columns = row._mapping

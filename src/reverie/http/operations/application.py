@@ -6,18 +6,23 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 import reverie
+from reverie.gateway.accounts.store import Store
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.operations import hardware, health, models, openapi
+from reverie.http.operations import hardware, health, models, openapi, own_usage
 from reverie.http.operations import metrics as prometheus
 from reverie.http.operations.docs import add_docs
 from reverie.http.operations.errors import translate_errors
 
 
 def build(
-    registry: ModelRegistry, access: Access, metrics: Metrics, in_flight: InFlight
+    registry: ModelRegistry,
+    access: Access,
+    metrics: Metrics,
+    in_flight: InFlight,
+    store: Store | None,
 ) -> FastAPI:
     """The application that answers every route that doesn't generate, save the admin routes."""
     app = FastAPIOffline(
@@ -36,6 +41,7 @@ def build(
         hardware.routes(registry, access),
         prometheus.routes(metrics, access),
         models.routes(registry, access),
+        own_usage.routes(store, access),
     ):
         app.include_router(router)
     return app

@@ -1,0 +1,106 @@
+"""What the holder of a key may know of it: its limits, what is left of them, what it has spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import structs
+from sqlalchemy import Connection, func, select
+
+from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.key_service import describe
+from reverie.money import format_amount
+from reverie.store import keys, usage, windows
+from reverie.store.database import schema
+from reverie.store.keys import Key
+from reverie.store.limits import LimitUsage, RateLimits, period_end
+from reverie.store.usage import COUNTS, UsageGroup, UsageQuery
+from reverie.store.windows import subjects_of
+from reverie.times import day_of, first_of_month, format_day, format_moment
+
+_LEDGER = schema.ledger
+
+
+def own_usage(connection: Connection, caller: Caller, now: int) -> dict[str, Any]:
+    """The view of one caller, as JSON. Nothing in it is another's.
+
+    Args:
+        now: milliseconds since 1970.
+    """
+    key = keys.by_ids(connection, {caller.key_id}).get(caller.key_id) if caller.stored else None
+    today = day_of(now)
+    month = first_of_month(today)
+    view: dict[str, Any] = {
+        "object": "usage",
+        "key": {"id": caller.key_id, "name": caller.name},
+        "left": {},
+        "today": _spent(connection, caller, today, today),
+        "month": _spent(connection, caller, month, today),
+    }
+    if key is not None:
+        (view["key"],) = describe(connection, [key], now)
+        view["left"] = _left(connection, key, now)
+    return view
+
+
+def _left(connection: Connection, key: Key, now: int) -> dict[str, Any]:
+    running, reserved = _open(connection, key.id)
+    left = _of_limits(connection, f"key:{key.id}", key.limits, now)
+    if key.limits.concurrency is not None:
+        left["concurrency"] = max(0, key.limits.concurrency - running)
+    for model, limits in key.model_limits.items():
+        _, subject, _ = subjects_of(key.id, model)
+        left.setdefault("models", {})[model] = _of_limits(connection, subject, limits, now)
+    if key.budget is not None and key.currency is not None and key.budget_period is not None:
+        spent = usage.spent(connection, [key], now).get(key.id, 0)
+        nano = max(0, key.budget - spent - reserved)
+        left["budget_nano"] = nano
+        left["budget"] = format_amount(nano, key.currency)
+        left["budget_resets_at"] = format_moment(
+            int(period_end(key.budget_period, now / 1000) * 1000)
+        )
+    return left
+
+
+def _of_limits(
+    connection: Connection, subject: str, limits: RateLimits, now: int
+) -> dict[str, Any]:
+    second = now // 1000
+    used = windows.read(connection, [subject], second).get(subject, ())
+    status = structs.asdict(LimitUsage("", limits, used).status(now / 1000))
+    return {
+        kind: {"left": status[f"remaining_{kind}"], "resets_in_s": round(status[f"reset_{kind}"])}
+        for kind in ("requests", "tokens")
+        if status[f"remaining_{kind}"] is not None
+    }
+
+
+def _open(connection: Connection, key_id: str) -> tuple[int, int]:
+    """How many requests of a key are open, and the money that is set aside for them."""
+    row = connection.execute(
+        select(func.count(), func.coalesce(func.sum(_LEDGER.c.reserved_cost), 0)).where(
+            _LEDGER.c.outcome.is_(None), _LEDGER.c.key_id == key_id
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+def _spent(connection: Connection, caller: Caller, since: int, until: int) -> dict[str, Any]:
+    query = UsageQuery(by=("model",), since=since, until=until)
+    groups = usage.groups_of(connection, query, (caller.key_id,))
+    return {
+        "since": format_day(since),
+        "until": format_day(until),
+        "by_model": [{"model": group.group[0], **_sums(group)} for group in groups],
+        "total": _sums(usage.total(groups)),
+    }
+
+
+def _sums(group: UsageGroup) -> dict[str, Any]:
+    return {
+        **{name: getattr(group, name) for name in COUNTS},
+        "costs": [
+            {"currency": currency, "nano": nano, "formatted": format_amount(nano, currency)}
+            for currency, nano in sorted(group.costs.items())
+        ],
+    }

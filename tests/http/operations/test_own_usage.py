@@ -1,0 +1,106 @@
+"""A key's holder sees its own limits and use, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reverie.settings import StoreSettings
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
+from reverie.store.limits import RateLimits
+from reverie.testing import Script, ScriptedEngine
+from tests.gateway.accounts.test_ledger import make_key
+from tests.harness import Gateway, StartGateway, chat
+
+BUDGET = {"budget": 1_000_000_000, "budget_period": "day", "currency": "USD"}
+LIMITS = RateLimits(rpm=10, tpm=1000, concurrency=3)
+PRICED = {"price": {"input": "1000USD", "output": "1000USD"}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(StoreSettings(url=f"sqlite:///{tmp_path}/reverie.db"))
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+async def start(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store, **more: Any
+) -> Gateway:
+    engine.script = Script(tokens=("a", "b"), prompt_tokens=40)
+    models = [{"name": "m", "backends": [{"url": engine.url}], **PRICED}]
+    return await start_gateway(models=models, **more)
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def until_settled(gateway: Gateway) -> None:
+    await gateway.until(lambda: gateway.app.ledger is not None and gateway.app.ledger.open == 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/usage", "/llm/usage", "/v1/usage/"])
+async def test_a_holder_sees_limits_what_is_left_and_what_was_spent(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store, path: str
+) -> None:
+    await asyncio.to_thread(make_key, store, "mine", limits=LIMITS, **BUDGET)
+    await asyncio.to_thread(make_key, store, "other")
+    gateway = await start(start_gateway, engine, store)
+    assert (await gateway.post(chat(max_tokens=8), headers=bearer("mine")))[0] == 200
+    for _ in range(3):
+        assert (await gateway.post(chat(max_tokens=8), headers=bearer("other")))[0] == 200
+    await until_settled(gateway)
+    status, view, _ = await gateway.get(path, headers=bearer("mine"))
+    assert (status, view["object"], view["key"]["id"]) == (200, "usage", "key_mine")
+    assert (view["key"]["rpm"], view["key"]["budget"]) == (10, "1.00 USD/day")
+    left = view["left"]
+    assert (left["requests"]["left"], left["tokens"]["left"], left["concurrency"]) == (9, 958, 3)
+    assert 0 < left["tokens"]["resets_in_s"] <= 61
+    assert (left["budget_nano"], left["budget"]) == (958_000_000, "0.958 USD")
+    for period in ("today", "month"):
+        total = view[period]["total"]
+        assert (total["requests"], total["prompt_tokens"], total["completion_tokens"]) == (1, 40, 2)
+        assert total["costs"] == [{"currency": "USD", "nano": 42_000_000, "formatted": "0.042 USD"}]
+        assert [one["model"] for one in view[period]["by_model"]] == ["m"]
+
+
+async def test_what_running_requests_set_aside_is_not_left(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    await asyncio.to_thread(make_key, store, "mine", limits=LIMITS, **BUDGET)
+    gateway = await start(start_gateway, engine, store)
+    engine.script = Script(stall_after=0)
+    asking = asyncio.create_task(gateway.post(chat(max_tokens=8), headers=bearer("mine")))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    _, view, _ = await gateway.get("/v1/usage", headers=bearer("mine"))
+    assert view["left"]["concurrency"] == 2
+    assert view["left"]["budget_nano"] == 1_000_000_000 - (2 + 8 + 32 + 8) * 1_000_000
+    engine.resume()
+    assert (await asking)[0] == 200
+
+
+async def test_a_key_that_is_not_known_sees_nothing(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    await asyncio.to_thread(make_key, store, "mine")
+    gateway = await start(start_gateway, engine, store)
+    for headers in ({}, bearer("wrong")):
+        assert (await gateway.get("/v1/usage", headers=headers))[0] == 401
+
+
+async def test_without_stored_keys_there_is_what_was_spent(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    gateway = await start(start_gateway, engine, store)
+    assert (await gateway.post(chat(max_tokens=8)))[0] == 200
+    await until_settled(gateway)
+    status, view, _ = await gateway.get("/v1/usage")
+    assert (status, view["key"]["name"], view["left"]) == (200, "anonymous", {})
+    assert view["today"]["total"]["requests"] == 1
