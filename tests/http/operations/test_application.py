@@ -119,6 +119,7 @@ async def test_slashes_change_nothing_where_text_is_generated(gateway: Gateway, 
         ("HEAD", "/v1/chat/completions", {"POST"}),
         ("POST", "/v1/models", {"GET", "HEAD"}),
         ("DELETE", "/health/", {"GET", "HEAD"}),
+        ("POST", "/static-offline-docs/swagger-ui.css", {"GET", "HEAD"}),
     ],
 )
 async def test_a_wrong_method_is_told_all_that_the_path_answers(
