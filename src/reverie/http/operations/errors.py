@@ -28,6 +28,13 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": HTTPError, "description": "It can't be answered now; `error.code` says why"},
 }
 """What the API's description says of the errors of a route."""
+
+
+def not_found(description: str) -> dict[int | str, dict[str, Any]]:
+    """What it says of a route that may find nothing."""
+    return {404: {"model": HTTPError, "description": description}}
+
+
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_JSON = "The request body can't be read as JSON."
 _MAX_NAME = 100
