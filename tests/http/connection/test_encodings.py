@@ -124,6 +124,18 @@ async def test_a_compressed_request_is_answered(
     assert (await gateway.post(pack(bom + TEXT), headers=headers))[0] == 200
 
 
+async def test_a_request_that_is_sent_again_compressed_is_the_same_request(
+    gateway: Gateway,
+) -> None:
+    key = {"Idempotency-Key": "once"}
+    _, first, _ = await gateway.post(TEXT, headers=key)
+    for coding, pack in PACKERS:
+        status, again, headers = await gateway.post(
+            pack(TEXT), headers={**key, "Content-Encoding": coding}
+        )
+        assert (status, again, headers["Idempotent-Replayed"]) == (200, first, "true")
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status", "code"),
     [
