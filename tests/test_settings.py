@@ -254,3 +254,17 @@ def test_the_models_of_another_file_stand_beside_the_rest_of_this_one(tmp_path: 
     assert (settings.server.port, settings.models) == (1, (model,))
     with pytest.raises(ConfigurationError, match="models: the models are given by --ai-models"):
         load(write(tmp_path, "models = []"), environ={}, models=[model])
+
+
+def test_a_list_in_a_variable_is_separated_by_commas(tmp_path: Path) -> None:
+    environ = {
+        "REVERIE_SERVER_ALLOW_ORIGINS": "https://chat.example.org, app://obsidian.md,",
+        "REVERIE_SERVER_TRUSTED_PROXIES": "",
+    }
+    written = '[server]\ntrusted_proxies = ["127.0.0.1"]\n'
+    server = load(write(tmp_path, written), environ=environ).server
+    assert server.allow_origins == ("https://chat.example.org", "app://obsidian.md")
+    assert server.trusted_proxies == ()
+    environ["REVERIE_SERVER_TRUSTED_PROXIES"] = "127.0.0.1,here"
+    [problem] = problems(tmp_path, "", **environ)
+    assert problem.startswith("environment REVERIE_SERVER_TRUSTED_PROXIES: ")

@@ -24,7 +24,6 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    respond,
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.paths import normal
@@ -207,7 +206,9 @@ class Application:
         if self._cors.enabled:
             preflight = self._cors.preflight(scope)
             if preflight is not None:
-                await respond(send, 204, b"", preflight)
+                headers = [self._request_id(scope), *preflight]
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body"})
                 return
             if more := self._cors.headers(scope):
                 send = with_headers(send, more)
@@ -221,6 +222,7 @@ class Application:
         """Answer on a route that doesn't generate; HEAD as GET, without the body."""
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, without_body(send)
-        request_id = (b"x-request-id", self._access.request_id(scope).encode())
+        await self._operations(scope, receive, with_headers(send, [self._request_id(scope)]))
 
-        await self._operations(scope, receive, with_headers(send, [request_id]))
+    def _request_id(self, scope: Scope) -> tuple[bytes, bytes]:
+        return (b"x-request-id", self._access.request_id(scope).encode())

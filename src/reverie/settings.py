@@ -436,19 +436,26 @@ def variable_of(section: str, key: str) -> str:
     return f"REVERIE_{section}_{key}".upper()
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str | list[str]]]:
     """The values of ``[server]`` and ``[store]`` that are set by variables. Models have none."""
     return {
         section: values
         for section, model in _SECTIONS.items()
         if (
             values := {
-                key: environ[variable]
-                for key in model.model_fields
+                key: _items(environ[variable]) if field.annotation in _LISTS else environ[variable]
+                for key, field in model.model_fields.items()
                 if (variable := variable_of(section, key)) in environ
             }
         )
     }
+
+
+_LISTS = (tuple[str, ...],)
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _explain(

@@ -91,6 +91,16 @@ FORWARDED = [
     {"cf_connecting_ip": "203.0.113.7"},
     {"via": "1.1 proxy"},
     {"x_forwarded_for": ""},
+    {"x_forwarded_proto": "https"},
+    {"forwarded_for": "203.0.113.7"},
+    {"x_vercel_forwarded_for": "203.0.113.7"},
+    {"client_ip": "203.0.113.7"},
+    {"true_client_ip": "203.0.113.7"},
+    {"x_azure_clientip": "203.0.113.7"},
+    {"cf_connecting_ipv6": "2001:db8::1"},
+    {"x_nf_client_connection_ip": "203.0.113.7"},
+    {"x_envoy_external_address": "203.0.113.7"},
+    {"cdn_loop": "cloudflare"},
 ]
 
 
@@ -105,9 +115,21 @@ async def test_what_a_proxy_passes_on_is_not_local(headers: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["accept", "authorization", "user_agent", "x_request_id", "x_stainless_lang", "traceparent"],
+)
+async def test_what_clients_send_by_themselves_is_no_sign_of_a_proxy(name: str) -> None:
+    assert await Access(Authenticator(), open_to_all=False).admit(scope(**{name: "zip"}))
+
+
+@pytest.mark.parametrize(
     ("headers", "local"),
     [
         ({"x_forwarded_for": "127.0.0.1"}, True),
+        ({"x_forwarded_for": "127.0.0.1", "x_forwarded_proto": "https"}, True),
+        ({"x_forwarded_proto": "https", "x_forwarded_server": "localhost"}, False),
+        ({"x_forwarded_for": "127.0.0.1", "x_azure_clientip": "203.0.113.7"}, False),
+        ({"x_forwarded_for": "127.0.0.1", "x_forwarded": "for=203.0.113.7"}, False),
         ({"x_forwarded_for": "::1", "x_forwarded_host": "localhost:8000", "via": "1.1 p"}, True),
         ({"forwarded": 'for="[::1]:4711";proto=http;by=203.0.113.43'}, True),
         ({"x_forwarded_for": "203.0.113.7, 127.0.0.1"}, False),

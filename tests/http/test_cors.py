@@ -27,7 +27,11 @@ KEYED = {"REVERIE_API_KEYS": "right"}
         (["null"], "null", True),
         (["app://obsidian.md", "tauri://localhost"], "tauri://localhost", True),
         (["http://localhost:*"], "http://localhost:5173", True),
-        (["http://localhost:*"], "http://localhost", False),
+        (["http://localhost:*"], "http://localhost", True),
+        (["http://localhost:*"], "https://localhost:1", False),
+        (["http://localhost:*"], "http://localhost:", False),
+        (["http://localhost:*"], "http://localhost:\u00b2", False),
+        (["http://localhost:*"], "http://localhost.evil", False),
         (["http://localhost:*"], "http://localhost:5173.evil", False),
         ([], PAGE, False),
     ],
@@ -52,7 +56,8 @@ async def test_a_preflight_is_answered_before_anybody_is_asked_for_a_key(
     asked = {
         "Origin": PAGE,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-lang",
+        "Access-Control-Request-Headers": "authorization, content-type, x_api_key,x-stainless-lang",
+        "X-Request-Id": "mine",
         "Access-Control-Request-Private-Network": "true",
     }
     async with gateway.http.options(gateway.url + path, headers=asked) as response:
@@ -63,6 +68,8 @@ async def test_a_preflight_is_answered_before_anybody_is_asked_for_a_key(
     assert headers["Access-Control-Allow-Headers"] == asked["Access-Control-Request-Headers"]
     assert headers["Access-Control-Allow-Private-Network"] == "true"
     assert headers["Vary"] == "Origin"
+    assert headers["X-Request-Id"] == "mine"
+    assert "Content-Length" not in headers
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,16 @@ async def test_others_get_no_such_headers(
     async with gateway.http.options(gateway.url + "/llm", headers=sent) as response:
         assert response.status in (401, 405)
         assert not [name for name in response.headers if name.lower().startswith("access-control")]
+        assert response.headers.get("Vary") == ("Origin" if origins else None)
+
+
+async def test_a_wrong_method_is_told_of_preflights_where_they_are_answered(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start(start_gateway, engine, PAGE)
+    for path, allowed in (("/llm", "POST, OPTIONS"), ("/v1/models", "GET, HEAD, OPTIONS")):
+        async with gateway.http.delete(gateway.url + path) as response:
+            assert (response.status, response.headers["Allow"]) == (405, allowed)
 
 
 async def test_a_page_that_is_allowed_counts_as_local_while_there_is_no_key(

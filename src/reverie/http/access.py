@@ -79,7 +79,7 @@ class Access:
         peer = "127.0.0.1" if client is None else client[0]
         if not is_loopback(peer):
             return False
-        forwarding = [one for one in scope["headers"] if one[0] in _FORWARDING]
+        forwarding = [one for one in scope["headers"] if _FORWARDING.fullmatch(one[0])]
         if forwarding and not (self._trusts(peer) and _is_all_local(forwarding)):
             return False
         origin = header(scope, b"origin")
@@ -99,24 +99,15 @@ _NOT_LOCAL = (
     "through a proxy. Its operator can set REVERIE_API_KEYS, or name the proxy in "
     "server.trusted_proxies."
 )
-_NAMING = frozenset(
-    (
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-original-forwarded-for",
-        b"x-original-host",
-        b"x-real-ip",
-        b"x-client-ip",
-        b"x-cluster-client-ip",
-        b"cf-connecting-ip",
-        b"fastly-client-ip",
-        b"fly-client-ip",
-        b"true-client-ip",
-    )
+_FORWARDING = re.compile(
+    rb"(?:x-)?forwarded(?:-.+)?|.+-forwarded-.+"
+    rb"|(?:.+-)?(?:client|connecting|connection|originating|real|remote|socket|user)-?ip(?:v6)?"
+    rb"|x-(?:proxyuser-ip|remote-addr|envoy-external-address|(?:original-)?host)"
+    rb"|via|cdn-loop|cf-ray"
 )
-"""Headers in which proxies list for whom they ask, and under which name."""
-_FORWARDING = _NAMING | {b"forwarded", b"via", b"x-forwarded", b"x-forwarded-server"}
-"""Headers that only a proxy sends. ``X-Forwarded-Proto`` and ``-Port`` come with one of these."""
+"""Names of the headers that only a proxy sends."""
+_NAMING = re.compile(rb".+(?:-for|host|ip|ipv6|addr|address)")
+"""Those among them that list for whom it asks, and under which name."""
 _FORWARDED = re.compile(r'\b(?:for|host)\s*=\s*"?([^;,"]*)', re.IGNORECASE)
 """Whom ``Forwarded`` names (RFC 7239)."""
 
@@ -126,10 +117,10 @@ def _is_all_local(headers: Headers) -> bool:
     named: list[str] = []
     for name, value in headers:
         text = value.decode("latin-1")
-        if name in _NAMING:
-            named += text.split(",")
-        elif name == b"forwarded":
+        if name in (b"forwarded", b"x-forwarded"):
             named += _FORWARDED.findall(text)
+        elif _NAMING.fullmatch(name):
+            named += text.split(",")
     return bool(named) and all(map(_is_local_node, named))
 
 

@@ -28,20 +28,22 @@ _EXPOSED = b", ".join(
     )
 )
 """Headers that a page's script may read."""
-_HEADER_NAMES = re.compile(rb"[A-Za-z0-9-]+(?:[ \t]*,[ \t]*[A-Za-z0-9-]+)*")
+_NAME = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_HEADER_NAMES = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (_NAME, _NAME))
 _MAX_HEADER_NAMES = 4096
 
 
 class Cors:
     """The origins that the operator allows, such as ``https://chat.example.org``.
 
-    ``*`` allows all. A port may be ``*``, as in ``http://localhost:*``.
+    ``*`` allows all. A port may be ``*``, as in ``http://localhost:*``, which allows every port,
+    also the scheme's own, which browsers leave out.
     """
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._all = "*" in origins
         self._patterns = [
-            re.compile(re.escape(origin.lower()).replace(r"\*", r"\d{1,5}") + r"\Z")
+            re.compile(re.escape(origin.lower()).replace(r":\*", r"(?::[0-9]{1,5})?"))
             for origin in origins
             if origin != "*"
         ]
@@ -53,23 +55,23 @@ class Cors:
     def allows(self, origin: bytes) -> bool:
         """True if pages of this origin may call."""
         name = origin.decode("latin-1").lower()
-        return self._all or any(pattern.match(name) for pattern in self._patterns)
+        return self._all or any(pattern.fullmatch(name) for pattern in self._patterns)
 
     def headers(self, scope: Scope) -> Headers:
-        """What each answer to the request carries; nothing unless its origin is allowed."""
+        """What each answer to the request carries."""
         origin = header(scope, b"origin")
-        if origin is None or not self.allows(origin):
-            return []
         if self._all:
-            return [(b"access-control-allow-origin", b"*"), _EXPOSE]
-        return [(b"access-control-allow-origin", origin), _EXPOSE, (b"vary", b"Origin")]
+            return [] if origin is None else [(b"access-control-allow-origin", b"*"), _EXPOSE]
+        if origin is None or not self.allows(origin):
+            return [_VARY]
+        return [(b"access-control-allow-origin", origin), _EXPOSE, _VARY]
 
     def preflight(self, scope: Scope) -> Headers | None:
         """The headers that answer a preflight; None if the request is none that is allowed."""
         if scope["method"] != "OPTIONS" or header(scope, b"access-control-request-method") is None:
             return None
         allowed = self.headers(scope)
-        if not allowed:
+        if _EXPOSE not in allowed:
             return None
         answer = [
             *(one for one in allowed if one is not _EXPOSE),
@@ -84,4 +86,6 @@ class Cors:
         return answer
 
 
+_VARY = (b"vary", b"Origin")
+"""On all answers, lest a cache give an answer that was made for one origin to another."""
 _EXPOSE = (b"access-control-expose-headers", _EXPOSED)

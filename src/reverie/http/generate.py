@@ -109,7 +109,7 @@ class Generate:
         caller = await self._access.admit(scope)
         record.key = caller.name
         if scope["method"] != "POST":
-            raise MethodNotAllowed("POST")
+            raise MethodNotAllowed("POST, OPTIONS" if self._settings.allow_origins else "POST")
         if header(scope, b"idempotency-key") is None:  # with it, a running answer may be joined
             self._in_flight.refuse_when_draining()
         body = await read_body(

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from reverie.store import keys
 from reverie.store.database.engine import Store
@@ -37,6 +38,14 @@ async def test_a_key_that_is_made_here_is_known_by_its_secret(
     assert made["model_limits"] == {"m": {"rpm": 5, "tpm": None, "concurrency": None}}
     assert (made["rpm"], made["tpm"], made["concurrency"], made["weight"]) == (1, 2, 3, 4)
     assert (made["models"], made["status"]) == (["m"], "active")
+
+
+@ON_SQLITE
+async def test_what_the_documentation_prefills_can_be_sent(
+    client: httpx2.AsyncClient, app: FastAPI
+) -> None:
+    body = app.openapi()["paths"][KEYS]["post"]["requestBody"]["content"]["application/json"]
+    assert (await client.post(KEYS, json=body["example"])).status_code == 201
 
 
 async def test_secrets_are_in_the_answers_that_make_them_alone_and_hashes_in_none(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
 import zlib
 from collections.abc import Callable
@@ -62,34 +63,55 @@ def test_what_is_cut_or_followed_by_junk_is_refused(coding: str, pack: Pack, spo
         decompress(spoil(pack(TEXT)), coding, 10_000)
 
 
+@pytest.mark.parametrize(("coding", "pack"), [PACKERS[0], PACKERS[3]])
+def test_a_body_of_a_great_many_members_is_refused(coding: str, pack: Pack) -> None:
+    """They unpack to nothing, and would keep the server busy for minutes."""
+    empty = pack(b"")
+    with pytest.raises(RequestTooLarge, match="1024 members"):
+        decompress(empty * (10_000_000 // len(empty)), coding, 10_000_000)
+    assert decompress(empty * 1023 + pack(TEXT), coding, 10_000) == TEXT
+
+
+@pytest.mark.parametrize(("coding", "pack"), PACKERS)
+def test_a_body_that_does_not_shrink_is_unpacked_up_to_its_bound(coding: str, pack: Pack) -> None:
+    noise = random.Random(1).randbytes(1_000_000)
+    assert decompress(pack(noise), coding, len(noise)) == noise
+    with pytest.raises(RequestTooLarge):
+        decompress(pack(noise), coding, len(noise) - 1)
+
+
 def test_a_window_that_takes_much_memory_is_refused() -> None:
     level = {zstd.CompressionParameter.window_log: 27}
     packer = zstd.ZstdCompressor(options=level)
     packed = packer.compress(b"x" * 100) + packer.flush()
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="8 MiB"):
         decompress(packed, "zstd", 1000)
 
 
 @pytest.mark.parametrize(
-    ("header", "coding"),
+    ("headers", "coding"),
     [
-        (None, None),
-        (b"", None),
-        (b"identity", None),
-        (b"GZIP", "gzip"),
-        (b"x-gzip", "gzip"),
-        (b" zstd ", "zstd"),
-        (b"identity, deflate", "deflate"),
+        ([], None),
+        ([b""], None),
+        ([b"identity"], None),
+        ([b"GZIP"], "gzip"),
+        ([b"x-gzip"], "gzip"),
+        ([b" zstd "], "zstd"),
+        ([b"identity, deflate"], "deflate"),
+        ([b"identity", b"gzip"], "gzip"),
     ],
 )
-def test_a_coding_is_known_by_its_names(header: bytes | None, coding: str | None) -> None:
-    assert coding_of(header) == coding
+def test_a_coding_is_known_by_its_names(headers: list[bytes], coding: str | None) -> None:
+    assert coding_of(headers) == coding
 
 
-@pytest.mark.parametrize("header", [b"br", b"compress", b"gzip, gzip", b"\xff", b"aes128gcm"])
-def test_any_other_is_refused_with_those_that_are_read(header: bytes) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [[b"br"], [b"compress"], [b"gzip, gzip"], [b"gzip", b"br"], [b"\xff"], [b"aes128gcm"]],
+)
+def test_any_other_is_refused_with_those_that_are_read(headers: list[bytes]) -> None:
     with pytest.raises(UnsupportedEncoding) as caught:
-        coding_of(header)
+        coding_of(headers)
     assert caught.value.headers == {"Accept-Encoding": "gzip, deflate, zstd"}
 
 
@@ -100,6 +122,18 @@ async def test_a_compressed_request_is_answered(
 ) -> None:
     headers = {"Content-Encoding": coding}
     assert (await gateway.post(pack(bom + TEXT), headers=headers))[0] == 200
+
+
+async def test_a_request_that_is_sent_again_compressed_is_the_same_request(
+    gateway: Gateway,
+) -> None:
+    key = {"Idempotency-Key": "once"}
+    _, first, _ = await gateway.post(TEXT, headers=key)
+    for coding, pack in PACKERS:
+        status, again, headers = await gateway.post(
+            pack(TEXT), headers={**key, "Content-Encoding": coding}
+        )
+        assert (status, again, headers["Idempotent-Replayed"]) == (200, first, "true")
 
 
 @pytest.mark.parametrize(

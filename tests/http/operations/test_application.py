@@ -80,6 +80,17 @@ async def test_what_the_documentation_prefills_can_be_sent(gateway: Gateway) -> 
     assert document["servers"][0]["url"] == "."
 
 
+async def test_the_documentation_says_where_nothing_may_be_found(gateway: Gateway) -> None:
+    _, document, _ = await gateway.get("/openapi.json")
+    one = ("/v1/models/{name}", "/admin/v1/keys/{id}")
+    assert [document["paths"][path]["get"]["responses"]["404"]["description"] for path in one] == [
+        "No model has this name",
+        "There is no such key",
+    ]
+    metrics = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert metrics == {"text/plain": {"schema": {"type": "string"}}}
+
+
 GETS = ("/health", "/healthz", "/readyz", "/version", "/v1/models", "/v1/models/m", "/models")
 MORE_GETS = ("/llm/models", "/metrics", "/docs", "/redoc", "/openapi.json", "/hardware/info")
 
@@ -119,6 +130,7 @@ async def test_slashes_change_nothing_where_text_is_generated(gateway: Gateway, 
         ("HEAD", "/v1/chat/completions", {"POST"}),
         ("POST", "/v1/models", {"GET", "HEAD"}),
         ("DELETE", "/health/", {"GET", "HEAD"}),
+        ("POST", "/static-offline-docs/swagger-ui.css", {"GET", "HEAD"}),
     ],
 )
 async def test_a_wrong_method_is_told_all_that_the_path_answers(

@@ -19,6 +19,7 @@ from reverie.gateway.accounts import key_service
 from reverie.gateway.accounts.key_service import Key, KeyChanges, KeySpec
 from reverie.gateway.accounts.store import Store
 from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
+from reverie.http.operations.errors import not_found
 from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.admin")
@@ -93,6 +94,10 @@ class Page(Parameters):
 
 KeyId = Annotated[str, Path(description="The key's id, as key_9f8e7d6c5b4a3928")]
 """Paths hold ids alone: a slash in a name would make a path of its own."""
+_OF_ONE_KEY: Any = {"dependencies": NO_PARAMETERS, "responses": not_found("There is no such key")}
+_NEW_KEY = {"name": "alice", "rpm": 60, "budget": "10USD/month", "expires_at": "30d"}
+_EXAMPLE = {"requestBody": {"content": {"application/json": {"example": _NEW_KEY}}}}
+"""What the documentation's page offers to send."""
 
 
 def routes(store: Store) -> APIRouter:
@@ -116,6 +121,7 @@ def routes(store: Store) -> APIRouter:
         summary="Make a key; its secret is shown once",
         status_code=201,
         dependencies=NO_PARAMETERS,
+        openapi_extra=_EXAMPLE,
     )
     def create(new: NewKey) -> dict[str, Any]:
         spec = msgspec.convert(new.model_dump(), KeySpec)
@@ -126,12 +132,12 @@ def routes(store: Store) -> APIRouter:
         _log("key made", key)
         return answer
 
-    @router.get("/keys/{id}", summary="One key", dependencies=NO_PARAMETERS)
+    @router.get("/keys/{id}", summary="One key", **_OF_ONE_KEY)
     def show(id: KeyId) -> dict[str, Any]:
         with store.read() as connection:
             return _describe(connection, key_service.by_id(connection, id), now_ms())
 
-    @router.patch("/keys/{id}", summary="Change a key", dependencies=NO_PARAMETERS)
+    @router.patch("/keys/{id}", summary="Change a key", **_OF_ONE_KEY)
     def change(id: KeyId, changed: ChangedKey) -> dict[str, Any]:
         changes = msgspec.convert(changed.model_dump(exclude_unset=True), KeyChanges)
         now = now_ms()
@@ -142,8 +148,8 @@ def routes(store: Store) -> APIRouter:
         _log("key changed", key)
         return answer
 
-    @router.delete("/keys/{id}", summary="End a key, for ever", dependencies=NO_PARAMETERS)
-    @router.post("/keys/{id}/revoke", summary="End a key, for ever", dependencies=NO_PARAMETERS)
+    @router.delete("/keys/{id}", summary="End a key, for ever", **_OF_ONE_KEY)
+    @router.post("/keys/{id}/revoke", summary="End a key, for ever", **_OF_ONE_KEY)
     def revoke(id: KeyId) -> dict[str, Any]:
         now = now_ms()
         with store.write() as connection:
@@ -155,7 +161,7 @@ def routes(store: Store) -> APIRouter:
     @router.post(
         "/keys/{id}/rotate",
         summary="Give a key a new secret; it is shown once",
-        dependencies=NO_PARAMETERS,
+        **_OF_ONE_KEY,
     )
     def rotate(id: KeyId) -> dict[str, Any]:
         now = now_ms()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
 from reverie.errors import InvalidRequest, RequestTooLarge, UnsupportedEncoding
@@ -18,6 +18,10 @@ SUPPORTED = ("gzip", "deflate", "zstd")
 
 _MAX_WINDOW_LOG = 23
 """zstd's window in HTTP has at most 8 MiB (RFC 9659 §3), which bounds the memory it takes."""
+_MAX_MEMBERS = 1024
+"""Members of one stream. Even an empty one costs time, and a body could hold a million."""
+_PIECE = 64 * 1024
+"""Bytes that are unpacked at once: what follows a member's end is copied."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 """zlib's ``wbits``. Some clients leave the zlib header of "deflate" out."""
 _ALIASES = {"x-gzip": "gzip"}
@@ -34,13 +38,13 @@ class _Decompressor(Protocol):
 _New: TypeAlias = Callable[[], _Decompressor]
 
 
-def coding_of(header: bytes | None) -> str | None:
-    """The coding that a ``Content-Encoding`` header names; None for none.
+def coding_of(values: Iterable[bytes]) -> str | None:
+    """The coding that the ``Content-Encoding`` headers of a request name; None for none.
 
     Raises:
-        UnsupportedEncoding: it names another, or several.
+        UnsupportedEncoding: they name another, or several.
     """
-    named = [part.strip().lower() for part in (header or b"").decode("latin-1").split(",")]
+    named = [part.strip().lower() for part in b",".join(values).decode("latin-1").split(",")]
     codings = [_ALIASES.get(one, one) for one in named if one not in ("", "identity")]
     if not codings:
         return None
@@ -59,25 +63,34 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
     try:
         return _unpack(body, _decompressor(body, coding), limit)
     except (zlib.error, zstd.ZstdError, EOFError):
+        window = " with a window of at most 8 MiB" if coding == "zstd" else ""
         raise InvalidRequest(
-            f"The request body can't be unpacked: it is not valid {coding}."
+            f"The request body can't be unpacked: it is not valid {coding}{window}."
         ) from None
 
 
 def _unpack(body: bytes, new: _New, limit: int) -> bytes:
     """Unpack one member after the other; a stream may have several."""
-    parts = bytearray()
-    while body:
-        member = new()
-        parts += member.decompress(body, limit + 1 - len(parts))
-        if len(parts) > limit:
-            raise RequestTooLarge(
-                f"The request body may have at most {limit} bytes, also once it is unpacked."
-            )
-        if not member.eof:
-            raise EOFError
-        body = member.unused_data
-    return bytes(parts)
+    unpacked = bytearray()
+    member, members = new(), 1
+    for begin in range(0, len(body), _PIECE):
+        piece = body[begin : begin + _PIECE]
+        while piece:
+            if member.eof:
+                member, members = new(), members + 1
+                if members > _MAX_MEMBERS:
+                    raise RequestTooLarge(
+                        f"The request body may be packed in at most {_MAX_MEMBERS} members."
+                    )
+            unpacked += member.decompress(piece, limit + 1 - len(unpacked))
+            if len(unpacked) > limit:
+                raise RequestTooLarge(
+                    f"The request body may have at most {limit} bytes, also once it is unpacked."
+                )
+            piece = member.unused_data if member.eof else b""
+    if not member.eof:
+        raise EOFError
+    return bytes(unpacked)
 
 
 def _decompressor(body: bytes, coding: str) -> _New:

@@ -49,7 +49,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         RequestTimeout: it took more than ``timeout`` seconds.
         ClientGone: the client left before its end.
     """
-    coding = coding_of(header(scope, b"content-encoding"))
+    coding = coding_of(value for name, value in scope["headers"] if name == b"content-encoding")
     body = await _read_all(scope, receive, limit=limit, timeout=timeout)
     if coding is None or not body:
         return body

@@ -35,7 +35,7 @@ def build(
     add_docs(app)
     app.router.redirect_slashes = False  # a slash at the end changes nothing already
     openapi.describe(app)
-    translate_errors(app)
+    translate_errors(app, preflights=bool(registry.settings.server.allow_origins))
     for router in (
         health.routes(registry, in_flight),
         hardware.routes(registry, access),

@@ -28,6 +28,13 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": HTTPError, "description": "It can't be answered now; `error.code` says why"},
 }
 """What the API's description says of the errors of a route."""
+
+
+def not_found(description: str) -> dict[int | str, dict[str, Any]]:
+    """What it says of a route that may find nothing."""
+    return {404: {"model": HTTPError, "description": description}}
+
+
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_JSON = "The request body can't be read as JSON."
 _MAX_NAME = 100
@@ -42,17 +49,21 @@ def error_response(error: ReverieError) -> Response:
     )
 
 
-def translate_errors(app: FastAPI) -> None:
-    """Answer every error of an application's routes in our shape."""
+def translate_errors(app: FastAPI, *, preflights: bool = False) -> None:
+    """Answer every error of an application's routes in our shape.
+
+    Args:
+        preflights: browsers' OPTIONS requests are answered in front of the application.
+    """
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return error_response(_as_reverie_error(request, error, preflights=preflights))
+
     for kind in (ReverieError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, answer)
 
 
-async def _answer(request: Request, error: Exception) -> Response:
-    return error_response(_as_reverie_error(request, error))
-
-
-def _as_reverie_error(request: Request, error: Exception) -> ReverieError:
+def _as_reverie_error(request: Request, error: Exception, *, preflights: bool) -> ReverieError:
     if isinstance(error, ReverieError):
         return error
     if isinstance(error, RequestValidationError):
@@ -62,7 +73,8 @@ def _as_reverie_error(request: Request, error: Exception) -> ReverieError:
     if error.status_code == 404:
         return NotFound(NO_ROUTE)
     if error.status_code == 405:
-        return MethodNotAllowed(", ".join(_methods(request)))
+        also = ["OPTIONS"] if preflights else []
+        return MethodNotAllowed(", ".join([*_methods(request), *also]))
     # What is left is FastAPI's own, of a body that isn't UTF-8 or is nested too deeply.
     return ClientError(_NOT_JSON)
 
@@ -76,7 +88,7 @@ def _methods(request: Request) -> list[str]:
             route.matches({**request.scope, "method": method})[0] == Match.FULL
             for route in request.app.routes
         )
-    ]
+    ] or ["GET"]  # of the documentation's files, a mount that has changed the scope
     return [*answered, "HEAD"] if "GET" in answered else answered
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
+from reverie.http.operations.errors import not_found
 from reverie.http.operations.security import checked_router
 
 PATHS = ("/v1/models", "/models", "/llm/models")
@@ -32,7 +33,12 @@ def routes(registry: ModelRegistry, access: Access) -> APIRouter:
     for path in PATHS:
         shown = path == PATHS[0]
         router.get(path, summary="The models served here", include_in_schema=shown)(list_models)
-        router.get(path + "/{name:path}", summary="One model", include_in_schema=shown)(show_model)
+        router.get(
+            path + "/{name:path}",
+            summary="One model",
+            include_in_schema=shown,
+            responses=not_found("No model has this name"),
+        )(show_model)
     return router
 
 
