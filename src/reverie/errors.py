@@ -448,6 +448,10 @@ class BackendError(ReverieError):
         self.said = said
 
 
+class ConnectionLost(BackendError):
+    """A backend can't be reached, or broke off: it may have died."""
+
+
 class BackendTimeout(BackendError):
     """A backend was silent past its limit."""
 

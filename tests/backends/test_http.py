@@ -15,6 +15,7 @@ from reverie.backends.http import HttpBackend
 from reverie.errors import (
     BackendError,
     BackendTimeout,
+    ConnectionLost,
     ContextLengthExceeded,
     ModelError,
     ModelLoading,
@@ -288,16 +289,16 @@ async def test_a_connection_cut_after_the_finish_reason_is_no_failure(
         (Script(status=500, body=b"x" * 300_000), BackendError),
         (Script(html=True), BackendError),
         (Script(status=502, html=True), BackendError),
-        (Script(raw=b""), BackendError),
-        (Script(raw=b"", die_how="close"), BackendError),
-        (Script(raw=b"SSH-2.0-nonsense\r\n\r\n"), BackendError),
-        (Script(raw=HEAD.replace(b"9999", b"banana") + FINISHED), BackendError),
+        (Script(raw=b""), ConnectionLost),
+        (Script(raw=b"", die_how="close"), ConnectionLost),
+        (Script(raw=b"SSH-2.0-nonsense\r\n\r\n"), ConnectionLost),
+        (Script(raw=HEAD.replace(b"9999", b"banana") + FINISHED), ConnectionLost),
         (
             Script(
                 raw=b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n"
             ),
-            BackendError,
+            ConnectionLost,
         ),
     ],
 )

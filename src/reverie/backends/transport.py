@@ -25,7 +25,7 @@ import aiohttp
 import yarl
 from aiohttp.http import HttpProcessingError
 
-from reverie.errors import BackendError, BackendTimeout
+from reverie.errors import BackendError, BackendTimeout, ConnectionLost
 
 _LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # includes TimeoutError
 
@@ -123,7 +123,7 @@ class Response:
     def _as_backend_error(self, error: BaseException) -> BackendError:
         if self._deadline <= self._loop.time():
             return BackendTimeout("The model's backend fell silent.", reason="no token in time")
-        return BackendError(
+        return ConnectionLost(
             "The connection to the model's backend broke.", reason=type(error).__name__
         )
 
@@ -278,5 +278,5 @@ def _no_response(error: BaseException) -> BackendError:
             "The model's backend did not answer in time.", reason="no first token"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        return BackendError("The model's backend can't be reached.", reason=reason)
-    return BackendError("The model's backend closed the connection unanswered.", reason=reason)
+        return ConnectionLost("The model's backend can't be reached.", reason=reason)
+    return ConnectionLost("The model's backend closed the connection unanswered.", reason=reason)

@@ -9,6 +9,7 @@ import pytest
 from reverie.errors import (
     BackendError,
     BackendTimeout,
+    ConnectionLost,
     ModelLoading,
     Overloaded,
     RefusedByBackend,
@@ -300,3 +301,54 @@ async def test_each_change_of_a_backends_state_is_a_line_of_the_log(
         ("closed", "success"),
     ]
     assert changes[0]["failures"] == FAILURES
+
+
+async def test_whoever_waits_is_not_sent_to_a_backend_whose_connection_broke() -> None:
+    """Its slot is free the moment it dies: the next in the queue would be lost on it."""
+    dead, other = FakeBackend("dead"), FakeBackend("other")
+    clocked = PoolOnClock(dead, other)
+    leases = [await clocked.pool.acquire(slot_request()) for _ in range(2)]
+    waiting = await queued(clocked.pool, 1)
+    (broken,) = [lease for lease in leases if lease.backend is dead]
+    (whole,) = [lease for lease in leases if lease.backend is other]
+    broken.failed(ConnectionLost("broke"))
+    broken.release()
+    await asyncio.sleep(0)
+    assert not waiting[0].done()
+    whole.succeeded()
+    whole.release()
+    assert (await waiting[0]).backend is other
+
+
+@pytest.mark.parametrize("sign", ["probe", "output", "time"])
+async def test_a_backend_whose_connection_broke_is_used_again_once_it_shows_life(
+    sign: str,
+) -> None:
+    one, other = FakeBackend("one", 2), FakeBackend("other")
+    clocked = PoolOnClock(one, other)
+    leases = [await clocked.pool.acquire(slot_request()) for _ in range(3)]
+    broken, beside = [lease for lease in leases if lease.backend is one]
+    (waiting,) = await queued(clocked.pool)
+    broken.failed(ConnectionLost("broke"))
+    broken.release()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if sign == "probe":
+        clocked.probe(one, good=True)
+    elif sign == "output":
+        beside.on_batch()
+        clocked.pool.wake()
+    else:
+        clocked.now += FAILURE_COOLDOWN
+        clocked.pool.wake()
+    assert (await waiting).backend is one
+
+
+async def test_a_backend_whose_connection_broke_is_used_where_no_other_is_left() -> None:
+    only = PoolOnClock(FakeBackend("only"))
+    await only.end(ConnectionLost("broke"))
+    assert await only.end(None) == "only"
+    both = PoolOnClock(FakeBackend("first"), FakeBackend("second"))
+    await both.end(ConnectionLost("broke"), {"second"})
+    await both.end(ConnectionLost("broke"), {"first"})
+    assert await both.end(None) in {"first", "second"}

@@ -12,7 +12,8 @@ probes and fails requests would be trusted again and again otherwise.
 Rule 2: a request that began before the circuit opened says nothing of what happened after.
 
 Rule 3: a backend whose circuit is closed, but which failed or was busy just now, or is silent, is
-used only if no other has room.
+used only if no other has room. One whose connection broke may have died: it is used only if there
+is no other to wait for, until a probe or another request shows that it lives.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from reverie.backends.base import Backend, Health
-from reverie.errors import BackendError, ClientError, ModelLoading, Overloaded, ReverieError
+from reverie.errors import (
+    BackendError,
+    ClientError,
+    ConnectionLost,
+    ModelLoading,
+    Overloaded,
+    ReverieError,
+)
 from reverie.gateway.scheduling.speed import Speed
 from reverie.log import fields
 
@@ -129,6 +137,7 @@ class BackendState:
         self._wait_ends = -math.inf
         self._down_until = -math.inf  # a failed probe is forgotten if no other follows
         self._cooldown_ends = -math.inf
+        self._lost_until = -math.inf
         self._asked_for_pause = False
         self._probe_ok = False  # since the last failure
         self._last_output = -math.inf
@@ -227,6 +236,11 @@ class BackendState:
         return self._asked_for_pause and self.in_cooldown
 
     @property
+    def lost(self) -> bool:
+        """True if a connection to it broke just now, and nothing has come from it since."""
+        return self._clock() < self._lost_until
+
+    @property
     def needs_time(self) -> bool:
         """True if it failed just now and has answered no probe since, or asked for a pause."""
         return self.in_cooldown and (self._asked_for_pause or not self._probe_ok)
@@ -254,11 +268,13 @@ class BackendState:
         """When it may be trusted again though nothing happens until then, on the pool's clock."""
         now = self._clock()
         wait_ends = -math.inf if self._closed else max(self._wait_ends, self._down_until)
-        return min((at for at in (self._cooldown_ends, wait_ends) if at > now), default=math.inf)
+        ends = self._cooldown_ends, self._lost_until, wait_ends
+        return min((at for at in ends if at > now), default=math.inf)
 
     def on_output(self) -> None:
         """Note a piece of an answer."""
         self._last_output = self._clock()
+        self._lost_until = -math.inf
 
     def on_first_token(self, ticket: Ticket) -> None:
         """Note the first piece of an answer."""
@@ -286,6 +302,8 @@ class BackendState:
         if isinstance(error, BackendError):
             # One that restarts by itself says when it is ready again.
             self._cool_down(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
+            if isinstance(error, ConnectionLost):
+                self._lost_until = self._clock() + FAILURE_COOLDOWN
             if counts:
                 self.count_failure(ticket, error)
             self.backend.probe_soon()
@@ -309,6 +327,7 @@ class BackendState:
         if health.ok:
             self._probe_ok = True
             self._down_until = now
+            self._lost_until = -math.inf
             if self._trial is None:
                 self._apply("probe")
         elif not self._is_outweighed(health):

@@ -41,7 +41,8 @@ def choose(
 
     A model's only backend is tried whatever its health: to refuse would help nobody. Where all fail
     requests, those that answer probes are tried, too: they may fail one client's requests alone.
-    One that asked for a pause gets it for as long as there is another to wait for.
+    One that asked for a pause, or may have died, is left alone for as long as there is another to
+    wait for.
 
     Args:
         now: on the states' clock.
@@ -56,6 +57,8 @@ def choose(
         for s in usable
         if s.name not in awaited and s.has_room(slot_request.tokens, alone=slot_request.alone)
     ]
+    if any(not state.lost for state in usable):
+        free = [state for state in free if not state.lost]
     trusted = [state for state in usable if not _is_doubtful(state, slot_request)]
     candidates = [state for state in free if state in trusted]
     if not candidates:
