@@ -144,3 +144,29 @@ def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
     assert homeless == set(TESTED_ELSEWHERE)
     for tests in TESTED_ELSEWHERE.values():
         assert (TESTS / tests).exists(), tests
+
+
+STARTS_TASKS = {
+    "background": "what it keeps alive",
+    "gateway.accounts.authentication": "requests that want the key wait for it",
+    "gateway.accounts.ledger": "settlements, which the journal has; stop waits for them",
+    "http.connection.exchange": "a connection's ping",
+    "http.generate": "a request's look-out for its client",
+    "http.idempotency.replays": "a generation, which tells its record how it ended",
+    "reload": "a reload, whose callers wait for it",
+    "runner.probe": "an engine's probe, which its supervisor waits for",
+    "server": "parts of start and stop, which are waited for",
+    "testing.connection": "the scripted engine",
+    "testing.playback": "the scripted engine",
+}
+"""Modules that start tasks, each with who gets the failure of one. Others use ``background``."""
+
+
+def test_no_task_is_started_whose_failure_nobody_gets() -> None:
+    starting = {
+        name.removeprefix("reverie.")
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
+    }
+    assert starting == set(STARTS_TASKS)

@@ -86,7 +86,7 @@ async def test_a_loop_may_end() -> None:
     loop = Loop("probe", run)
     await ended.wait()
     await loop.stop()
-    assert not FAILURES
+    assert FAILURES == {"probe": 0}
 
 
 async def test_a_step_that_fails_leaves_the_others_alone() -> None:
@@ -105,11 +105,34 @@ async def test_a_step_that_fails_leaves_the_others_alone() -> None:
         raise asyncio.CancelledError
 
 
-async def test_work_that_is_done_once_fails_in_the_log() -> None:
+async def test_what_is_overdue_is_told_of_without_a_failure() -> None:
+    late = False
+    watch = Watch("beat", overdue=lambda: late)
+    assert background.failing() == []
+    late = True
+    assert background.failing() == ["beat"]
+    watch.end()
+    assert background.failing() == []
+
+
+async def test_only_the_first_failure_in_a_row_brings_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = Watch("probe")
+    for _ in range(3):
+        watch.failed(OSError("disk"))
+    with watch.step():
+        pass
+    watch.failed(OSError("disk"))
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, False, True]
+
+
+async def test_work_that_is_done_once_fails_in_the_log_and_for_who_waits_for_it() -> None:
     async def work() -> None:
         raise OSError
 
-    await once("load", work)
+    with pytest.raises(OSError):  # noqa: PT011
+        await once("load", work)
     assert FAILURES["load"] == 1
     cancelled = once("load", work)
     cancelled.cancel()

@@ -3,6 +3,9 @@
 A failure is one line in the log and one more in ``FAILURES``. What failed is tried again: a step
 at its next turn, a loop after a pause. While something fails again and again, ``failing`` names it,
 and readiness tells.
+
+What belongs to one request, connection or start isn't started here: whoever waits for it gets its
+failure. A test lists those places.
 """
 
 from __future__ import annotations
@@ -38,17 +41,20 @@ class Watch:
 
     Args:
         name: for the log and the metric; no client's words.
+        overdue: tells that the work hasn't been done for too long, whatever the reason.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, overdue: Callable[[], bool] = lambda: False) -> None:
         self.name = name
         self.failures = 0
         """In a row."""
+        self._overdue = overdue
+        FAILURES[name] += 0  # a counter that appears with its first failure hides it from alerts
         _watched.add(self)
 
     @property
     def failing(self) -> bool:
-        return self.failures >= FAILURES_TO_TELL
+        return self.failures >= FAILURES_TO_TELL or self._overdue()
 
     @contextlib.contextmanager
     def step(self) -> Generator[None, None, None]:
@@ -61,13 +67,13 @@ class Watch:
             self.failures = 0
 
     def failed(self, failure: BaseException, **more: object) -> None:
-        """Log and count a failure."""
+        """Log and count a failure. The first in a row is logged with its traceback."""
         self.failures += 1
         FAILURES[self.name] += 1
         reason = f"{type(failure).__name__}: {failure}"
         logger.error(
             "background work failed",
-            exc_info=failure,
+            exc_info=failure if self.failures == 1 else None,
             extra=fields(task=self.name, reason=reason, in_a_row=self.failures, **more),
         )
 
@@ -117,7 +123,11 @@ class Loop:
 
 
 def once(name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
-    """Do something in the background, once. Whoever holds the task may cancel it."""
+    """Do something in the background, once.
+
+    Whoever holds the task may cancel it, and who waits for it gets its failure, which is told in
+    any case.
+    """
 
     async def run() -> None:
         watch = Watch(name)
@@ -125,10 +135,13 @@ def once(name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]
             await work()
         except Exception as failure:
             watch.failed(failure)
+            raise
         finally:
             watch.end()
 
-    return asyncio.create_task(run(), name=name)
+    task = asyncio.create_task(run(), name=name)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was told
+    return task
 
 
 def failing() -> list[str]:

@@ -406,6 +406,13 @@ class EngineMemoryFull(Overloaded):
     """The requests that an engine runs came to more tokens together than its memory holds."""
 
 
+class ServerStopped(Overloaded):
+    """The server stops, and ended a request that was running. It isn't billed."""
+
+    def __init__(self) -> None:
+        super().__init__("This server is shutting down. Try again shortly.", retry_after=1)
+
+
 class ModelLoading(Overloaded):
     """The model isn't ready to answer yet."""
 

@@ -25,7 +25,7 @@ import uvicorn
 
 from reverie import background
 from reverie.app import Application
-from reverie.errors import ConfigurationError, Overloaded
+from reverie.errors import ConfigurationError, Overloaded, ServerStopped
 from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
 
@@ -166,17 +166,13 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(then)
 
     def _begin_to_reload(self) -> None:
-        task = asyncio.create_task(self._reload())
+        task = background.once("reload", self._reload)
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
-        try:
+        with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
             await self._app.reload()
-        except (ConfigurationError, Overloaded):
-            pass  # logged already
-        except Exception:
-            logger.exception("reload failed")
 
     def stop(self) -> None:
         """Begin to drain; when called again, cut the requests that still run."""
@@ -212,5 +208,5 @@ class Server(uvicorn.Server):
         forced.cancel()
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
-            self._app.end_requests(Overloaded("This server is shutting down.", retry_after=1))
+            self._app.end_requests(ServerStopped())
         await self._app.end_reloads()  # before the connections close: callers wait for an answer

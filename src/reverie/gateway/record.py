@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from reverie.errors import BackendError, ClientGone, ReverieError
+from reverie.errors import BackendError, ClientGone, ReverieError, ServerStopped
 from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.request")
 
-Outcome = Literal["ok", "length", "cancelled", "failed", "refused"]
+Outcome = Literal["ok", "length", "cancelled", "failed", "refused", "stopped"]
 
 
 class RequestRecord:
@@ -102,6 +102,8 @@ class RequestRecord:
         self.reason = error.reason if isinstance(error, BackendError) else None
         if isinstance(error, ClientGone):
             self.outcome = "cancelled"
+        elif isinstance(error, ServerStopped):
+            self.outcome = "stopped"
         elif error.status < 500:
             self.outcome = "refused"
         else:
@@ -124,7 +126,9 @@ class RequestRecord:
             self.at_end()
         ttft = self.time_to_first_token
         logger.log(
-            logging.WARNING if self.status >= 500 or self.outcome == "failed" else logging.INFO,
+            logging.WARNING
+            if self.status >= 500 or self.outcome in ("failed", "stopped")
+            else logging.INFO,
             self.name,
             extra=fields(
                 id=self.id,

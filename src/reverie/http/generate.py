@@ -14,7 +14,13 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
-from reverie.errors import ClientGone, MethodNotAllowed, Overloaded, RequestTimeout, ReverieError
+from reverie.errors import (
+    ClientGone,
+    MethodNotAllowed,
+    RequestTimeout,
+    ReverieError,
+    ServerStopped,
+)
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, StoredAnswer
@@ -95,7 +101,7 @@ class Generate:
         try:
             await self._answer(scope, receive, send, record)
         except asyncio.CancelledError:
-            record.failed(Overloaded("This server stopped.", retry_after=1))  # no fault of anybody
+            record.failed(ServerStopped())
             raise
         except Exception as failure:
             await self._refuse(scope, send, record, as_reverie_error(failure, record.id))

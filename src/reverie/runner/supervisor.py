@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from reverie import background
 from reverie.background import Loop, Watch
 from reverie.errors import ModelError
 from reverie.log import fields
@@ -164,7 +165,7 @@ class Runner:
             self.failure = str(error)
             raise
         self._set("loading")
-        self._task = asyncio.create_task(self._supervise(), name=f"runner {self.name}")
+        self._task = background.once("engine supervisor", self._supervise)
 
     async def wait_ready(self, timeout: float) -> None:
         """Wait until the engine is ready.
@@ -206,7 +207,7 @@ class Runner:
         if self._preparing is not None:  # its thread runs on even if ``start`` was cancelled
             await asyncio.gather(self._preparing, return_exceptions=True)
         if self._task is not None:
-            await asyncio.shield(self._task)
+            await asyncio.wait({self._task})
             self._task = None
         elif self._directory is not None:  # ``start`` ended before there was an engine
             self._directory.remove()
@@ -219,7 +220,10 @@ class Runner:
         self.state, self.pid = state, pid
         change, self._change = self._change, asyncio.Event()
         change.set()
-        self._on_change()
+        try:
+            self._on_change()
+        except Exception as failure:  # of its owner; the supervision goes on
+            self._watch.failed(failure)
 
     def _check(self) -> tuple[Header, str]:
         """Check what can be checked before a start.
@@ -275,7 +279,7 @@ class Runner:
                 except Exception as failure:
                     end = None
                     reason = f"The engine of {self.name} can't be watched."
-                    self._watch.failed(failure)
+                    self._watch.failed(failure, model=self.name)
                 if self._stopping.is_set():
                     return
                 failures = 1 if time.monotonic() - began >= _HEALTHY_AFTER else failures + 1
@@ -290,8 +294,9 @@ class Runner:
                     extra=fields(model=self.name, reason=reason, restarting_in_s=delay),
                 )
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
-                    return
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
+                        return
         finally:
             self._watch.end()
             if self._directory is not None:
@@ -368,12 +373,12 @@ class Runner:
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
+        self._set("failed")
         logger.error(
             "engine failed", extra=fields(model=self.name, reason=reason, log=self.log_path)
         )
         for line in self.log_tail:
             logger.error("engine said: %s", line)
-        self._set("failed")
 
     def _explain(self, status: _End) -> str:
         """One sentence, without paths, on why an engine ended."""

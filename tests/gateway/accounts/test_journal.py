@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reverie.gateway.accounts.journal import Journal, directory, left_behind
@@ -104,3 +105,15 @@ def test_each_store_has_a_folder_of_its_own_that_tells_nothing_of_its_address(
     assert one != other
     assert one.is_relative_to(tmp_path)
     assert "secret" not in os.fspath(one)
+
+
+def test_a_journal_that_can_not_be_read_is_told_of_after_the_others_were(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        line = msgspec.json.encode(settlement(ord(name)))
+        (tmp_path / f"{name}.jsonl").write_bytes(line + b"\n")
+    (tmp_path / "b.jsonl").mkdir()
+    found: list[int] = []
+    with pytest.raises(IsADirectoryError), left_behind(tmp_path) as left:
+        found = [entry.id for entry in left]
+    assert found == [ord("a"), ord("c")]
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]

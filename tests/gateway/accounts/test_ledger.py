@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,8 @@ import pytest
 from sqlalchemy import update
 
 from reverie import background
+from reverie.errors import StoreFailure
+from reverie.gateway.accounts.journal import directory
 from reverie.settings import StoreSettings
 from reverie.store import gateways, keys
 from reverie.store.database import schema
@@ -427,18 +431,76 @@ async def test_the_heartbeat_goes_on_whatever_fails_beside_it(
 
 
 @pytest.mark.usefixtures("_often")
+@pytest.mark.parametrize(
+    "failure", [StoreFailure("locked"), OSError(5, "EIO"), ZeroDivisionError()]
+)
 async def test_a_gateway_whose_heartbeats_are_not_written_knows_that_it_counts_as_dead(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
+    """Everything else can be written, which doesn't make up for it."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
     ledger = gateway.app.ledger
     assert ledger is not None
     monkeypatch.setattr(gateways, "DEAD_AFTER_MS", 200)
     await gateway.until(lambda: ledger.healthy)
     with monkeypatch.context() as broken:
-        broken.setattr(gateways, "heartbeat", lambda *_: 1 / 0)
-        await gateway.until(lambda: not ledger.healthy)
-        assert (await gateway.get("/readyz"))[0] == 503
+        broken.setattr(gateways, "heartbeat", fail)
+        await gateway.until(lambda: "ledger beat" in background.failing())
+        status, answer, _ = await gateway.get("/readyz")
+        assert (status, "ledger beat" in answer["failing"]) == (503, True)
+        assert not ledger.healthy
+        status, answer, headers = await gateway.post(chat())
+        assert (status, answer["error"]["code"]) == (503, "overloaded")  # or its row would be lost
+        assert headers["Retry-After"]
     await gateway.until(lambda: ledger.healthy)
+    await gateway.until(lambda: background.failing() == [])
+    assert (await gateway.get("/readyz"))[0] == 200
+    assert (await gateway.post(chat()))[0] == 200
+
+
+def unreadable_journal(store: Store) -> Path:
+    """A journal that can't be read, however this process may read files."""
+    path = directory(store.settings.url) / "0.jsonl"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_neighbours_journal_that_can_not_be_read_keeps_nobody_from_its_work(
+    keyed: KeyedGateway, store: Store, database: sqlite3.Connection
+) -> None:
+    unreadable = unreadable_journal(store)
+    gateway = await keyed()  # it starts all the same
+    with store.write() as connection:
+        number = gateways.register(connection, now_ms())
+        gone = {"process": "elsewhere 1 1", "seen_at": now_ms() - gateways.DEAD_AFTER_MS - 1}
+        connection.execute(update(schema.gateways).filter_by(id=number).values(gone))
+        reserve(connection, [request(99 << 40, "key_secret")], number)
+    assert (await closed_row(gateway, database))["outcome"] == "lost"
+    await gateway.until(lambda: background.failing() == ["ledger neighbours"])
+    unreadable.rmdir()
+    await gateway.until(lambda: background.failing() == [])
+
+
+async def test_a_journal_that_can_not_be_removed_does_not_keep_the_gateway_from_leaving(
+    gateway: Gateway, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = gateway.app.ledger
+    assert ledger is not None
+    assert ledger._journal is not None
+
+    def fail(count: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(ledger._journal, "done", fail)
+    before = background.FAILURES["ledger journal"]
+    await ledger.stop()
+    assert background.FAILURES["ledger journal"] == before + 1
+    ((ended,),) = database.execute("SELECT ended_at FROM gateways")
+    assert ended is not None
 
 
 async def test_a_request_that_the_server_cancels_is_not_billed_as_its_clients_leaving(
@@ -453,4 +515,33 @@ async def test_a_request_that_the_server_cancels_is_not_billed_as_its_clients_le
             task.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     row = await closed_row(gateway, database)
-    assert (row["outcome"], row["cost"]) == ("failed", 0)
+    assert (row["outcome"], row["completion_tokens"], row["cost"]) == ("failed", 1, 0)
+    _, metrics, _ = await gateway.get("/metrics")
+    assert re.search(
+        r'reverie_requests_total\{model="m",outcome="stopped",status="\d+"\} 1.0', metrics
+    )
+    assert 'outcome="cancelled"' not in metrics
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}])
+async def test_what_a_shutdown_cuts_is_free_and_is_not_its_clients_leaving(
+    start_gateway: StartGateway,
+    engine: ScriptedEngine,
+    database: sqlite3.Connection,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    gateway = await start_gateway(engine, model=PRICED)
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    body = chat(stream=True)
+    async with gateway.http.post(gateway.url + "/llm", json=body, headers=headers) as response:
+        await response.content.readline()
+        gateway.server.stop()
+        gateway.server.stop()
+        text = await response.text()
+    assert '"code":"overloaded"' in text
+    row = await closed_row(gateway, database)
+    assert (row["outcome"], row["completion_tokens"], row["cost"]) == ("failed", 1, 0)
+    lines = [r.__dict__["fields"] for r in caplog.records if r.name == "reverie.request"]
+    assert {line["outcome"] for line in lines} == {"stopped"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from reverie.background import FAILURES
 from reverie.errors import ModelError
 from reverie.gateway.serving.memory_budget import MemoryBudget
 from reverie.gateway.serving.on_demand import OnDemandModel
@@ -37,6 +39,15 @@ async def loaded(engine: FakeEngine, model: OnDemandModel) -> None:
     model.load()
     await until(lambda: engine.starts > engine.stops)
     engine.become_ready()
+
+
+@contextmanager
+def held(model: OnDemandModel) -> Iterator[None]:
+    model.hold()
+    try:
+        yield
+    finally:
+        model.release()
 
 
 async def test_requests_load_it_once_however_many_ask() -> None:
@@ -178,3 +189,27 @@ async def test_an_engine_that_has_failed_takes_no_memory() -> None:
     assert model.memory == 7
     engine.failure = "It ended with status 1."
     assert model.memory == 0
+
+
+async def test_an_engine_that_can_not_be_evicted_costs_one_try_and_not_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = MemoryBudget(100)
+    old_engine, new_engine = FakeEngine(), FakeEngine()
+    old, new = await on_demand(old_engine, budget), await on_demand(new_engine, budget)
+    await loaded(old_engine, old)
+    before = FAILURES["model unload"]
+
+    async def fail() -> None:
+        raise OSError("injected")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(old_engine, "stop", fail)
+        with held(new):
+            new.load_for_request()
+            await until(lambda: FAILURES["model load"] > 0 and new._loading is None)
+        assert (FAILURES["model unload"], new_engine.starts) == (before + 1, 0)
+    with held(new):
+        new.load_for_request()
+        await until(lambda: new_engine.starts == 1)
+    assert old_engine.stops == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from reverie.background import FAILURES
+from reverie.background import FAILURES, failing
 from reverie.errors import StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database.engine import Store
@@ -260,3 +260,14 @@ async def test_a_bug_of_the_writer_itself_fails_its_callers_and_not_the_thread(
             await operation.future
     assert (writer.started, FAILURES["store writer"]) == (True, before + 1)
     assert await writer.submit(numbers.add, 2, 10).future == 4
+
+
+async def test_a_thread_that_ended_unasked_is_told_of(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_take", lambda: ([], True))
+    writer.start()
+    async with asyncio.timeout(10):
+        while "store writer" not in failing():
+            await asyncio.sleep(0.01)
+    writer._watch.end()

@@ -215,28 +215,30 @@ class _StoredKeys:
         """Read a key from the store; requests that want the same key share one read."""
         task = self._reading.get(digest)
         if task is None:
-            if digest not in self._known and self._waiting >= _MAX_WAITING:
+            known = digest in self._known
+            if not known and self._waiting >= _MAX_WAITING:
                 raise Overloaded(
                     "Too many keys that are not known are being tried. Try again shortly.",
                     retry_after=1,
                 )
-            self._waiting += digest not in self._known
-            task = self._reading[digest] = asyncio.create_task(self._refresh(digest))
+            task = asyncio.create_task(self._look_up(digest) if known else self._queue_up(digest))
+            self._reading[digest] = task
             task.add_done_callback(lambda _: self._reading.pop(digest, None))
+            if not known:
+                self._waiting += 1
+                task.add_done_callback(self._dequeue)
         try:
             async with asyncio.timeout(self._store.settings.timeout):
                 return await asyncio.shield(task)
         except (TimeoutError, StoreFailure):
             raise AccountsUnavailable from None
 
-    async def _refresh(self, digest: bytes) -> Key | None:
-        if digest in self._known:
+    async def _queue_up(self, digest: bytes) -> Key | None:
+        async with self._lookups:
             return await self._look_up(digest)
-        try:
-            async with self._lookups:
-                return await self._look_up(digest)
-        finally:
-            self._waiting -= 1
+
+    def _dequeue(self, _: asyncio.Task[Key | None]) -> None:
+        self._waiting -= 1
 
     async def _look_up(self, digest: bytes) -> Key | None:
         began = time.monotonic()

@@ -101,28 +101,57 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def left_behind(folder: Path) -> Generator[list[Settlement], None, None]:
-    """Yield the entries of gateways that died; remove them after the block, unless it raised."""
-    taken: list[tuple[Path, int]] = []
+    """Yield the entries of gateways that died; remove them after the block, unless it raised.
+
+    Raises:
+        OSError: one of the files can't be read or removed. The others were.
+    """
+    held: list[int] = []
+    taken: list[Path] = []
     entries: list[Settlement] = []
+    failure: OSError | None = None
     try:
         for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
             try:
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # another gateway took it over, or its own gateway is done with it
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)  # its gateway is alive
-                continue
-            taken.append((path, file))
-            entries += _read(path)
+                file = _lock(path)
+                if file is None:
+                    continue
+                held.append(file)
+                entries += _read(path)
+                taken.append(path)
+            except OSError as error:
+                failure = error
         yield entries
-        for path, _ in taken:
-            path.unlink(missing_ok=True)
+        for path in taken:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
     finally:
-        for _, file in taken:
+        for file in held:
             os.close(file)
+
+
+def _lock(path: Path) -> int | None:
+    """Open and lock a journal; None: its gateway is alive, or it is gone.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None  # another gateway took it over, or its own gateway is done with it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return file
 
 
 def _read(path: Path) -> list[Settlement]:

@@ -75,15 +75,25 @@ class Ledger:
         self._rows: Iterator[int] = itertools.count()
         self._heartbeat: Loop | None = None
         self._beat_at = 0.0  # on the monotonic clock, of the last heartbeat that was written
-        self._steps = {name: Watch(f"ledger {name}") for name in ("beat", *_UPKEEP)}
+        self._steps = {name: Watch(f"ledger {name}") for name in _UPKEEP}
+        self._steps["beat"] = Watch("ledger beat", overdue=lambda: self._presumed_dead)
 
     @property
     def healthy(self) -> bool:
         """True if the store took what it was last given, and other gateways know that this one
         lives."""
-        known = time.monotonic() - self._beat_at < gateways.DEAD_AFTER_MS / 1000
         writer = self._writer
-        return known and writer is not None and writer.started and not writer.failing
+        written = writer is not None and writer.started and not writer.failing
+        return written and not self._presumed_dead
+
+    @property
+    def _presumed_dead(self) -> bool:
+        """True if no heartbeat was written for so long that neighbours close this gateway's rows.
+
+        Settlements correct rows that were closed so, but no limit counts them meanwhile.
+        """
+        unseen = time.monotonic() - self._beat_at
+        return self._heartbeat is not None and unseen >= gateways.DEAD_AFTER_MS / 1000
 
     @property
     def journalled(self) -> int:
@@ -129,23 +139,28 @@ class Ledger:
             return
         heartbeat, self._heartbeat = self._heartbeat, None
         await heartbeat.stop()
-        for watch in self._steps.values():
-            watch.end()
         for reservation in list(self._open.values()):
             reservation.end()
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._answers.stop()
-        await self._replay()
+        with self._steps["journal"].step():
+            await self._replay()
         await self._writer.stop()
-        if self._journal is not None:
-            self._journal.done(0)  # removes a file whose only entries could not be written
+        with self._steps["journal"].step():
+            if self._journal is not None:
+                self._journal.done(0)  # removes a file whose only entries could not be written
+        for watch in self._steps.values():
+            watch.end()
         with contextlib.suppress(StoreFailure):
             await asyncio.to_thread(self._leave)
 
     def _register(self) -> int:
         with self._store.write() as connection:
             number = gateways.register(connection, now_ms())
-        self._take_over_journals()
+        try:
+            self._take_over_journals()
+        except OSError as failure:  # tried again while this gateway runs
+            self._steps["neighbours"].failed(failure)
         with self._store.write() as connection:
             _reap(connection, number)
         return number
@@ -168,10 +183,11 @@ class Ledger:
             RateLimitExceeded, InsufficientQuota, ModelNotAllowed, InvalidApiKey: of the limits.
             IdempotencyKeyReused, RequestInProgress, AnswerNotKept, StreamNotResumable: of the
                 claim.
-            AccountsUnavailable: the store doesn't answer in time.
+            AccountsUnavailable: the store doesn't answer in time, or neighbours take this gateway
+                for dead and would close the row.
         """
         assert self._writer is not None
-        if self._writer.waiting > _MAX_WAITING:
+        if self._writer.waiting > _MAX_WAITING or self._presumed_dead:
             raise AccountsUnavailable
         operation = self._writer.submit(self._write_requests, request, self._timeout)
         try:
@@ -310,8 +326,11 @@ class Ledger:
 
     async def _reap_neighbours(self) -> None:
         """Take over the journals of dead neighbours, then close the rows that they left open."""
-        with contextlib.suppress(StoreFailure):
+        try:
             await asyncio.to_thread(self._take_over_journals)
+        except StoreFailure:
+            pass  # the writer has told
+        finally:  # a settlement that can't be read now corrects its row when it can
             self._submit(self._write_heartbeat, True)
 
     async def _replay(self) -> None:
@@ -341,11 +360,11 @@ class Ledger:
             for begin in range(0, len(entries), _BATCH):
                 with self._store.write() as connection:
                     settle(connection, entries[begin : begin + _BATCH])
-        if entries:
-            logger.info(
-                "settlements of a gateway that died were in its journal",
-                extra=fields(count=len(entries)),
-            )
+            if entries:
+                logger.info(
+                    "settlements of a gateway that died were in its journal",
+                    extra=fields(count=len(entries)),
+                )
 
     def _write_heartbeat(
         self, connection: Connection, reap: Sequence[bool], is_retry: bool

@@ -20,6 +20,7 @@ from reverie.errors import (
     Overloaded,
     RequestInProgress,
     ReverieError,
+    ServerStopped,
     StreamNotResumable,
 )
 from reverie.gateway.accounts.admission import Admission
@@ -183,8 +184,11 @@ class Replays:
             error = as_reverie_error(failure, record.id)
             record.failed(error)
             transcript.fail(error)
+        except asyncio.CancelledError:
+            record.failed(ServerStopped())
+            raise
         finally:
-            transcript.fail(Overloaded("This server stopped. Try again shortly.", retry_after=1))
+            transcript.fail(ServerStopped())
             running.end()
             del self._running[place]
             if transcript.begun:  # else nothing was generated, and the requests' records say why

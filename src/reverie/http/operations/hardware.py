@@ -114,7 +114,8 @@ async def _query(columns: tuple[str, ...]) -> list[dict[str, str]]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), _QUERY_TIMEOUT)
+        async with asyncio.timeout(_QUERY_TIMEOUT):
+            output, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -80,7 +80,8 @@ class Writer:
         self._gathered: list[Operation[Any]] = []
         self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
-        self._watch = Watch("store writer")
+        self._watch = Watch("store writer", overdue=lambda: self._begun and not self.started)
+        self._begun = False
         self.failing = False
         """True if the last transaction failed."""
 
@@ -90,6 +91,7 @@ class Writer:
 
     def start(self) -> None:
         self._thread.start()
+        self._begun = True
 
     def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
         """Queue an operation. Its future is resolved once it is committed."""
@@ -108,9 +110,9 @@ class Writer:
     async def stop(self) -> None:
         """Write what was submitted, and end."""
         self._hand_over()
+        self._watch.end()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._watch.end()
 
     def _gather(self, known: int, turns: int, until: float) -> None:
         """Wait as long as further operations keep coming, and hand all of them over at once.
