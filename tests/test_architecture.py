@@ -155,6 +155,8 @@ STARTS_TASKS = {
     "http.idempotency.replays": "a generation, which tells its record how it ended",
     "reload": "a reload, whose callers wait for it",
     "runner.probe": "an engine's probe, which its supervisor waits for",
+    "runner.process": "the wait for an engine's exit, which its supervisor reads",
+    "runner.supervisor": "its own waits, which it reads",
     "server": "parts of start and stop, which are waited for",
     "testing.connection": "the scripted engine",
     "testing.playback": "the scripted engine",
