@@ -86,7 +86,7 @@ class Postgres:
 
     def database_url(self, name: str) -> str:
         """For SQLAlchemy and for libpq alike."""
-        return f"postgresql://postgres@/{name}?host={self.directory}&port=5432"
+        return f"postgresql://postgres@/{name}?host={self.directory}&port={self._settings['port']}"
 
     @property
     def pid(self) -> int:

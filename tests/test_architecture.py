@@ -109,7 +109,6 @@ TESTED_ELSEWHERE = {
     "backends/base.py": "backends/test_http.py",
     "backends/transport.py": "backends/test_http.py",
     "cli/accounts.py": "cli/test_keys.py",
-    "errors.py": "test_docs.py",
     "events.py": "backends/decoding/test_chunks.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/attempts.py": "gateway/test_relay.py",

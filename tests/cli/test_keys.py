@@ -337,7 +337,10 @@ def test_a_locked_store_is_one_sentence_and_makes_no_key(
     other.execute("BEGIN IMMEDIATE")
     status, out, err = run("keys", "create", "--name", "alice")
     assert (status, out) == (1, "")
-    assert err == "error: store.url: the store can't be used: database is locked\n"
+    assert err == (
+        "error: store.url: the store can't be used: reverie.db is locked by another "
+        "program; end that one, or raise store.timeout\n"
+    )
     other.execute("ROLLBACK")
     other.close()
     assert listed(run) == []
@@ -350,7 +353,7 @@ def test_a_store_that_is_gone_in_the_midst_is_no_traceback(run: Run) -> None:
     store.close()
     status, out, err = run("keys", "list")
     assert (status, out) == (1, "")
-    assert err == "error: store.url: the store can't be used: no such table: keys\n"
+    assert err == "error: store.url: the store can't be used: reverie.db: no such table: keys\n"
 
 
 @pytest.mark.parametrize("verb", ["create", "list", "show", "update", "revoke", "rotate"])

@@ -94,6 +94,6 @@ def test_a_migration_that_fails_leaves_nothing_behind(store_url: str) -> None:
 def test_a_file_that_is_no_database_is_a_failure_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("not a database, and longer than a header of a hundred " * 9)
     store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/store.db"))
-    with pytest.raises(StoreFailure, match="file is not a database"):
+    with pytest.raises(StoreFailure, match="is not a SQLite database"):
         migrate(store)
     store.close()

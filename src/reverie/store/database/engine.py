@@ -1,6 +1,6 @@
 """Opens the database that a store's URL names, and translates its exceptions.
 
-Rule: a database's exceptions become ``StoreFailure`` here, in ``translated``, and nowhere else.
+Rule: a database's exceptions become ``StoreFailure`` here, in ``Store``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
 
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
+from reverie.store.database.failures import reason_of
 from reverie.store.database.timeouts import connection_class
 
 _WAL_RETRY_DELAY = 0.01
@@ -56,7 +57,7 @@ class Store:
             StoreFailure
         """
         with (
-            translated(),
+            self._translated(),
             self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
@@ -69,11 +70,28 @@ class Store:
         Raises:
             StoreFailure
         """
-        with translated(), self.engine.connect() as connection, connection.begin():
+        with self._translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+
+    @property
+    def path(self) -> Path | None:
+        """SQLite's file; None with PostgreSQL."""
+        return Path(str(self.url.database)) if self.is_sqlite else None
+
+    @contextmanager
+    def _translated(self) -> Generator[None, None, None]:
+        """Raise SQLAlchemy's exceptions as ``StoreFailure``."""
+        try:
+            yield
+        except DBAPIError as error:
+            transient = error.connection_invalidated or isinstance(error, _TRANSIENT)
+            reason = reason_of(error.orig, self.path)
+            raise StoreFailure(reason, transient=transient) from error
+        except SQLAlchemyError as error:
+            raise StoreFailure(type(error).__name__) from error
 
 
 def parse_url(url: str) -> URL:
@@ -95,28 +113,6 @@ def parse_url(url: str) -> URL:
     if not parsed.database or parsed.database == ":memory:":
         raise ConfigurationError(["store.url: sqlite needs a file: sqlite:///FILE"])
     return parsed
-
-
-@contextmanager
-def translated() -> Generator[None, None, None]:
-    """Raise SQLAlchemy's exceptions as ``StoreFailure``."""
-    try:
-        yield
-    except DBAPIError as error:
-        transient = error.connection_invalidated or isinstance(error, _TRANSIENT)
-        raise StoreFailure(_reason(error.orig), transient=transient) from error
-    except SQLAlchemyError as error:
-        raise StoreFailure(type(error).__name__) from error
-
-
-def _reason(error: BaseException | None) -> str:
-    """What the driver calls the error: one line, without addresses or values."""
-    if isinstance(error, sqlite3.Error):
-        return str(error)
-    state = getattr(error, "sqlstate", None)
-    if state:
-        return f"{type(error).__name__} ({state})"
-    return type(error).__name__
 
 
 def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:

@@ -39,7 +39,7 @@ def is_current(store: Store) -> bool:
     Raises:
         StoreFailure: the database can't be reached or used.
     """
-    if store.is_sqlite and not Path(str(store.url.database)).exists():
+    if store.path is not None and not store.path.exists():
         return False
     return _version(store) == HEAD
 
@@ -74,13 +74,13 @@ def _upgrade(connection: Connection) -> None:
 @contextmanager
 def _exclusively(store: Store) -> Generator[None, None, None]:
     """Let one process at a time migrate a SQLite file, whose own lock can't be held that long."""
-    if not store.is_sqlite:
+    if store.path is None:
         yield
         return
     try:
-        file = Path(f"{store.url.database}.lock").open("w")  # noqa: SIM115
+        file = Path(f"{store.path}.lock").open("w")  # noqa: SIM115
     except OSError as error:
-        raise StoreFailure(f"its folder can't be written: {error.strerror}") from None
+        raise StoreFailure(f"{error.filename} can't be written: {error.strerror}") from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
