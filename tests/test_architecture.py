@@ -107,8 +107,11 @@ def test_the_store_knows_nothing_of_backends(module: str) -> None:
 TESTED_ELSEWHERE = {
     "app.py": "http/test_generate.py",
     "backends/base.py": "backends/test_http.py",
+    "backends/encoding/images.py": "backends/encoding/test_kinds.py",
     "backends/transport.py": "backends/test_http.py",
     "cli/accounts.py": "cli/test_keys.py",
+    "errors.py": "test_docs.py",
+    "prompt_bounds.py": "test_request.py",
     "events.py": "backends/decoding/test_chunks.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/attempts.py": "gateway/test_relay.py",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from reverie.prompt_bounds import extent
+
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One generation. Every value is within the bounds of docs/protocol.md#the-request.
 
-    ``messages`` are plain dictionaries in OpenAI's shape: ``role``, ``content`` (a string, or None
-    beside ``tool_calls``), ``tool_calls``, ``reasoning_content`` or ``tool_call_id`` where the role
+    ``messages`` are plain dictionaries in OpenAI's shape: ``role``, ``content`` (a string, None
+    beside ``tool_calls``, or a list of parts of type ``text`` and ``image_url`` where there is an
+    image), ``tool_calls``, ``reasoning_content`` or ``tool_call_id`` where the role
     has them, and ``name``. Optional fields are None (or empty) where the client didn't set them;
     ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
     in OpenAI's shape.
@@ -53,67 +55,27 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     continue_final_message: bool = False
     answer_so_far: str = ""
     prompt_bound: int = -1
-    """The most tokens that the prompt can have; see ``bound_of``. Set when the request is made."""
+    """The most tokens that the prompt can have. Set when the request is made."""
     prompt_estimate: int = -1
-    """The tokens that it would have as English, for a bill without a count. Set likewise."""
+    """The tokens that it would have as English, for a bill without a count."""
     prompt_size: int = -1
     """Tokens of the prompt, at most: its ``prompt_bound``, until more is known of it."""
     prompt_counted: bool = False
     """True if ``prompt_size`` is an engine's count."""
+    has_images: bool = False
+    """Set when the request is made."""
     prompt_key: bytes = b""
     """A hash of all that the prompt is rendered from; empty where it wasn't needed."""
 
     def __post_init__(self) -> None:
         if self.prompt_bound < 0:
-            size, template = _extent(self.messages, self.tools)
-            msgspec.structs.force_setattr(self, "prompt_bound", size + template)
-            msgspec.structs.force_setattr(self, "prompt_estimate", size // 3 + template)
-            msgspec.structs.force_setattr(self, "prompt_size", size + template)
+            bound, estimate, images = extent(self.messages, self.tools)
+            msgspec.structs.force_setattr(self, "prompt_bound", bound)
+            msgspec.structs.force_setattr(self, "prompt_estimate", estimate)
+            msgspec.structs.force_setattr(self, "prompt_size", bound)
+            msgspec.structs.force_setattr(self, "has_images", images > 0)
 
     @property
     def size(self) -> int:
         """Tokens of prompt and answer together, at most."""
         return self.prompt_size + self.max_tokens
-
-
-_PER_MESSAGE = 8
-"""Tokens of a chat template for each message: its role, and the marks around it."""
-_PER_PROMPT = 32
-"""Tokens of a chat template for each prompt, such as a system message of its own."""
-_PER_TOOLS = 256
-"""Tokens in which a chat template explains how tools are called (SmolLM2: 142)."""
-
-
-def bound_of(messages: list[dict[str, Any]]) -> int:
-    """The most tokens that these messages can come to within a prompt.
-
-    No tokenizer that knows all bytes, as those of language models do, has more tokens for a text
-    than the text has bytes in UTF-8.
-    """
-    return sum(map(_message_bytes, messages)) + _PER_MESSAGE * len(messages)
-
-
-def _extent(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> tuple[int, int]:
-    """A prompt's bytes of text, and the tokens that a chat template adds, at most."""
-    size = sum(map(_message_bytes, messages))
-    template = _PER_PROMPT + _PER_MESSAGE * len(messages)
-    if tools:
-        return size + _json_bytes(tools), template + _PER_TOOLS
-    return size, template
-
-
-def _message_bytes(message: dict[str, Any]) -> int:
-    texts = (message.get(field) or "" for field in ("content", "reasoning_content", "name"))
-    size = sum(map(_bytes, texts))
-    calls = message.get("tool_calls")
-    return size + _json_bytes(calls) if calls else size
-
-
-def _bytes(text: str) -> int:
-    """Bytes of a text in UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _json_bytes(value: object) -> int:
-    """Bytes of a value as a chat template writes it, which may escape what isn't ASCII."""
-    return len(json.dumps(value))

@@ -208,6 +208,11 @@ class BackendSettings(_Section):
     """Whether it can continue an answer that another backend broke off
     (`continue_final_message`), or that its client began; none: only `llamacpp`, `vllm` and
     `sglang` can."""
+    vision: bool = False
+    """Whether the model sees images there (`image_url` parts with `data:` URLs)."""
+    image_urls: bool = False
+    """Whether images may also be http(s) URLs, which that server fetches itself, from wherever it
+    stands in your network. It needs `vision`."""
     slots: int = Field(default=64, ge=1, le=100_000)
     """Requests that may run there at once. Others wait in this gateway's queue."""
     weight: float = Field(default=1.0, ge=0.01, le=100)
@@ -243,6 +248,14 @@ class BackendSettings(_Section):
     def _continues_only_if_it_can_be_asked(self) -> Self:
         if self.continues and self.kind == "livepeer":
             raise ValueError("continues: a livepeer backend can't be asked to continue an answer")
+        return self
+
+    @model_validator(mode="after")
+    def _sees_only_where_it_can(self) -> Self:
+        if self.image_urls and not self.vision:
+            raise ValueError("image_urls: needs vision = true")
+        if self.vision and self.kind == "livepeer":
+            raise ValueError("vision: a livepeer backend can't be sent images")
         return self
 
     @property

@@ -395,3 +395,38 @@ async def test_an_engine_that_can_not_count_spoils_nothing(
     status, answer, _ = await gateway.post(chat())
     assert (status, answer["usage"]["completion_tokens"]) == (200, 1)
     assert not [line for line in caplog.records if line.levelname == "ERROR" or line.exc_info]
+
+
+# Images -------------------------------------------------------------------------------------
+
+
+SEEN = [
+    {"type": "text", "text": "What is this?"},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+]
+
+
+@pytest.mark.parametrize("path", [LLM, OPENAI])
+async def test_an_image_reaches_the_engine_that_sees(
+    start_gateway: StartGateway, engine: ScriptedEngine, path: str
+) -> None:
+    gateway = await start_gateway(
+        models=[{"name": "m", "backends": [{"url": engine.url, "vision": True}]}]
+    )
+    status, answer, _ = await gateway.post(chat(messages=[{"role": "user", "content": SEEN}]), path)
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "Hello world")
+    assert engine.requests[-1].body["messages"] == [{"role": "user", "content": SEEN}]
+
+
+async def test_an_image_is_refused_by_name_unless_all_backends_see(
+    start_gateway: StartGateway, engine: ScriptedEngine
+) -> None:
+    backends = [{"url": engine.url, "vision": True}, {"url": engine.url.replace("1/v1", "1/v1/")}]
+    gateway = await start_gateway(models=[{"name": "m", "backends": backends}])
+    asked = chat(messages=[{"role": "user", "content": SEEN}])
+    for path, expected in ((LLM, 422), (OPENAI, 400)):
+        status, answer, _ = await gateway.post(asked, path)
+        error = answer["error"]
+        assert (status, error["code"]) == (expected, "unsupported_parameter")
+        assert error["param"] == "messages.0.content"
+    assert engine.generations == 0

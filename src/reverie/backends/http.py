@@ -108,7 +108,7 @@ class HttpBackend:
         return self._transport is not None
 
     def check(self, request: GenerateRequest) -> None:
-        kinds.check(request, self.kind, self._converter, continues=self._settings.continues)
+        kinds.check(request, self.kind, self._converter, settings=self._settings)
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:
         self._first_token_timeout = first_token

@@ -11,7 +11,7 @@ import pytest
 from reverie.backends.encoding.kinds import check, encode
 from reverie.errors import UnsupportedParameter
 from reverie.request import GenerateRequest
-from reverie.settings import BackendKind
+from reverie.settings import BackendKind, BackendSettings
 
 Ask = Callable[..., GenerateRequest]
 
@@ -40,6 +40,10 @@ EVERYTHING: dict[str, Any] = {
 def body(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
     decoded: dict[str, Any] = json.loads(encode(request, "up", kind))
     return decoded
+
+
+def settings(**fields: Any) -> BackendSettings:
+    return BackendSettings(url="http://h/v1", **fields)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -249,7 +253,7 @@ def test_going_on_with_a_message_is_refused_where_the_kind_begins_anew(
     with pytest.raises(UnsupportedParameter) as caught:
         check(ask(continue_final_message=True), kind)
     assert caught.value.param == "continue_final_message"
-    check(ask(continue_final_message=True), kind, continues=True)
+    check(ask(continue_final_message=True), kind, settings=settings(continues=True))
 
 
 NO_OBJECT = ("[1]", "3", '"x"', '{"a": "b', '{"a":1}{"b":2}', "NaN", '{"a":NaN}', "[" * 5000, "ä")
@@ -347,3 +351,43 @@ def test_tools_are_read_alike_whether_they_may_or_must_be_called(ask: Ask) -> No
         (sent,) = body(request, "llamacpp")["tools"]
         assert sent["function"]["parameters"]["properties"]["a"] == {}
     assert body(ask(tools=tools), "vllm")["tools"] == tools
+
+
+# Images -------------------------------------------------------------------------------------
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+PARTS = [
+    {"type": "text", "text": "What is this?"},
+    {"type": "image_url", "image_url": {"url": PIXEL}},
+]
+
+
+def seen(url: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_goes_to_those_alone_that_are_declared_to_see(ask: Ask, kind: BackendKind) -> None:
+    request = ask(messages=[{"role": "user", "content": PARTS}])
+    for blind in (None, settings()):
+        with pytest.raises(UnsupportedParameter, match="does not see images") as caught:
+            check(request, kind, settings=blind)
+        assert caught.value.param == "messages.0.content"
+    check(request, kind, settings=settings(vision=True))
+    assert body(request, kind)["messages"] == [{"role": "user", "content": PARTS}]
+
+
+def test_an_engine_is_told_to_fetch_an_image_only_where_its_operator_allows_it(ask: Ask) -> None:
+    for url in ("http://169.254.169.254/latest", "https://example.org/a.png", "HTTP://x/a"):
+        with pytest.raises(UnsupportedParameter, match="not fetched here"):
+            check(ask(messages=seen(url)), "vllm", settings=settings(vision=True))
+        allowed = settings(vision=True, image_urls=True)
+        check(ask(messages=seen(url)), "vllm", settings=allowed)
+
+
+def test_an_answer_about_an_image_is_continued_as_any_other(ask: Ask) -> None:
+    request = ask(messages=[{"role": "user", "content": PARTS}], answer_so_far="A ca")
+    assert body(request, "vllm")["messages"] == [
+        {"role": "user", "content": PARTS},
+        {"role": "assistant", "content": "A ca"},
+    ]

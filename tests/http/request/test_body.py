@@ -357,7 +357,7 @@ def test_a_mistake_is_named_by_its_path(given: dict[str, Any], param: str) -> No
                         "role": "user",
                         "content": [
                             {"type": "text", "text": "What is this?"},
-                            {"type": "image_url", "image_url": {"url": "https://example.org"}},
+                            {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
                         ],
                     }
                 ]
@@ -703,3 +703,61 @@ def test_controls_reach_the_request() -> None:
 )
 def test_controls_have_bounds(given: dict[str, Any], param: str) -> None:
     assert refusal(**given).param == param
+
+
+# Images -------------------------------------------------------------------------------------
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def seen(image_url: Any, role: str = "user") -> dict[str, Any]:
+    text = {"type": "text", "text": "What is this?"}
+    return {"role": role, "content": [text, {"type": "image_url", "image_url": image_url}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"url": PIXEL}, {"url": PIXEL}),
+        ({"url": PIXEL, "detail": "low"}, {"url": PIXEL, "detail": "low"}),
+        ({"url": PIXEL, "detail": None}, {"url": PIXEL}),
+        (PIXEL, {"url": PIXEL}),
+        ({"url": "https://example.org/a.png"}, {"url": "https://example.org/a.png"}),
+        ({"url": "data:image/JPEG;base64,AAAA"}, {"url": "data:image/JPEG;base64,AAAA"}),
+    ],
+)
+def test_an_image_is_kept_as_a_part_beside_the_text(given: Any, kept: dict[str, Any]) -> None:
+    asked = request(messages=[seen(given)])
+    assert asked.messages == [seen(kept)]
+    assert asked.has_images
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "a.png",
+        "file:///etc/passwd",
+        "ftp://example.org/a.png",
+        "data:,",
+        "data:image/png;base64,",
+        "data:image/png,abc",
+        "data:text/html;base64,AAAA",
+        "data:image/svg+xml;base64,AAAA",
+        "data:image/png;base64,***",
+        "data:image/png;base64,AAA",
+        "data:image/png;base64,AAAA AAAA",
+        "data:image/png;base64,\u00e4\u00e4\u00e4\u00e4",
+        "https://example.org/" + "a" * 9000,
+    ],
+)
+def test_what_is_no_image_is_refused_and_not_repeated(url: str) -> None:
+    error = refusal(messages=[seen({"url": url})])
+    assert error.code == "invalid_request"
+    assert error.param == "messages.0.content.1.image_url.url"
+    assert len(url) < 25 or url not in error.message
+
+
+def test_only_the_user_shows_images() -> None:
+    error = refusal(messages=[USER, seen({"url": PIXEL}, "assistant"), USER])
+    assert (error.param, error.code) == ("messages.1.content", "invalid_request")

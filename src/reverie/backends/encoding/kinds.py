@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from reverie.backends.encoding import forced_tools, livepeer
+from reverie.backends.encoding import forced_tools, images, livepeer
 from reverie.backends.encoding.json_reading import read, without_booleans
 from reverie.backends.encoding.json_schema import Converter, translate
 from reverie.errors import UnsupportedParameter
@@ -72,13 +72,13 @@ def check(
     kind: BackendKind,
     converter: Converter = "gbnf",
     *,
-    continues: bool | None = None,
+    settings: BackendSettings | None = None,
 ) -> None:
     """Refuse what this kind of engine can't honour.
 
     Args:
         converter: what makes a constraint of a JSON Schema, on llama.cpp.
-        continues: as in the settings of this engine.
+        settings: those of this engine; None if it is embedded.
 
     Raises:
         UnsupportedParameter: naming the field.
@@ -88,6 +88,9 @@ def check(
     if kind in ("openai", "ollama"):
         _refuse(request.top_k > 0, "top_k", kind)
         _refuse(request.min_p > 0, "min_p", kind)
+    if request.has_images:
+        images.check(request, kind, settings)
+    continues = settings.continues if settings is not None else None
     can = kind in _CAN_CONTINUE if continues is None else continues
     _refuse(request.continue_final_message and not can, "continue_final_message", kind)
     if kind == "ollama":

@@ -18,6 +18,7 @@ from hashlib import blake2b
 
 from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.prompt_bounds import text_of
 from reverie.request import GenerateRequest
 
 LOAD_BOUND = 1.25
@@ -96,8 +97,7 @@ def affinity_of(request: GenerateRequest) -> bytes:
     """
     digest = blake2b(request.model.encode("utf-8", "surrogatepass"), digest_size=16)
     for message in request.messages[:_OPENING_MESSAGES]:
-        role, content = message.get("role"), message.get("content")
-        text = content if isinstance(content, str) else ""
+        role, text = message.get("role"), text_of(message)
         pieces = text[:_OPENING_PIECE], text[max(_OPENING_PIECE, len(text) - _OPENING_PIECE) :]
         digest.update(f"\0{role}\0{len(text)}\0".encode("utf-8", "surrogatepass"))
         digest.update("".join(pieces).encode("utf-8", "surrogatepass"))

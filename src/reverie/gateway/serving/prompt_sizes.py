@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from reverie.errors import ContextLengthExceeded
 from reverie.events import Usage
 from reverie.gateway.scheduling.pool import Pool
-from reverie.request import GenerateRequest, bound_of
+from reverie.prompt_bounds import bound_of
+from reverie.request import GenerateRequest
 
 _MAX_KNOWN = 4096
 """The number of prompts whose sizes are remembered."""
@@ -55,7 +56,7 @@ class PromptSizes:
         request = self._with_excess(request)
         if not (limited or exactly or self._is_large(request)):
             return request
-        large = request.prompt_size > _LARGE
+        large = request.prompt_size > _LARGE or request.has_images
         keys = await asyncio.to_thread(_keys, request) if large else _keys(request)
         request = replace(request, prompt_key=keys[-1])
         known, turns = self._longest_known(keys)
@@ -64,6 +65,8 @@ class PromptSizes:
         new = bound_of(request.messages[turns:])
         if turns:
             request = replace(request, prompt_size=min(request.prompt_size, known + new))
+        if request.has_images:
+            return request  # those routes of engines count an image as a word, or not at all
         if exactly or not turns or new > max(_SMALL, known // _SMALL_SHARE):
             count = await self._ask(request)
             if count is not None:

@@ -18,10 +18,12 @@ from reverie.errors import InvalidRequest, UnsupportedParameter
 from reverie.http.request.schema import (
     TAGS,
     UNSUPPORTED,
+    LLMImagePart,
     LLMMessage,
     LLMRefusalPart,
     LLMRequest,
     LLMResponseFormat,
+    LLMTextPart,
     LLMTool,
     LLMToolCall,
 )
@@ -157,7 +159,7 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _message(message: LLMMessage) -> dict[str, Any]:
-    content = _text(message)
+    content = _content(message)
     # Most chat templates know no "developer": it is OpenAI's newer name of "system".
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": content}
@@ -172,14 +174,31 @@ def _message(message: LLMMessage) -> dict[str, Any]:
     return plain
 
 
+def _content(message: LLMMessage) -> str | list[dict[str, Any]] | None:
+    """The parts, if images are among them; else the text."""
+    content = message.content
+    if isinstance(content, list) and any(isinstance(part, LLMImagePart) for part in content):
+        return [_part(part) for part in content]
+    return _text(message)
+
+
+def _part(part: LLMTextPart | LLMImagePart | LLMRefusalPart) -> dict[str, Any]:
+    if isinstance(part, LLMImagePart):
+        image = _set(url=part.image_url.url, detail=part.image_url.detail)
+        return {"type": "image_url", "image_url": image}
+    return {"type": "text", "text": _part_text(part)}
+
+
+def _part_text(part: LLMTextPart | LLMRefusalPart) -> str:
+    return part.refusal if isinstance(part, LLMRefusalPart) else part.text
+
+
 def _text(message: LLMMessage) -> str | None:
     """The message's text, with an assistant's refusal at its end; None beside tool calls alone."""
     content = message.content
     if isinstance(content, list):
         # One line each, as vLLM and llama.cpp join them.
-        texts = [
-            part.refusal if isinstance(part, LLMRefusalPart) else part.text for part in content
-        ]
+        texts = [_part_text(part) for part in content]
         content = "\n".join(texts) if texts else None
     if message.refusal:
         return f"{content}\n{message.refusal}" if content else message.refusal

@@ -9,6 +9,7 @@ looked at, so that a hostile body can't buy a mountain of error records.
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
 from typing import Annotated, Any, Literal, TypeAlias
@@ -32,6 +33,8 @@ UNSUPPORTED = "unsupported_parameter"
 """The type of a mistake about something that is valid in OpenAI's API, but not honoured here."""
 
 _MAX_FIELDS = 64
+_MAX_URL = 8192
+_IMAGE_DATA = re.compile(r"data:image/(png|jpe?g|webp|gif|bmp);base64", re.ASCII | re.IGNORECASE)
 _MAX_INT32 = 2**31 - 1
 _NUMBER = re.compile(r"\s*-?(0|[1-9]\d{0,30})(\.\d{1,30})?([eE][+-]?\d{1,3})?\s*", re.ASCII)
 
@@ -59,7 +62,7 @@ def _form(value: Any) -> str | None:
     return "<object>" if isinstance(value, dict) else None
 
 
-TAGS = frozenset({"<string>", "<array>", "<object>", "<text>", "<refusal>"})
+TAGS = frozenset({"<string>", "<array>", "<object>", "<text>", "<image_url>", "<refusal>"})
 """The tags of ``_form`` and ``_part_tag``, which pydantic puts into the path of a mistake."""
 
 _LAX = BeforeValidator(_number)
@@ -116,19 +119,57 @@ def _known_part(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and f"<{kind}>" not in TAGS:
         raise PydanticCustomError(
-            UNSUPPORTED, "Only parts of type 'text' are supported", {"at": "type"}
+            UNSUPPORTED, "Only parts of type 'text' and 'image_url' are supported", {"at": "type"}
         )
     return value
 
 
 def _part_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<refusal>" if kind == "refusal" else "<text>"
+    return f"<{kind}>" if kind in ("refusal", "image_url") else "<text>"
 
 
 class LLMTextPart(Wire):
     type: Literal["text"]
     text: str
+
+
+def _image_url(value: str) -> str:
+    """Check the URL of an image. What a server would be asked to fetch is not looked at further."""
+    if value[:7].lower() == "http://" or value[:8].lower() == "https://":
+        if len(value) > _MAX_URL:
+            raise PydanticCustomError(
+                "value_error", f"URL should have {_MAX_URL} or fewer characters"
+            )
+        return value
+    head, _, data = value.partition(",")
+    if not data or not _IMAGE_DATA.fullmatch(head):
+        raise PydanticCustomError(
+            "value_error",
+            "Input should be an image as a data: URL (data:image/png;base64,...; png, jpeg, webp, "
+            "gif or bmp), or an http(s) URL",
+        )
+    try:
+        binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        raise PydanticCustomError("value_error", "The data: URL's base64 can't be read") from None
+    return value
+
+
+class LLMImageURL(Wire):
+    url: Annotated[str, AfterValidator(_image_url)]
+    """The image itself as a `data:` URL, or, where the operator allows it, an http(s) URL."""
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+def _as_object(value: Any) -> Any:
+    """Accept the URL alone, too, as vLLM does."""
+    return {"url": value} if isinstance(value, str) else value
+
+
+class LLMImagePart(Wire):
+    type: Literal["image_url"]
+    image_url: Annotated[LLMImageURL, BeforeValidator(_as_object)]
 
 
 class LLMRefusalPart(Wire):
@@ -162,7 +203,9 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
     | Annotated[
         list[
             Annotated[
-                Annotated[LLMTextPart, Tag("<text>")] | Annotated[LLMRefusalPart, Tag("<refusal>")],
+                Annotated[LLMTextPart, Tag("<text>")]
+                | Annotated[LLMImagePart, Tag("<image_url>")]
+                | Annotated[LLMRefusalPart, Tag("<refusal>")],
                 Discriminator(_part_tag),
                 BeforeValidator(_known_part),
             ]
@@ -170,7 +213,7 @@ Content: TypeAlias = _union(  # type: ignore[valid-type]
         Field(fail_fast=True),
         Tag("<array>"),
     ],
-    "a string or a list of text parts",
+    "a string or a list of parts",
 )
 
 
@@ -196,8 +239,8 @@ class LLMMessage(Wire):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    """Text, or a list of text parts. Absent, null or an empty list only for an assistant that
-    carries `tool_calls`, a `refusal` or reasoning."""
+    """Text, or a list of parts: text and, from the user, images. Absent, null or an empty list only
+    for an assistant that carries `tool_calls`, a `refusal` or reasoning."""
     tool_calls: Annotated[list[LLMToolCall], Field(max_length=128, fail_fast=True)] | None = None
     """The tools that the assistant called."""
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None

@@ -66,6 +66,8 @@ def _of_message(message: LLMMessage) -> Iterator[tuple[str, str, str]]:
                 yield field, f"Only an assistant message carries {field}", "value_error"
         if any(part.type == "refusal" for part in _parts(message)):
             yield "content", "Only an assistant message has parts of type 'refusal'", "value_error"
+    if message.role != "user" and any(part.type == "image_url" for part in _parts(message)):
+        yield "content", "Only a user message has parts of type 'image_url'", "value_error"
     if message.reasoning and message.reasoning_content not in (None, "", message.reasoning):
         yield (
             "reasoning",
