@@ -145,7 +145,7 @@ def warn_of_own_backends(settings: Settings) -> None:
 
 
 def _server_stops() -> Overloaded:
-    return Overloaded("This server is shutting down.", retry_after=1)
+    return Overloaded("This server is shutting down. Try again shortly.", retry_after=1)
 
 
 def _empty_file_problem(file: Path) -> str:

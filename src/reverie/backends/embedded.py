@@ -114,7 +114,9 @@ class EmbeddedBackend:
             if await self.runner.check_alive():
                 raise
             # It is being replaced. A retry waits for that instead of another timeout.
-            raise BackendError("The model's engine hung.", reason="no sign of life") from error
+            raise BackendError(
+                "The model's engine hung. Try again.", reason="no sign of life"
+            ) from error
         except BackendError:
             # Most likely it has just died. Wait until ``ready`` says so, so that a retry waits for
             # the restart instead of failing on the same socket.

@@ -166,7 +166,9 @@ class HttpBackend:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         if self._transport is None:
-            raise BackendError("The model's backend can't be reached.", reason="it is stopped")
+            raise BackendError(
+                "The model's backend can't be reached. Try again.", reason="it is stopped"
+            )
         transport = self._transport
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout

@@ -122,9 +122,11 @@ class Response:
 
     def _as_backend_error(self, error: BaseException) -> BackendError:
         if self._deadline <= self._loop.time():
-            return BackendTimeout("The model's backend fell silent.", reason="no token in time")
+            return BackendTimeout(
+                "The model's backend fell silent. Try again.", reason="no token in time"
+            )
         return ConnectionLost(
-            "The connection to the model's backend broke.", reason=type(error).__name__
+            "The connection to the model's backend broke. Try again.", reason=type(error).__name__
         )
 
 
@@ -272,11 +274,15 @@ def _no_response(error: BaseException) -> BackendError:
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
         reason += f", errno {error.os_error.errno}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return BackendTimeout("The model's backend can't be reached in time.", reason=reason)
+        return BackendTimeout(
+            "The model's backend can't be reached in time. Try again.", reason=reason
+        )
     if isinstance(error, TimeoutError):
         return BackendTimeout(
-            "The model's backend did not answer in time.", reason="no first token"
+            "The model's backend did not answer in time. Try again.", reason="no first token"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        return ConnectionLost("The model's backend can't be reached.", reason=reason)
-    return ConnectionLost("The model's backend closed the connection unanswered.", reason=reason)
+        return ConnectionLost("The model's backend can't be reached. Try again.", reason=reason)
+    return ConnectionLost(
+        "The model's backend closed the connection unanswered. Try again.", reason=reason
+    )

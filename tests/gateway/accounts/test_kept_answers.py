@@ -43,6 +43,24 @@ async def test_an_answer_is_found_by_the_claim_of_its_api_key(bounded: Store) ->
     assert await kept.body(StoredAnswer(404)) is None
 
 
+async def test_whoever_waits_for_another_gateway_s_answer_asks_without_writing(
+    bounded: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times a second for each that waits: as transactions that write, they would queue."""
+    kept = KeptAnswers(bounded)
+    ask(bounded, request(1, claim=Claim("claim-1", b"f")))
+
+    def write() -> None:
+        raise AssertionError("a waiting client wrote")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bounded, "write", write)
+        assert await kept.is_awaited("key_a", Claim("claim-1", b"f"))
+        assert not await kept.is_awaited("key_a", Claim("claim-2", b"f"))
+    close(bounded, Settlement(id=1, outcome="ok", ended_at=now_ms(), answer=b"x"))
+    assert not await kept.is_awaited("key_a", Claim("claim-1", b"f"))
+
+
 async def test_without_a_store_there_are_no_answers() -> None:
     assert await KeptAnswers(None).find("key_a", Claim("claim-1", b"f")) is None
 

@@ -211,12 +211,12 @@ class AnswerDecoder:
         """
         if self._finish_reason is None:
             raise BackendError(
-                "The model's backend broke off its answer.",
+                "The model's backend broke off its answer. Try again.",
                 reason="ended without a finish reason",
             )
         if self._finish_reason in _FAILED:
             raise BackendError(
-                "The model's backend gave up its answer.",
+                "The model's backend gave up its answer. Try again.",
                 reason=f"finish reason {self._finish_reason}",
             )
         reason = _FINISH_REASONS.get(self._finish_reason, "stop")
@@ -323,4 +323,4 @@ def _clean_logprob(logprob: TokenLogprob) -> TokenLogprob:
 
 
 def unreadable(reason: str) -> BackendError:
-    return BackendError("The model's backend sent what can't be read.", reason=reason)
+    return BackendError("The model's backend sent what can't be read. Try again.", reason=reason)

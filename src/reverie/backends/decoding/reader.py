@@ -123,7 +123,8 @@ class AnswerReader:
             self._read(payload, events)
         if self._decoder.deltas > self._max_deltas:
             raise BackendError(
-                "The model's backend did not stop at max_tokens.", reason="far beyond max_tokens"
+                "The model's backend did not stop at max_tokens. Try again.",
+                reason="far beyond max_tokens",
             )
         return events
 
@@ -183,6 +184,6 @@ def _shape(body: bytes | bytearray, *, labelled: bool) -> Shape | None:
     if len(body) < 64 and any(field.startswith(start) for field in _FIELDS):
         return None
     raise BackendError(
-        "The model's backend answered with something else than a completion.",
+        "The model's backend answered with something else than a completion. Try again.",
         reason="neither server-sent events nor a JSON object",
     )

@@ -62,15 +62,18 @@ def refusal(
     if status == 503:
         return _unavailable(error, headers)
     if status in (408, 504):
-        return BackendTimeout("The model's backend did not answer in time.", reason=reason)
+        return BackendTimeout(
+            "The model's backend did not answer in time. Try again.", reason=reason
+        )
     if status in (401, 403):
         return BackendError(
-            "The model's backend refused this gateway's credentials.", reason=reason
+            "The model's backend refused this gateway's credentials. Its operator's log says why.",
+            reason=reason,
         )
     if status in (404, 405):
         return _does_not_serve(reason)
     return BackendError(
-        "The model's backend failed.",
+        "The model's backend failed. Try again.",
         reason=reason,
         said=(_text_of(error) or _plain(body))[:_MAX_SAID] if status == 500 else "",
     )
@@ -122,7 +125,9 @@ def _memory_full() -> EngineMemoryFull:
 
 
 def _does_not_serve(reason: str) -> BackendError:
-    return BackendError("The model's backend does not serve this model.", reason=reason)
+    return BackendError(
+        "The model's backend does not serve this model. Its operator's log says why.", reason=reason
+    )
 
 
 def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) -> ReverieError:
@@ -134,7 +139,7 @@ def refusal_in_stream(error: Any, request: GenerateRequest, *, started: bool) ->
     if _MEMORY_FULL.search(_text_of(error)):
         return _memory_full()
     return BackendError(
-        "The model's backend failed while it answered.",
+        "The model's backend failed while it answered. Try again.",
         reason=f"error in the stream, {_type_and_code(error)}",
         said=_text_of(error)[:_MAX_SAID],
     )

@@ -344,7 +344,9 @@ class Pool:
 
 
 def _unservable(reason: str) -> BackendError:
-    return BackendError("This model can't be served at the moment.", reason=reason)
+    return BackendError(
+        "This model can't be served at the moment. Its operator's log says why.", reason=reason
+    )
 
 
 def _all_fail(seconds_to_trial: float) -> BackendError:

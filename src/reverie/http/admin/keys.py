@@ -96,8 +96,12 @@ KeyId = Annotated[str, Path(description="The key's id, as key_9f8e7d6c5b4a3928")
 """Paths hold ids alone: a slash in a name would make a path of its own."""
 _OF_ONE_KEY: Any = {"dependencies": NO_PARAMETERS, "responses": not_found("There is no such key")}
 _NEW_KEY = {"name": "alice", "rpm": 60, "budget": "10USD/month", "expires_at": "30d"}
-_EXAMPLE = {"requestBody": {"content": {"application/json": {"example": _NEW_KEY}}}}
-"""What the documentation's page offers to send."""
+_CHANGES = {"rpm": 120, "budget": None}
+
+
+def _example(body: dict[str, Any]) -> dict[str, Any]:
+    """What the documentation's page offers to send."""
+    return {"requestBody": {"content": {"application/json": {"example": body}}}}
 
 
 def routes(store: Store) -> APIRouter:
@@ -121,7 +125,7 @@ def routes(store: Store) -> APIRouter:
         summary="Make a key; its secret is shown once",
         status_code=201,
         dependencies=NO_PARAMETERS,
-        openapi_extra=_EXAMPLE,
+        openapi_extra=_example(_NEW_KEY),
     )
     def create(new: NewKey) -> dict[str, Any]:
         spec = msgspec.convert(new.model_dump(), KeySpec)
@@ -137,7 +141,9 @@ def routes(store: Store) -> APIRouter:
         with store.read() as connection:
             return _describe(connection, key_service.by_id(connection, id), now_ms())
 
-    @router.patch("/keys/{id}", summary="Change a key", **_OF_ONE_KEY)
+    @router.patch(
+        "/keys/{id}", summary="Change a key", openapi_extra=_example(_CHANGES), **_OF_ONE_KEY
+    )
     def change(id: KeyId, changed: ChangedKey) -> dict[str, Any]:
         changes = msgspec.convert(changed.model_dump(exclude_unset=True), KeyChanges)
         now = now_ms()

@@ -57,7 +57,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 
 async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    too_large = RequestTooLarge(f"The request body may have at most {limit} bytes.")
+    too_large = RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
         raise too_large
@@ -77,7 +77,9 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
-        raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.") from None
+        raise RequestTimeout(
+            f"The request body did not arrive within {timeout:g} s. Try again."
+        ) from None
 
 
 class CancelScope:
@@ -228,4 +230,4 @@ def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
     logger.error(
         "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
     )
-    return ServerError("Something went wrong in the gateway. Its operator's log says what.")
+    return ServerError("Something went wrong in the gateway. Its operator's log says why.")

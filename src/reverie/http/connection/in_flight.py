@@ -52,7 +52,10 @@ class InFlight:
             deadline = asyncio.get_running_loop().call_later(
                 limit,
                 cancel_scope.end,
-                BackendTimeout(f"The answer took more than {limit:g} s.", reason="request_timeout"),
+                BackendTimeout(
+                    f"The answer took more than {limit:g} s. Ask for a shorter one.",
+                    reason="request_timeout",
+                ),
             )
             try:
                 yield cancel_scope

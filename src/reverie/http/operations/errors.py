@@ -69,7 +69,7 @@ def _as_reverie_error(request: Request, error: Exception, *, preflights: bool) -
     if isinstance(error, RequestValidationError):
         return _first_mistake(error)
     if not isinstance(error, HTTPException):  # a bug: the server logs it
-        return ServerError("Something went wrong in the gateway.")
+        return ServerError("Something went wrong in the gateway. Its operator's log says why.")
     if error.status_code == 404:
         return NotFound(NO_ROUTE)
     if error.status_code == 405:
