@@ -42,19 +42,23 @@ class Watch:
     Args:
         name: for the log and the metric; no client's words.
         overdue: tells that the work hasn't been done for too long, whatever the reason.
+        harmless: requests can be served without it, so that readiness doesn't tell.
     """
 
-    def __init__(self, name: str, *, overdue: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, name: str, *, overdue: Callable[[], bool] = lambda: False, harmless: bool = False
+    ) -> None:
         self.name = name
         self.failures = 0
         """In a row."""
         self._overdue = overdue
+        self._harmless = harmless
         FAILURES[name] += 0  # a counter that appears with its first failure hides it from alerts
         _watched.add(self)
 
     @property
     def failing(self) -> bool:
-        return self.failures >= FAILURES_TO_TELL or self._overdue()
+        return self._overdue() or (self.failures >= FAILURES_TO_TELL and not self._harmless)
 
     @contextlib.contextmanager
     def step(self) -> Generator[None, None, None]:

@@ -62,8 +62,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     """Tokens of the prompt, at most: its ``prompt_bound``, until more is known of it."""
     prompt_counted: bool = False
     """True if ``prompt_size`` is an engine's count."""
-    has_images: bool = False
-    """Set when the request is made."""
+    images: int = 0
+    """How many there are. Set when the request is made."""
     prompt_key: bytes = b""
     """A hash of all that the prompt is rendered from; empty where it wasn't needed."""
 
@@ -73,7 +73,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "prompt_bound", bound)
             msgspec.structs.force_setattr(self, "prompt_estimate", estimate)
             msgspec.structs.force_setattr(self, "prompt_size", bound)
-            msgspec.structs.force_setattr(self, "has_images", images > 0)
+            msgspec.structs.force_setattr(self, "images", images)
 
     @property
     def size(self) -> int:

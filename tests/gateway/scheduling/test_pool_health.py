@@ -352,3 +352,16 @@ async def test_a_backend_whose_connection_broke_is_used_where_no_other_is_left()
     await both.end(ConnectionLost("broke"), {"second"})
     await both.end(ConnectionLost("broke"), {"first"})
     assert await both.end(None) in {"first", "second"}
+
+
+async def test_an_engine_that_restarts_by_itself_is_used_as_soon_as_it_says_that_it_is_ready() -> (
+    None
+):
+    """Nothing probes it, and it says itself when it is gone."""
+    own, other = FakeBackend("own"), FakeBackend("other")
+    own.recovers = True
+    clocked = PoolOnClock(own, other)
+    await clocked.end(ConnectionLost("broke"), {"other"})
+    held = await clocked.pool.acquire(slot_request(excluded={"own"}))
+    assert await clocked.end(None) == "own"
+    held.release()

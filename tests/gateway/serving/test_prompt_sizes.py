@@ -175,3 +175,36 @@ async def test_a_conversation_is_never_sized_below_what_its_turns_come_to() -> N
             if chance.random() < 0.6:
                 request = await measuring.measure(ask(*messages), limited=True)
                 assert tokens(messages) <= request.prompt_size <= request.prompt_bound
+
+
+# Images -------------------------------------------------------------------------------------
+
+
+def shown(url: str = "data:image/png;base64,AAAA") -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
+async def test_an_image_is_never_counted_by_a_route_that_takes_it_for_a_word() -> None:
+    backend = Counting()
+    measured = await sizes(backend).measure(ask(shown()), limited=True, exactly=True)
+    assert (measured.prompt_counted, backend.asked) == (False, [])
+    assert measured.prompt_size == measured.prompt_bound
+
+
+async def test_an_image_that_came_to_more_raises_the_bound_of_images_alone() -> None:
+    measuring = sizes(Counting())
+    first = await measuring.measure(ask(shown(), shown()), limited=True)
+    measuring.learn(first, Usage(first.prompt_bound + 20_000, 1))
+    other = await measuring.measure(ask(shown("data:image/png;base64,BBBB")), limited=True)
+    assert other.prompt_size == other.prompt_bound + 10_000
+    text = await measuring.measure(ask(), limited=False)
+    assert text.prompt_size == text.prompt_bound
+
+
+async def test_what_an_image_came_to_is_remembered_unless_only_its_address_is_known() -> None:
+    for url, remembered in (("data:image/png;base64,AAAA", True), ("https://x/a.png", False)):
+        measuring = sizes(Counting())
+        measuring.learn(await measuring.measure(ask(shown(url)), limited=True), Usage(40, 1))
+        again = await measuring.measure(ask(shown(url)), limited=True)
+        assert again.prompt_counted is remembered
+        assert (again.prompt_size == 40) is remembered

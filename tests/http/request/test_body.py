@@ -723,13 +723,13 @@ def seen(image_url: Any, role: str = "user") -> dict[str, Any]:
         ({"url": PIXEL, "detail": None}, {"url": PIXEL}),
         (PIXEL, {"url": PIXEL}),
         ({"url": "https://example.org/a.png"}, {"url": "https://example.org/a.png"}),
-        ({"url": "data:image/JPEG;base64,AAAA"}, {"url": "data:image/JPEG;base64,AAAA"}),
+        ({"url": "data:image/JPEG;base64,AAAA"}, {"url": "data:image/jpeg;base64,AAAA"}),
     ],
 )
 def test_an_image_is_kept_as_a_part_beside_the_text(given: Any, kept: dict[str, Any]) -> None:
     asked = request(messages=[seen(given)])
     assert asked.messages == [seen(kept)]
-    assert asked.has_images
+    assert asked.images == 1
 
 
 @pytest.mark.parametrize(
@@ -761,3 +761,9 @@ def test_what_is_no_image_is_refused_and_not_repeated(url: str) -> None:
 def test_only_the_user_shows_images() -> None:
     error = refusal(messages=[USER, seen({"url": PIXEL}, "assistant"), USER])
     assert (error.param, error.code) == ("messages.1.content", "invalid_request")
+
+
+def test_images_are_bounded_over_all_messages() -> None:
+    assert request(messages=[seen(PIXEL)] * 64).images == 64
+    error = refusal(messages=[seen(PIXEL)] * 65)
+    assert (error.param, error.code) == ("messages", "invalid_request")

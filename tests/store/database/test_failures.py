@@ -162,6 +162,27 @@ def test_what_a_server_refuses_is_told(
     assert failure(f"postgresql://{filled}").startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('FATAL:  Peer authentication failed for user "x"', "this program's user may not log in"),
+        ('FATAL:  certificate authentication failed for user "x"', "it doesn't take the client's"),
+        ("FATAL:  connection requires a valid client certificate", "it wants a client's certif"),
+        ('could not read certificate file "x": no such file', "it wants a client's certificate"),
+        ('could not read root certificate file "x"', "the file of sslrootcert in store.url"),
+        ("SSL error: certificate verify failed", "its TLS certificate isn't trusted"),
+        ("FATAL:  pg_hba.conf rejects connection for host", "it refuses this user or machine;"),
+        ("Connection timed out", "it doesn't answer in time"),
+        ("no answer within 5 s", "it hangs: it doesn't answer within store.timeout"),
+        ("FATAL:  the database system is starting up", "it is starting up or shutting down"),
+        ("FATAL:  sorry, too many clients already", "it has too many connections"),
+    ],
+)
+def test_what_a_server_says_is_told_in_our_words(text: str, sentence: str) -> None:
+    """Each is libpq's or the server's English text."""
+    assert reason_of(psycopg.OperationalError(text), None).startswith(sentence)
+
+
 @pytest.mark.integration
 def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     login = f"postgresql://guest:{PASSWORD}"

@@ -88,7 +88,7 @@ def check(
     if kind in ("openai", "ollama"):
         _refuse(request.top_k > 0, "top_k", kind)
         _refuse(request.min_p > 0, "min_p", kind)
-    if request.has_images:
+    if request.images:
         images.check(request, kind, settings)
     continues = settings.continues if settings is not None else None
     can = kind in _CAN_CONTINUE if continues is None else continues

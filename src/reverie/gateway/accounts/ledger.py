@@ -76,6 +76,8 @@ class Ledger:
         self._heartbeat: Loop | None = None
         self._beat_at = 0.0  # on the monotonic clock, of the last heartbeat that was written
         self._steps = {name: Watch(f"ledger {name}") for name in _UPKEEP}
+        # Journals that can't be read are for the operator; requests are served all the same.
+        self._leftovers = Watch("ledger leftovers", harmless=True)
         self._steps["beat"] = Watch("ledger beat", overdue=lambda: self._presumed_dead)
 
     @property
@@ -149,7 +151,7 @@ class Ledger:
         with self._steps["journal"].step():
             if self._journal is not None:
                 self._journal.done(0)  # removes a file whose only entries could not be written
-        for watch in self._steps.values():
+        for watch in (*self._steps.values(), self._leftovers):
             watch.end()
         with contextlib.suppress(StoreFailure):
             await asyncio.to_thread(self._leave)
@@ -160,7 +162,7 @@ class Ledger:
         try:
             self._take_over_journals()
         except OSError as failure:  # tried again while this gateway runs
-            self._steps["neighbours"].failed(failure)
+            self._leftovers.failed(failure)
         with self._store.write() as connection:
             _reap(connection, number)
         return number
@@ -330,8 +332,9 @@ class Ledger:
             await asyncio.to_thread(self._take_over_journals)
         except StoreFailure:
             pass  # the writer has told
-        finally:  # a settlement that can't be read now corrects its row when it can
-            self._submit(self._write_heartbeat, True)
+        except OSError as failure:  # its settlements correct their rows when they can be read
+            self._leftovers.failed(failure)
+        self._submit(self._write_heartbeat, True)
 
     async def _replay(self) -> None:
         """Write to the store what could not be written before."""

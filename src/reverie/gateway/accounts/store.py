@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from reverie.errors import ConfigurationError
 from reverie.settings import NO_STORE, StoreSettings
@@ -29,7 +29,7 @@ def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, N
             ["store.url is none, so there are no accounts: name a store, as sqlite:///reverie.db"]
         )
     url = parse_url(settings.url)
-    if not create and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+    if not create and url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
         raise ConfigurationError(
             [f"store.url: there is no file {url.database}; create a key, or start the server"]
         )

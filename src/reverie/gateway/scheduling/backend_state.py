@@ -302,7 +302,7 @@ class BackendState:
         if isinstance(error, BackendError):
             # One that restarts by itself says when it is ready again.
             self._cool_down(error, 0.0 if self.backend.recovers else FAILURE_COOLDOWN)
-            if isinstance(error, ConnectionLost):
+            if isinstance(error, ConnectionLost) and not self.backend.recovers:
                 self._lost_until = self._clock() + FAILURE_COOLDOWN
             if counts:
                 self.count_failure(ticket, error)

@@ -10,6 +10,7 @@ a caller without limits whose request fits an engine's memory beside as many oth
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from hashlib import blake2b
 
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from reverie.errors import ContextLengthExceeded
 from reverie.events import Usage
 from reverie.gateway.scheduling.pool import Pool
-from reverie.prompt_bounds import bound_of
+from reverie.prompt_bounds import bound_of, images_in
 from reverie.request import GenerateRequest
 
 _MAX_KNOWN = 4096
@@ -29,6 +30,7 @@ _SMALL_SHARE = 8
 """What is new in a turn isn't counted if it has at most ``_SMALL`` bytes, or an eighth of the
 tokens before it."""
 _MAX_EXCESS = 4096
+_MAX_IMAGE_EXCESS = 60 * 1024
 _LARGE = 512 * 1024
 """Bytes of a prompt that takes long enough to hash to hold up other clients' tokens."""
 
@@ -40,6 +42,7 @@ class PromptSizes:
         self._pool = pool
         self._known: OrderedDict[bytes, int] = OrderedDict()
         self._excess = 0  # the most by which a count was above a bound: a template's own words
+        self._image_excess = 0  # likewise, for one image
 
     async def measure(
         self, request: GenerateRequest, *, limited: bool, exactly: bool = False
@@ -56,7 +59,9 @@ class PromptSizes:
         request = self._with_excess(request)
         if not (limited or exactly or self._is_large(request)):
             return request
-        large = request.prompt_size > _LARGE or request.has_images
+        if request.images and _shows_addresses(request):
+            return request  # what is there may be another image tomorrow
+        large = request.prompt_size > _LARGE or request.images > 0
         keys = await asyncio.to_thread(_keys, request) if large else _keys(request)
         request = replace(request, prompt_key=keys[-1])
         known, turns = self._longest_known(keys)
@@ -65,7 +70,7 @@ class PromptSizes:
         new = bound_of(request.messages[turns:])
         if turns:
             request = replace(request, prompt_size=min(request.prompt_size, known + new))
-        if request.has_images:
+        if request.images:
             return request  # those routes of engines count an image as a word, or not at all
         if exactly or not turns or new > max(_SMALL, known // _SMALL_SHARE):
             count = await self._ask(request)
@@ -81,7 +86,11 @@ class PromptSizes:
         if request.prompt_key:
             self._remember(request.prompt_key, usage.prompt_tokens)
         above = usage.prompt_tokens - request.prompt_bound
-        self._excess = max(self._excess, min(above, _MAX_EXCESS))
+        if request.images:
+            above = min(math.ceil(above / request.images), _MAX_IMAGE_EXCESS)
+            self._image_excess = max(self._image_excess, above)
+        else:
+            self._excess = max(self._excess, min(above, _MAX_EXCESS))
 
     @property
     def countable(self) -> bool:
@@ -89,9 +98,10 @@ class PromptSizes:
         return any(backend.can_count for backend in self._pool.backends)
 
     def _with_excess(self, request: GenerateRequest) -> GenerateRequest:
-        if not self._excess or request.prompt_counted:
+        excess = self._excess + request.images * self._image_excess
+        if not excess or request.prompt_counted:
             return request
-        return replace(request, prompt_size=request.prompt_bound + self._excess)
+        return replace(request, prompt_size=request.prompt_bound + excess)
 
     def _is_large(self, request: GenerateRequest) -> bool:
         """True if as many requests of this size as an engine has slots don't fit its memory."""
@@ -130,6 +140,12 @@ class PromptSizes:
         self._known.move_to_end(key)
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
+
+
+def _shows_addresses(request: GenerateRequest) -> bool:
+    """True if an image is known by its address alone."""
+    urls = (url for message in request.messages for url in images_in(message))
+    return not all(url.startswith("data:") for url in urls)
 
 
 def _keys(request: GenerateRequest) -> list[bytes]:

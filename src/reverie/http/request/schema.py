@@ -153,7 +153,7 @@ def _image_url(value: str) -> str:
         binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
         raise PydanticCustomError("value_error", "The data: URL's base64 can't be read") from None
-    return value
+    return value if head.islower() else f"{head.lower()},{data}"
 
 
 class LLMImageURL(Wire):

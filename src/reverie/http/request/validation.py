@@ -16,6 +16,8 @@ from reverie.http.request.json_schemas import SchemaBudget
 from reverie.http.request.schema import PATTERNS, UNSUPPORTED, LLMMessage, LLMNamedTool, LLMRequest
 
 _MAX_MISTAKES = 100
+MAX_IMAGES = 64
+"""An engine fetches or unpacks each of them."""
 
 
 class Mistake(NamedTuple):
@@ -42,6 +44,9 @@ _PLAIN = frozenset({"messages", "model", "temperature", "max_tokens", "top_p", "
 
 
 def _of_messages(request: LLMRequest) -> Iterator[Mistake]:
+    images = sum(part.type == "image_url" for m in request.messages for part in _parts(m))
+    if images > MAX_IMAGES:
+        yield Mistake(("messages",), f"Messages should have {MAX_IMAGES} or fewer images")
     for index, message in enumerate(request.messages):
         for field, complaint, kind in _of_message(message):
             yield Mistake(("messages", index, field), complaint, kind)

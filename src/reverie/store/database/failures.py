@@ -10,6 +10,7 @@ connection failed, for which the driver has no code.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -41,11 +42,22 @@ _STATES = {
 """By SQLSTATE."""
 
 _PASSWORD = "its user's password is wrong or missing; check store.url, PGPASSWORD or ~/.pgpass"
+_SILENT = "it doesn't answer in time; check host, port and firewall"
 _NO_HOST = "its host is unknown; check the name in store.url"
 _UNREACHABLE = "its host can't be reached; check the name in store.url, and the network"
+_CLIENT_CERTIFICATE = "it wants a client's certificate; check sslcert and sslkey in store.url"
 _OPTION = "store.url has an option that PostgreSQL doesn't know"
 _CONNECTING = (
     (("no password supplied",), _PASSWORD),
+    (
+        ("peer authentication failed",),
+        "this program's user may not log in as that one without a password; name a host in "
+        "store.url, or allow it in the server's pg_hba.conf",
+    ),
+    (
+        ("certificate authentication failed",),
+        "it doesn't take the client's certificate; check sslcert and sslkey in store.url",
+    ),
     (("authentication failed",), _PASSWORD),
     (("database", "does not exist"), "there is no such database; make it: createdb NAME"),
     (("role", "does not exist"), "there is no such user; make it: createuser --pwprompt NAME"),
@@ -60,7 +72,7 @@ _CONNECTING = (
         "it in the server's pg_hba.conf",
     ),
     (
-        ("no pg_hba.conf entry",),
+        ("pg_hba.conf",),
         "it refuses this user or machine; allow it in the server's pg_hba.conf",
     ),
     (
@@ -68,11 +80,15 @@ _CONNECTING = (
         "it has no TLS, as sslmode in store.url demands; turn it on there, or leave sslmode out",
     ),
     (("root certificate",), "the file of sslrootcert in store.url can't be used; name the CA's"),
+    (("valid client certificate",), _CLIENT_CERTIFICATE),
+    (("certificate file",), _CLIENT_CERTIFICATE),
+    (("private key file",), _CLIENT_CERTIFICATE),
     (
         ("certificate",),
         "its TLS certificate isn't trusted; name its CA by sslrootcert in store.url",
     ),
     (("too many", "connections"), _STATES["53300"]),
+    (("too many clients",), _STATES["53300"]),
     (("connection slots",), _STATES["53300"]),
     (("the database system is",), "it is starting up or shutting down"),
     (("failed to resolve host",), _NO_HOST),
@@ -84,7 +100,9 @@ _CONNECTING = (
     ),
     (("network is unreachable",), _UNREACHABLE),
     (("no route to host",), _UNREACHABLE),
-    (("timeout",), "it doesn't answer in time; check host, port and firewall"),
+    (("timeout",), _SILENT),
+    (("timed out",), _SILENT),
+    (("no answer within",), "it hangs: it doesn't answer within store.timeout"),
     (
         ("invalid response to ssl negotiation",),
         "what listens there isn't PostgreSQL; check the port",
@@ -131,8 +149,9 @@ def _of_sqlite(error: sqlite3.Error, path: Path | None) -> str:
 
 
 def _why_not_opened(path: Path) -> str:
-    if path.is_dir():
+    # Not by Path's methods, which raise where a folder above may not be entered.
+    if os.path.isdir(path):
         return "is a folder; name a file in it"
-    if not path.parent.is_dir():
+    if os.path.isdir(path.parent.parent) and not os.path.exists(path.parent):
         return "can't be opened: its folder is missing; make it"
     return "can't be opened: give this user the right to read and write it and its folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def is_current(store: Store) -> bool:
     Raises:
         StoreFailure: the database can't be reached or used.
     """
-    if store.path is not None and not store.path.exists():
+    if store.path is not None and not os.path.exists(store.path):
         return False
     return _version(store) == HEAD
 
