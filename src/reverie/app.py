@@ -29,7 +29,8 @@ from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.paths import normal
 from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
-from reverie.http.dialects import LIVEPEER, OPENAI
+from reverie.http.count_tokens import CountTokens
+from reverie.http.dialects import LIVEPEER, MESSAGES, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
@@ -48,6 +49,7 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
     "/v1/chat/completions": OPENAI,
     "/chat/completions": OPENAI,
     "/llm/chat/completions": OPENAI,
+    "/v1/messages": MESSAGES,
 }
 
 
@@ -114,7 +116,7 @@ class Application:
             kept_answers=KeptAnswers(self._store),
         )
         self._access = access
-        self._generate = {
+        self._generate: dict[str, Generate | CountTokens] = {
             path: Generate(
                 dialect,
                 registry=self.registry,
@@ -126,6 +128,9 @@ class Application:
             )
             for path, dialect in _GENERATION_ROUTES.items()
         }
+        self._generate["/v1/messages/count_tokens"] = CountTokens(
+            registry=self.registry, access=access, in_flight=self.in_flight
+        )
         self._operations = add_admin(
             application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,

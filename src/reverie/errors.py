@@ -120,6 +120,8 @@ class ContextLengthExceeded(ClientError):
         The words are OpenAI's: clients look for them to know that they must shorten a
         conversation.
         """
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
         limit = "This model's maximum context length"
         shorten = "Please reduce the length of the messages"
         param = "messages"

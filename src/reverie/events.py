@@ -73,9 +73,13 @@ class Prompt(Struct, frozen=True):
 
 
 class Finish(Struct, frozen=True):
-    """The end of the answer: ``stop``, ``length``, ``tool_calls`` or ``content_filter``."""
+    """The end of the answer: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
+
+    ``stop`` is the stop string that ended it, where the engine tells.
+    """
 
     reason: str
+    stop: str | None = None
 
 
 class Usage(Struct, frozen=True):

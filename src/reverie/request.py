@@ -37,6 +37,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     continuous_usage: bool = False
     stop: tuple[str, ...] = ()
+    tells_stop: bool = False
+    """The client has to know which of its stop strings ended the answer."""
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

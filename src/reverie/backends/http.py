@@ -12,14 +12,18 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 import reverie
 from reverie.backends import prefill
 from reverie.backends.base import Health
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
+from reverie.backends.decoding.stops import StopWatch
 from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.health import HealthMonitor
@@ -165,6 +169,19 @@ class HttpBackend:
         return counting.count_in(answer) if response.status == 200 else None
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        watch = None
+        if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
+            watch = StopWatch(request.stop)
+            request = replace(request, stop=())
+        async with aclosing(self._generate(request)) as batches:
+            async for batch in batches:
+                events = batch if watch is None else watch.accept(batch)
+                if events:
+                    yield events
+                if watch is not None and watch.met:
+                    return
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         if self._transport is None:
             raise BackendError(
                 "The model's backend can't be reached. Try again.", reason="it is stopped"

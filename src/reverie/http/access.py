@@ -58,7 +58,7 @@ class Access:
         """
         if self._authenticator.open and not self._open_to_all and not self._is_local(scope):
             raise Forbidden(_NOT_LOCAL)
-        return await self._authenticator.authenticate(header(scope, b"authorization"))
+        return await self._authenticator.authenticate(_authorization(scope))
 
     async def admit_admin(self, scope: Scope) -> None:
         """Admit the holder of the admin key.
@@ -140,3 +140,10 @@ def _host_of(url: bytes) -> str:
         return urlsplit(url.decode("latin-1")).hostname or ""
     except ValueError:
         return ""
+
+
+def _authorization(scope: Scope) -> bytes | None:
+    """The ``Authorization`` header, or what it would be for Anthropic's ``x-api-key``."""
+    key = header(scope, b"x-api-key")
+    given = header(scope, b"authorization")
+    return b"Bearer " + key if given is None and key is not None else given

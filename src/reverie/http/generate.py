@@ -47,7 +47,6 @@ from reverie.http.dialects.base import Dialect, Encoder
 from reverie.http.frames import Frame, Job, Source, generate, rate_headers
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
-from reverie.http.request.body import parse
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
 
@@ -68,6 +67,8 @@ class _Call(NamedTuple):
     request: GenerateRequest
     record: RequestRecord
     claim: Claim | None
+    told: Headers
+    """Headers that the answer carries."""
 
 
 class Generate:
@@ -121,16 +122,18 @@ class Generate:
         body = await read_body(
             scope, receive, limit=self._settings.max_body_bytes, timeout=self._settings.body_timeout
         )
-        request = await asyncio.to_thread(parse, body) if len(body) > _LARGE_BODY else parse(body)
+        parse = self._dialect.parse
+        large = len(body) > _LARGE_BODY
+        request, told = await asyncio.to_thread(parse, body) if large else parse(body)
         record.stream = request.stream
         claim = claim_of(scope, self._dialect.name, body, stream=request.stream)
         del body
         answer = self._stream if request.stream else self._collect
-        await answer(scope, receive, send, _Call(caller, request, record, claim))
+        await answer(scope, receive, send, _Call(caller, request, record, claim, told))
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
         """Answer with one JSON body."""
-        headers = self._headers(call.record, _JSON)
+        headers = self._headers(call.record, _JSON, *call.told)
         async with self._cancellable(receive, call):
             source = await self._open(call, headers)
             async with aclosing(source.frames) as frames:
@@ -141,7 +144,7 @@ class Generate:
     async def _stream(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
         """Answer with Server-Sent Events: one write for each batch."""
         record = call.record
-        headers = self._headers(record, *_STREAM)
+        headers = self._headers(record, *_STREAM, *call.told)
         encoder: Encoder | None = None
         writer = StreamWriter(
             send,
@@ -149,6 +152,7 @@ class Generate:
             commit_delay=self._settings.commit_delay,
             ping_interval=self._settings.ping_interval,
             write_timeout=self._settings.write_timeout,
+            ping=self._dialect.ping,
         )
         try:
             async with self._cancellable(receive, call) as cancel_scope:
@@ -228,10 +232,10 @@ class Generate:
 
     def _encoder(self, call: _Call) -> Encoder:
         return self._dialect.encoder(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
+            call.request,
+            id=f"{self._dialect.id_prefix}-{uuid.uuid4().hex}",
             model=call.record.model or call.request.model,
             created=int(time.time()),
-            include_usage=call.request.include_usage,
         )
 
     async def _refuse(
@@ -254,6 +258,5 @@ class Generate:
             self._headers(record, _JSON, *headers),
         )
 
-    @staticmethod
-    def _headers(record: RequestRecord, *headers: tuple[bytes, bytes]) -> Headers:
-        return [(b"x-request-id", record.id.encode()), *headers]
+    def _headers(self, record: RequestRecord, *headers: tuple[bytes, bytes]) -> Headers:
+        return [*((name, record.id.encode()) for name in self._dialect.id_headers), *headers]

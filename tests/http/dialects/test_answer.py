@@ -7,12 +7,18 @@ from typing import Any
 
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
 from reverie.http.dialects.base import Dialect, Encoder
+from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 
 
 def encoder(dialect: Dialect) -> Encoder:
-    return dialect.encoder(id="chatcmpl-1", model="m", created=7, include_usage=True)
+    return dialect.encoder(
+        GenerateRequest(model="m", messages=[], include_usage=True),
+        id="chatcmpl-1",
+        model="m",
+        created=7,
+    )
 
 
 def test_estimated_usage_says_so(dialect: Dialect) -> None:

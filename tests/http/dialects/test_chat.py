@@ -13,12 +13,18 @@ from reverie.errors import BackendError, InvalidRequest, ModelNotFound
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects import OPENAI
 from reverie.http.dialects.base import Encoder
+from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=2)
 
 
 def encoder(*, include_usage: bool = False) -> Encoder:
-    return OPENAI.encoder(id="chatcmpl-1", model="m", created=7, include_usage=include_usage)
+    return OPENAI.encoder(
+        GenerateRequest(model="m", messages=[], include_usage=include_usage),
+        id="chatcmpl-1",
+        model="m",
+        created=7,
+    )
 
 
 def chunks(stream: bytes) -> list[dict[str, Any]]:

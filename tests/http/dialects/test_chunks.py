@@ -12,13 +12,19 @@ from hypothesis import strategies as st
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects.base import Dialect, Encoder
 from reverie.http.dialects.chunks import with_usage
+from reverie.request import GenerateRequest
 
 MAX_LINE = 65_536
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 
 
 def encoder(dialect: Dialect, model: str = "m") -> Encoder:
-    return dialect.encoder(id="chatcmpl-1", model=model, created=7, include_usage=True)
+    return dialect.encoder(
+        GenerateRequest(model="m", messages=[], include_usage=True),
+        id="chatcmpl-1",
+        model=model,
+        created=7,
+    )
 
 
 def lines(stream: bytes) -> list[bytes]:

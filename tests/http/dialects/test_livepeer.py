@@ -9,12 +9,18 @@ from reverie.errors import BackendError, InvalidRequest, ModelNotFound
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects import LIVEPEER
 from reverie.http.dialects.base import Encoder
+from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=2, cached_tokens=4)
 
 
 def encoder() -> Encoder:
-    return LIVEPEER.encoder(id="chatcmpl-1", model="m", created=7, include_usage=False)
+    return LIVEPEER.encoder(
+        GenerateRequest(model="m", messages=[], include_usage=False),
+        id="chatcmpl-1",
+        model="m",
+        created=7,
+    )
 
 
 def chunks(stream: bytes) -> list[dict[str, Any]]:

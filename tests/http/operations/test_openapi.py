@@ -11,6 +11,7 @@ from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
 from reverie.http.dialects import LIVEPEER, OPENAI
 from reverie.http.dialects.base import Dialect
 from reverie.http.operations.openapi import extend
+from reverie.request import GenerateRequest
 
 PATHS = ["/llm", "/v1/chat/completions"]
 
@@ -107,7 +108,8 @@ def test_answers_and_chunks_are_what_the_document_says(
         Delta(tool_calls=(ToolCallDelta(0, "c1", "f", "{}"),)),
     ]
     finish, usage = Finish("tool_calls"), Usage(1, 2, estimated=True)
-    encoder = dialect.encoder(id="chatcmpl-1", model="m", created=7, include_usage=True)
+    request = GenerateRequest(model="m", messages=[], include_usage=True)
+    encoder = dialect.encoder(request, id="chatcmpl-1", model="m", created=7)
     response = validator(document, "LLMResponse")
     response.validate(json.loads(encoder.answer(deltas, finish, usage)))
     for line in encoder.batch(deltas).split(b"\n\n")[:-1]:

@@ -117,6 +117,7 @@ class AnswerDecoder:
         "_counts",
         "_finish_reason",
         "_joiners",
+        "_stop",
         "complete",
         "deltas",
         "progress_reports",
@@ -134,6 +135,7 @@ class AnswerDecoder:
         self.prompt: Prompt | None = None
         self.progress_reports = 0
         self._finish_reason: str | None = None
+        self._stop: str | None = None
         self._counts = Counts()
         self._counted_deltas = 0  # how many deltas the engine's latest count includes
         self._calls = ToolCalls(functions)
@@ -180,6 +182,7 @@ class AnswerDecoder:
             delta = self._delta(choice, split_char)
             if choice.finish_reason:
                 self._finish_reason = choice.finish_reason.lower()
+                self._stop = choice.stop
         if delta is not None:
             delta = self._with_tokens(delta, chunk.timings, counts)
         if chunk.prompt_progress is not None:
@@ -223,7 +226,7 @@ class AnswerDecoder:
         if reason == "stop" and len(self._calls):
             reason = "tool_calls"  # engines that know only one way to end say "stop"
         usage = self._usage()
-        return [*self._pending(cut=reason != "tool_calls"), Finish(reason), usage]
+        return [*self._pending(cut=reason != "tool_calls"), Finish(reason, self._stop), usage]
 
     def _usage(self) -> Usage:
         """The engine's counts; where it told none, its earlier ones and the deltas' tokens."""

@@ -35,6 +35,16 @@ class Choice(Struct):
     message: Message | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None
+    """vLLM's: the stop string, or the stop token's id."""
+    matched_stop: Any = None
+    """SGLang's name of the same."""
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer."""
+        both = self.stop_reason, self.matched_stop
+        return next((one for one in both if isinstance(one, str)), None)
 
 
 class Progress(Struct):

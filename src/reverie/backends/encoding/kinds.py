@@ -60,6 +60,9 @@ CONTINUOUS_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
 """The kinds that know ``continuous_usage_stats``: the usage so far with each chunk, which may hold
 several tokens (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
 
+TELLS_STOP: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
+"""The kinds that tell which stop string ended an answer."""
+
 _SCHEMA = "response_format.json_schema.schema"
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """With free whitespace, a small model may write it for ever."""

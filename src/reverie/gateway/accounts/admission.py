@@ -56,15 +56,15 @@ class Admission:
         except (RateLimitExceeded, InsufficientQuota) as refusal:
             if not refusal.by_size:
                 raise
-            counted = await _counted(caller, model, request)
-            if counted.prompt_size >= request.prompt_size:
+            smaller = await counted(caller, model, request)
+            if smaller.prompt_size >= request.prompt_size:
                 raise
-            request = counted
+            request = smaller
             place = await _reserve(self._ledger, caller, model, request, record, claim)
         return Admitted(place, request)
 
 
-async def _counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
+async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
     """The request with its prompt counted, if an engine can; the model is loaded for that."""
     sizes = model.deployment.sizes
     if request.prompt_counted or not sizes.countable:

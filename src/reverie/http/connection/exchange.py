@@ -151,7 +151,9 @@ class StreamWriter:
         commit_delay: float,
         ping_interval: float,
         write_timeout: float,
+        ping: bytes = PING,
     ) -> None:
+        self._ping = ping
         self.opened = False
         self._send = send
         self._headers = headers
@@ -194,7 +196,7 @@ class StreamWriter:
                 cancel_scope.end(ClientGone("The client stopped reading."))
                 return
         elif not self.opened or now - self._last_write >= self._ping_interval:
-            self._pinging = self._loop.create_task(self.write(PING))
+            self._pinging = self._loop.create_task(self.write(self._ping))
         else:
             wait = self._ping_interval - (now - self._last_write)
         self._timer = self._loop.call_later(wait, self._tick, cancel_scope)

@@ -2,5 +2,6 @@
 
 from reverie.http.dialects.chat import OPENAI
 from reverie.http.dialects.livepeer import LIVEPEER
+from reverie.http.dialects.messages import MESSAGES
 
-__all__ = ["LIVEPEER", "OPENAI"]
+__all__ = ["LIVEPEER", "MESSAGES", "OPENAI"]

@@ -66,7 +66,7 @@ def whole_answer(
     """
     text = "".join([delta.text for delta in deltas])
     reasoning = "".join([delta.reasoning for delta in deltas])
-    tool_calls = _assemble(deltas)
+    tool_calls = assemble(deltas)
     message: LLMAnswerMessage = {"role": "assistant", "content": text}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -89,7 +89,7 @@ def whole_answer(
     )
 
 
-def _assemble(deltas: Sequence[Delta]) -> list[LLMAnswerToolCall]:
+def assemble(deltas: Sequence[Delta]) -> list[LLMAnswerToolCall]:
     """Join the pieces of each tool call, ordered by index."""
     pieces: dict[int, list[str]] = {}
     ids: dict[int, str] = {}

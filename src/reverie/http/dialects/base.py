@@ -7,6 +7,8 @@ from typing import Protocol
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
+from reverie.http.connection.exchange import Headers
+from reverie.request import GenerateRequest
 
 
 class Encoder(Protocol):
@@ -32,19 +34,36 @@ class Dialect(Protocol):
     def name(self) -> str:
         """Its name in one word."""
 
+    @property
+    def ping(self) -> bytes:
+        """What bridges silence in a stream."""
+
+    @property
+    def id_prefix(self) -> str:
+        """What the ids of its answers begin with."""
+
+    @property
+    def id_headers(self) -> Sequence[bytes]:
+        """Names of the headers that carry the request's id."""
+
+    def parse(self, body: bytes) -> tuple[GenerateRequest, Headers]:
+        """A request's body, parsed and checked, and headers that its answer carries.
+
+        Raises:
+            InvalidRequest, UnsupportedParameter
+        """
+
     def status(self, error: ReverieError) -> int:
         """The HTTP status of an error that came before the answer began."""
 
     def error_body(self, error: ReverieError) -> bytes:
         """The JSON body that goes with ``status``."""
 
-    def encoder(self, *, id: str, model: str, created: int, include_usage: bool) -> Encoder:
+    def encoder(self, request: GenerateRequest, *, id: str, model: str, created: int) -> Encoder:
         """Begin an answer.
 
         Args:
             id: the answer's own id, as in ``chatcmpl-…``.
             model: the name of the model that answers.
             created: seconds since 1970.
-            include_usage: the client asked for the usage in a stream; a dialect may send it
-                always.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -25,7 +26,8 @@ def routes(registry: ModelRegistry, access: Access) -> APIRouter:
             for model in registry.models.all
             for name in (model.name, *model.settings.aliases)
         ]
-        return {"object": "list", "data": data}
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+        return {"object": "list", "data": data, "has_more": False, **ends}
 
     async def show_model(name: str) -> dict[str, Any]:
         return _entry(registry.models.find(name), name)
@@ -50,6 +52,10 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "reverie",
         "loaded": model.state == "ready",
+        # The same for Anthropic's clients.
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     if name != model.name:
         entry["alias_of"] = model.name

@@ -1,23 +1,13 @@
-"""A request's bytes → ``GenerateRequest``, or an error that lists every mistake in them.
-
-Rule 1: an error names the field (``param``, a dotted path) and what would be accepted; it never
-repeats a value, since prompts are private.
-
-Rule 2: the code is ``unsupported_parameter`` only if every mistake is of that sort; one plain
-mistake makes it ``invalid_request``.
-"""
+"""A request's bytes → ``GenerateRequest``, or an error that lists every mistake in them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 
-from reverie.errors import InvalidRequest, UnsupportedParameter
+from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
 from reverie.http.request.schema import (
-    TAGS,
-    UNSUPPORTED,
     LLMImagePart,
     LLMMessage,
     LLMRefusalPart,
@@ -27,16 +17,8 @@ from reverie.http.request.schema import (
     LLMTool,
     LLMToolCall,
 )
-from reverie.http.request.validation import Mistake, error_text, find_mistakes
+from reverie.http.request.validation import find_mistakes
 from reverie.request import GenerateRequest
-
-_MAX_DETAILS = 20
-_MAX_NAME = 100
-_UNSUPPORTED_TYPES = frozenset({UNSUPPORTED, "extra_forbidden"})
-
-_BOM = b"\xef\xbb\xbf"
-"""A byte order mark, which some editors and PowerShell write in front."""
-_decode = msgspec.json.Decoder().decode
 
 
 def parse(raw: bytes) -> GenerateRequest:
@@ -46,73 +28,17 @@ def parse(raw: bytes) -> GenerateRequest:
         UnsupportedParameter: its only mistakes are fields that aren't honoured here.
         InvalidRequest: it has any other mistake.
     """
-    body = _decode_object(raw)
+    body = decode_object(raw)
     try:
         request = LLMRequest.model_validate(body)
     except ValidationError as error:
-        raise _error(_mistakes_of(error)) from None
+        raise error_of(mistakes_of(error)) from None
     except RecursionError:
-        raise _not_json("the body is nested too deeply") from None
+        raise not_json("the body is nested too deeply") from None
     mistakes = find_mistakes(request)
     if mistakes:
-        raise _error(mistakes)
+        raise error_of(mistakes)
     return _to_generate(request)
-
-
-def _decode_object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = _decode(raw.removeprefix(_BOM))
-    except UnicodeDecodeError:
-        raise _not_json("it is not UTF-8") from None
-    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
-        deep = isinstance(error, RecursionError)
-        raise _not_json("it is nested too deeply" if deep else str(error)) from None
-    if not isinstance(body, dict):
-        message = "The request body should be a JSON object."
-        raise InvalidRequest(
-            message, details=[{"loc": ["body"], "msg": message, "type": "model_attributes_type"}]
-        )
-    return body
-
-
-def _not_json(reason: str) -> InvalidRequest:
-    message = f"The request body can't be read as JSON: {reason}."
-    return InvalidRequest(
-        message, details=[{"loc": ["body"], "msg": message, "type": "json_invalid"}]
-    )
-
-
-def _mistakes_of(error: ValidationError) -> list[Mistake]:
-    mistakes: list[Mistake] = []
-    for one in error.errors(include_url=False, include_input=False):
-        loc = [part for part in one["loc"] if part not in TAGS and part != "[key]"]
-        at = one.get("ctx", {}).get("at")
-        if at is not None:
-            loc.append(at)
-        mistakes.append(Mistake(tuple(loc), error_text(one), one["type"]))
-    return mistakes
-
-
-def _error(mistakes: list[Mistake]) -> InvalidRequest:
-    first = mistakes[0]
-    details = [
-        {"loc": ["body", *_clipped(mistake.loc)], "msg": mistake.message, "type": mistake.type}
-        for mistake in mistakes[:_MAX_DETAILS]
-    ]
-    param = ".".join(str(part) for part in _clipped(first.loc))
-    message = f"{param}: {first.message}." if param else f"{first.message}."
-    more = len(mistakes) - 1
-    if more:
-        message += f" ({more} more {'mistake' if more == 1 else 'mistakes'}.)"
-    kind = InvalidRequest
-    if all(mistake.type in _UNSUPPORTED_TYPES for mistake in mistakes):
-        kind = UnsupportedParameter
-    return kind(message, param=param or None, details=details)
-
-
-def _clipped(loc: tuple[int | str, ...]) -> list[int | str]:
-    """A field's path, with names clipped: the client chose them, and they may be huge."""
-    return [part[:_MAX_NAME] if isinstance(part, str) else part for part in loc]
 
 
 # Into a GenerateRequest -------------------------------------------------------------------

@@ -62,9 +62,6 @@ def _form(value: Any) -> str | None:
     return "<object>" if isinstance(value, dict) else None
 
 
-TAGS = frozenset({"<string>", "<array>", "<object>", "<text>", "<image_url>", "<refusal>"})
-"""The tags of ``_form`` and ``_part_tag``, which pydantic puts into the path of a mistake."""
-
 _LAX = BeforeValidator(_number)
 """Stands after the bounds in an annotation, so that OpenAPI describes a plain number."""
 
@@ -78,7 +75,8 @@ PATTERNS = {
 Name = Annotated[str, Field(pattern=_NAME)]
 
 
-def _union(members: Any, expected: str) -> Any:
+def union_by_form(members: Any, expected: str) -> Any:
+    """A union of members with the tags of ``_form``."""
     return Annotated[
         members,
         Discriminator(
@@ -114,10 +112,13 @@ class Wire(BaseModel):
 # Messages ---------------------------------------------------------------------------------
 
 
+_PARTS = frozenset({"text", "image_url", "refusal"})
+
+
 def _known_part(value: Any) -> Any:
     """Tell other kinds of parts (sounds, files) from malformed ones."""
     kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and f"<{kind}>" not in TAGS:
+    if isinstance(kind, str) and kind not in _PARTS:
         raise PydanticCustomError(
             UNSUPPORTED, "Only parts of type 'text' and 'image_url' are supported", {"at": "type"}
         )
@@ -134,7 +135,7 @@ class LLMTextPart(Wire):
     text: str
 
 
-def _image_url(value: str) -> str:
+def image_url(value: str) -> str:
     """Check the URL of an image. What a server would be asked to fetch is not looked at further."""
     if value[:7].lower() == "http://" or value[:8].lower() == "https://":
         if len(value) > _MAX_URL:
@@ -149,15 +150,21 @@ def _image_url(value: str) -> str:
             "Input should be an image as a data: URL (data:image/png;base64,...; png, jpeg, webp, "
             "gif or bmp), or an http(s) URL",
         )
-    try:
-        binascii.a2b_base64(data, strict_mode=True)
-    except ValueError:
-        raise PydanticCustomError("value_error", "The data: URL's base64 can't be read") from None
+    base64(data)
     return value if head.islower() else f"{head.lower()},{data}"
 
 
+def base64(value: str) -> str:
+    """Check an image's data."""
+    try:
+        binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        raise PydanticCustomError("value_error", "This should be an image in base64") from None
+    return value
+
+
 class LLMImageURL(Wire):
-    url: Annotated[str, AfterValidator(_image_url)]
+    url: Annotated[str, AfterValidator(image_url)]
     """The image itself as a `data:` URL, or, where the operator allows it, an http(s) URL."""
     detail: Literal["auto", "low", "high"] | None = None
 
@@ -198,7 +205,7 @@ class LLMToolCall(Wire):
     index: SkipJsonSchema[Any] = None
 
 
-Content: TypeAlias = _union(  # type: ignore[valid-type]
+Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")]
     | Annotated[
         list[
@@ -347,12 +354,12 @@ _Bias = Annotated[
 _TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
 _MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
 
-Stop: TypeAlias = _union(  # type: ignore[valid-type]
+Stop: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[_StopString, Tag("<string>")]
     | Annotated[list[_StopString], Field(max_length=4, fail_fast=True), Tag("<array>")],
     "a string or a list of at most 4 strings",
 )
-ToolChoice: TypeAlias = _union(  # type: ignore[valid-type]
+ToolChoice: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[Literal["none", "auto", "required"], Tag("<string>")]
     | Annotated[LLMNamedTool, Tag("<object>")],
     "'none', 'auto', 'required' or an object that names a function",

@@ -1,0 +1,225 @@
+"""A request in Anthropic's dialect → ``GenerateRequest``.
+
+Rule: what isn't known is ignored, and told: ``Parsed.ignored`` names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from reverie.errors import InvalidRequest
+from reverie.http.request.messages_schema import (
+    ImageBlock,
+    Lenient,
+    Message,
+    MessagesRequest,
+    OtherBlock,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolResultBlock,
+    ToolUseBlock,
+    URLSource,
+)
+from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
+from reverie.http.request.validation import MAX_IMAGES
+from reverie.request import GenerateRequest
+
+_BILLING = "x-anthropic-billing-header:"
+"""What Claude Code's first system block begins with. It changes with each request, and no prefix of
+a prompt would ever be found in an engine's cache."""
+_MAX_LISTED = 20
+
+
+class Parsed(NamedTuple):
+    request: GenerateRequest
+    ignored: tuple[str, ...]
+    """The fields that had no effect, as dotted paths without indices."""
+
+
+def parse(raw: bytes, *, counting: bool = False) -> Parsed:
+    """Parse and check a request's body.
+
+    Args:
+        counting: no answer is wanted, only the prompt's size.
+
+    Raises:
+        InvalidRequest: listing every mistake.
+    """
+    body = decode_object(raw)
+    try:
+        asked = MessagesRequest.model_validate(body)
+    except ValidationError as error:
+        raise error_of(mistakes_of(error)) from None
+    except RecursionError:
+        raise not_json("the body is nested too deeply") from None
+    if asked.max_tokens is None and not counting:
+        raise InvalidRequest("max_tokens: Field required.", param="max_tokens")
+    _check_choice(asked)
+    request = _to_generate(asked)
+    if request.images > MAX_IMAGES:
+        message = f"messages: Messages should have {MAX_IMAGES} or fewer images."
+        raise InvalidRequest(message, param="messages")
+    return Parsed(request, tuple(sorted(set(_ignored(asked, ""))))[:_MAX_LISTED])
+
+
+def _check_choice(asked: MessagesRequest) -> None:
+    choice = asked.tool_choice
+    names = {tool.name for tool in asked.tools or () if tool.input_schema is not None}
+    if choice is None or choice.type in ("auto", "none"):
+        return
+    if choice.type == "tool" and choice.name not in names:
+        message = "tool_choice.name: This should be the name of one of the tools."
+        raise InvalidRequest(message, param="tool_choice.name")
+    if not names:
+        raise InvalidRequest("tool_choice: This needs tools.", param="tool_choice")
+
+
+def _to_generate(asked: MessagesRequest) -> GenerateRequest:
+    choice = asked.tool_choice
+    tools = [_tool(tool) for tool in asked.tools or () if tool.input_schema is not None]
+    config = asked.output_config
+    return GenerateRequest(
+        model=asked.model,
+        messages=list(_conversation(asked)),
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        max_tokens=asked.max_tokens or 1,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        top_k=max(0, asked.top_k or 0),
+        stream=asked.stream or False,
+        include_usage=True,
+        stop=tuple(asked.stop_sequences or ()),
+        tells_stop=True,
+        reasoning_effort=_effort(asked),
+        response_format=_format(config.format.json_schema)
+        if config is not None and config.format is not None
+        else None,
+        tools=tools or None,
+        tool_choice=_tool_choice(asked) if tools else None,
+        parallel_tool_calls=False
+        if choice is not None and choice.disable_parallel_tool_use and tools
+        else None,
+    )
+
+
+def _effort(asked: MessagesRequest) -> str | None:
+    """How much the model is to think; models that can think do so unless they are told not to."""
+    if asked.thinking is not None and asked.thinking.type == "disabled":
+        return "none"
+    effort = asked.output_config.effort if asked.output_config is not None else None
+    return "xhigh" if effort == "max" else effort
+
+
+def _conversation(asked: MessagesRequest) -> Iterator[dict[str, Any]]:
+    system = _system(asked)
+    if system:
+        yield {"role": "system", "content": system}
+    for message in asked.messages:
+        yield from _messages_of(message)
+
+
+def _system(asked: MessagesRequest) -> str:
+    if isinstance(asked.system, str):
+        return asked.system
+    texts = [block.text for block in asked.system or ()]
+    return "\n".join(text for text in texts if not text.startswith(_BILLING))
+
+
+def _messages_of(message: Message) -> Iterator[dict[str, Any]]:
+    """A message as OpenAI's dialect has it: each tool's result is a message of its own."""
+    if isinstance(message.content, str):
+        yield {"role": message.role, "content": message.content}
+        return
+    parts: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    thoughts: list[str] = []
+    for block in message.content:
+        if isinstance(block, ToolResultBlock):
+            result, images = _result(block)
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": result}
+            parts += images
+        elif isinstance(block, ToolUseBlock):
+            function = {"name": block.name, "arguments": json.dumps(block.input)}
+            calls.append({"id": block.id, "type": "function", "function": function})
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking)
+        elif isinstance(block, TextBlock | ImageBlock):
+            parts.append(_part(block))
+    if not (parts or calls or thoughts):
+        return
+    plain: dict[str, Any] = {"role": message.role, "content": _joined(parts, bool(calls))}
+    if calls:
+        plain["tool_calls"] = calls
+    if thoughts:
+        plain["reasoning_content"] = "\n".join(thoughts)
+    yield plain
+
+
+def _result(block: ToolResultBlock) -> tuple[str, list[dict[str, Any]]]:
+    """A tool's result as text, and its images, which the user shows in the message after it."""
+    if block.content is None or isinstance(block.content, str):
+        return block.content or "", []
+    parts = [_part(one) for one in block.content if isinstance(one, TextBlock | ImageBlock)]
+    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+    return text, [part for part in parts if part["type"] == "image_url"]
+
+
+def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
+    if isinstance(block, TextBlock):
+        return {"type": "text", "text": block.text}
+    source = block.source
+    if isinstance(source, URLSource):
+        url = source.url
+    else:
+        url = f"data:{source.media_type};base64,{source.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _joined(parts: list[dict[str, Any]], beside_calls: bool) -> str | list[dict[str, Any]] | None:
+    if any(part["type"] == "image_url" for part in parts):
+        return parts
+    if not parts and beside_calls:
+        return None
+    return "\n".join(part["text"] for part in parts)
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(asked: MessagesRequest) -> str | dict[str, Any] | None:
+    choice = asked.tool_choice
+    if choice is None:
+        return None
+    if choice.type == "tool":
+        return {"type": "function", "function": {"name": choice.name}}
+    return {"auto": "auto", "any": "required", "none": "none"}[choice.type]
+
+
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def _ignored(value: Any, at: str) -> Iterator[str]:
+    """The paths of unknown fields, blocks and tools, without indices."""
+    if isinstance(value, list):
+        for one in value:
+            if isinstance(one, OtherBlock) or (isinstance(one, Tool) and one.input_schema is None):
+                yield f"{at.removesuffix('.')}[{str(one.type)[:100]}]"
+            else:
+                yield from _ignored(one, at)
+    elif isinstance(value, Lenient):
+        for name in value.model_extra or ():
+            if name != "cache_control":
+                yield f"{at}{name[:100]}"
+        for name in type(value).model_fields:
+            yield from _ignored(getattr(value, name), f"{at}{name}.")

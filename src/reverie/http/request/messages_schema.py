@@ -1,0 +1,194 @@
+"""The wire shape of a request in Anthropic's dialect, ``POST /v1/messages``.
+
+Rule: what is known is checked, and what isn't is ignored and told. Claude Code sends
+new beta fields with each release, and a gateway that refuses them breaks it.
+
+Source: the types of anthropic-sdk-python 0.121.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag
+
+from reverie.http.request.schema import base64, image_url, union_by_form
+
+_MAX_INT32 = 2**31 - 1
+_MAX_NAME = 200
+
+
+class Lenient(BaseModel):
+    """A JSON object whose unknown fields are kept aside, in ``model_extra``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+
+# Blocks -----------------------------------------------------------------------------------
+
+
+class TextBlock(Lenient):
+    type: Literal["text"]
+    text: str
+
+
+class Base64Source(Lenient):
+    type: Literal["base64"]
+    media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp"]
+    data: Annotated[str, Field(min_length=1), AfterValidator(base64)]
+
+
+class URLSource(Lenient):
+    type: Literal["url"]
+    url: Annotated[str, AfterValidator(image_url)]
+
+
+def _source_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "<url>" if kind == "url" else "<base64>"
+
+
+class ImageBlock(Lenient):
+    type: Literal["image"]
+    source: Annotated[
+        Annotated[Base64Source, Tag("<base64>")] | Annotated[URLSource, Tag("<url>")],
+        Discriminator(_source_tag),
+    ]
+
+
+class ToolUseBlock(Lenient):
+    type: Literal["tool_use"]
+    id: str = Field(min_length=1, max_length=_MAX_NAME)
+    name: str = Field(min_length=1, max_length=_MAX_NAME)
+    input: dict[str, Any]
+
+
+class ThinkingBlock(Lenient):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str = ""
+
+
+class OtherBlock(Lenient):
+    """A block that no model behind this gateway can see: hidden reasoning, documents, searches."""
+
+    type: str
+
+
+def _block_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>" if kind in _BLOCKS else "<other>"
+
+
+_BLOCKS = frozenset({"text", "image", "tool_use", "tool_result", "thinking"})
+
+_Part: TypeAlias = Annotated[
+    Annotated[TextBlock, Tag("<text>")]
+    | Annotated[ImageBlock, Tag("<image>")]
+    | Annotated[OtherBlock, Tag("<other>")],
+    Discriminator(
+        lambda value: tag if (tag := _block_tag(value)) in ("<text>", "<image>") else "<other>"
+    ),
+]
+
+
+_Parts: TypeAlias = union_by_form(  # type: ignore[valid-type]
+    Annotated[str, Tag("<string>")] | Annotated[list[_Part], Field(fail_fast=True), Tag("<array>")],
+    "a string or a list of blocks",
+)
+
+
+class ToolResultBlock(Lenient):
+    type: Literal["tool_result"]
+    tool_use_id: str = Field(min_length=1, max_length=_MAX_NAME)
+    content: _Parts | None = None
+    is_error: StrictBool | None = None
+
+
+Block: TypeAlias = Annotated[
+    Annotated[TextBlock, Tag("<text>")]
+    | Annotated[ImageBlock, Tag("<image>")]
+    | Annotated[ToolUseBlock, Tag("<tool_use>")]
+    | Annotated[ToolResultBlock, Tag("<tool_result>")]
+    | Annotated[ThinkingBlock, Tag("<thinking>")]
+    | Annotated[OtherBlock, Tag("<other>")],
+    Discriminator(_block_tag),
+]
+Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
+    Annotated[str, Tag("<string>")] | Annotated[list[Block], Field(fail_fast=True), Tag("<array>")],
+    "a string or a list of blocks",
+)
+System: TypeAlias = union_by_form(  # type: ignore[valid-type]
+    Annotated[str, Tag("<string>")]
+    | Annotated[list[TextBlock], Field(fail_fast=True), Tag("<array>")],
+    "a string or a list of text blocks",
+)
+
+
+class Message(Lenient):
+    role: Literal["user", "assistant", "system"]
+    content: Content
+
+
+# Tools and the request --------------------------------------------------------------------
+
+
+class Tool(Lenient):
+    """A tool of the client's own; those that Anthropic's servers run have another ``type``."""
+
+    name: str = Field(min_length=1, max_length=128)
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+
+
+class ToolChoice(Lenient):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: StrictBool | None = None
+
+
+class Thinking(Lenient):
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = None
+
+
+class OutputFormat(Lenient):
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Lenient):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class MessagesRequest(Lenient):
+    """A request for an answer; ``max_tokens`` is absent where only the prompt is counted."""
+
+    model: str = Field(default="", max_length=200)
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    max_tokens: int | None = Field(default=None, ge=1, le=_MAX_INT32)
+    system: System | None = None
+    stop_sequences: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=1000)]],
+            Field(max_length=16, fail_fast=True),
+        ]
+        | None
+    ) = None
+    stream: StrictBool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=_MAX_INT32)
+    tools: Annotated[list[Tool], Field(max_length=512, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    metadata: Any = None
+    """Accepted, no effect on the text."""
+    service_tier: Any = None
+    """Accepted, no effect on the text."""
+    cache_control: Any = None
+    """Accepted, no effect on the text."""
