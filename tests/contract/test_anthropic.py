@@ -49,6 +49,14 @@ def test_a_stream_is_the_same_message(client) -> None:
     assert final.usage.input_tokens + (final.usage.cache_read_input_tokens or 0) > 10
 
 
+def test_an_answer_that_was_begun_goes_on(client) -> None:
+    begun = [*CAPITAL, {"role": "assistant", "content": "The capital of France"}]
+    answer = client.messages.create(
+        model=MODEL, system=SYSTEM, messages=begun, max_tokens=20, extra_body=COLD
+    )
+    assert answer.content[0].text.startswith(" is Paris")
+
+
 async def test_an_async_stream(served) -> None:
     async with AsyncAnthropic(base_url=served.url, api_key="any", max_retries=0) as client:
         async with client.messages.stream(model=MODEL, messages=CAPITAL, max_tokens=5) as stream:

@@ -16,6 +16,8 @@ _MAX_AGE = b"600"
 _EXPOSED = b", ".join(
     (
         b"X-Request-Id",
+        b"Request-Id",
+        b"X-Reverie-Ignored",
         b"Retry-After",
         b"WWW-Authenticate",
         b"Idempotent-Replayed",

@@ -205,6 +205,15 @@ def test_what_is_not_known_is_ignored_and_told() -> None:
         ({"tool_choice": {"type": "tool"}, "tools": [TOOL]}, "tool_choice.name"),
         ({"tool_choice": {"type": "tool", "name": "g"}, "tools": [TOOL]}, "tool_choice.name"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": [TOOL, TOOL]}, "tools.1.name"),
+        ({"tools": [{**TOOL, "input_schema": {"type": 7}}]}, "tools.0.input_schema"),
+        ({"tools": [{**TOOL, "input_schema": {"$ref": "http://x/"}}]}, "tools.0.input_schema"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": 7}}}},
+            "output_config.format.schema",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages"),
     ],
 )
 def test_a_mistake_names_its_field(given: dict[str, Any], param: str) -> None:
@@ -252,3 +261,27 @@ def test_images_are_bounded() -> None:
     assert request(messages=[{"role": "user", "content": [image] * 64}]).images == 64
     with pytest.raises(InvalidRequest, match="64 or fewer images"):
         request(messages=[{"role": "user", "content": [image] * 65}])
+
+
+def test_an_answer_that_the_assistant_has_begun_goes_on() -> None:
+    begun = [USER, {"role": "assistant", "content": "The answer is"}]
+    assert request(messages=begun).continue_final_message
+    assert not request(messages=[*begun, USER]).continue_final_message
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    assert not request(
+        messages=[USER, {"role": "assistant", "content": [call]}]
+    ).continue_final_message
+    with pytest.raises(InvalidRequest, match="must be called"):
+        request(messages=begun, tools=[TOOL], tool_choice={"type": "any"})
+
+
+@pytest.mark.parametrize("field", ["tools", "messages", "system", "context_management"])
+def test_what_is_nested_too_deeply_is_refused(field: str) -> None:
+    deep = b"[" * 600 + b"]" * 600
+    block = b'{"type":"tool_use","id":"t","name":"f","input":{"a":%b}}'
+    call = b'[{"role":"assistant","content":[' + block + b"]}]"
+    tool = b'[{"name":"f","input_schema":{"enum":%b}}]'
+    given = {"tools": tool % deep, "messages": call % deep}.get(field, deep)
+    plain = b'"messages":[{"role":"user","content":"Hi"}],' if field != "messages" else b""
+    with contextlib.suppress(InvalidRequest):
+        parse(b'{"max_tokens":9,%b"%b":%b}' % (plain, field.encode(), given))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from reverie.errors import InvalidRequest
+from reverie.http.request.json_schemas import SchemaBudget
 from reverie.http.request.messages_schema import (
     ImageBlock,
     Lenient,
@@ -26,7 +26,7 @@ from reverie.http.request.messages_schema import (
     URLSource,
 )
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
-from reverie.http.request.validation import MAX_IMAGES
+from reverie.http.request.validation import MAX_IMAGES, Mistake
 from reverie.request import GenerateRequest
 
 _BILLING = "x-anthropic-billing-header:"
@@ -53,39 +53,70 @@ def parse(raw: bytes, *, counting: bool = False) -> Parsed:
     body = decode_object(raw)
     try:
         asked = MessagesRequest.model_validate(body)
+        request = _to_generate(asked)
     except ValidationError as error:
         raise error_of(mistakes_of(error)) from None
     except RecursionError:
-        raise not_json("the body is nested too deeply") from None
-    if asked.max_tokens is None and not counting:
-        raise InvalidRequest("max_tokens: Field required.", param="max_tokens")
-    _check_choice(asked)
-    request = _to_generate(asked)
-    if request.images > MAX_IMAGES:
-        message = f"messages: Messages should have {MAX_IMAGES} or fewer images."
-        raise InvalidRequest(message, param="messages")
+        raise not_json("it is nested too deeply") from None
+    mistakes = list(_mistakes(asked, request, counting=counting))
+    if mistakes:
+        raise error_of(mistakes)
     return Parsed(request, tuple(sorted(set(_ignored(asked, ""))))[:_MAX_LISTED])
 
 
-def _check_choice(asked: MessagesRequest) -> None:
+def _mistakes(
+    asked: MessagesRequest, request: GenerateRequest, *, counting: bool
+) -> Iterator[Mistake]:
+    """What is wrong between the fields, each of which is valid by itself."""
+    if asked.max_tokens is None and not counting:
+        yield Mistake(("max_tokens",), "Field required", "missing")
+    if request.images > MAX_IMAGES:
+        yield Mistake(("messages",), f"Messages should have {MAX_IMAGES} or fewer images")
+    if all(message["role"] == "system" for message in request.messages):
+        yield Mistake(("messages",), "None of the messages holds what the model can read")
+    names: set[str] = set()
+    schemas = SchemaBudget()
+    for index, tool in enumerate(asked.tools or ()):
+        if tool.input_schema is None:
+            continue
+        if tool.name in names:
+            yield Mistake(("tools", index, "name"), "Another tool has this name")
+        names.add(tool.name)
+        if (problem := schemas.problem(tool.input_schema)) is not None:
+            yield Mistake(("tools", index, "input_schema"), problem)
     choice = asked.tool_choice
-    names = {tool.name for tool in asked.tools or () if tool.input_schema is not None}
-    if choice is None or choice.type in ("auto", "none"):
-        return
-    if choice.type == "tool" and choice.name not in names:
-        message = "tool_choice.name: This should be the name of one of the tools."
-        raise InvalidRequest(message, param="tool_choice.name")
-    if not names:
-        raise InvalidRequest("tool_choice: This needs tools.", param="tool_choice")
+    if choice is not None and choice.type == "tool" and choice.name not in names:
+        yield Mistake(("tool_choice", "name"), "None of the tools has this name")
+    elif choice is not None and choice.type == "any" and not names:
+        yield Mistake(("tool_choice",), "This needs tools")
+    schema = _schema(asked)
+    if schema is not None and (problem := SchemaBudget().problem(schema)) is not None:
+        yield Mistake(("output_config", "format", "schema"), problem)
+    if request.continue_final_message and (schema is not None or _is_forced(asked)):
+        yield Mistake(
+            ("messages",),
+            "An answer that the assistant has begun goes with no format, and no tool that must be "
+            "called",
+        )
+
+
+def _schema(asked: MessagesRequest) -> dict[str, Any] | None:
+    config = asked.output_config
+    return None if config is None or config.format is None else config.format.json_schema
+
+
+def _is_forced(asked: MessagesRequest) -> bool:
+    return asked.tool_choice is not None and asked.tool_choice.type in ("any", "tool")
 
 
 def _to_generate(asked: MessagesRequest) -> GenerateRequest:
     choice = asked.tool_choice
     tools = [_tool(tool) for tool in asked.tools or () if tool.input_schema is not None]
-    config = asked.output_config
+    schema = _schema(asked)
+    messages = list(_conversation(asked))
     return GenerateRequest(
         model=asked.model,
-        messages=list(_conversation(asked)),
+        messages=messages,
         temperature=1.0 if asked.temperature is None else asked.temperature,
         max_tokens=asked.max_tokens or 1,
         top_p=1.0 if asked.top_p is None else asked.top_p,
@@ -95,15 +126,21 @@ def _to_generate(asked: MessagesRequest) -> GenerateRequest:
         stop=tuple(asked.stop_sequences or ()),
         tells_stop=True,
         reasoning_effort=_effort(asked),
-        response_format=_format(config.format.json_schema)
-        if config is not None and config.format is not None
-        else None,
+        response_format=None if schema is None else _format(schema),
         tools=tools or None,
         tool_choice=_tool_choice(asked) if tools else None,
+        continue_final_message=_is_begun(messages),
         parallel_tool_calls=False
         if choice is not None and choice.disable_parallel_tool_use and tools
         else None,
     )
+
+
+def _is_begun(messages: list[dict[str, Any]]) -> bool:
+    """True if the answer is to go on with the last message: Anthropic's prefill."""
+    last = messages[-1] if messages else {}
+    text = isinstance(last.get("content"), str) and last["content"] != ""
+    return last.get("role") == "assistant" and text and "tool_calls" not in last
 
 
 def _effort(asked: MessagesRequest) -> str | None:
