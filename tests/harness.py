@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from reverie.app import Application
 from reverie.server import Server
-from reverie.settings import Settings
+from reverie.settings import Settings, StoreSettings
+from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
+
+
+def store_of_servers(folder: Path) -> Iterator[Store]:
+    """The store that servers share which ``start_gateway`` starts in this folder."""
+    opened = Store(StoreSettings(url=f"sqlite:///{folder}/reverie.db"))
+    migrate(opened)
+    yield opened
+    opened.close()
 
 
 class Gateway:

@@ -122,6 +122,7 @@ TESTED_ELSEWHERE = {
     "http/dialects/base.py": "http/dialects/test_chunks.py",
     "http/dialects/split.py": "http/dialects/test_chunks.py",
     "http/dialects/wire.py": "http/operations/test_openapi.py",
+    "http/replies.py": "http/test_generate.py",
     "http/request/mistakes.py": "http/request/test_body.py",
     "http/request/messages_schema.py": "http/request/test_messages.py",
     "http/frames.py": "http/idempotency/test_replays.py",

@@ -6,7 +6,6 @@ import asyncio
 
 import msgspec
 
-from reverie.errors import MethodNotAllowed
 from reverie.gateway.accounts.admission import counted
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
@@ -20,9 +19,8 @@ from reverie.http.connection.exchange import (
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects import MESSAGES
+from reverie.http.replies import JSON, id_headers, refuse, require_post
 from reverie.http.request.messages import parse
-
-_JSON = (b"content-type", b"application/json")
 
 
 class CountTokens:
@@ -35,29 +33,26 @@ class CountTokens:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._access.request_id(scope)
-        headers = [_JSON, *((name, request_id.encode()) for name in MESSAGES.id_headers)]
         try:
             tokens = await self._count(scope, receive)
         except Exception as failure:
             error = as_reverie_error(failure, request_id)
-            headers += [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]
-            await respond(send, MESSAGES.status(error), MESSAGES.error_body(error), headers)
+            await refuse(scope, send, MESSAGES, error, request_id)
         else:
+            headers = [*id_headers(MESSAGES, request_id), JSON]
             await respond(send, 200, msgspec.json.encode({"input_tokens": tokens}), headers)
 
     async def _count(self, scope: Scope, receive: Receive) -> int:
         caller = await self._access.admit(scope)
-        if scope["method"] != "POST":
-            raise MethodNotAllowed("POST")
-        self._in_flight.refuse_when_draining()
         settings = self._registry.settings.server
+        require_post(scope, settings)
+        self._in_flight.refuse_when_draining()
         body = await read_body(
             scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
         )
         request, _ = await asyncio.to_thread(parse, body, counting=True)
         model = self._registry.models.find(request.model)
-        for backend in model.pool.backends:
-            backend.check(request)
+        model.check(request)
         with model.deployment.held():
             request = await counted(caller, model, request)
         return request.prompt_size if request.prompt_counted else request.prompt_estimate

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 from reverie.errors import (
     ClientGone,
-    MethodNotAllowed,
-    RequestTimeout,
     ReverieError,
     ServerStopped,
 )
@@ -47,12 +45,12 @@ from reverie.http.dialects.base import Dialect, Encoder
 from reverie.http.frames import Frame, Job, Source, generate, rate_headers
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
+from reverie.http.replies import JSON, id_headers, refuse, require_post
 from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
 
 _LARGE_BODY = 128 * 1024
 """Bytes of a body that takes long enough to parse to hold up other clients' tokens."""
-_JSON = (b"content-type", b"application/json")
 _STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -115,8 +113,7 @@ class Generate:
     ) -> None:
         caller = await self._access.admit(scope)
         record.key = caller.name
-        if scope["method"] != "POST":
-            raise MethodNotAllowed("POST, OPTIONS" if self._settings.allow_origins else "POST")
+        require_post(scope, self._settings)
         if header(scope, b"idempotency-key") is None:  # with it, a running answer may be joined
             self._in_flight.refuse_when_draining()
         body = await read_body(
@@ -133,7 +130,7 @@ class Generate:
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
         """Answer with one JSON body."""
-        headers = self._headers(call.record, _JSON, *call.told)
+        headers = self._headers(call.record, JSON, *call.told)
         async with self._cancellable(receive, call):
             source = await self._open(call, headers)
             async with aclosing(source.frames) as frames:
@@ -213,8 +210,7 @@ class Generate:
         """
         model = self._registry.models.find(call.request.model)
         call.record.model = model.name
-        for backend in model.pool.backends:
-            backend.check(call.request)
+        model.check(call.request)
         return Job(call.caller, model, call.request, self._encoder(call), call.record, call.claim)
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
@@ -245,18 +241,10 @@ class Generate:
         record.failed(error)
         begun = record.status == 200
         record.status = self._dialect.status(error)
-        if begun or isinstance(error, ClientGone):
+        if begun:
             await drop(scope)  # the client may have stopped reading only
-            return
-        headers = [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]
-        if isinstance(error, RequestTimeout):
-            headers.append((b"connection", b"close"))
-        await respond(
-            send,
-            record.status,
-            self._dialect.error_body(error),
-            self._headers(record, _JSON, *headers),
-        )
+        else:
+            await refuse(scope, send, self._dialect, error, record.id)
 
     def _headers(self, record: RequestRecord, *headers: tuple[bytes, bytes]) -> Headers:
-        return [*((name, record.id.encode()) for name in self._dialect.id_headers), *headers]
+        return [*id_headers(self._dialect, record.id), *headers]

@@ -13,14 +13,12 @@ from sqlalchemy import select
 from reverie.events import Delta, Prompt
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
-from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.database.migrate import migrate
 from reverie.store.limits import RateLimits
 from reverie.testing import Script, ScriptedEngine
 from tests.gateway.accounts.test_ledger import BEARER, make_key
-from tests.harness import Gateway, StartGateway, chat
+from tests.harness import Gateway, StartGateway, chat, store_of_servers
 from tests.store.ledger_helpers import PRICE, request
 
 DIGITS = "7" * 600
@@ -36,10 +34,7 @@ def words_of_four(body: Any) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(StoreSettings(url=f"sqlite:///{tmp_path}/reverie.db"))
-    migrate(opened)
-    yield opened
-    opened.close()
+    yield from store_of_servers(tmp_path)
 
 
 async def start(

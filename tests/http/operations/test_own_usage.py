@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from reverie.settings import StoreSettings
 from reverie.store.database.engine import Store
-from reverie.store.database.migrate import migrate
 from reverie.store.limits import RateLimits
 from reverie.testing import Script, ScriptedEngine
 from tests.gateway.accounts.test_ledger import make_key
-from tests.harness import Gateway, StartGateway, chat
+from tests.harness import Gateway, StartGateway, chat, store_of_servers
 
 BUDGET = {"budget": 1_000_000_000, "budget_period": "day", "currency": "USD"}
 LIMITS = RateLimits(rpm=10, tpm=1000, concurrency=3)
@@ -24,10 +22,7 @@ PRICED = {"price": {"input": "1000USD", "output": "1000USD"}}
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(StoreSettings(url=f"sqlite:///{tmp_path}/reverie.db"))
-    migrate(opened)
-    yield opened
-    opened.close()
+    yield from store_of_servers(tmp_path)
 
 
 async def start(

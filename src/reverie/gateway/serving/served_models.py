@@ -10,6 +10,7 @@ from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.deployment import Deployment
 from reverie.money import Price, parse_price
+from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings, PriceSettings, Settings
 from reverie.store.limits import RateLimits
 
@@ -57,6 +58,15 @@ class ServedModel:
         on_demand = self.deployment.on_demand
         on_request = on_demand is not None and on_demand.loading_on_request
         return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
+
+    def check(self, request: GenerateRequest) -> None:
+        """Refuse what one of its backends can't honour.
+
+        Raises:
+            UnsupportedParameter
+        """
+        for backend in self.pool.backends:
+            backend.check(request)
 
 
 def _price(settings: PriceSettings) -> Price:

@@ -39,11 +39,7 @@ class ModelLimits(_Strict):
     concurrency: int | None = None
 
 
-class NewKey(_Strict):
-    """A key to make; a limit that is absent or null isn't there."""
-
-    name: str
-    """What lists and log lines call it; no two keys in use share it."""
+class _KeyLimits(_Strict):
     models: list[str] | None = None
     """The models that it may use; null: all."""
     rpm: int | None = None
@@ -54,6 +50,13 @@ class NewKey(_Strict):
     """Requests at once."""
     budget: str | None = Field(default=None, examples=["10USD/month"])
     """What it may spend in a day or a month (UTC)."""
+
+
+class NewKey(_KeyLimits):
+    """A key to make; a limit that is absent or null isn't there."""
+
+    name: str
+    """What lists and log lines call it; no two keys in use share it."""
     expires_at: str | None = Field(default=None, examples=["2027-01-31T00:00:00Z"])
     """When it ends: RFC 3339, a day, or a span from now, as `30d`."""
     weight: int = 1
@@ -62,21 +65,11 @@ class NewKey(_Strict):
     """A model's name → limits of this key on it."""
 
 
-class ChangedKey(_Strict):
+class ChangedKey(_KeyLimits):
     """What to change of a key: what is absent stays, null takes a limit away."""
 
     name: str = Field(default_factory=str)
     """What lists and log lines call it; no two keys in use share it."""
-    models: list[str] | None = None
-    """The models that it may use; null: all."""
-    rpm: int | None = None
-    """Requests in any 60 seconds."""
-    tpm: int | None = None
-    """Tokens in any 60 seconds, prompts and answers together."""
-    concurrency: int | None = None
-    """Requests at once."""
-    budget: str | None = Field(default=None, examples=["10USD/month"])
-    """What it may spend in a day or a month (UTC)."""
     expires_at: str | None = Field(default=None, examples=["2027-01-31T00:00:00Z"])
     """When it ends: RFC 3339, a day, or a span from now, as `30d`; null: never."""
     weight: int | None = None

@@ -63,18 +63,19 @@ class Messages:
         return error.status if error.openai_status is None else error.openai_status
 
     def error_body(self, error: ReverieError) -> bytes:
-        return msgspec.json.encode(self._error_object(error))
+        return msgspec.json.encode(_error_object(error))
 
     def encoder(self, request: GenerateRequest, *, id: str, model: str, created: int) -> Encoder:
         return MessagesEncoder(id=id, model=model, prompt_tokens=request.prompt_estimate)
 
-    def _error_object(self, error: ReverieError) -> dict[str, Any]:
-        status = self.status(error)
-        kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": _message(error)}}
-
 
 MESSAGES = Messages()
+
+
+def _error_object(error: ReverieError) -> dict[str, Any]:
+    status = MESSAGES.status(error)
+    kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": _message(error)}}
 
 
 def usage_object(usage: Usage) -> dict[str, int]:
@@ -126,7 +127,7 @@ class MessagesEncoder:
         return b"".join(parts)
 
     def error(self, error: ReverieError) -> bytes:
-        return b"event: error\ndata: %b\n\n" % encode(MESSAGES._error_object(error))
+        return b"event: error\ndata: %b\n\n" % encode(_error_object(error))
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
         content: list[dict[str, Any]] = []

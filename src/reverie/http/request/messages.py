@@ -27,6 +27,7 @@ from reverie.http.request.messages_schema import (
 )
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
 from reverie.http.request.validation import MAX_IMAGES, Mistake
+from reverie.prompt_bounds import text_of
 from reverie.request import GenerateRequest
 
 _BILLING = "x-anthropic-billing-header:"
@@ -201,8 +202,7 @@ def _result(block: ToolResultBlock) -> tuple[str, list[dict[str, Any]]]:
     if block.content is None or isinstance(block.content, str):
         return block.content or "", []
     parts = [_part(one) for one in block.content if isinstance(one, TextBlock | ImageBlock)]
-    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    return text, [part for part in parts if part["type"] == "image_url"]
+    return text_of({"content": parts}), [part for part in parts if part["type"] == "image_url"]
 
 
 def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _joined(parts: list[dict[str, Any]], beside_calls: bool) -> str | list[dict[
         return parts
     if not parts and beside_calls:
         return None
-    return "\n".join(part["text"] for part in parts)
+    return text_of({"content": parts})
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The wire shape of a request in Anthropic's dialect, ``POST /v1/messages``.
 
-Rule: what is known is checked, and what isn't is ignored and told. Claude Code sends
-new beta fields with each release, and a gateway that refuses them breaks it.
+Rule: what is known is checked, and what isn't is ignored and told. Claude Code sends new
+beta fields with each release, and a gateway that refuses them breaks it.
 
 Source: the types of anthropic-sdk-python 0.121.
 """
