@@ -59,7 +59,9 @@ def test_an_answer_that_was_begun_goes_on(client) -> None:
 
 async def test_an_async_stream(served) -> None:
     async with AsyncAnthropic(base_url=served.url, api_key="any", max_retries=0) as client:
-        async with client.messages.stream(model=MODEL, messages=CAPITAL, max_tokens=5) as stream:
+        async with client.messages.stream(
+            model=MODEL, system=SYSTEM, messages=CAPITAL, max_tokens=5, extra_body=COLD
+        ) as stream:
             message = await stream.get_final_message()
     assert message.stop_reason == "max_tokens"
     assert message.usage.output_tokens == 5
@@ -108,6 +110,7 @@ def test_a_tool_is_called_and_its_result_is_answered(client) -> None:
         ],
         tools=[WEATHER],
         max_tokens=20,
+        extra_body=COLD,
     )
     assert answer.content[0].text
 

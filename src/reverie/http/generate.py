@@ -41,12 +41,11 @@ from reverie.http.connection.exchange import (
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import close_after, drop
-from reverie.http.dialects.base import Dialect, Encoder
+from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.http.frames import Frame, Job, Source, generate, rate_headers
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
 from reverie.http.replies import JSON, id_headers, refuse, require_post
-from reverie.request import GenerateRequest
 from reverie.settings import ServerSettings
 
 _LARGE_BODY = 128 * 1024
@@ -62,11 +61,9 @@ class _Call(NamedTuple):
     """One request that was parsed."""
 
     caller: Caller
-    request: GenerateRequest
+    asked: Asked
     record: RequestRecord
     claim: Claim | None
-    told: Headers
-    """Headers that the answer carries."""
 
 
 class Generate:
@@ -121,16 +118,16 @@ class Generate:
         )
         parse = self._dialect.parse
         large = len(body) > _LARGE_BODY
-        request, told = await asyncio.to_thread(parse, body) if large else parse(body)
-        record.stream = request.stream
-        claim = claim_of(scope, self._dialect.name, body, stream=request.stream)
+        asked = await asyncio.to_thread(parse, body) if large else parse(body)
+        record.stream = stream = asked.request.stream
+        claim = claim_of(scope, self._dialect.name, body, stream=stream)
         del body
-        answer = self._stream if request.stream else self._collect
-        await answer(scope, receive, send, _Call(caller, request, record, claim, told))
+        answer = self._stream if stream else self._collect
+        await answer(scope, receive, send, _Call(caller, asked, record, claim))
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
         """Answer with one JSON body."""
-        headers = self._headers(call.record, JSON, *call.told)
+        headers = self._headers(call.record, JSON, *call.asked.told)
         async with self._cancellable(receive, call):
             source = await self._open(call, headers)
             async with aclosing(source.frames) as frames:
@@ -141,7 +138,7 @@ class Generate:
     async def _stream(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
         """Answer with Server-Sent Events: one write for each batch."""
         record = call.record
-        headers = self._headers(record, *_STREAM, *call.told)
+        headers = self._headers(record, *_STREAM, *call.asked.told)
         encoder: Encoder | None = None
         writer = StreamWriter(
             send,
@@ -208,10 +205,11 @@ class Generate:
         Raises:
             ModelNotFound, UnsupportedParameter
         """
-        model = self._registry.models.find(call.request.model)
+        model = self._registry.models.find(call.asked.request.model)
         call.record.model = model.name
-        model.check(call.request)
-        return Job(call.caller, model, call.request, self._encoder(call), call.record, call.claim)
+        request = call.asked.request
+        model.check(request)
+        return Job(call.caller, model, request, self._encoder(call), call.record, call.claim)
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""
@@ -228,9 +226,9 @@ class Generate:
 
     def _encoder(self, call: _Call) -> Encoder:
         return self._dialect.encoder(
-            call.request,
+            call.asked,
             id=f"{self._dialect.id_prefix}-{uuid.uuid4().hex}",
-            model=call.record.model or call.request.model,
+            model=call.record.model or call.asked.request.model,
             created=int(time.time()),
         )
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
-from reverie.http.dialects.base import Dialect, Encoder
+from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
@@ -14,7 +14,7 @@ USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 
 def encoder(dialect: Dialect) -> Encoder:
     return dialect.encoder(
-        GenerateRequest(model="m", messages=[], include_usage=True),
+        Asked(GenerateRequest(model="m", messages=[], include_usage=True)),
         id="chatcmpl-1",
         model="m",
         created=7,

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from reverie.errors import BackendError, InvalidRequest, ModelNotFound
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from reverie.http.dialects import OPENAI
-from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.base import Asked, Encoder
 from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=2)
@@ -20,7 +20,7 @@ USAGE = Usage(prompt_tokens=10, completion_tokens=2)
 
 def encoder(*, include_usage: bool = False) -> Encoder:
     return OPENAI.encoder(
-        GenerateRequest(model="m", messages=[], include_usage=include_usage),
+        Asked(GenerateRequest(model="m", messages=[], include_usage=include_usage)),
         id="chatcmpl-1",
         model="m",
         created=7,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, TopLogprob, Usage
-from reverie.http.dialects.base import Dialect, Encoder
+from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.http.dialects.chunks import with_usage
 from reverie.request import GenerateRequest
 
@@ -20,7 +20,7 @@ USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 
 def encoder(dialect: Dialect, model: str = "m") -> Encoder:
     return dialect.encoder(
-        GenerateRequest(model="m", messages=[], include_usage=True),
+        Asked(GenerateRequest(model="m", messages=[], include_usage=True)),
         id="chatcmpl-1",
         model=model,
         created=7,

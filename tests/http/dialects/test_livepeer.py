@@ -8,7 +8,7 @@ from livepeer_ai.models import components
 from reverie.errors import BackendError, InvalidRequest, ModelNotFound
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects import LIVEPEER
-from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.base import Asked, Encoder
 from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=2, cached_tokens=4)
@@ -16,7 +16,7 @@ USAGE = Usage(prompt_tokens=10, completion_tokens=2, cached_tokens=4)
 
 def encoder() -> Encoder:
     return LIVEPEER.encoder(
-        GenerateRequest(model="m", messages=[], include_usage=False),
+        Asked(GenerateRequest(model="m", messages=[], include_usage=False)),
         id="chatcmpl-1",
         model="m",
         created=7,

@@ -22,7 +22,7 @@ from reverie.errors import (
 )
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects import MESSAGES
-from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.base import Asked, Encoder
 from reverie.request import GenerateRequest
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=2, cached_tokens=4)
@@ -30,7 +30,7 @@ USAGE = Usage(prompt_tokens=10, completion_tokens=2, cached_tokens=4)
 
 def encoder() -> Encoder:
     request = GenerateRequest(model="m", messages=[{"role": "user", "content": "Hi"}])
-    return MESSAGES.encoder(request, id="msg-1", model="m", created=7)
+    return MESSAGES.encoder(Asked(request), id="msg-1", model="m", created=7)
 
 
 def stream(*batches: list[Delta], finish: Finish | None = None) -> bytes:

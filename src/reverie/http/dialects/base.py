@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
 from reverie.http.connection.exchange import Headers
 from reverie.request import GenerateRequest
+
+
+class Asked(NamedTuple):
+    """A request's body, parsed and checked."""
+
+    request: GenerateRequest
+    told: Sequence[tuple[bytes, bytes]] = ()
+    """Headers that its answer carries."""
+    echo: Mapping[str, Any] = MappingProxyType({})
+    """What else its answer repeats, in the dialect's own names."""
+
+
+def ignored_header(names: Sequence[str]) -> Headers:
+    """The header that tells which fields of a request had no effect; none if there are none."""
+    if not names:
+        return []
+    return [(b"x-reverie-ignored", ", ".join(names).encode("ascii", "replace"))]
 
 
 class Encoder(Protocol):
@@ -46,8 +64,8 @@ class Dialect(Protocol):
     def id_headers(self) -> Sequence[bytes]:
         """Names of the headers that carry the request's id."""
 
-    def parse(self, body: bytes) -> tuple[GenerateRequest, Headers]:
-        """A request's body, parsed and checked, and headers that its answer carries.
+    def parse(self, body: bytes) -> Asked:
+        """Parse and check a request's body.
 
         Raises:
             InvalidRequest, UnsupportedParameter
@@ -59,7 +77,7 @@ class Dialect(Protocol):
     def error_body(self, error: ReverieError) -> bytes:
         """The JSON body that goes with ``status``."""
 
-    def encoder(self, request: GenerateRequest, *, id: str, model: str, created: int) -> Encoder:
+    def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
         """Begin an answer.
 
         Args:

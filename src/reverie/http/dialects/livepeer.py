@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
-from reverie.http.connection.exchange import PING, Headers
+from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import usage_object
-from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import DONE, NO_TEXT, ROLE, ChunkEncoder, encode
 from reverie.http.dialects.errors import error_body
 from reverie.http.request.body import parse
-from reverie.request import GenerateRequest
 
 
 class Livepeer:
@@ -25,8 +24,8 @@ class Livepeer:
     id_prefix = "chatcmpl"
     id_headers = (b"x-request-id",)
 
-    def parse(self, body: bytes) -> tuple[GenerateRequest, Headers]:
-        return parse(body), []
+    def parse(self, body: bytes) -> Asked:
+        return Asked(parse(body))
 
     def status(self, error: ReverieError) -> int:
         return error.status
@@ -34,7 +33,7 @@ class Livepeer:
     def error_body(self, error: ReverieError) -> bytes:
         return error_body(error, self.status(error))
 
-    def encoder(self, request: GenerateRequest, *, id: str, model: str, created: int) -> Encoder:
+    def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
         """Begin an answer; its usage is always sent."""
         return LivepeerEncoder(id=id, model=model, created=created)
 

@@ -16,13 +16,11 @@ import msgspec
 
 from reverie.errors import ContextLengthExceeded, Overloaded, ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
-from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.answer import assemble
-from reverie.http.dialects.base import Encoder
+from reverie.http.dialects.base import Asked, Encoder, ignored_header
 from reverie.http.dialects.chunks import encode
 from reverie.http.dialects.split import split
 from reverie.http.request.messages import parse
-from reverie.request import GenerateRequest
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
@@ -52,10 +50,9 @@ class Messages:
     id_prefix = "msg"
     id_headers = (b"x-request-id", b"request-id")
 
-    def parse(self, body: bytes) -> tuple[GenerateRequest, Headers]:
+    def parse(self, body: bytes) -> Asked:
         request, ignored = parse(body)
-        told = ", ".join(ignored).encode("ascii", "replace")
-        return request, [(b"x-reverie-ignored", told)] if ignored else []
+        return Asked(request, ignored_header(ignored))
 
     def status(self, error: ReverieError) -> int:
         if isinstance(error, Overloaded):
@@ -65,8 +62,8 @@ class Messages:
     def error_body(self, error: ReverieError) -> bytes:
         return msgspec.json.encode(_error_object(error))
 
-    def encoder(self, request: GenerateRequest, *, id: str, model: str, created: int) -> Encoder:
-        return MessagesEncoder(id=id, model=model, prompt_tokens=request.prompt_estimate)
+    def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
+        return MessagesEncoder(id=id, model=model, prompt_tokens=asked.request.prompt_estimate)
 
 
 MESSAGES = Messages()
