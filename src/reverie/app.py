@@ -18,6 +18,7 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.http import kept_responses
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.connection.exchange import (
@@ -30,11 +31,13 @@ from reverie.http.connection.paths import normal
 from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
 from reverie.http.count_tokens import CountTokens
-from reverie.http.dialects import LIVEPEER, MESSAGES, OPENAI
+from reverie.http.dialects import LIVEPEER, MESSAGES, OPENAI, RESPONSES
 from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
+from reverie.http.kept_responses import KeptResponses
 from reverie.http.operations import application
+from reverie.http.request import messages, responses
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
@@ -50,6 +53,7 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
     "/chat/completions": OPENAI,
     "/llm/chat/completions": OPENAI,
     "/v1/messages": MESSAGES,
+    "/v1/responses": RESPONSES,
 }
 
 
@@ -129,7 +133,28 @@ class Application:
             for path, dialect in _GENERATION_ROUTES.items()
         }
         self._generate["/v1/messages/count_tokens"] = CountTokens(
-            registry=self.registry, access=access, in_flight=self.in_flight
+            MESSAGES,
+            messages.parse_to_count,
+            registry=self.registry,
+            access=access,
+            in_flight=self.in_flight,
+        )
+        self._generate["/v1/responses/input_tokens"] = CountTokens(
+            RESPONSES,
+            responses.parse_to_count,
+            registry=self.registry,
+            access=access,
+            in_flight=self.in_flight,
+            about={"object": "response.input_tokens"},
+        )
+        self._kept_responses = KeptResponses(
+            RESPONSES,
+            registry=self.registry,
+            access=access,
+            admission=admission,
+            in_flight=self.in_flight,
+            metrics=metrics,
+            replays=replays,
         )
         self._operations = add_admin(
             application.build(self.registry, access, metrics, self.in_flight, self._store),
@@ -218,6 +243,8 @@ class Application:
             if more := self._cors.headers(scope):
                 send = with_headers(send, more)
         generate = self._generate.get(scope["path"])
+        if generate is None and scope["path"].startswith(kept_responses.PREFIX):
+            generate = self._kept_responses
         if generate is not None:
             await generate(scope, receive, send)
         else:

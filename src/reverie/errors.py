@@ -191,6 +191,16 @@ class AnswerNotKept(ClientError):
         )
 
 
+class AnswerCancelled(ClientError):
+    """Its client asked for the end of an answer that it didn't wait for itself."""
+
+    status = 409
+    code = "answer_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The answer was cancelled by its client.")
+
+
 class StreamNotResumable(ClientError):
     """``Last-Event-ID`` names an event of a stream that isn't there any more."""
 

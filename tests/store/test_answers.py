@@ -54,7 +54,7 @@ def asked(store: Store, wanted: ReservationRequest) -> Any:
 def test_a_completed_answer_is_given_again_and_opens_no_row(store: Store) -> None:
     asked(store, claiming(1))
     close(store, ended(1))
-    assert asked(store, claiming(2)) == StoredAnswer(1)
+    assert asked(store, claiming(2)) == StoredAnswer(1, b"f")
     assert said(store, 1) == b"said"
     assert [row.id for row in rows(store)] == [1]
 
@@ -73,7 +73,7 @@ def test_an_answer_whose_gateway_was_given_up_is_given_again_once_it_turns_up(
     with store.write() as connection:
         close_lost(connection, GATEWAY, now_ms())
     close(store, ended(1))
-    assert asked(store, claiming(2)) == StoredAnswer(1)
+    assert asked(store, claiming(2)) == StoredAnswer(1, b"f")
 
 
 def test_another_request_may_not_use_the_key_running_or_done(store: Store) -> None:
@@ -128,7 +128,7 @@ def test_a_claim_of_a_gateway_that_died_is_free_again(store: Store) -> None:
     assert isinstance(asked(store, claiming(2)), Granted)
     close(store, ended(1, answer=b"late"))  # the dead one's journal turns up
     close(store, ended(2, answer=b"new"))
-    assert asked(store, claiming(3)) == StoredAnswer(2)
+    assert asked(store, claiming(3)) == StoredAnswer(2, b"f")
     assert said(store, 2) == b"new"
 
 
@@ -179,4 +179,4 @@ def test_of_too_many_answers_the_oldest_go_as_if_they_had_expired(store: Store) 
     again = asked(store, request(6, claim=Claim("key-3", b"f")))
     assert isinstance(again, Granted)
     assert again.base > 0
-    assert asked(store, request(7, claim=Claim("key-4", b"f"))) == StoredAnswer(4)
+    assert asked(store, request(7, claim=Claim("key-4", b"f"))) == StoredAnswer(4, b"f")

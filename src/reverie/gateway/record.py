@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from reverie.errors import BackendError, ClientGone, ReverieError, ServerStopped
+from reverie.errors import AnswerCancelled, BackendError, ClientGone, ReverieError, ServerStopped
 from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.log import fields
 
@@ -100,7 +100,7 @@ class RequestRecord:
         """Note what ended the request early."""
         self.error = error.code
         self.reason = error.reason if isinstance(error, BackendError) else None
-        if isinstance(error, ClientGone):
+        if isinstance(error, ClientGone | AnswerCancelled):
             self.outcome = "cancelled"
         elif isinstance(error, ServerStopped):
             self.outcome = "stopped"

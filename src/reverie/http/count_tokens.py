@@ -1,8 +1,10 @@
-"""``POST /v1/messages/count_tokens``: the size of a prompt, and no answer."""
+"""The size of a prompt, and no answer: Anthropic's ``count_tokens``, OpenAI's ``input_tokens``."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -18,15 +20,32 @@ from reverie.http.connection.exchange import (
     respond,
 )
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.dialects import MESSAGES
+from reverie.http.dialects.base import Dialect
 from reverie.http.replies import JSON, id_headers, refuse, require_post
-from reverie.http.request.messages import parse
+from reverie.request import GenerateRequest
 
 
 class CountTokens:
-    """An ASGI application. It counts as the model's engine does, or estimates where none can."""
+    """An ASGI application. It counts as the model's engine does, or estimates where none can.
 
-    def __init__(self, *, registry: ModelRegistry, access: Access, in_flight: InFlight) -> None:
+    Args:
+        parse: reads a body, which is that of a request for an answer, less what only that needs.
+        about: what the answer says beside the count.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        parse: Callable[[bytes], GenerateRequest],
+        *,
+        registry: ModelRegistry,
+        access: Access,
+        in_flight: InFlight,
+        about: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._dialect = dialect
+        self._parse = parse
+        self._about = about
         self._registry = registry
         self._access = access
         self._in_flight = in_flight
@@ -37,10 +56,12 @@ class CountTokens:
             tokens = await self._count(scope, receive)
         except Exception as failure:
             error = as_reverie_error(failure, request_id)
-            await refuse(scope, send, MESSAGES, error, request_id)
+            await refuse(scope, send, self._dialect, error, request_id)
         else:
-            headers = [*id_headers(MESSAGES, request_id), JSON]
-            await respond(send, 200, msgspec.json.encode({"input_tokens": tokens}), headers)
+            headers = [*id_headers(self._dialect, request_id), JSON]
+            await respond(
+                send, 200, msgspec.json.encode({**self._about, "input_tokens": tokens}), headers
+            )
 
     async def _count(self, scope: Scope, receive: Receive) -> int:
         caller = await self._access.admit(scope)
@@ -50,7 +71,7 @@ class CountTokens:
         body = await read_body(
             scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
         )
-        request, _ = await asyncio.to_thread(parse, body, counting=True)
+        request = await asyncio.to_thread(self._parse, body)
         model = self._registry.models.find(request.model)
         model.check(request)
         with model.deployment.held():

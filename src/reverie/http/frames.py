@@ -46,6 +46,11 @@ class Job(NamedTuple):
     claim: Claim | None = None
     """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
 
+    @property
+    def numbered(self) -> bool:
+        """True if its events carry numbers."""
+        return self.claim is not None and self.request.stream
+
 
 class Source(NamedTuple):
     """Where the frames of one answer come from.
@@ -69,9 +74,7 @@ async def generate(
         ReverieError: as ``relay`` and ``Reservation.settle``.
     """
     kept = (
-        None
-        if job.claim is None
-        else _KeptCopy(max_kept, reservation.base, numbered=job.request.stream)
+        None if job.claim is None else _KeptCopy(max_kept, reservation.base, numbered=job.numbered)
     )
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from reverie.errors import (
     ClientGone,
@@ -57,13 +56,17 @@ _STREAM: Headers = [
 ]
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """One request that was parsed."""
 
     caller: Caller
     asked: Asked
     record: RequestRecord
     claim: Claim | None
+
+
+_Opener: TypeAlias = Callable[[Headers], Awaitable[Source]]
+"""Opens an answer's source, and completes its headers."""
 
 
 class Generate:
@@ -120,22 +123,27 @@ class Generate:
         large = len(body) > _LARGE_BODY
         asked = await asyncio.to_thread(parse, body) if large else parse(body)
         record.stream = stream = asked.request.stream
-        claim = claim_of(scope, self._dialect.name, body, stream=stream)
+        claim = claim_of(scope, self._dialect.name, body, stream=stream, own_key=asked.key)
         del body
         answer = self._stream if stream else self._collect
-        await answer(scope, receive, send, _Call(caller, asked, record, claim))
+        call = Call(caller, asked, record, claim)
+        await answer(scope, receive, send, call, partial(self._open, call))
 
-    async def _collect(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
+    async def _collect(
+        self, scope: Scope, receive: Receive, send: Send, call: Call, open_source: _Opener
+    ) -> None:
         """Answer with one JSON body."""
         headers = self._headers(call.record, JSON, *call.asked.told)
         async with self._cancellable(receive, call):
-            source = await self._open(call, headers)
+            source = await open_source(headers)
             async with aclosing(source.frames) as frames:
                 parts = [frame async for frame in frames]
             call.record.status = 200
             await respond(send, 200, b"".join([frame.data for frame in parts]), headers)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, call: _Call) -> None:
+    async def _stream(
+        self, scope: Scope, receive: Receive, send: Send, call: Call, open_source: _Opener
+    ) -> None:
         """Answer with Server-Sent Events: one write for each batch."""
         record = call.record
         headers = self._headers(record, *_STREAM, *call.asked.told)
@@ -151,7 +159,7 @@ class Generate:
         try:
             async with self._cancellable(receive, call) as cancel_scope:
                 writer.start(cancel_scope)
-                source = await self._open(call, headers)
+                source = await open_source(headers)
                 encoder = source.encoder
                 async with aclosing(source.frames) as frames:
                     async for frame in frames:
@@ -178,9 +186,7 @@ class Generate:
             await drop(scope)
 
     @asynccontextmanager
-    async def _cancellable(
-        self, receive: Receive, call: _Call
-    ) -> AsyncGenerator[CancelScope, None]:
+    async def _cancellable(self, receive: Receive, call: Call) -> AsyncGenerator[CancelScope, None]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         async with self._in_flight.running(
             self._settings.request_timeout, joins=call.claim is not None
@@ -191,7 +197,7 @@ class Generate:
             finally:
                 watcher.cancel()
 
-    async def _open(self, call: _Call, headers: Headers) -> Source:
+    async def _open(self, call: Call, headers: Headers) -> Source:
         """Where the answer comes from. ``headers`` is complete once its first frame is there."""
         prepare = partial(self._prepare, call)
         if call.claim is not None:
@@ -199,7 +205,7 @@ class Generate:
         job = prepare()
         return Source(self._generate(job, headers), job.encoder)
 
-    def _prepare(self, call: _Call) -> Job:
+    def _prepare(self, call: Call) -> Job:
         """Find the model, and refuse what one of its backends can't honour.
 
         Raises:
@@ -224,10 +230,10 @@ class Generate:
                 async for frame in frames:
                     yield frame
 
-    def _encoder(self, call: _Call) -> Encoder:
+    def _encoder(self, call: Call) -> Encoder:
         return self._dialect.encoder(
             call.asked,
-            id=f"{self._dialect.id_prefix}-{uuid.uuid4().hex}",
+            id=self._dialect.new_id(None if call.claim is None else call.claim.key),
             model=call.record.model or call.asked.request.model,
             created=int(time.time()),
         )

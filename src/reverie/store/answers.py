@@ -29,8 +29,8 @@ class Claim(Struct, frozen=True):
 
     key: str
     """The ``Idempotency-Key``, which is scoped to the API key."""
-    fingerprint: bytes
-    """A hash of the request's body and of its dialect."""
+    fingerprint: bytes | None
+    """A hash of the request's body and of its dialect; None: whatever it was."""
     after: int = 0
     """The number of the last event that the client has; 0: it has none."""
 
@@ -40,6 +40,7 @@ class StoredAnswer(Struct, frozen=True):
 
     row: int
     """Its request's row of the ledger."""
+    fingerprint: bytes
 
 
 def fresh_event_base(now: float) -> int:
@@ -152,11 +153,11 @@ def _previous_result(row: Any, claim: Claim) -> StoredAnswer | ReverieError | No
     """What a row means for a new claim; None: the claim may replace it."""
     if row.finished_at is None and row.outcome is not None:
         return None  # it ended without an answer
-    if row.fingerprint != claim.fingerprint:
+    if claim.fingerprint is not None and row.fingerprint != claim.fingerprint:
         return IdempotencyKeyReused()
     if row.finished_at is None:
         return RequestInProgress()
-    return StoredAnswer(row.ledger_id) if row.has_body else AnswerNotKept()
+    return StoredAnswer(row.ledger_id, row.fingerprint) if row.has_body else AnswerNotKept()
 
 
 _FOUND = (

@@ -29,7 +29,7 @@ def answer(store: Store, row: int, size: int) -> StoredAnswer:
     """Have a request answered whose claim is named after its row."""
     ask(store, request(row, claim=Claim(f"claim-{row}", b"f")))
     close(store, Settlement(id=row, outcome="ok", ended_at=now_ms(), answer=b"x" * size))
-    return StoredAnswer(row)
+    return StoredAnswer(row, b"f")
 
 
 async def test_an_answer_is_found_by_the_claim_of_its_api_key(bounded: Store) -> None:
@@ -40,7 +40,7 @@ async def test_an_answer_is_found_by_the_claim_of_its_api_key(bounded: Store) ->
     assert await kept.body(stored) == b"x" * 10
     assert await kept.find("key_b", claim) is None
     assert await kept.find("key_a", Claim("claim-1", b"other")) is None
-    assert await kept.body(StoredAnswer(404)) is None
+    assert await kept.body(StoredAnswer(404, b"f")) is None
 
 
 async def test_whoever_waits_for_another_gateway_s_answer_asks_without_writing(

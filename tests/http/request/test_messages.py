@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reverie.errors import InvalidRequest
 from reverie.http.request.messages import Parsed, parse
 from reverie.request import GenerateRequest
+from tests.http.request.conversations import conversations
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"name": "f", "description": "It.", "input_schema": {"type": "object"}}
@@ -285,3 +286,48 @@ def test_what_is_nested_too_deeply_is_refused(field: str) -> None:
     plain = b'"messages":[{"role":"user","content":"Hi"}],' if field != "messages" else b""
     with contextlib.suppress(InvalidRequest):
         parse(b'{"max_tokens":9,%b"%b":%b}' % (plain, field.encode(), given))
+
+
+def to_blocks(conversation: list[dict[str, Any]]) -> dict[str, Any]:
+    """A conversation as this dialect's clients send it back."""
+    body: dict[str, Any] = {"messages": []}
+    for message in conversation:
+        role, content = message["role"], message["content"]
+        if role == "system":
+            body["system"] = content
+            continue
+        blocks: list[dict[str, Any]] = []
+        if role == "tool":
+            role = "user"
+            blocks.append(
+                {
+                    "type": "tool_result",
+                    "tool_use_id": message["tool_call_id"],
+                    "content": content,
+                }
+            )
+        else:
+            if "reasoning_content" in message:
+                blocks.append({"type": "thinking", "thinking": message["reasoning_content"]})
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            blocks += map(_block, parts or ())
+            for call in message.get("tool_calls", ()):
+                function = call["function"]
+                arguments = json.loads(function["arguments"])
+                used = {"id": call["id"], "name": function["name"], "input": arguments}
+                blocks.append({"type": "tool_use", **used})
+        body["messages"].append({"role": role, "content": blocks})
+    return body
+
+
+def _block(part: dict[str, Any]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return part
+    data = part["image_url"]["url"].partition(",")[2]
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    return {"type": "image", "source": source}
+
+
+@given(conversation=conversations())
+def test_a_conversation_comes_through_whole(conversation: list[dict[str, Any]]) -> None:
+    assert request(**to_blocks(conversation)).messages == conversation

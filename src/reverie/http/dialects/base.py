@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
-from reverie.http.connection.exchange import Headers
 from reverie.request import GenerateRequest
 
 
@@ -20,13 +19,8 @@ class Asked(NamedTuple):
     """Headers that its answer carries."""
     echo: Mapping[str, Any] = MappingProxyType({})
     """What else its answer repeats, in the dialect's own names."""
-
-
-def ignored_header(names: Sequence[str]) -> Headers:
-    """The header that tells which fields of a request had no effect; none if there are none."""
-    if not names:
-        return []
-    return [(b"x-reverie-ignored", ", ".join(names).encode("ascii", "replace"))]
+    key: str | None = None
+    """An idempotency key for it, if its answer is to be kept though the client sent none."""
 
 
 class Encoder(Protocol):
@@ -56,9 +50,8 @@ class Dialect(Protocol):
     def ping(self) -> bytes:
         """What bridges silence in a stream."""
 
-    @property
-    def id_prefix(self) -> str:
-        """What the ids of its answers begin with."""
+    def new_id(self, key: str | None) -> str:
+        """An id for an answer, which is kept under the key if there is one."""
 
     @property
     def id_headers(self) -> Sequence[bytes]:

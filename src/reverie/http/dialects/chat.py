@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
 from reverie.http.connection.exchange import PING
@@ -16,11 +18,13 @@ class OpenAI:
     name = "openai"
 
     ping = PING
-    id_prefix = "chatcmpl"
     id_headers = (b"x-request-id",)
 
     def parse(self, body: bytes) -> Asked:
         return Asked(parse(body))
+
+    def new_id(self, key: str | None) -> str:
+        return f"chatcmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
         return error.status if error.openai_status is None else error.openai_status

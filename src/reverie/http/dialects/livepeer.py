@@ -7,6 +7,8 @@ usage. Their parsers want a string as content everywhere.
 
 from __future__ import annotations
 
+import uuid
+
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
 from reverie.http.connection.exchange import PING
@@ -21,11 +23,13 @@ class Livepeer:
     name = "livepeer"
 
     ping = PING
-    id_prefix = "chatcmpl"
     id_headers = (b"x-request-id",)
 
     def parse(self, body: bytes) -> Asked:
         return Asked(parse(body))
+
+    def new_id(self, key: str | None) -> str:
+        return f"chatcmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
         return error.status

@@ -9,6 +9,7 @@ Source: the types and the stream's state machine of anthropic-sdk-python 0.121.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ import msgspec
 from reverie.errors import ContextLengthExceeded, Overloaded, ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects.answer import assemble
-from reverie.http.dialects.base import Asked, Encoder, ignored_header
+from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
 from reverie.http.dialects.split import split
+from reverie.http.request.lenient import ignored_header
 from reverie.http.request.messages import parse
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -47,12 +49,14 @@ _STOP_REASONS = {
 class Messages:
     name = "messages"
     ping = PING
-    id_prefix = "msg"
     id_headers = (b"x-request-id", b"request-id")
 
     def parse(self, body: bytes) -> Asked:
         request, ignored = parse(body)
         return Asked(request, ignored_header(ignored))
+
+    def new_id(self, key: str | None) -> str:
+        return f"msg_{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
         if isinstance(error, Overloaded):

@@ -12,17 +12,24 @@ _MAX_KEY = 255
 _MAX_ID_DIGITS = 16
 
 
-def claim_of(scope: Scope, dialect: str, body: bytes, *, stream: bool) -> Claim | None:
-    """The claim that a request's headers make; None without an ``Idempotency-Key``.
+def claim_of(
+    scope: Scope, dialect: str, body: bytes, *, stream: bool, own_key: str | None = None
+) -> Claim | None:
+    """The claim that a request makes; None without an ``Idempotency-Key``.
 
     ``Last-Event-ID`` has no effect on a request that isn't streamed.
+
+    Args:
+        own_key: the key to use where the client sent none.
 
     Raises:
         InvalidHeader: a header is malformed or repeated.
     """
     key = _only(scope, "Idempotency-Key")
     if key is None:
-        return None
+        if own_key is None:
+            return None
+        key = own_key.encode()
     if not 0 < len(key) <= _MAX_KEY or not all(0x21 <= byte <= 0x7E for byte in key):
         raise InvalidHeader(
             "Idempotency-Key", "Idempotency-Key is 1 to 255 visible ASCII characters."

@@ -11,10 +11,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from reverie.errors import (
+    AnswerCancelled,
     ClientGone,
     IdempotencyKeyReused,
     Overloaded,
@@ -51,7 +52,7 @@ _Place: TypeAlias = tuple[str, str]
 """(API key's id, idempotency key)"""
 
 
-class _Generation:
+class Generation:
     """One generation that outlives its clients."""
 
     def __init__(self, claim: Claim, job: Job, grace: float) -> None:
@@ -69,6 +70,14 @@ class _Generation:
         """Let another request with the same claim read the transcript."""
         if not claim.after:
             self.claim = claim  # this client wants the whole answer: it may be generated for it
+
+    async def cancel(self) -> None:
+        """End it for its client, and wait until it is settled."""
+        self.abandoned = True
+        if self.cancel_scope is not None:
+            self.cancel_scope.end(AnswerCancelled())
+        if self.task is not None:
+            await asyncio.wait({self.task})
 
     def end(self) -> None:
         """Drop the callback, so that the transcript is freed with its last reader."""
@@ -92,6 +101,24 @@ class _Generation:
             self.cancel_scope.end(ClientGone("The client did not come back for its answer."))
 
 
+class Found(NamedTuple):
+    """An answer that is kept."""
+
+    transcript: Transcript
+    running: Generation | None
+    """What writes it; None if it is complete."""
+
+    @property
+    def stored(self) -> bytes:
+        """A complete answer's bytes; none of one that is still written."""
+        return b"" if self.transcript.answer is None else self.transcript.answer.body
+
+    def read(self, after: int, record: RequestRecord, headers: Headers) -> Source:
+        """The events after this number, as ``Replays.open`` gives them."""
+        frames = _read(self.transcript, after, record, headers, replayed=True)
+        return Source(frames, None if self.running is None else self.running.job.encoder)
+
+
 class Replays:
     """The generations of this gateway that carry an ``Idempotency-Key``, and stored answers."""
 
@@ -109,7 +136,7 @@ class Replays:
         self._in_flight = in_flight
         self._registry = registry
         self._metrics = metrics
-        self._running: dict[_Place, _Generation] = {}
+        self._running: dict[_Place, Generation] = {}
         self._loaded: WeakValueDictionary[_Place, KeptAnswer] = WeakValueDictionary()
         """Stored answers, each for as long as somebody reads it."""
         self._loads = asyncio.Semaphore(_MAX_LOADS)
@@ -157,24 +184,39 @@ class Replays:
             else:
                 running = None if loaded is not None else self._begin(place, claim, job)
         if running is None:
-            return Source(_read(Transcript(loaded), claim, record, headers, replayed=True), None)
+            return Source(
+                _read(Transcript(loaded), claim.after, record, headers, replayed=True), None
+            )
         running.join(claim)
         record.model = running.job.model.name
-        frames = _read(running.transcript, claim, record, headers, replayed=known is not None)
+        frames = _read(running.transcript, claim.after, record, headers, replayed=known is not None)
         return Source(frames, running.job.encoder)
 
-    def _begin(self, place: _Place, claim: Claim, job: Job) -> _Generation:
+    async def find(self, caller: Caller, key: str) -> Found | None:
+        """What is kept under an idempotency key, whatever was asked.
+
+        Raises:
+            AccountsUnavailable, Overloaded
+        """
+        place = (caller.key_id, key)
+        running = self._running.get(place)
+        if running is not None and not running.abandoned:
+            return Found(running.transcript, running)
+        loaded = self._loaded.get(place) or await self._load_stored(place, Claim(key, None))
+        return None if loaded is None else Found(Transcript(loaded), None)
+
+    def _begin(self, place: _Place, claim: Claim, job: Job) -> Generation:
         """Start the generation in a task of its own, with a record of its own."""
         own = RequestRecord(job.record.id, job.record.route, "generation")
         own.key, own.model, own.stream = job.record.key, job.model.name, job.record.stream
         job = job._replace(record=own)
-        running = self._running[place] = _Generation(claim, job, self._settings.resume_grace)
+        running = self._running[place] = Generation(claim, job, self._settings.resume_grace)
         job.model.deployment.hold()  # the generation may outlive the request
         running.task = asyncio.create_task(self._run(place, running))
         running.task.add_done_callback(lambda _: job.model.deployment.release())
         return running
 
-    async def _run(self, place: _Place, running: _Generation) -> None:
+    async def _run(self, place: _Place, running: Generation) -> None:
         record, transcript = running.job.record, running.transcript
         try:
             async with self._in_flight.running(self._settings.request_timeout) as cancel_scope:
@@ -195,7 +237,7 @@ class Replays:
                 record.close()
                 self._metrics.observe_generation(record)
 
-    async def _generate(self, running: _Generation) -> None:
+    async def _generate(self, running: Generation) -> None:
         granted = await self._claim(running)
         if isinstance(granted, KeptAnswer):
             running.transcript.give_again(granted)
@@ -206,7 +248,7 @@ class Replays:
             async for frame in frames:
                 await running.transcript.append(frame)
 
-    async def _claim(self, running: _Generation) -> Reservation | KeptAnswer:
+    async def _claim(self, running: Generation) -> Reservation | KeptAnswer:
         """Reserve the request, or get its answer; wait while another gateway generates it.
 
         Raises:
@@ -230,7 +272,7 @@ class Replays:
             else:
                 if isinstance(granted, StoredAnswer):
                     place = (job.caller.key_id, claim.key)
-                    if (answer := await self._load(place, claim, granted)) is not None:
+                    if (answer := await self._load(place, granted)) is not None:
                         return answer
                 elif not running.claim.after:
                     running.job = job._replace(request=request)
@@ -251,9 +293,9 @@ class Replays:
 
     async def _load_stored(self, place: _Place, claim: Claim) -> KeptAnswer | None:
         stored = await self._kept_answers.find(place[0], claim)
-        return None if stored is None else await self._load(place, claim, stored)
+        return None if stored is None else await self._load(place, stored)
 
-    async def _load(self, place: _Place, claim: Claim, stored: StoredAnswer) -> KeptAnswer | None:
+    async def _load(self, place: _Place, stored: StoredAnswer) -> KeptAnswer | None:
         """Load a stored answer, unless it is in memory already; None if it was evicted.
 
         Raises:
@@ -271,14 +313,14 @@ class Replays:
             body = await self._kept_answers.body(stored)
             if body is None:
                 return None
-            answer = self._loaded[place] = KeptAnswer(stored.row, claim.fingerprint, body)
+            answer = self._loaded[place] = KeptAnswer(stored.row, stored.fingerprint, body)
             return answer
 
 
 async def _read(
-    transcript: Transcript, claim: Claim, record: RequestRecord, headers: Headers, *, replayed: bool
+    transcript: Transcript, after: int, record: RequestRecord, headers: Headers, *, replayed: bool
 ) -> AsyncGenerator[Frame, None]:
-    """The frames of a transcript after the claim's event.
+    """The frames of a transcript after its event of that number.
 
     Args:
         replayed: the answer began for an earlier request. It turns out that it did, too, if the
@@ -287,7 +329,7 @@ async def _read(
     Raises:
         RequestInProgress, AnswerNotKept, StreamNotResumable, ReverieError: as ``Transcript.read``.
     """
-    async with aclosing(transcript.read(claim.after)) as frames:
+    async with aclosing(transcript.read(after)) as frames:
         async for frame in frames:
             if record.replayed is None:
                 record.replayed = replayed or transcript.answer is not None

@@ -32,6 +32,11 @@ class KeptAnswer:
         self.fingerprint = fingerprint
         self.body = body
 
+    @property
+    def first_number(self) -> int:
+        """The number of a stream's first event."""
+        return int(self.body[len(b"id: ") : self.body.index(b"\n")])
+
     def begin(self, after: int) -> int:
         """The byte at which the event after number ``after`` begins; 0 for the first event.
 
@@ -88,6 +93,19 @@ class Transcript:
     @property
     def ended(self) -> bool:
         return self.answer is not None or self._complete or self._error is not None
+
+    @property
+    def first_number(self) -> int:
+        """The number of its first event.
+
+        Raises:
+            StreamNotResumable: it has none yet.
+        """
+        if self.answer is not None:
+            return self.answer.first_number
+        if not self.begun:
+            raise StreamNotResumable
+        return self._base + 1
 
     @property
     def readers(self) -> int:

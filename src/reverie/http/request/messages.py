@@ -1,7 +1,4 @@
-"""A request in Anthropic's dialect → ``GenerateRequest``.
-
-Rule: what isn't known is ignored, and told: ``Parsed.ignored`` names it.
-"""
+"""A request in Anthropic's dialect → ``GenerateRequest``."""
 
 from __future__ import annotations
 
@@ -12,12 +9,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from reverie.http.request.json_schemas import SchemaBudget
+from reverie.http.request.lenient import ignored
 from reverie.http.request.messages_schema import (
     ImageBlock,
-    Lenient,
     Message,
     MessagesRequest,
-    OtherBlock,
     TextBlock,
     ThinkingBlock,
     Tool,
@@ -26,20 +22,19 @@ from reverie.http.request.messages_schema import (
     URLSource,
 )
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
-from reverie.http.request.validation import MAX_IMAGES, Mistake
+from reverie.http.request.validation import MAX_IMAGES, Mistake, OfferedTool, tool_mistakes
 from reverie.prompt_bounds import text_of
 from reverie.request import GenerateRequest
 
 _BILLING = "x-anthropic-billing-header:"
 """What Claude Code's first system block begins with. It changes with each request, and no prefix of
 a prompt would ever be found in an engine's cache."""
-_MAX_LISTED = 20
 
 
 class Parsed(NamedTuple):
     request: GenerateRequest
     ignored: tuple[str, ...]
-    """The fields that had no effect, as dotted paths without indices."""
+    """What had no effect."""
 
 
 def parse(raw: bytes, *, counting: bool = False) -> Parsed:
@@ -62,7 +57,12 @@ def parse(raw: bytes, *, counting: bool = False) -> Parsed:
     mistakes = list(_mistakes(asked, request, counting=counting))
     if mistakes:
         raise error_of(mistakes)
-    return Parsed(request, tuple(sorted(set(_ignored(asked, ""))))[:_MAX_LISTED])
+    return Parsed(request, ignored(asked))
+
+
+def parse_to_count(raw: bytes) -> GenerateRequest:
+    """As ``parse``, where no answer is wanted, only the prompt's size."""
+    return parse(raw, counting=True).request
 
 
 def _mistakes(
@@ -75,16 +75,13 @@ def _mistakes(
         yield Mistake(("messages",), f"Messages should have {MAX_IMAGES} or fewer images")
     if all(message["role"] == "system" for message in request.messages):
         yield Mistake(("messages",), "None of the messages holds what the model can read")
-    names: set[str] = set()
-    schemas = SchemaBudget()
-    for index, tool in enumerate(asked.tools or ()):
-        if tool.input_schema is None:
-            continue
-        if tool.name in names:
-            yield Mistake(("tools", index, "name"), "Another tool has this name")
-        names.add(tool.name)
-        if (problem := schemas.problem(tool.input_schema)) is not None:
-            yield Mistake(("tools", index, "input_schema"), problem)
+    tools = [
+        OfferedTool(("tools", index), tool.name, "input_schema", tool.input_schema)
+        for index, tool in enumerate(asked.tools or ())
+        if tool.input_schema is not None
+    ]
+    yield from tool_mistakes(tools)
+    names = {tool.name for tool in tools}
     choice = asked.tool_choice
     if choice is not None and choice.type == "tool" and choice.name not in names:
         yield Mistake(("tool_choice", "name"), "None of the tools has this name")
@@ -244,19 +241,3 @@ def _tool_choice(asked: MessagesRequest) -> str | dict[str, Any] | None:
 
 def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-
-
-def _ignored(value: Any, at: str) -> Iterator[str]:
-    """The paths of unknown fields, blocks and tools, without indices."""
-    if isinstance(value, list):
-        for one in value:
-            if isinstance(one, OtherBlock) or (isinstance(one, Tool) and one.input_schema is None):
-                yield f"{at.removesuffix('.')}[{str(one.type)[:100]}]"
-            else:
-                yield from _ignored(one, at)
-    elif isinstance(value, Lenient):
-        for name in value.model_extra or ():
-            if name != "cache_control":
-                yield f"{at}{name[:100]}"
-        for name in type(value).model_fields:
-            yield from _ignored(getattr(value, name), f"{at}{name}.")

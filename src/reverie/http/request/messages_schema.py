@@ -1,8 +1,5 @@
 """The wire shape of a request in Anthropic's dialect, ``POST /v1/messages``.
 
-Rule: what is known is checked, and what isn't is ignored and told. Claude Code sends new
-beta fields with each release, and a gateway that refuses them breaks it.
-
 Source: the types of anthropic-sdk-python 0.121.
 """
 
@@ -10,18 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag
+from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
+from reverie.http.request.lenient import Lenient, Other, tag_by_type
 from reverie.http.request.schema import base64, image_url, union_by_form
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200
-
-
-class Lenient(BaseModel):
-    """A JSON object whose unknown fields are kept aside, in ``model_extra``."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
 
 # Blocks -----------------------------------------------------------------------------------
@@ -43,16 +35,11 @@ class URLSource(Lenient):
     url: Annotated[str, AfterValidator(image_url)]
 
 
-def _source_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<url>" if kind == "url" else "<base64>"
-
-
 class ImageBlock(Lenient):
     type: Literal["image"]
     source: Annotated[
         Annotated[Base64Source, Tag("<base64>")] | Annotated[URLSource, Tag("<url>")],
-        Discriminator(_source_tag),
+        Discriminator(tag_by_type(frozenset({"url"}), other="<base64>")),
     ]
 
 
@@ -69,26 +56,15 @@ class ThinkingBlock(Lenient):
     signature: str = ""
 
 
-class OtherBlock(Lenient):
-    """A block that no model behind this gateway can see: hidden reasoning, documents, searches."""
-
-    type: str
-
-
-def _block_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in _BLOCKS else "<other>"
-
-
-_BLOCKS = frozenset({"text", "image", "tool_use", "tool_result", "thinking"})
+_PARTS = frozenset({"text", "image"})
+_BLOCKS = _PARTS | {"tool_use", "tool_result", "thinking"}
+"""Other blocks are hidden reasoning, documents, searches."""
 
 _Part: TypeAlias = Annotated[
     Annotated[TextBlock, Tag("<text>")]
     | Annotated[ImageBlock, Tag("<image>")]
-    | Annotated[OtherBlock, Tag("<other>")],
-    Discriminator(
-        lambda value: tag if (tag := _block_tag(value)) in ("<text>", "<image>") else "<other>"
-    ),
+    | Annotated[Other, Tag("<other>")],
+    Discriminator(tag_by_type(_PARTS)),
 ]
 
 
@@ -111,8 +87,8 @@ Block: TypeAlias = Annotated[
     | Annotated[ToolUseBlock, Tag("<tool_use>")]
     | Annotated[ToolResultBlock, Tag("<tool_result>")]
     | Annotated[ThinkingBlock, Tag("<thinking>")]
-    | Annotated[OtherBlock, Tag("<other>")],
-    Discriminator(_block_tag),
+    | Annotated[Other, Tag("<other>")],
+    Discriminator(tag_by_type(_BLOCKS)),
 ]
 Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")] | Annotated[list[Block], Field(fail_fast=True), Tag("<array>")],
@@ -141,6 +117,10 @@ class Tool(Lenient):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: StrictBool | None = None
+
+    @property
+    def without_effect(self) -> str | None:
+        return str(self.type) if self.input_schema is None else None
 
 
 class ToolChoice(Lenient):

@@ -6,7 +6,7 @@ here, and so are the words for what pydantic finds: what is accepted, nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -26,6 +26,27 @@ class Mistake(NamedTuple):
     loc: tuple[int | str, ...]
     message: str
     type: str = "value_error"
+
+
+class OfferedTool(NamedTuple):
+    """A tool that a request offers; ``at`` is the path of the object that has its name."""
+
+    at: tuple[int | str, ...]
+    name: str
+    schema_field: str
+    schema: dict[str, Any] | None
+
+
+def tool_mistakes(tools: Iterable[OfferedTool]) -> Iterator[Mistake]:
+    """Names that are there twice, and schemas that can't be used."""
+    names: set[str] = set()
+    schemas = SchemaBudget()
+    for tool in tools:
+        if tool.name in names:
+            yield Mistake((*tool.at, "name"), "Another tool has this name")
+        names.add(tool.name)
+        if tool.schema is not None and (problem := schemas.problem(tool.schema)) is not None:
+            yield Mistake((*tool.at, tool.schema_field), problem)
 
 
 def find_mistakes(request: LLMRequest) -> list[Mistake]:
@@ -160,17 +181,14 @@ def _of_format(request: LLMRequest) -> Iterator[Mistake]:
 
 
 def _of_tools(request: LLMRequest) -> Iterator[Mistake]:
-    names: set[str] = set()
-    schemas = SchemaBudget()
-    for index, tool in enumerate(request.tools or ()):
-        at = ("tools", index, "function")
-        if tool.function.name in names:
-            yield Mistake((*at, "name"), "Another tool has this name")
-        names.add(tool.function.name)
-        if tool.function.parameters is not None:
-            problem = schemas.problem(tool.function.parameters)
-            if problem is not None:
-                yield Mistake((*at, "parameters"), problem)
+    tools = [
+        OfferedTool(
+            ("tools", index, "function"), one.function.name, "parameters", one.function.parameters
+        )
+        for index, one in enumerate(request.tools or ())
+    ]
+    yield from tool_mistakes(tools)
+    names = {tool.name for tool in tools}
     choice = request.tool_choice
     if isinstance(choice, LLMNamedTool):
         if choice.function.name not in names:
