@@ -133,6 +133,30 @@ def test_reasoning_text_a_refusal_and_calls_follow_each_other() -> None:
     assert response.status == "completed"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_asks_for_a_summary_is_given_the_reasoning_as_such(streamed: bool) -> None:
+    deltas = [Delta(reasoning="Hm"), Delta(reasoning="m."), Delta("Yes.")]
+    request = GenerateRequest(model="m", messages=[])
+    asked = Asked(request, echo={**ECHO, "reasoning": {"effort": None, "summary": "auto"}})
+    writing = RESPONSES.encoder(asked, id="resp_1", model="m", created=7)
+    if streamed:
+        written = writing.batch(deltas) + writing.end(Finish("stop"), USAGE)
+        names = [event["type"] for event in events(written)]
+        assert names[3:8] == [
+            "response.reasoning_summary_part.added",
+            *["response.reasoning_summary_text.delta"] * 2,
+            "response.reasoning_summary_text.done",
+            "response.reasoning_summary_part.done",
+        ]
+        assert events(written)[4]["summary_index"] == 0
+        answer = understood(written).to_dict()
+    else:
+        answer = json.loads(writing.answer(deltas, Finish("stop"), USAGE))
+    reasoning = answer["output"][0]
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "Hmm."}]
+    assert reasoning["content"] == []
+
+
 def test_whatever_is_opened_is_closed_once_with_all_that_it_was_given() -> None:
     written = stream(
         [Delta(reasoning="a"), Delta("b"), piece(0, '{"x"', id="c0", name="f")],

@@ -14,7 +14,7 @@ import binascii
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from reverie.errors import (
     AnswerCancelled,
@@ -38,7 +38,23 @@ _ID = "resp_"
 _KEYED = _ID + "k"
 """What an id begins with that holds an ``Idempotency-Key``; others go on with a hex digit."""
 
-PartKind: TypeAlias = Literal["output_text", "refusal", "reasoning_text"]
+PartKind: TypeAlias = Literal["output_text", "refusal", "reasoning_text", "summary_text"]
+
+
+class _Names(NamedTuple):
+    """How a kind of part is spelt in events."""
+
+    part: bytes
+    text: bytes
+    position: bytes
+
+
+_NAMES: dict[PartKind, _Names] = {
+    "output_text": _Names(b"content_part", b"output_text", b"content_index"),
+    "refusal": _Names(b"content_part", b"refusal", b"content_index"),
+    "reasoning_text": _Names(b"content_part", b"reasoning_text", b"content_index"),
+    "summary_text": _Names(b"reasoning_summary_part", b"reasoning_summary_text", b"summary_index"),
+}
 
 
 class Responses:
@@ -129,11 +145,11 @@ class _TextItem:
         self.parts: list[_Part] = []
 
     def to_json(self) -> dict[str, Any]:
-        content = [part.to_json() for part in self.parts]
+        content = [part.to_json() for part in self.parts if part.kind != "summary_text"]
+        about: dict[str, Any] = {"type": "message", "role": "assistant"}
         if self.reasons:
-            about: dict[str, Any] = {"type": "reasoning", "summary": []}
-        else:
-            about = {"type": "message", "role": "assistant"}
+            summary = [part.to_json() for part in self.parts if part.kind == "summary_text"]
+            about = {"type": "reasoning", "summary": summary}
         return {"id": self.id, **about, "content": content, "status": self.status}
 
 
@@ -172,6 +188,9 @@ class ResponsesEncoder:
         self.id = id
         about = {"id": id, "object": "response", "created_at": float(created), "model": model}
         self._about = encode({**about, **asked.echo})[:-1]
+        # Many clients show summaries alone. Who asks for one is given the reasoning itself as such.
+        summary = (asked.echo.get("reasoning") or {}).get("summary")
+        self._reasoning: PartKind = "summary_text" if summary else "reasoning_text"
         self._answer = id.removeprefix(_ID)[:32]  # names the items
         self._sequence = 0
         self._items: list[_TextItem | _CallItem] = []
@@ -196,20 +215,20 @@ class ResponsesEncoder:
         parts: list[bytes] = []
         self._begin(parts)
         self._close_all(finish, parts)
-        name = f"response.{_status(finish)}"
+        name = b"response." + _status(finish).encode()
         parts.append(self._event(name, b'"response":' + self._ended(finish, usage)))
         return b"".join(parts)
 
     def error(self, error: ReverieError) -> bytes:
         """As ``Encoder.error``. Several clients may read one answer: nothing changes here."""
-        events: list[tuple[str, bytes]] = []
+        events: list[tuple[bytes, bytes]] = []
         if not self._sequence:
             fresh = self._whole("in_progress", output=[])
-            events += [("response.created", fresh), ("response.in_progress", fresh)]
+            events += [(b"response.created", fresh), (b"response.in_progress", fresh)]
         cancelled = isinstance(error, AnswerCancelled)
         failed = {"code": _code(error), "message": error.message}
         whole = self._whole("cancelled" if cancelled else "failed", error=failed)
-        events.append(("response.failed", whole))
+        events.append((b"response.failed", whole))
         return b"".join(
             _event(name, self._sequence + at, b'"response":' + response)
             for at, (name, response) in enumerate(events)
@@ -219,7 +238,7 @@ class ResponsesEncoder:
         unsent: list[bytes] = []
         logprobs = tuple(entry for delta in deltas for entry in delta.logprobs)
         if reasoning := "".join([delta.reasoning for delta in deltas]):
-            self._add_text("reasoning_text", reasoning, (), unsent)
+            self._add_text(self._reasoning, reasoning, (), unsent)
         if (text := "".join([delta.text for delta in deltas])) or logprobs:
             self._add_text("output_text", text, logprobs, unsent)
         if refusal := "".join([delta.refusal for delta in deltas]):
@@ -266,7 +285,7 @@ class ResponsesEncoder:
 
     # Events
 
-    def _event(self, name: str, fields: bytes) -> bytes:
+    def _event(self, name: bytes, fields: bytes) -> bytes:
         event = _event(name, self._sequence, fields)
         self._sequence += 1
         return event
@@ -275,8 +294,8 @@ class ResponsesEncoder:
         if self._sequence:
             return
         fresh = b'"response":' + self._whole("in_progress", output=[])
-        parts.append(self._event("response.created", fresh))
-        parts.append(self._event("response.in_progress", fresh))
+        parts.append(self._event(b"response.created", fresh))
+        parts.append(self._event(b"response.in_progress", fresh))
 
     def _plain(self, text: str, parts: list[bytes]) -> None:
         """A piece of the text that is open."""
@@ -290,7 +309,7 @@ class ResponsesEncoder:
         """Write a piece that is of one kind alone."""
         self._begin(parts)
         if piece.reasoning:
-            self._add_text("reasoning_text", piece.reasoning, (), parts)
+            self._add_text(self._reasoning, piece.reasoning, (), parts)
         elif piece.refusal:
             self._add_text("refusal", piece.refusal, (), parts)
         elif piece.text or piece.logprobs:
@@ -309,26 +328,26 @@ class ResponsesEncoder:
             entries = [logprob_object(entry) for entry in logprobs]
             part.logprobs += entries
             fields += b',"logprobs":' + encode(entries)
-        parts.append(self._event(f"response.{kind}.delta", fields))
+        parts.append(self._event(b"response.%b.delta" % _NAMES[kind].text, fields))
 
     def _enter(self, kind: PartKind, parts: list[bytes]) -> _TextItem:
         """Open a part of this kind, unless it is open; end what is open first."""
         item = self._text
         if item is not None and item.parts[-1].kind == kind:
             return item
-        reasons = kind == "reasoning_text"
+        reasons = kind == self._reasoning
         if item is not None and item.reasons != reasons:
             self._close_text(parts, "completed")
             item = None
         if item is None:
             item = self._text = _TextItem(len(self._items), self._answer, reasons=reasons)
             self._items.append(item)
-            parts.append(self._item_event("added", item))
+            parts.append(self._item_event(b"added", item))
         else:
             self._close_part(item, parts)
         item.parts.append(_Part(kind))
         fields = self._place(item) + b',"part":' + encode(item.parts[-1].to_json())
-        parts.append(self._event("response.content_part.added", fields))
+        parts.append(self._event(b"response.%b.added" % _NAMES[kind].part, fields))
         if kind == "output_text":
             self._delta_head = (
                 b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",'
@@ -340,13 +359,14 @@ class ResponsesEncoder:
     def _close_part(self, item: _TextItem, parts: list[bytes]) -> None:
         self._delta_head = b""
         part, place = item.parts[-1], self._place(item)
-        name = "refusal" if part.kind == "refusal" else "text"
-        fields = place + b',"%b":%b' % (name.encode(), encode(part.text))
+        names = _NAMES[part.kind]
+        field = b"refusal" if part.kind == "refusal" else b"text"
+        fields = place + b',"%b":%b' % (field, encode(part.text))
         if part.kind == "output_text":
             fields += b',"logprobs":' + encode(part.logprobs)
-        parts.append(self._event(f"response.{part.kind}.done", fields))
+        parts.append(self._event(b"response.%b.done" % names.text, fields))
         fields = place + b',"part":' + encode(part.to_json())
-        parts.append(self._event("response.content_part.done", fields))
+        parts.append(self._event(b"response.%b.done" % names.part, fields))
 
     def _close_text(self, parts: list[bytes], status: str) -> None:
         """End the text that is open, if any is."""
@@ -355,7 +375,7 @@ class ResponsesEncoder:
             return
         self._close_part(item, parts)
         item.status = status
-        parts.append(self._item_event("done", item))
+        parts.append(self._item_event(b"done", item))
 
     def _add_call(self, call: ToolCallDelta, parts: list[bytes]) -> None:
         item = self._calls.get(call.index)
@@ -363,11 +383,11 @@ class ResponsesEncoder:
             self._close_text(parts, "completed")
             item = self._calls[call.index] = _CallItem(len(self._items), self._answer, call)
             self._items.append(item)
-            parts.append(self._item_event("added", item))
+            parts.append(self._item_event(b"added", item))
         if call.arguments:
             item.pieces.append(call.arguments)
             fields = _place(item) + b',"delta":' + encode(call.arguments)
-            parts.append(self._event("response.function_call_arguments.delta", fields))
+            parts.append(self._event(b"response.function_call_arguments.delta", fields))
 
     def _close_all(self, finish: Finish, parts: list[bytes]) -> None:
         self._close_text(parts, _status(finish))
@@ -381,27 +401,27 @@ class ResponsesEncoder:
         for item in self._calls.values():
             done = {"name": item.name, "arguments": "".join(item.pieces)}
             fields = _place(item) + b"," + encode(done)[1:-1]
-            parts.append(self._event("response.function_call_arguments.done", fields))
-            parts.append(self._item_event("done", item))
+            parts.append(self._event(b"response.function_call_arguments.done", fields))
+            parts.append(self._item_event(b"done", item))
 
-    def _item_event(self, what: str, item: _TextItem | _CallItem) -> bytes:
+    def _item_event(self, what: bytes, item: _TextItem | _CallItem) -> bytes:
         fields = b'"output_index":%d,"item":%b' % (item.index, encode(item.to_json()))
-        return self._event(f"response.output_item.{what}", fields)
+        return self._event(b"response.output_item.%b" % what, fields)
 
     def _place(self, item: _TextItem) -> bytes:
         """Where the part that is open is."""
-        return _place(item) + b',"content_index":%d' % (len(item.parts) - 1)
+        name = _NAMES[item.parts[-1].kind].position
+        return _place(item) + b',"%b":%d' % (name, len(item.parts) - 1)
 
 
 def _place(item: _TextItem | _CallItem) -> bytes:
     return b'"item_id":%b,"output_index":%d' % (encode(item.id), item.index)
 
 
-def _event(name: str, sequence: int, fields: bytes) -> bytes:
-    kind = name.encode()
+def _event(name: bytes, sequence: int, fields: bytes) -> bytes:
     return b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b}\n\n' % (
-        kind,
-        kind,
+        name,
+        name,
         sequence,
         fields,
     )
