@@ -31,7 +31,7 @@ from reverie.http.connection.paths import normal
 from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
 from reverie.http.count_tokens import CountTokens
-from reverie.http.dialects import LIVEPEER, MESSAGES, OPENAI, RESPONSES
+from reverie.http.dialects import COMPLETIONS, LIVEPEER, MESSAGES, OPENAI, RESPONSES
 from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
@@ -52,6 +52,7 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
     "/v1/chat/completions": OPENAI,
     "/chat/completions": OPENAI,
     "/llm/chat/completions": OPENAI,
+    "/v1/completions": COMPLETIONS,
     "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
 }

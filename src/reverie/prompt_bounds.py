@@ -72,6 +72,14 @@ def extent(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -
     )
 
 
+def extent_of_prompt(prompt: str | tuple[int, ...]) -> Extent:
+    """What a prompt comes to that is taken as it is, with the marks that an engine adds."""
+    if isinstance(prompt, tuple):
+        return Extent(len(prompt) + _PER_MESSAGE, len(prompt), 0)
+    size = _bytes(prompt)
+    return Extent(size + _PER_MESSAGE, size // 3 + 1, 0)
+
+
 def _message_bytes(message: dict[str, Any]) -> int:
     others = message.get("reasoning_content"), message.get("name")
     size = _bytes(text_of(message)) + sum(_bytes(text) for text in others if text)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from reverie.prompt_bounds import extent
+from reverie.prompt_bounds import extent, extent_of_prompt
 
 DEFAULT_MAX_TOKENS = 4096
 """Of an answer in a dialect whose requests may leave it out and mean no limit."""
@@ -23,6 +23,9 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     ``top_k`` 0 and ``min_p`` 0.0 mean *off*. ``response_format``, ``tools`` and ``tool_choice`` are
     in OpenAI's shape.
 
+    ``prompt`` is taken as it is, as text or tokens, without a chat template; ``messages`` are empty
+    then. ``suffix`` is what comes after the answer to it.
+
     ``continue_final_message``: the last message is the assistant's, and the answer goes on with it.
 
     ``answer_so_far`` never comes from the client: it is the beginning of an answer that broke, for
@@ -31,6 +34,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
 
     model: str
     messages: list[dict[str, Any]]
+    prompt: str | tuple[int, ...] | None = None
+    suffix: str | None = None
     temperature: float = 0.7
     max_tokens: int = 256
     top_p: float = 1.0
@@ -69,12 +74,17 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     """True if ``prompt_size`` is an engine's count."""
     images: int = 0
     """How many there are. Set when the request is made."""
+    counts_prompt: bool = True
+    """False for a further answer to a prompt that is counted with another one."""
     prompt_key: bytes = b""
     """A hash of all that the prompt is rendered from; empty where it wasn't needed."""
 
     def __post_init__(self) -> None:
         if self.prompt_bound < 0:
-            bound, estimate, images = extent(self.messages, self.tools)
+            if self.prompt is None:
+                bound, estimate, images = extent(self.messages, self.tools)
+            else:
+                bound, estimate, images = extent_of_prompt(self.prompt)
             msgspec.structs.force_setattr(self, "prompt_bound", bound)
             msgspec.structs.force_setattr(self, "prompt_estimate", estimate)
             msgspec.structs.force_setattr(self, "prompt_size", bound)

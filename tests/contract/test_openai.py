@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -222,7 +223,7 @@ def test_a_banned_token_is_not_generated(client) -> None:
         ({"model": "nope"}, openai.NotFoundError, "model_not_found"),
         ({"messages": []}, openai.BadRequestError, "invalid_request"),
         ({"temperature": 3}, openai.BadRequestError, "invalid_request"),
-        ({"n": 2}, openai.BadRequestError, "unsupported_parameter"),
+        ({"n": 99}, openai.BadRequestError, "invalid_request"),
         ({"extra_body": {"frobnicate": 1}}, openai.BadRequestError, "unsupported_parameter"),
         (
             {"messages": [{"role": "user", "content": "word " * 9000}]},
@@ -351,3 +352,43 @@ def test_log_probabilities_alone_have_no_alternatives(client) -> None:
     tokens = answer.choices[0].logprobs.content
     assert len(tokens) == 5
     assert all(token.logprob <= 0 and token.top_logprobs == [] for token in tokens)
+
+
+def test_several_choices_are_answers_of_their_own(client) -> None:
+    asked = {"model": MODEL, "messages": CAPITAL, "max_tokens": 12, "n": 3, "seed": 1}
+    answer = client.chat.completions.create(**asked)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert all(choice.message.content for choice in answer.choices)
+    one = client.chat.completions.create(**{**asked, "n": 1})
+    assert answer.usage.prompt_tokens == one.usage.prompt_tokens
+    assert answer.usage.completion_tokens > one.usage.completion_tokens
+
+
+@pytest.mark.parametrize("prompt", ["The capital of France is", [504, 3575, 282, 4649, 314]])
+def test_a_prompt_is_gone_on_with_as_text_or_as_tokens(client, prompt: Any) -> None:
+    asked = {"model": MODEL, "prompt": prompt, "max_tokens": 3, "temperature": 0}
+    answer = client.completions.create(**asked, logprobs=2)
+    (choice,) = answer.choices
+    assert choice.text.startswith(" Paris")
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
+    assert answer.usage.prompt_tokens == 5
+    streamed = "".join(
+        chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True)
+    )
+    assert streamed == choice.text
+
+
+def test_several_prompts_are_gone_on_with_side_by_side(client) -> None:
+    prompts = ["The capital of France is", "The capital of Italy is"]
+    answer = client.completions.create(
+        model=MODEL, prompt=prompts, max_tokens=2, temperature=0, echo=True
+    )
+    paris, rome = (choice.text for choice in answer.choices)
+    assert paris.startswith(prompts[0] + " Paris")
+    assert rome.startswith(prompts[1] + " Rome")
+
+
+def test_tokens_that_no_model_has_are_the_client_s_mistake(client) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=MODEL, prompt=[2_000_000_000], max_tokens=1)

@@ -123,7 +123,7 @@ REFUSED = [
     (chat(max_tokens=0), "invalid_request", 422, 400, "max_tokens"),
     (chat(stream="yes"), "invalid_request", 422, 400, "stream"),
     (chat(frobnicate=1), "unsupported_parameter", 422, 400, "frobnicate"),
-    (chat(n=2), "unsupported_parameter", 422, 400, "n"),
+    (chat(n=17), "invalid_request", 422, 400, "n"),
 ]  # fmt: skip
 
 

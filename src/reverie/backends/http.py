@@ -153,11 +153,11 @@ class HttpBackend:
 
     async def count_prompt(self, request: GenerateRequest) -> int | None:
         kind = self.kind
-        if self._transport is None or not self.can_count:
+        if self._transport is None or not self.can_count or isinstance(request.prompt, tuple):
             return None
         deadline = asyncio.get_running_loop().time() + _COUNT_TIMEOUT
         path, body = counting.question(
-            kinds.encode(request, self._model, kind, self._converter), kind
+            kinds.encode(request, self._model, kind, self._converter), kind, request.prompt
         )
         try:
             async with self._transport.post(path, body, deadline) as response:
@@ -194,7 +194,8 @@ class HttpBackend:
         if foreign and prefill.ends_with_assistant(request):
             await prefill.refuse_prefill(transport, deadline)
         payload = kinds.encode(request, self._model, kind, self._converter)
-        async with transport.post(self._path, payload, deadline) as response:
+        path = self._path if request.prompt is None else kinds.COMPLETIONS
+        async with transport.post(path, payload, deadline) as response:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)

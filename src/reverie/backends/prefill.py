@@ -29,6 +29,8 @@ _QUESTION = msgspec.json.encode(
 
 def ends_with_assistant(request: GenerateRequest) -> bool:
     """True if the assistant has the last word, and nothing asks to go on with that."""
+    if request.prompt is not None:
+        return False
     goes_on = request.continue_final_message or bool(request.answer_so_far)
     return not goes_on and request.messages[-1]["role"] == "assistant"
 

@@ -77,6 +77,10 @@ class Continuation:
         asked = self._asked
         if self._not_text is not None:
             return self._not_text
+        if isinstance(asked.prompt, tuple):
+            return "the prompt is given as tokens"
+        if asked.suffix:
+            return "it is followed by a suffix"
         if forced_tools.is_forced(asked):
             return "a tool call is required"
         if (asked.response_format or {}).get("type", "text") != "text":

@@ -20,9 +20,8 @@ from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
 from reverie.http.dialects.chunks import with_usage
+from reverie.http.idempotency.kept_copy import KeptCopy
 from reverie.request import GenerateRequest
-
-EVENT_END = b"\n\n"
 
 
 class Frame(NamedTuple):
@@ -46,6 +45,17 @@ class Job(NamedTuple):
     claim: Claim | None = None
     """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
 
+    more: tuple[GenerateRequest, ...] = ()
+    """The generations of its other choices."""
+
+    @property
+    def requests(self) -> tuple[GenerateRequest, ...]:
+        return (self.request, *self.more)
+
+    def measured(self, requests: tuple[GenerateRequest, ...]) -> Job:
+        """The same with its requests measured."""
+        return self._replace(request=requests[0], more=requests[1:])
+
     @property
     def numbered(self) -> bool:
         """True if its events carry numbers."""
@@ -62,7 +72,7 @@ class Source(NamedTuple):
     encoder: Encoder | None
 
 
-async def generate(
+async def generate_one(
     job: Job, reservation: Reservation, max_kept: int = 0
 ) -> AsyncGenerator[Frame, None]:
     """Generate the answer. Closing the iterator stops the engine.
@@ -73,14 +83,12 @@ async def generate(
     Raises:
         ReverieError: as ``relay`` and ``Reservation.settle``.
     """
-    kept = (
-        None if job.claim is None else _KeptCopy(max_kept, reservation.base, numbered=job.numbered)
-    )
+    kept = kept_copy(job, reservation, max_kept)
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
         async for batch in batches:
-            finish, usage = _collect_deltas(batch, deltas)
+            finish, usage = collect_deltas(batch, deltas)
             if finish is not None and usage is not None:
                 job.model.deployment.sizes.learn(job.request, usage)
                 data = _encode_end(job, deltas, finish, usage)
@@ -95,6 +103,11 @@ async def generate(
                     data = with_usage(data, _usage_so_far(job))
                 if data:
                     yield Frame(data if kept is None else kept.add(data), last=False)
+
+
+def kept_copy(job: Job, reservation: Reservation, limit: int) -> KeptCopy | None:
+    """The copy that a job's answer needs; None if it is not to be kept."""
+    return None if job.claim is None else KeptCopy(limit, reservation.base, numbered=job.numbered)
 
 
 def _usage_so_far(job: Job) -> Usage:
@@ -116,7 +129,7 @@ def _encode_end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> 
     return job.encoder.answer(deltas, finish, usage)
 
 
-def _collect_deltas(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage | None]:
+def collect_deltas(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | None, Usage | None]:
     """Append a batch's deltas to ``deltas``; return its end, if it has one."""
     finish, usage = None, None
     for event in batch:
@@ -127,34 +140,3 @@ def _collect_deltas(batch: list[Event], deltas: list[Delta]) -> tuple[Finish | N
         elif isinstance(event, Usage):
             usage = event
     return finish, usage
-
-
-class _KeptCopy:
-    """Numbers the events of an answer for ``Last-Event-ID``, and keeps a copy of all of them."""
-
-    def __init__(self, limit: int, base: int, *, numbered: bool) -> None:
-        self._limit = limit
-        self._numbered = numbered
-        self._last = base
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def add(self, data: bytes) -> bytes:
-        """Keep what is written next; return it with its numbers."""
-        if self._numbered:
-            data = b"".join(map(self._number, data.split(EVENT_END)[:-1]))
-        self._size += len(data)
-        if self._size <= self._limit:
-            self._parts.append(data)
-        else:
-            self._parts.clear()
-        return data
-
-    @property
-    def whole(self) -> bytes | None:
-        """The whole answer; None if it is larger than the limit."""
-        return b"".join(self._parts) if self._size <= self._limit else None
-
-    def _number(self, event: bytes) -> bytes:
-        self._last += 1
-        return b"id: %d\n%b%b" % (self._last, event, EVENT_END)

@@ -25,6 +25,7 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
+from reverie.http.choices import generate
 from reverie.http.connection.exchange import (
     CancelScope,
     Headers,
@@ -41,7 +42,7 @@ from reverie.http.connection.exchange import (
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import close_after, drop
 from reverie.http.dialects.base import Asked, Dialect, Encoder
-from reverie.http.frames import Frame, Job, Source, generate, rate_headers
+from reverie.http.frames import Frame, Job, Source, rate_headers
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
 from reverie.http.replies import JSON, id_headers, refuse, require_post
@@ -213,20 +214,20 @@ class Generate:
         """
         model = self._registry.models.find(call.asked.request.model)
         call.record.model = model.name
-        request = call.asked.request
-        model.check(request)
-        return Job(call.caller, model, request, self._encoder(call), call.record, call.claim)
+        request, more = call.asked.request, call.asked.more
+        for one in (request, *more):
+            model.check(one)
+        return Job(call.caller, model, request, self._encoder(call), call.record, call.claim, more)
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""
         with job.model.deployment.held():
-            reservation, request = await self._admission.admit(
-                job.caller, job.model, job.request, job.record
+            reservation, requests = await self._admission.admit(
+                job.caller, job.model, job.requests, job.record
             )
             assert not isinstance(reservation, StoredAnswer)
             headers += rate_headers(reservation.rate)
-            job = job._replace(request=request)
-            async with aclosing(generate(job, reservation)) as frames:
+            async with aclosing(generate(job.measured(requests), reservation)) as frames:
                 async for frame in frames:
                     yield frame
 

@@ -19,7 +19,9 @@ from reverie.testing.render import AnswerOptions, Refusal, RenderedAnswer
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
 
-_GENERATE = frozenset({"/v1/chat/completions", "/chat/completions"})
+_GENERATE = frozenset(
+    {"/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions"}
+)
 _COUNT = {"/v1/chat/completions/input_tokens": "input_tokens", "/tokenize": "count"}
 """The routes that count a prompt, and the field of their answers."""
 _MODELS = frozenset({"/v1/models", "/models"})

@@ -34,6 +34,8 @@ class AnswerOptions(Struct, frozen=True):
     top_logprobs: int
     prefix: str
     """The text to continue; empty: none."""
+    of_prompt: bool = False
+    """A prompt is gone on with, rather than a conversation answered."""
 
 
 class RenderedAnswer(Struct, frozen=True):
@@ -70,8 +72,13 @@ def read_options(body: object, script: Script, model: str) -> AnswerOptions:
     """
     if not isinstance(body, dict):
         raise Refusal("The body must be a JSON object.")
+    of_prompt = "prompt" in body
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+    if of_prompt and not (body["prompt"] and isinstance(body["prompt"], str | list)):
+        raise Refusal("prompt must be a text or a list that is not empty.")
+    if not of_prompt and not (
+        isinstance(messages, list) and messages and isinstance(messages[-1], dict)
+    ):
         raise Refusal("messages must be a list that is not empty.")
     limit = body.get("max_completion_tokens")
     if limit is None:
@@ -85,9 +92,11 @@ def read_options(body: object, script: Script, model: str) -> AnswerOptions:
         include_usage=isinstance(stream_options, dict)
         and stream_options.get("include_usage") is True,
         max_tokens=limit,
-        logprobs=script.logprobs and body.get("logprobs") is True,
-        top_logprobs=int(body.get("top_logprobs") or 0),
-        prefix=_prefix(body, messages[-1]) if script.continues else "",
+        logprobs=script.logprobs
+        and (body.get("logprobs") is not None if of_prompt else body.get("logprobs") is True),
+        top_logprobs=int((body.get("logprobs") if of_prompt else body.get("top_logprobs")) or 0),
+        prefix=_prefix(body, script) if script.continues else "",
+        of_prompt=of_prompt,
     )
 
 
@@ -139,7 +148,11 @@ def error_body(status: int, message: str) -> bytes:
 # The text and its continuation --------------------------------------------------------------
 
 
-def _prefix(body: dict[str, Any], last: dict[str, Any]) -> str:
+def _prefix(body: dict[str, Any], script: Script) -> str:
+    if "prompt" in body:
+        tokens = script.tokens(body) if callable(script.tokens) else script.tokens
+        return _begun(tokens, body["prompt"])
+    last = body["messages"][-1]
     if body.get("continue_final_message") is not True:
         return ""
     if body.get("add_generation_prompt") is True:
@@ -150,6 +163,13 @@ def _prefix(body: dict[str, Any], last: dict[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return str(content)
+
+
+def _begun(tokens: Sequence[Token], prompt: Any) -> str:
+    """The longest beginning of the answer that the prompt ends with."""
+    whole = _text(list(tokens))
+    ends = (whole[:length] for length in range(len(whole), 0, -1))
+    return next((end for end in ends if str(prompt).endswith(end)), "")
 
 
 def _after(tokens: Sequence[Token], prefix: str) -> tuple[list[Token], int]:
@@ -181,7 +201,7 @@ def _bytes(token: Token) -> bytes:
 
 
 def _pieces(script: Script, options: AnswerOptions, tokens: Sequence[Token]) -> Iterator[_Piece]:
-    if not options.prefix:
+    if not (options.prefix or options.of_prompt):
         for reasoning in script.reasoning:
             yield _Piece({"reasoning_content": reasoning})
     for token in tokens:
@@ -189,7 +209,7 @@ def _pieces(script: Script, options: AnswerOptions, tokens: Sequence[Token]) -> 
             yield _Piece({"content": token.decode("utf-8", "surrogateescape")}, token)
         else:
             yield _Piece({"content": token}, token)
-    for index, call in enumerate(script.tool_calls):
+    for index, call in enumerate(() if options.of_prompt else script.tool_calls):
         begun = {"index": index, "id": call.id, "type": "function"}
         yield _Piece({"tool_calls": [{**begun, "function": {"name": call.name, "arguments": ""}}]})
         for part in call.arguments:
@@ -200,16 +220,16 @@ def _pieces(script: Script, options: AnswerOptions, tokens: Sequence[Token]) -> 
 
 
 def _opening(script: Script, options: AnswerOptions) -> bytes:
-    if not script.role_chunk:
+    if not script.role_chunk or options.of_prompt:
         return b""
     role = {"role": "assistant", "content": None}
-    return _shape(script, _data(_dumps(_chunk(options, [_choice(role)]))))
+    return _shape(script, _data(_dumps(_chunk(options, [_choice(options, role)]))))
 
 
 def _event(script: Script, options: AnswerOptions, piece: _Piece) -> bytes:
-    choice = _choice(piece.delta)
+    choice = _choice(options, piece.delta)
     if options.logprobs and piece.token is not None:
-        choice["logprobs"] = {"content": [_logprob(piece.token, options.top_logprobs)]}
+        choice["logprobs"] = _logprobs(options, [piece.token])
     raw = isinstance(piece.token, bytes)
     return _shape(script, _data(_dumps(_chunk(options, [choice]), raw=raw)))
 
@@ -219,7 +239,7 @@ def _closing(
 ) -> bytes:
     events = b""
     if not script.no_finish:
-        events += _data(_dumps(_chunk(options, [_choice({}, reason)])))
+        events += _data(_dumps(_chunk(options, [_choice(options, {}, reason)])))
     if usage is not None and options.include_usage:
         events += _data(_dumps({**_chunk(options, []), "usage": usage}))
     if not script.no_done:
@@ -230,14 +250,18 @@ def _closing(
 def _chunk(options: AnswerOptions, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": ID,
-        "object": "chat.completion.chunk",
+        "object": "text_completion" if options.of_prompt else "chat.completion.chunk",
         "created": CREATED,
         "model": options.model,
         "choices": choices,
     }
 
 
-def _choice(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+def _choice(
+    options: AnswerOptions, delta: dict[str, Any], reason: str | None = None
+) -> dict[str, Any]:
+    if options.of_prompt:
+        return {"index": 0, "text": delta.get("content", ""), "finish_reason": reason}
     return {"index": 0, "delta": delta, "finish_reason": reason}
 
 
@@ -270,11 +294,13 @@ def _whole(
         message["tool_calls"] = calls
         message["content"] = message["content"] or None
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason}
+    if options.of_prompt:
+        choice = _choice(options, message, reason)
     if options.logprobs:
-        choice["logprobs"] = {
-            "content": [_logprob(token, options.top_logprobs) for token in tokens]
-        }
-    whole = {**_chunk(options, [choice]), "object": "chat.completion"}
+        choice["logprobs"] = _logprobs(options, tokens)
+    whole = _chunk(options, [choice])
+    if not options.of_prompt:
+        whole["object"] = "chat.completion"
     return whole if usage is None else {**whole, "usage": usage}
 
 
@@ -310,6 +336,19 @@ def _usage(script: Script, continued: int, completion: int) -> dict[str, Any] | 
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
+    }
+
+
+def _logprobs(options: AnswerOptions, tokens: Sequence[Token]) -> dict[str, Any]:
+    """Those of a choice: of a conversation an entry each, of a prompt lists of each fact."""
+    entries = [_logprob(token, options.top_logprobs) for token in tokens]
+    if not options.of_prompt:
+        return {"content": entries}
+    tops = [{top["token"]: top["logprob"] for top in one["top_logprobs"]} for one in entries]
+    return {
+        "tokens": [one["token"] for one in entries],
+        "token_logprobs": [one["logprob"] for one in entries],
+        "top_logprobs": tops,
     }
 
 

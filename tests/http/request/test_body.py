@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
-from reverie.http.request.body import parse
+from reverie.http.request.body import parse_one as parse
 from reverie.request import GenerateRequest
 
 USER = {"role": "user", "content": "Hello"}

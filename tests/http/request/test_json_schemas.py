@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reverie.errors import InvalidRequest
-from reverie.http.request.body import parse
+from reverie.http.request.body import parse_one as parse
 from reverie.request import GenerateRequest
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}

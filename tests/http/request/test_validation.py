@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reverie.errors import InvalidRequest
-from reverie.http.request.body import parse
+from reverie.http.request.body import parse_one as parse
 
 USER = {"role": "user", "content": "Hello"}
 NAME = "Input should be 1 to 64 characters out of a-z, A-Z, 0-9, '_' and '-'"

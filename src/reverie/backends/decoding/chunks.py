@@ -241,12 +241,14 @@ class AnswerDecoder:
     def _delta(self, choice: Choice, split_char: bool) -> Delta | None:
         message = choice.delta if choice.delta is not None else choice.message
         if message is None:
-            return None
+            if choice.text is None:
+                return None
+            message = Message(choice.text)
         text = message.content or ""
         reasoning = message.reasoning_content or message.reasoning or ""
         refusal = message.refusal or ""
         calls = self._tool_calls(message, whole=choice.delta is None)
-        logprobs = choice.logprobs.content if choice.logprobs is not None else None
+        logprobs = choice.logprobs.entries if choice.logprobs is not None else None
         if split_char:
             text = self._join("content", text)
             reasoning = self._join("reasoning", reasoning)

@@ -6,6 +6,7 @@ that shape: content as a list of parts (Mistral), a ``choices`` that is no list,
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from reverie.backends.decoding.tool_calls import FunctionPiece, ToolCallPiece
 from reverie.backends.decoding.utf8 import loads_lenient
-from reverie.events import TokenLogprob
+from reverie.events import TokenLogprob, TopLogprob
 
 
 class Message(Struct):
@@ -27,12 +28,29 @@ class Message(Struct):
 
 class Logprobs(Struct):
     content: tuple[TokenLogprob, ...] | None = None
+    tokens: list[str] | None = None  # of a completion of a prompt, with what follows
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+    @property
+    def entries(self) -> tuple[TokenLogprob, ...]:
+        """One for each token, in either shape."""
+        if self.content is not None or not self.tokens:
+            return self.content or ()
+        lists = self.tokens, self.token_logprobs or [], self.top_logprobs or []
+        return tuple(
+            TokenLogprob(token, own or 0.0, None, [TopLogprob(*one) for one in (top or {}).items()])
+            for token, own, top in zip_longest(*lists)
+            if token is not None
+        )
 
 
 class Choice(Struct):
     index: int = 0
     delta: Message | None = None
     message: Message | None = None
+    text: str | None = None
+    """Of a completion of a prompt, streamed or not."""
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
@@ -108,6 +126,8 @@ def _straighten_choice(choice: Any) -> None:
         choice["finish_reason"] = reason.get("type")
     if not isinstance(choice.get("logprobs"), dict):
         choice.pop("logprobs", None)
+    if not isinstance(choice.get("text"), str):
+        choice.pop("text", None)
     for key in ("delta", "message"):
         message = choice.get(key)
         if isinstance(message, list) and not message:  # an empty object of PHP

@@ -1,6 +1,7 @@
 """How each kind of engine is asked for the number of tokens of a prompt.
 
-llama.cpp's ``/v1/chat/completions/input_tokens`` takes the body that it would generate from.
+llama.cpp's ``/v1/chat/completions/input_tokens`` takes the body that it would generate from; its
+``/tokenize`` takes a text, and answers with the tokens.
 vLLM's ``/tokenize``, which SGLang has too, takes the part of it from which the prompt is rendered,
 and answers with the tokens beside their ``count``.
 """
@@ -11,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from reverie.settings import BackendKind
 
@@ -23,12 +25,19 @@ KINDS: frozenset[BackendKind] = frozenset({"llamacpp", "vllm", "sglang"})
 _RENDERED = (
     "model",
     "messages",
+    "prompt",
     "tools",
     "chat_template_kwargs",
     "add_generation_prompt",
     "continue_final_message",
 )
 _COUNT = re.compile(rb'"(?:input_tokens|count)"\s*:\s*(\d{1,9})\b')
+
+
+class _Tokens(Struct):
+    """llama.cpp's answer, which lists the tokens."""
+
+    tokens: list[int]
 
 
 class Question(NamedTuple):
@@ -38,14 +47,18 @@ class Question(NamedTuple):
     body: bytes
 
 
-def question(body: bytes, kind: BackendKind) -> Question:
+def question(body: bytes, kind: BackendKind, prompt: str | None = None) -> Question:
     """What to ask an engine of one of ``KINDS``.
 
     Args:
         body: what it would generate from.
+        prompt: that of a completion, which it would take as it is.
     """
-    if kind == "llamacpp":
+    if kind == "llamacpp" and prompt is None:
         return Question("chat/completions/input_tokens", body)
+    if kind == "llamacpp":
+        asked = {"content": prompt, "add_special": True}
+        return Question("/tokenize", msgspec.json.encode(asked))
     fields: dict[str, Any] = msgspec.json.decode(body)
     rendered = {name: fields[name] for name in _RENDERED if name in fields}
     return Question("/tokenize", msgspec.json.encode(rendered))
@@ -54,4 +67,9 @@ def question(body: bytes, kind: BackendKind) -> Question:
 def count_in(answer: bytes) -> int | None:
     """The count in an engine's answer; None if it has none."""
     found = _COUNT.search(answer)
-    return int(found[1]) if found else None
+    if found:
+        return int(found[1])
+    try:
+        return len(msgspec.json.decode(answer, type=_Tokens).tokens)
+    except msgspec.DecodeError:
+        return None

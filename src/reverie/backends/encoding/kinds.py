@@ -60,6 +60,9 @@ CONTINUOUS_USAGE: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
 """The kinds that know ``continuous_usage_stats``: the usage so far with each chunk, which may hold
 several tokens (vllm-project/vllm#5742, sgl-project/sglang#12241)."""
 
+_TAKES_SUFFIX: frozenset[BackendKind] = frozenset({"generic", "ollama", "openai"})
+"""The kinds whose completions fill the gap between a prompt and a suffix."""
+
 TELLS_STOP: frozenset[BackendKind] = frozenset({"vllm", "sglang"})
 """The kinds that tell which stop string ended an answer."""
 
@@ -93,6 +96,7 @@ def check(
         _refuse(request.min_p > 0, "min_p", kind)
     if request.images:
         images.check(request, kind, settings)
+    _refuse(bool(request.suffix) and kind not in _TAKES_SUFFIX, "suffix", kind)
     continues = settings.continues if settings is not None else None
     can = kind in _CAN_CONTINUE if continues is None else continues
     _refuse(request.continue_final_message and not can, "continue_final_message", kind)
@@ -126,8 +130,12 @@ def can_continue(settings: BackendSettings, kind: BackendKind) -> bool:
     return kind in _CAN_CONTINUE if settings.continues is None else settings.continues
 
 
+COMPLETIONS = "completions"
+"""The path of the route that takes a prompt as it is, relative to the base URL."""
+
+
 def address(settings: BackendSettings) -> tuple[str, str]:
-    """The base URL of this engine and, relative to it, the path of its generation route."""
+    """The base URL of this engine and, relative to it, the path of its route for messages."""
     if settings.kind == "livepeer":
         return livepeer.base_url(settings.url), livepeer.PATH
     return settings.url, "chat/completions"
@@ -146,22 +154,18 @@ def encode(
         return livepeer.encode(request, model)
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages(_conversation(request, kind), kind),
+        **(_prompt(request) if request.prompt is not None else _chat(request, kind)),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": request.temperature,
-        "max_completion_tokens" if kind == "openai" else "max_tokens": request.max_tokens,
         "top_p": request.top_p,
         **_sampling(request),
-        **_output(request),
     }
     body |= _controls(request, kind)
-    if request.answer_so_far or request.continue_final_message:
-        body["add_generation_prompt"] = False
-        body["continue_final_message"] = True
     if kind == "llamacpp":
         if request.logprobs:  # without alternatives it computes none: they are cut from the answer
-            body["top_logprobs"] = max(1, request.top_logprobs)
+            field = "top_logprobs" if request.prompt is None else "logprobs"
+            body[field] = max(1, request.top_logprobs)
         # Its own defaults are top_k 40 and min_p 0.05.
         body["top_k"] = request.top_k
         body["min_p"] = request.min_p
@@ -201,7 +205,32 @@ def _controls(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
     return asked
 
 
-def _conversation(request: GenerateRequest, kind: BackendKind) -> list[dict[str, Any]]:
+def _prompt(request: GenerateRequest) -> dict[str, Any]:
+    """The fields of a prompt that is taken as it is, and of what comes of it."""
+    prompt = request.prompt
+    body = {
+        "prompt": prompt + request.answer_so_far if isinstance(prompt, str) else prompt,
+        "max_tokens": request.max_tokens,
+    }
+    if request.suffix:
+        body["suffix"] = request.suffix
+    return {**body, "logprobs": request.top_logprobs} if request.logprobs else body
+
+
+def _chat(request: GenerateRequest, kind: BackendKind) -> dict[str, Any]:
+    """The fields of a conversation, and of what comes of it."""
+    body = {
+        "messages": _messages(_conversation(request), kind),
+        "max_completion_tokens" if kind == "openai" else "max_tokens": request.max_tokens,
+        **_output(request),
+    }
+    if request.answer_so_far or request.continue_final_message:
+        body["add_generation_prompt"] = False
+        body["continue_final_message"] = True
+    return body
+
+
+def _conversation(request: GenerateRequest) -> list[dict[str, Any]]:
     """The messages, followed by the answer so far."""
     if not request.answer_so_far:
         return request.messages

@@ -43,6 +43,7 @@ def check(request: GenerateRequest) -> None:
         UnsupportedParameter: naming the field.
     """
     for field, asked in (
+        ("prompt", request.prompt is not None),
         ("min_p", request.min_p > 0),
         ("stop", bool(request.stop)),
         ("seed", request.seed is not None),

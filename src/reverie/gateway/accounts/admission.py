@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from reverie.errors import InsufficientQuota, RateLimitExceeded
@@ -17,10 +18,10 @@ from reverie.store.reservations import ReservationRequest
 
 
 class Admitted(NamedTuple):
-    """A request's place in the ledger, and the request with the size of its prompt."""
+    """A request's place in the ledger, and its generations with the sizes of their prompts."""
 
     place: Reservation | StoredAnswer
-    request: GenerateRequest
+    requests: tuple[GenerateRequest, ...]
 
 
 class Admission:
@@ -33,11 +34,11 @@ class Admission:
         self,
         caller: Caller,
         model: ServedModel,
-        request: GenerateRequest,
+        requests: Sequence[GenerateRequest],
         record: RequestRecord,
         claim: Claim | None = None,
     ) -> Admitted:
-        """Reserve the most that a request may come to.
+        """Reserve the most that a request may come to, with all its generations.
 
         Raises:
             ContextLengthExceeded: its prompt fits no backend's context.
@@ -46,22 +47,25 @@ class Admission:
             ReverieError: as ``Ledger.reserve``.
         """
         limited = caller.limited or model.limits.tpm is not None
-        request = await model.deployment.sizes.measure(
-            request, limited=limited and self._ledger is not None
-        )
+        measured = [
+            await model.deployment.sizes.measure(
+                request, limited=limited and self._ledger is not None
+            )
+            for request in requests
+        ]
         if self._ledger is None:
-            return Admitted(Unrecorded(), request)
+            return Admitted(Unrecorded(), tuple(measured))
         try:
-            place = await _reserve(self._ledger, caller, model, request, record, claim)
+            place = await _reserve(self._ledger, caller, model, measured, record, claim)
         except (RateLimitExceeded, InsufficientQuota) as refusal:
             if not refusal.by_size:
                 raise
-            smaller = await counted(caller, model, request)
-            if smaller.prompt_size >= request.prompt_size:
+            smaller = [await counted(caller, model, request) for request in measured]
+            if sum(r.prompt_size for r in smaller) >= sum(r.prompt_size for r in measured):
                 raise
-            request = smaller
-            place = await _reserve(self._ledger, caller, model, request, record, claim)
-        return Admitted(place, request)
+            measured = smaller
+            place = await _reserve(self._ledger, caller, model, measured, record, claim)
+        return Admitted(place, tuple(measured))
 
 
 async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
@@ -80,13 +84,18 @@ async def _reserve(
     ledger: Ledger,
     caller: Caller,
     model: ServedModel,
-    request: GenerateRequest,
+    requests: Sequence[GenerateRequest],
     record: RequestRecord,
     claim: Claim | None,
 ) -> StoredReservation | StoredAnswer:
-    tokens = model.pool.within_context(request.size)
-    prompt_tokens = min(tokens, request.prompt_size)
-    max_tokens = min(tokens, request.max_tokens)
+    tokens = prompt_tokens = max_tokens = 0
+    for request in requests:
+        most = model.pool.within_context(request.size)
+        answer = min(most, request.max_tokens)
+        max_tokens += answer
+        if request.counts_prompt:
+            prompt_tokens += min(most, request.prompt_size)
+        tokens += most if request.counts_prompt else answer
     wanted = ReservationRequest(
         id=ledger.next_row(),
         request_id=record.id,
@@ -97,7 +106,7 @@ async def _reserve(
         tokens=tokens,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
-        prompt_estimate=request.prompt_estimate,
+        prompt_estimate=sum(r.prompt_estimate for r in requests if r.counts_prompt),
         cost=model.price.most(prompt_tokens, max_tokens),
         price=model.price,
         model_limits=model.limits,

@@ -96,6 +96,8 @@ def affinity_of(request: GenerateRequest) -> bytes:
     cache. Long texts are told apart by both their ends and their lengths.
     """
     digest = blake2b(request.model.encode("utf-8", "surrogatepass"), digest_size=16)
+    if request.prompt is not None:
+        digest.update(repr(request.prompt[:_OPENING_PIECE]).encode("utf-8", "surrogatepass"))
     for message in request.messages[:_OPENING_MESSAGES]:
         role, text = message.get("role"), text_of(message)
         pieces = text[:_OPENING_PIECE], text[max(_OPENING_PIECE, len(text) - _OPENING_PIECE) :]

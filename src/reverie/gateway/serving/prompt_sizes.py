@@ -59,6 +59,9 @@ class PromptSizes:
         request = self._with_excess(request)
         if not (limited or exactly or self._is_large(request)):
             return request
+        if request.prompt is not None:
+            count = await self._ask(request)
+            return request if count is None else self._counted(request, count)
         if request.images and _shows_addresses(request):
             return request  # what is there may be another image tomorrow
         large = request.prompt_size > _LARGE or request.images > 0

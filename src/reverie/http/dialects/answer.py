@@ -52,8 +52,7 @@ def _top_object(entry: TokenLogprob | TopLogprob) -> LLMTopLogprob:
 
 def whole_answer(
     envelope: dict[str, Any],
-    deltas: Sequence[Delta],
-    finish: Finish,
+    choices: Sequence[tuple[Sequence[Delta], Finish]],
     usage: Usage,
     *,
     no_text: str | None,
@@ -64,6 +63,22 @@ def whole_answer(
         envelope: ``id``, ``created`` and ``model``.
         no_text: the content beside tool calls, where the model wrote no text.
     """
+    return msgspec.json.encode(
+        {
+            **envelope,
+            "object": "chat.completion",
+            "choices": [
+                _choice(index, deltas, finish, no_text)
+                for index, (deltas, finish) in enumerate(choices)
+            ],
+            "usage": usage_object(usage),
+        }
+    )
+
+
+def _choice(
+    index: int, deltas: Sequence[Delta], finish: Finish, no_text: str | None
+) -> dict[str, Any]:
     text = "".join([delta.text for delta in deltas])
     reasoning = "".join([delta.reasoning for delta in deltas])
     tool_calls = assemble(deltas)
@@ -75,18 +90,11 @@ def whole_answer(
     if tool_calls:
         message["content"] = text or no_text
         message["tool_calls"] = tool_calls
-    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish.reason}
+    choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": finish.reason}
     logprobs = [logprob_object(entry) for delta in deltas for entry in delta.logprobs]
     if logprobs:
         choice["logprobs"] = {"content": logprobs}
-    return msgspec.json.encode(
-        {
-            **envelope,
-            "object": "chat.completion",
-            "choices": [choice],
-            "usage": usage_object(usage),
-        }
-    )
+    return choice
 
 
 def assemble(deltas: Sequence[Delta]) -> list[LLMAnswerToolCall]:

@@ -15,6 +15,8 @@ class Asked(NamedTuple):
     """A request's body, parsed and checked."""
 
     request: GenerateRequest
+    more: tuple[GenerateRequest, ...] = ()
+    """The generations of further choices, where its dialect's encoder is a ``ChoicesEncoder``."""
     told: Sequence[tuple[bytes, bytes]] = ()
     """Headers that its answer carries."""
     echo: Mapping[str, Any] = MappingProxyType({})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from reverie.errors import ReverieError
-from reverie.events import Finish, Usage
+from reverie.events import Delta, Finish, Usage
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
@@ -21,7 +22,8 @@ class OpenAI:
     id_headers = (b"x-request-id",)
 
     def parse(self, body: bytes) -> Asked:
-        return Asked(parse(body))
+        first, *more = parse(body)
+        return Asked(first, tuple(more))
 
     def new_id(self, key: str | None) -> str:
         return f"chatcmpl-{uuid.uuid4().hex}"
@@ -33,9 +35,14 @@ class OpenAI:
         return error_body(error, self.status(error))
 
     def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
-        return OpenAIEncoder(
-            id=id, model=model, created=created, include_usage=asked.request.include_usage
-        )
+        include_usage = asked.request.include_usage
+        choices = [
+            OpenAIEncoder(
+                id=id, model=model, created=created, include_usage=include_usage, index=index
+            )
+            for index in range(1 + len(asked.more))
+        ]
+        return ManyChoices(choices) if asked.more else choices[0]
 
 
 class OpenAIEncoder(ChunkEncoder):
@@ -44,20 +51,58 @@ class OpenAIEncoder(ChunkEncoder):
     role_always = False
     content_beside_tool_calls = None
 
-    def __init__(self, *, id: str, model: str, created: int, include_usage: bool) -> None:
-        super().__init__(id=id, model=model, created=created)
+    def __init__(
+        self, *, id: str, model: str, created: int, include_usage: bool, index: int = 0
+    ) -> None:
+        super().__init__(id=id, model=model, created=created, index=index)
         self._include_usage = include_usage
 
     def end(self, finish: Finish, usage: Usage) -> bytes:
+        return self.end_choice(finish) + self.close(usage)
+
+    def end_choice(self, finish: Finish) -> bytes:
+        """The last chunk of this choice."""
         parts: list[bytes] = []
         if not self._began:
             parts += (self._open, ROLE, NO_TEXT, NOT_FINISHED)
         parts += (self._open, b'},"finish_reason":', encode(finish.reason), b"}]}\n\n")
-        if self._include_usage:
-            counted = encode(usage_object(usage))
-            parts += (self._head, b'"choices":[],"usage":', counted, b"}\n\n")
-        parts.append(DONE)
         return b"".join(parts)
+
+    def close(self, usage: Usage) -> bytes:
+        """What follows the last chunk of the last choice."""
+        if not self._include_usage:
+            return DONE
+        counted = encode(usage_object(usage))
+        return b'%b"choices":[],"usage":%b}\n\n%b' % (self._head, counted, DONE)
+
+
+class ManyChoices:
+    """A ``ChoicesEncoder``: one encoder for each choice."""
+
+    def __init__(self, choices: Sequence[OpenAIEncoder]) -> None:
+        self._choices = choices
+
+    def batch(self, deltas: Sequence[Delta]) -> bytes:
+        return self._choices[0].batch(deltas)
+
+    def end(self, finish: Finish, usage: Usage) -> bytes:
+        return self._choices[0].end(finish, usage)
+
+    def error(self, error: ReverieError) -> bytes:
+        return self._choices[0].error(error)
+
+    def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
+        return self.whole([(deltas, finish)], usage)
+
+    def choice(self, index: int, deltas: Sequence[Delta], finish: Finish | None) -> bytes:
+        one = self._choices[index]
+        return one.batch(deltas) + (b"" if finish is None else one.end_choice(finish))
+
+    def close(self, usage: Usage) -> bytes:
+        return self._choices[0].close(usage)
+
+    def whole(self, choices: Sequence[tuple[Sequence[Delta], Finish]], usage: Usage) -> bytes:
+        return self._choices[0].whole(choices, usage)
 
 
 OPENAI = OpenAI()

@@ -58,14 +58,14 @@ class ChunkEncoder:
     content_beside_tool_calls: ClassVar[str | None]
     """The content of a whole answer that has tool calls and no text."""
 
-    def __init__(self, *, id: str, model: str, created: int) -> None:
+    def __init__(self, *, id: str, model: str, created: int, index: int = 0) -> None:
         self._envelope = {"id": id, "created": created, "model": model}
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
             encode(id),
             created,
             encode(model),
         )
-        self._open = self._head + b'"choices":[{"index":0,"delta":{'
+        self._open = self._head + b'"choices":[{"index":%d,"delta":{' % index
         self._began = False
         self._role = ROLE
         self._open_text = self._open + ROLE + b'"content":'
@@ -93,9 +93,11 @@ class ChunkEncoder:
         )
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
-        return whole_answer(
-            self._envelope, deltas, finish, usage, no_text=self.content_beside_tool_calls
-        )
+        return self.whole([(deltas, finish)], usage)
+
+    def whole(self, choices: Sequence[tuple[Sequence[Delta], Finish]], usage: Usage) -> bytes:
+        """The one JSON body of an answer with these choices."""
+        return whole_answer(self._envelope, choices, usage, no_text=self.content_beside_tool_calls)
 
     def _begin(self) -> None:
         """Note that the first chunk is written."""

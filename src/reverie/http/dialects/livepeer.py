@@ -16,7 +16,7 @@ from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import DONE, NO_TEXT, ROLE, ChunkEncoder, encode
 from reverie.http.dialects.errors import error_body
-from reverie.http.request.body import parse
+from reverie.http.request.body import parse_one
 
 
 class Livepeer:
@@ -26,7 +26,7 @@ class Livepeer:
     id_headers = (b"x-request-id",)
 
     def parse(self, body: bytes) -> Asked:
-        return Asked(parse(body))
+        return Asked(parse_one(body))
 
     def new_id(self, key: str | None) -> str:
         return f"chatcmpl-{uuid.uuid4().hex}"

@@ -53,7 +53,7 @@ class Messages:
 
     def parse(self, body: bytes) -> Asked:
         request, ignored = parse(body)
-        return Asked(request, ignored_header(ignored))
+        return Asked(request, told=ignored_header(ignored))
 
     def new_id(self, key: str | None) -> str:
         return f"msg_{uuid.uuid4().hex}"

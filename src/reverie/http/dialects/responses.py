@@ -65,7 +65,7 @@ class Responses:
     def parse(self, body: bytes) -> Asked:
         request, ignored, echo, keep = parse(body)
         key = f"{_ID}{uuid.uuid4().hex}" if keep else None
-        return Asked(request, ignored_header(ignored), echo, key)
+        return Asked(request, told=ignored_header(ignored), echo=echo, key=key)
 
     def new_id(self, key: str | None) -> str:
         if key is None:

@@ -31,9 +31,10 @@ from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.http.choices import generate
 from reverie.http.connection.exchange import CancelScope, Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.frames import Frame, Job, Source, generate, rate_headers
+from reverie.http.frames import Frame, Job, Source, rate_headers
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.settings import ServerSettings
 
@@ -260,8 +261,8 @@ class Replays:
         while True:
             claim = running.claim
             try:
-                granted, request = await self._admission.admit(
-                    job.caller, job.model, job.request, job.record, claim
+                granted, requests = await self._admission.admit(
+                    job.caller, job.model, job.requests, job.record, claim
                 )
             except RequestInProgress:
                 if not await self._ends_before(deadline, job.caller.key_id, claim):
@@ -275,7 +276,7 @@ class Replays:
                     if (answer := await self._load(place, granted)) is not None:
                         return answer
                 elif not running.claim.after:
-                    running.job = job._replace(request=request)
+                    running.job = job.measured(requests)
                     return granted
                 else:
                     raise StreamNotResumable  # without a store, nothing else has refused it

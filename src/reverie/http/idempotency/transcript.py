@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 
 from reverie.errors import AnswerNotKept, RateStatus, ReverieError, StreamNotResumable
-from reverie.http.frames import EVENT_END, Frame
+from reverie.http.frames import Frame
+from reverie.http.idempotency.kept_copy import EVENT_END
 
 MAX_TRANSCRIPT = 16 * 1024 * 1024
 """Bytes of a running answer that are held for its readers."""

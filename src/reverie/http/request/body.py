@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
+from reverie.http.request.sampling import choices_of, sampling_of
 from reverie.http.request.schema import (
+    UNSUPPORTED,
     LLMImagePart,
     LLMMessage,
     LLMRefusalPart,
@@ -17,12 +19,28 @@ from reverie.http.request.schema import (
     LLMTool,
     LLMToolCall,
 )
-from reverie.http.request.validation import find_mistakes
+from reverie.http.request.validation import Mistake, find_mistakes
 from reverie.request import GenerateRequest
 
 
-def parse(raw: bytes) -> GenerateRequest:
+def parse_one(raw: bytes) -> GenerateRequest:
+    """As ``parse``, for a dialect whose answers have one choice.
+
+    Raises:
+        UnsupportedParameter, InvalidRequest
+    """
+    request, *more = parse(raw)
+    if more:
+        mistake = Mistake(("n",), "Only n = 1 is supported on this route", UNSUPPORTED)
+        raise error_of([mistake])
+    return request
+
+
+def parse(raw: bytes) -> list[GenerateRequest]:
     """Parse and check a request's body.
+
+    Returns:
+        The generations of the answer's choices.
 
     Raises:
         UnsupportedParameter: its only mistakes are fields that aren't honoured here.
@@ -38,34 +56,18 @@ def parse(raw: bytes) -> GenerateRequest:
     mistakes = find_mistakes(request)
     if mistakes:
         raise error_of(mistakes)
-    return _to_generate(request)
+    return choices_of(_to_generate(request), request.n)
 
 
 # Into a GenerateRequest -------------------------------------------------------------------
 
 
 def _to_generate(request: LLMRequest) -> GenerateRequest:
-    options = request.stream_options
     limit = request.max_completion_tokens
     return GenerateRequest(
-        model=request.model,
+        **sampling_of(request),
         messages=[_message(message) for message in request.messages],
-        temperature=request.temperature,
         max_tokens=request.max_tokens if limit is None else limit,
-        top_p=request.top_p,
-        top_k=max(0, request.top_k),
-        min_p=request.min_p,
-        stream=request.stream,
-        include_usage=options is not None and options.include_usage is True,
-        continuous_usage=options is not None and options.continuous_usage_stats is True,
-        stop=_stop(request.stop),
-        seed=request.seed,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        logit_bias=request.logit_bias or None,
-        repetition_penalty=request.repetition_penalty,
-        min_tokens=request.min_tokens,
-        ignore_eos=request.ignore_eos,
         reasoning_effort=request.reasoning_effort,
         chat_template_kwargs=request.chat_template_kwargs or None,
         logprobs=request.logprobs,
@@ -76,12 +78,6 @@ def _to_generate(request: LLMRequest) -> GenerateRequest:
         parallel_tool_calls=request.parallel_tool_calls,
         continue_final_message=request.continue_final_message,
     )
-
-
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _message(message: LLMMessage) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _form(value: Any) -> str | None:
     return "<object>" if isinstance(value, dict) else None
 
 
-_LAX = BeforeValidator(_number)
+LAX = BeforeValidator(_number)
 """Stands after the bounds in an annotation, so that OpenAPI describes a plain number."""
 
 _NAME = "^[a-zA-Z0-9_-]{1,64}$"
@@ -334,25 +334,21 @@ def _small_object(value: Any) -> Any:
     return value
 
 
-def _only_one(value: int) -> int:
-    if value > 1:
-        raise PydanticCustomError(UNSUPPORTED, "Only n = 1 is supported")
-    return value
-
-
 def _only_text(value: list[str]) -> list[str]:
     if set(value) != {"text"}:
         raise PydanticCustomError(UNSUPPORTED, "Only ['text'] is supported")
     return value
 
 
+MAX_CHOICES = 16
+"""Answers to one request, each of which needs a slot."""
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-_Penalty = Annotated[float, Field(ge=-2, le=2), _LAX]
+_Penalty = Annotated[float, Field(ge=-2, le=2), LAX]
 _Bias = Annotated[
-    float, Field(ge=-100, le=100, json_schema_extra={"type": ["number", "null"]}), _LAX
+    float, Field(ge=-100, le=100, json_schema_extra={"type": ["number", "null"]}), LAX
 ]
 _TokenId = Annotated[str, Field(pattern=_TOKEN_ID)]
-_MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), _LAX]
+MaxTokens = Annotated[int, Field(ge=1, le=_MAX_INT32), LAX]
 
 Stop: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[_StopString, Tag("<string>")]
@@ -366,24 +362,18 @@ ToolChoice: TypeAlias = union_by_form(  # type: ignore[valid-type]
 )
 
 
-class LLMRequest(Wire):
-    """A request for text. A field that is null counts as absent, also in the objects below it."""
+class Sampling(Wire):
+    """How a text is chosen and sent, for a conversation as for a prompt."""
 
-    messages: Annotated[list[LLMMessage], Field(min_length=1, fail_fast=True)]
-    """The conversation so far."""
     model: str = Field(default="", max_length=200)
     """The model's name; empty takes the default model."""
-    temperature: Annotated[float, Field(ge=0, le=2), _LAX] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2), LAX] = 0.7
     """How freely tokens are chosen; 0 always takes the most likely one."""
-    max_tokens: _MaxTokens = 256
-    """The answer is cut after this many tokens."""
-    max_completion_tokens: _MaxTokens | None = None
-    """OpenAI's newer name of `max_tokens`."""
-    top_p: Annotated[float, Field(gt=0, le=1), _LAX] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), LAX] = 1.0
     """Choose among the most likely tokens that together have this probability."""
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), _LAX] = -1
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), LAX] = -1
     """Choose among this many of the most likely tokens; -1 or 0 is off."""
-    min_p: Annotated[float, Field(ge=0, le=1), _LAX] = 0.0
+    min_p: Annotated[float, Field(ge=0, le=1), LAX] = 0.0
     """Leave out tokens that are less likely than this share of the top token's probability."""
     stream: StrictBool = False
     """Send the answer piece by piece, as server-sent events."""
@@ -391,7 +381,7 @@ class LLMRequest(Wire):
     """Only with `stream`."""
     stop: Stop | None = None
     """The answer ends before any of these strings."""
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _LAX] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), LAX] | None = None
     """Makes sampling repeatable, as far as the backend can."""
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
@@ -403,24 +393,35 @@ class LLMRequest(Wire):
         | None
     ) = None
     """Token ids → what is added to their logits."""
-    logprobs: StrictBool = False
-    """Send the log-probability of each token."""
-    top_logprobs: Annotated[int, Field(ge=0, le=20), _LAX] | None = None
-    """Send this many alternatives of each token; only with `logprobs`."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=10), _LAX] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10), LAX] = 1.0
     """Divides the logits of tokens that occurred; 1 is off."""
-    min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT32), _LAX] = 0
+    min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT32), LAX] = 0
     """The answer doesn't end before so many tokens."""
     ignore_eos: StrictBool = False
     """Go on after the model would end, up to `max_tokens`."""
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), LAX] = 1
+    """The number of answers, on `/v1`; `/llm` has one."""
+    user: Any = None
+    """Accepted, no effect on the text."""
+
+
+class LLMRequest(Sampling):
+    """A request for text. A field that is null counts as absent, also in the objects below it."""
+
+    messages: Annotated[list[LLMMessage], Field(min_length=1, fail_fast=True)]
+    """The conversation so far."""
+    max_tokens: MaxTokens = 256
+    """The answer is cut after this many tokens."""
+    max_completion_tokens: MaxTokens | None = None
+    """OpenAI's newer name of `max_tokens`."""
+    logprobs: StrictBool = False
+    """Send the log-probability of each token."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20), LAX] | None = None
+    """Send this many alternatives of each token; only with `logprobs`."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     """How much the model thinks first."""
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_small_object)] | None = None
     """What the model's chat template is told, such as `{"enable_thinking": false}`."""
-    n: Annotated[
-        int, Field(ge=1, json_schema_extra={"maximum": 1}), AfterValidator(_only_one), _LAX
-    ] = 1
-    """The number of answers: 1."""
     response_format: LLMResponseFormat | None = None
     """Constrain the answer to JSON."""
     tools: Annotated[list[LLMTool], Field(max_length=128, fail_fast=True)] | None = None
@@ -441,8 +442,6 @@ class LLMRequest(Wire):
         | None
     ) = None
     """What to answer with: `["text"]`."""
-    user: Any = None
-    """Accepted, no effect on the text."""
     metadata: Any = None
     """Accepted, no effect on the text."""
     store: Any = None

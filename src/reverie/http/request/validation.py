@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 from pydantic_core import ErrorDetails
 
 from reverie.http.request.json_schemas import SchemaBudget
-from reverie.http.request.schema import PATTERNS, UNSUPPORTED, LLMMessage, LLMNamedTool, LLMRequest
+from reverie.http.request.schema import (
+    PATTERNS,
+    UNSUPPORTED,
+    LLMMessage,
+    LLMNamedTool,
+    LLMRequest,
+    Sampling,
+)
 
 _MAX_MISTAKES = 100
 MAX_IMAGES = 64
@@ -132,13 +139,24 @@ def _of_options(request: LLMRequest) -> Iterator[Mistake]:
             ("max_completion_tokens",),
             "This is another name of max_tokens: give one of them, or the same number in both",
         )
+    yield from mistakes_of_sampling(request, request.max_tokens if limit is None else limit)
+    if request.top_logprobs and not request.logprobs:
+        yield Mistake(("top_logprobs",), "This needs logprobs to be true")
+
+
+def mistakes_of_sampling(request: Sampling, max_tokens: int) -> Iterator[Mistake]:
+    """The mistakes between the fields that requests for conversations and prompts share."""
     options = request.stream_options
     if options is not None and options.model_fields_set and not request.stream:
         yield Mistake(("stream_options",), "This is allowed only where stream is true")
-    if request.min_tokens > (request.max_tokens if limit is None else limit):
+    if options is not None and options.continuous_usage_stats and request.n > 1:
+        yield Mistake(
+            ("stream_options", "continuous_usage_stats"),
+            "This is not supported together with n above 1",
+            UNSUPPORTED,
+        )
+    if request.min_tokens > max_tokens:
         yield Mistake(("min_tokens",), "This is more than max_tokens")
-    if request.top_logprobs and not request.logprobs:
-        yield Mistake(("top_logprobs",), "This needs logprobs to be true")
 
 
 def _of_continuation(request: LLMRequest) -> Iterator[Mistake]:

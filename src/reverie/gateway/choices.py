@@ -1,0 +1,102 @@
+"""Several generations for one request, side by side: the choices of its answer.
+
+Rule 1: they share one record and one place in the ledger, and each has a slot of its own.
+
+Rule 2: one that fails ends them all, since no answer has an error in the place of a choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TypeAlias
+
+from reverie.events import Event, Usage
+from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.relay import relay
+from reverie.gateway.scheduling.pool import Pool
+from reverie.request import GenerateRequest
+
+_Batch: TypeAlias = tuple[int, list[Event]]
+
+
+async def relay_choices(
+    pool: Pool, requests: Sequence[GenerateRequest], record: RequestRecord, caller: Caller
+) -> AsyncGenerator[_Batch, None]:
+    """Yield the batches of all generations as they come, each with its choice's number.
+
+    Closing the iterator stops the engines.
+
+    Raises:
+        ReverieError: as ``relay``.
+    """
+    parts = [RequestRecord(record.id, record.route, "choice") for _ in requests]
+    waiting: asyncio.Queue[_Batch | Exception] = asyncio.Queue(maxsize=len(requests))
+
+    async def run(index: int) -> None:
+        try:
+            batches = relay(pool, requests[index], parts[index], caller)
+            async with aclosing(batches):
+                async for batch in batches:
+                    await waiting.put((index, batch))
+        except Exception as failure:
+            await waiting.put(failure)
+
+    tasks = [asyncio.create_task(run(index)) for index in range(len(requests))]
+    open_ = len(tasks)
+    try:
+        while open_:
+            got = await waiting.get()
+            merge(record, parts, requests)
+            if isinstance(got, Exception):
+                raise got
+            open_ -= isinstance(got[1][-1], Usage)
+            yield got
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        merge(record, parts, requests)
+
+
+def total_usage(requests: Sequence[GenerateRequest], usages: Sequence[Usage]) -> Usage:
+    """The usage of all choices; a prompt that several answer is counted once."""
+    counting = [u for r, u in zip(requests, usages, strict=True) if r.counts_prompt]
+    details: dict[str, int] = {}
+    for usage in usages:
+        for name, tokens in usage.completion_details.items():
+            details[name] = details.get(name, 0) + tokens
+    return Usage(
+        sum(usage.prompt_tokens for usage in counting),
+        sum(usage.completion_tokens for usage in usages),
+        sum(usage.cached_tokens for usage in counting),
+        estimated=any(usage.estimated for usage in usages),
+        completion_details=details,
+    )
+
+
+def merge(
+    record: RequestRecord, parts: Sequence[RequestRecord], requests: Sequence[GenerateRequest]
+) -> None:
+    """Bring a request's record up to date with those of its choices."""
+    counting = [part for part, one in zip(parts, requests, strict=True) if one.counts_prompt]
+    record.pieces = sum(part.pieces for part in parts)
+    record.failovers = sum(part.failovers for part in parts)
+    record.position = max(part.position for part in parts)
+    record.cut_for_good = any(part.cut_for_good for part in parts)
+    record.backend = next((part.backend for part in parts if part.backend), None)
+    record.granted = min((p.granted for p in parts if p.granted is not None), default=None)
+    tokens_at = [part.first_token for part in parts if part.first_token is not None]
+    record.first_token = min(tokens_at, default=None)
+    record.cached_tokens = sum(part.cached_tokens for part in counting)
+    if all(part.prompt_tokens is not None for part in counting):
+        known = record.prompt_tokens is not None
+        record.prompt_tokens = sum(part.prompt_tokens or 0 for part in counting)
+        if not known and record.on_prompt is not None:
+            record.on_prompt()
+    if all(part.completion_tokens is not None for part in parts):
+        record.completion_tokens = sum(part.completion_tokens or 0 for part in parts)
+        record.estimated = any(part.estimated for part in parts)
+        record.outcome = "length" if any(part.outcome == "length" for part in parts) else "ok"
