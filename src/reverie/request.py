@@ -9,6 +9,9 @@ from msgspec import Struct
 
 from reverie.prompt_bounds import extent
 
+DEFAULT_MAX_TOKENS = 4096
+"""Where a dialect lets a client leave the length of an answer open."""
+
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One generation. Every value is within the bounds of docs/protocol.md#the-request.

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim
@@ -17,7 +16,6 @@ from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
 from reverie.http.dialects.chunks import with_usage
 from reverie.request import GenerateRequest
@@ -44,7 +42,9 @@ class Job(NamedTuple):
     encoder: Encoder
     record: RequestRecord
     claim: Claim | None = None
-    """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
+    """Set if the request carries an ``Idempotency-Key``: its events are kept."""
+    numbered: bool = True
+    """Whether its events carry numbers, if they are kept and streamed."""
 
 
 class Source(NamedTuple):
@@ -71,7 +71,7 @@ async def generate(
     kept = (
         None
         if job.claim is None
-        else _KeptCopy(max_kept, reservation.base, numbered=job.request.stream)
+        else _KeptCopy(max_kept, reservation.base, numbered=job.numbered and job.request.stream)
     )
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
@@ -98,13 +98,6 @@ def _usage_so_far(job: Job) -> Usage:
     record = job.record
     prompt = job.request.prompt_size if record.prompt_tokens is None else record.prompt_tokens
     return Usage(prompt, record.pieces, record.cached_tokens)
-
-
-def rate_headers(rate: RateStatus | None) -> Headers:
-    """The ``x-ratelimit-*`` headers that tell what is left of the caller's limits."""
-    if rate is None:
-        return []
-    return [(name.encode(), value.encode()) for name, value in rate.headers.items()]
 
 
 def _encode_end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> bytes:

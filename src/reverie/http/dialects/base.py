@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
 from reverie.http.connection.exchange import Headers
+from reverie.http.dialects.framing import Framing
 from reverie.request import GenerateRequest
 
 
@@ -20,6 +21,8 @@ class Asked(NamedTuple):
     """Headers that its answer carries."""
     echo: Mapping[str, Any] = MappingProxyType({})
     """What else its answer repeats, in the dialect's own names."""
+    moves_model: bool = False
+    """Nothing is to be generated: the model is to be loaded, or unloaded."""
 
 
 def ignored_header(names: Sequence[str]) -> Headers:
@@ -51,6 +54,10 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """Its name in one word."""
+
+    @property
+    def framing(self) -> Framing:
+        """How its streams are laid out."""
 
     @property
     def ping(self) -> bytes:

@@ -1,0 +1,288 @@
+"""Requests in Ollama's dialect → ``GenerateRequest``.
+
+Rule 1: what isn't known is ignored, and told: ``Parsed.ignored`` names it.
+
+Rule 2: a request without a message, or without a prompt, asks for no answer: the model is to be
+loaded, or with ``keep_alive: 0`` unloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from reverie.http.request.json_schemas import SchemaBudget
+from reverie.http.request.messages_schema import Lenient
+from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
+from reverie.http.request.ollama_options import Options, refused, sampling
+from reverie.http.request.ollama_schema import (
+    ChatRequest,
+    Message,
+    PromptRequest,
+    Request,
+    Tool,
+    ToolCall,
+)
+from reverie.http.request.schema import UNSUPPORTED
+from reverie.http.request.validation import MAX_IMAGES, Mistake
+from reverie.request import GenerateRequest
+
+_MAX_LISTED = 20
+_UNSUPPORTED = {
+    "raw": "A prompt without the model's template is not supported: leave raw out",
+    "suffix": "A text to be filled in between is not supported: leave suffix out",
+    "context": "Send the conversation to /api/chat instead: no context is given or taken here",
+    "template": "The model's own template is used: leave template out",
+}
+"""Fields of ``/api/generate`` that would change the prompt."""
+
+Move = Literal["load", "unload"]
+_Asked = TypeVar("_Asked", bound=Request)
+
+
+class Parsed(NamedTuple):
+    request: GenerateRequest
+    ignored: tuple[str, ...]
+    """The fields that had no effect, as dotted paths without indices."""
+    move: Move | None
+    """What is to be done with the model, where no answer is asked for."""
+
+
+def parse_chat(raw: bytes) -> Parsed:
+    """Parse and check the body of ``/api/chat``.
+
+    Raises:
+        InvalidRequest: listing every mistake.
+        UnsupportedParameter: its only mistakes are fields that aren't honoured here.
+    """
+
+    def mistakes(asked: ChatRequest) -> Iterator[Mistake]:
+        for index, message in enumerate(asked.messages or ()):
+            if message.images and message.role not in ("user", "tool"):
+                at = ("messages", index, "images")
+                yield Mistake(at, "Only a message of the user or of a tool has images")
+            if message.tool_calls and message.role != "assistant":
+                at = ("messages", index, "tool_calls")
+                yield Mistake(at, "Only an assistant message carries tool_calls")
+        yield from _of_tools(asked.tools or [])
+
+    def convert(asked: ChatRequest) -> GenerateRequest:
+        messages = _conversation(asked.messages or [])
+        tools = [_tool(tool) for tool in asked.tools or ()] or None
+        return _to_generate(asked, messages, tools=tools)
+
+    return _parse(raw, ChatRequest, convert, mistakes)
+
+
+def parse_prompt(raw: bytes) -> Parsed:
+    """Parse and check the body of ``/api/generate``.
+
+    Raises:
+        InvalidRequest, UnsupportedParameter: as ``parse_chat``.
+    """
+
+    def mistakes(asked: PromptRequest) -> Iterator[Mistake]:
+        for name, message in _UNSUPPORTED.items():
+            if getattr(asked, name):
+                yield Mistake((name,), message, UNSUPPORTED)
+
+    def convert(asked: PromptRequest) -> GenerateRequest:
+        messages: list[dict[str, Any]] = []
+        if asked.prompt or asked.images:
+            if asked.system:
+                messages.append({"role": "system", "content": asked.system})
+            content = _content(asked.prompt or "", asked.images or [])
+            messages.append({"role": "user", "content": content})
+        return _to_generate(asked, messages)
+
+    return _parse(raw, PromptRequest, convert, mistakes)
+
+
+def _parse(
+    raw: bytes,
+    form: type[_Asked],
+    convert: Callable[[_Asked], GenerateRequest],
+    mistakes: Callable[[_Asked], Iterator[Mistake]],
+) -> Parsed:
+    body = decode_object(raw)
+    try:
+        asked = form.model_validate(body)
+        request = convert(asked)
+    except ValidationError as error:
+        raise error_of(mistakes_of(error)) from None
+    except RecursionError:
+        raise not_json("it is nested too deeply") from None
+    found = [*mistakes(asked), *_of_both(asked, request)]
+    if found:
+        raise error_of(found)
+    move: Move | None = None
+    if not request.messages:
+        move = "unload" if _is_zero(asked.keep_alive) else "load"
+    ignored = {*_unknown(asked, "")}
+    if asked.keep_alive is not None and move != "unload":
+        ignored.add("keep_alive")
+    return Parsed(request, tuple(sorted(ignored))[:_MAX_LISTED], move)
+
+
+def _is_zero(keep_alive: Any) -> bool:
+    """True for a duration of nothing, as a number or in Go's spelling."""
+    if isinstance(keep_alive, str):
+        return not any(digit in keep_alive for digit in "123456789")
+    return keep_alive is not None and keep_alive == 0
+
+
+# What is wrong ----------------------------------------------------------------------------
+
+
+def _of_both(asked: Request, request: GenerateRequest) -> Iterator[Mistake]:
+    if asked.options is not None:
+        yield from refused(asked.options)
+    if request.images > MAX_IMAGES:
+        yield Mistake(("messages",), f"Messages should have {MAX_IMAGES} or fewer images")
+    if asked.top_logprobs and not asked.logprobs:
+        yield Mistake(("top_logprobs",), "This needs logprobs to be true")
+    if isinstance(asked.format, dict):
+        problem = SchemaBudget().problem(asked.format)
+        if problem is not None:
+            yield Mistake(("format",), problem)
+
+
+def _of_tools(tools: list[Tool]) -> Iterator[Mistake]:
+    names: set[str] = set()
+    schemas = SchemaBudget()
+    for index, tool in enumerate(tools):
+        at = ("tools", index, "function")
+        if tool.function.name in names:
+            yield Mistake((*at, "name"), "Another tool has this name")
+        names.add(tool.function.name)
+        if tool.function.parameters is not None:
+            problem = schemas.problem(tool.function.parameters)
+            if problem is not None:
+                yield Mistake((*at, "parameters"), problem)
+
+
+# Into a GenerateRequest -------------------------------------------------------------------
+
+
+def _to_generate(
+    asked: Request, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+) -> GenerateRequest:
+    return GenerateRequest(
+        model=asked.model,
+        messages=messages,
+        stream=asked.stream is not False,
+        include_usage=True,
+        reasoning_effort=_effort(asked.think),
+        logprobs=asked.logprobs or False,
+        top_logprobs=asked.top_logprobs or 0,
+        response_format=_response_format(asked.format),
+        tools=tools,
+        continue_final_message=asked.format is None and _is_begun(messages),
+        **sampling(asked.options or Options()),
+    )
+
+
+def _effort(think: bool | str | None) -> str | None:
+    """How much the model is to think; models that can think do so unless they are told not to."""
+    if isinstance(think, str):
+        return think
+    return "none" if think is False else None
+
+
+def _response_format(form: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if form is None:
+        return None
+    if isinstance(form, str):
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": form}}
+
+
+def _is_begun(messages: list[dict[str, Any]]) -> bool:
+    """True if the answer is to go on with the last message, as Ollama's templates do."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and bool(last["content"]) and "tool_calls" not in last
+
+
+def _conversation(messages: list[Message]) -> list[dict[str, Any]]:
+    """The messages in OpenAI's shape, where each tool's result names the call that it answers.
+
+    Ollama's clients give calls no ids: they get some by their order, so that the same conversation
+    has the same ones in each turn.
+    """
+    plain: list[dict[str, Any]] = []
+    waiting: list[tuple[str, str]] = []  # id and name of each call that has no result yet
+    count = 0
+    for message in messages:
+        if message.role == "tool":
+            plain += _result(message, waiting)
+            continue
+        calls: list[dict[str, Any]] = []
+        for call in message.tool_calls or ():
+            calls.append(_call(call, count))
+            waiting.append((calls[-1]["id"], call.function.name))
+            count += 1
+        plain.append(_message(message, calls))
+    return plain
+
+
+def _message(message: Message, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    # Most chat templates know no "developer": it is OpenAI's newer name of "system".
+    role = "system" if message.role == "developer" else message.role
+    content = _content(message.content or "", message.images or [])
+    plain: dict[str, Any] = {"role": role, "content": content}
+    if calls:
+        plain |= {"content": content or None, "tool_calls": calls}
+    if message.thinking and role == "assistant":
+        plain["reasoning_content"] = message.thinking
+    return plain
+
+
+def _call(call: ToolCall, count: int) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments.strip() or "{}"}
+    return {"id": call.id or f"call_{count}", "type": "function", "function": function}
+
+
+def _result(message: Message, waiting: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """A tool's result, and its images, which the user shows in the message after it."""
+    name = message.tool_name
+    id = message.tool_call_id
+    if not id:
+        same = [call for call in waiting if name in (None, call[1])] or waiting
+        id = same[0][0] if same else "call_0"
+    waiting[:] = [call for call in waiting if call[0] != id]
+    result = {"role": "tool", "tool_call_id": id, "content": message.content or ""}
+    yield {**result, "name": name} if name else result
+    if message.images:
+        yield {"role": "user", "content": _content("", message.images)}
+
+
+def _content(text: str, images: list[str]) -> str | list[dict[str, Any]]:
+    """The text; with images, a list of parts with the images first, as Ollama shows them."""
+    if not images:
+        return text
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": url}} for url in images
+    ]
+    return [*parts, {"type": "text", "text": text}] if text else parts
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    it = tool.function
+    given = {"name": it.name, "description": it.description, "parameters": it.parameters}
+    function = {name: value for name, value in given.items() if value is not None}
+    return {"type": "function", "function": function}
+
+
+def _unknown(value: Any, at: str) -> Iterator[str]:
+    """The paths of unknown fields, without indices."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _unknown(one, at)
+    elif isinstance(value, Lenient):
+        for name, given in (value.model_extra or {}).items():
+            if given is not None:
+                yield f"{at}{name[:100]}"
+        for name in type(value).model_fields:
+            yield from _unknown(getattr(value, name), f"{at}{name}.")
