@@ -150,6 +150,12 @@ def test_ids_that_are_there_are_kept() -> None:
     assert lost["tool_call_id"] != "a"
 
 
+def test_a_long_conversation_with_tools_is_read_in_a_moment() -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 128}
+    said = messages(*[call] * 500, *[{"role": "tool", "content": ""}] * 64_000)
+    assert said[-1]["tool_call_id"] == "call_63999"
+
+
 def test_images_are_parts_also_those_of_a_tool() -> None:
     assert messages({**USER, "images": [PNG]}) == [
         {"role": "user", "content": [IMAGE, {"type": "text", "text": "Hi"}]}

@@ -11,6 +11,7 @@ from reverie.events import Delta, Finish, Usage
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.framing import Framing
 from reverie.request import GenerateRequest
+from reverie.text import printable
 
 
 class Asked(NamedTuple):
@@ -29,7 +30,7 @@ def ignored_header(names: Sequence[str]) -> Headers:
     """The header that tells which fields of a request had no effect; none if there are none."""
     if not names:
         return []
-    return [(b"x-reverie-ignored", ", ".join(names).encode("ascii", "replace"))]
+    return [(b"x-reverie-ignored", ", ".join(map(printable, names)).encode("ascii", "replace"))]
 
 
 class Encoder(Protocol):

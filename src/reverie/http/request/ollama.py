@@ -8,6 +8,7 @@ loaded, or with ``keep_alive: 0`` unloaded.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -212,19 +213,46 @@ def _conversation(messages: list[Message]) -> list[dict[str, Any]]:
     has the same ones in each turn.
     """
     plain: list[dict[str, Any]] = []
-    waiting: list[tuple[str, str]] = []  # id and name of each call that has no result yet
-    count = 0
+    calls = _Calls()
     for message in messages:
         if message.role == "tool":
-            plain += _result(message, waiting)
-            continue
-        calls: list[dict[str, Any]] = []
-        for call in message.tool_calls or ():
-            calls.append(_call(call, count))
-            waiting.append((calls[-1]["id"], call.function.name))
-            count += 1
-        plain.append(_message(message, calls))
+            plain += _result(message, calls)
+        else:
+            plain.append(_message(message, [calls.add(call) for call in message.tool_calls or ()]))
     return plain
+
+
+class _Calls:
+    """The calls of a conversation, and which of them have no result yet."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._answered: set[str] = set()
+        self._waiting: dict[str | None, deque[str]] = {None: deque()}
+        """Ids by the names of their tools; under None, those of all tools."""
+
+    def add(self, call: ToolCall) -> dict[str, Any]:
+        """The call in OpenAI's shape."""
+        name = call.function.name
+        id = call.id or f"call_{self._count}"
+        self._count += 1
+        self._waiting.setdefault(name, deque()).append(id)
+        self._waiting[None].append(id)
+        function = {"name": name, "arguments": call.function.arguments.strip() or "{}"}
+        return {"id": id, "type": "function", "function": function}
+
+    def answer(self, id: str | None, name: str | None) -> str:
+        """The id of the call that a result is of: the one that it names, or the first one that
+        waits for a result of that tool, or for any."""
+        id = id or self._first(name) or self._first(None) or f"call_{self._count}"
+        self._answered.add(id)
+        return id
+
+    def _first(self, name: str | None) -> str | None:
+        waiting = self._waiting.get(name, deque())
+        while waiting and waiting[0] in self._answered:
+            waiting.popleft()
+        return waiting[0] if waiting else None
 
 
 def _message(message: Message, calls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -239,19 +267,10 @@ def _message(message: Message, calls: list[dict[str, Any]]) -> dict[str, Any]:
     return plain
 
 
-def _call(call: ToolCall, count: int) -> dict[str, Any]:
-    function = {"name": call.function.name, "arguments": call.function.arguments.strip() or "{}"}
-    return {"id": call.id or f"call_{count}", "type": "function", "function": function}
-
-
-def _result(message: Message, waiting: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def _result(message: Message, calls: _Calls) -> Iterator[dict[str, Any]]:
     """A tool's result, and its images, which the user shows in the message after it."""
     name = message.tool_name
-    id = message.tool_call_id
-    if not id:
-        same = [call for call in waiting if name in (None, call[1])] or waiting
-        id = same[0][0] if same else "call_0"
-    waiting[:] = [call for call in waiting if call[0] != id]
+    id = calls.answer(message.tool_call_id, name)
     result = {"role": "tool", "tool_call_id": id, "content": message.content or ""}
     yield {**result, "name": name} if name else result
     if message.images:
