@@ -59,7 +59,7 @@ class Ollama:
             model=asked.request.model or model,  # as it was asked for, with or without its tag
             created=created,
             chat=self._chat,
-            move=asked.echo["done_reason"],
+            move=asked.echo.get("done_reason"),
         )
 
 
