@@ -10,7 +10,7 @@ from msgspec import Struct
 from reverie.prompt_bounds import extent
 
 DEFAULT_MAX_TOKENS = 4096
-"""Where a dialect lets a client leave the length of an answer open."""
+"""Of an answer in a dialect whose requests may leave it out and mean no limit."""
 
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.dialects.base import Encoder
 from reverie.http.dialects.chunks import with_usage
+from reverie.http.dialects.framing import EVENTS, Framing
 from reverie.request import GenerateRequest
 
 EVENT_END = b"\n\n"
@@ -42,9 +43,8 @@ class Job(NamedTuple):
     encoder: Encoder
     record: RequestRecord
     claim: Claim | None = None
-    """Set if the request carries an ``Idempotency-Key``: its events are kept."""
-    numbered: bool = True
-    """Whether its events carry numbers, if they are kept and streamed."""
+    """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
+    framing: Framing = EVENTS
 
 
 class Source(NamedTuple):
@@ -68,11 +68,8 @@ async def generate(
     Raises:
         ReverieError: as ``relay`` and ``Reservation.settle``.
     """
-    kept = (
-        None
-        if job.claim is None
-        else _KeptCopy(max_kept, reservation.base, numbered=job.numbered and job.request.stream)
-    )
+    numbered = job.request.stream and job.framing.numbered
+    kept = None if job.claim is None else _KeptCopy(max_kept, reservation.base, numbered=numbered)
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
     async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:

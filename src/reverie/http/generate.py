@@ -207,9 +207,8 @@ class Generate:
         call.record.model = model.name
         request = call.asked.request
         model.check(request)
-        numbered = self._dialect.framing.numbered
-        encoder = self._encoder(call)
-        return Job(call.caller, model, request, encoder, call.record, call.claim, numbered)
+        encoder, framing = self._encoder(call), self._dialect.framing
+        return Job(call.caller, model, request, encoder, call.record, call.claim, framing)
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""

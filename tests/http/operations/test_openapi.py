@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
 from reverie.http.dialects import LIVEPEER, OPENAI
-from reverie.http.dialects.base import Dialect
+from reverie.http.dialects.base import Asked, Dialect
 from reverie.http.operations.openapi import extend
 from reverie.request import GenerateRequest
 
@@ -109,7 +109,7 @@ def test_answers_and_chunks_are_what_the_document_says(
     ]
     finish, usage = Finish("tool_calls"), Usage(1, 2, estimated=True)
     request = GenerateRequest(model="m", messages=[], include_usage=True)
-    encoder = dialect.encoder(request, id="chatcmpl-1", model="m", created=7)
+    encoder = dialect.encoder(Asked(request), id="chatcmpl-1", model="m", created=7)
     response = validator(document, "LLMResponse")
     response.validate(json.loads(encoder.answer(deltas, finish, usage)))
     for line in encoder.batch(deltas).split(b"\n\n")[:-1]:
