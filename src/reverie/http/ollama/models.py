@@ -7,7 +7,7 @@ import hashlib
 import time
 from typing import Any
 
-from reverie.errors import UnsupportedParameter
+from reverie.errors import ClientError
 from reverie.gateway.serving.names import tagged
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.dialects.ollama import moment
@@ -130,12 +130,14 @@ def _context(model: ServedModel) -> int:
 
 
 def _capabilities(model: ServedModel, known: Facts | None) -> list[str]:
-    found = ["completion"]
     question: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
-    if _takes(model, GenerateRequest(model="", messages=question, tools=[_TOOL])):
-        found.append("tools")
-    if _takes(model, GenerateRequest(model="", messages=[{"role": "user", "content": [_IMAGE]}])):
-        found.append("vision")
+    image: list[dict[str, Any]] = [{"role": "user", "content": [_IMAGE]}]
+    tried = {
+        "completion": GenerateRequest(model="", messages=question),
+        "tools": GenerateRequest(model="", messages=question, tools=[_TOOL]),
+        "vision": GenerateRequest(model="", messages=image),
+    }
+    found = [name for name, request in tried.items() if _takes(model, request)]
     if known is not None and any(mark in known.template for mark in _THINKING):
         found.append("thinking")
     return found
@@ -145,7 +147,7 @@ def _takes(model: ServedModel, request: GenerateRequest) -> bool:
     """True if each of its backends takes the request."""
     try:
         model.check(request)
-    except UnsupportedParameter:
+    except ClientError:
         return False
     return True
 
