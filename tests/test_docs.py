@@ -69,7 +69,8 @@ def test_the_protocol_lists_each_error_with_its_statuses_and_type() -> None:
 
 @pytest.fixture
 async def client() -> Any:
-    transport = httpx.ASGITransport(Application(Settings(), environ={}))
+    settings = Settings.model_validate({"server": {"ollama": True}})
+    transport = httpx.ASGITransport(Application(settings, environ={}))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 from reverie.errors import ConfigurationError
 from reverie.settings import ServerSettings, Settings
 
+OLLAMA_HOST = "127.0.0.1"
+OLLAMA_PORT = 11434
+"""Where Ollama's clients look for it."""
 _PORTS = {"http": 80, "https": 443}
 _WILDCARDS = frozenset(("", "0.0.0.0", "::"))
 _LOCAL = _WILDCARDS | {"localhost", "127.0.0.1", "::1"}

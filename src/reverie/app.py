@@ -31,11 +31,21 @@ from reverie.http.connection.paths import normal
 from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
 from reverie.http.count_tokens import CountTokens
-from reverie.http.dialects import COMPLETIONS, LIVEPEER, MESSAGES, OPENAI, RESPONSES
+from reverie.http.dialects import (
+    COMPLETIONS,
+    LIVEPEER,
+    MESSAGES,
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OPENAI,
+    RESPONSES,
+)
 from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
 from reverie.http.kept_responses import KeptResponses
+from reverie.http.ollama.generate import OllamaGenerate
+from reverie.http.ollama.routes import OllamaRoutes
 from reverie.http.operations import application
 from reverie.http.request import messages, responses
 from reverie.reload import Reloader, warn_of_own_backends
@@ -55,6 +65,10 @@ _GENERATION_ROUTES: dict[str, Dialect] = {
     "/v1/completions": COMPLETIONS,
     "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
+}
+_OLLAMA_ROUTES: dict[str, Dialect] = {
+    "/api/chat": OLLAMA_CHAT,
+    "/api/generate": OLLAMA_GENERATE,
 }
 
 
@@ -121,8 +135,9 @@ class Application:
             kept_answers=KeptAnswers(self._store),
         )
         self._access = access
-        self._generate: dict[str, Generate | CountTokens] = {
-            path: Generate(
+
+        def generating(kind: type[Generate], dialect: Dialect) -> Generate:
+            return kind(
                 dialect,
                 registry=self.registry,
                 access=access,
@@ -131,7 +146,9 @@ class Application:
                 metrics=metrics,
                 replays=replays,
             )
-            for path, dialect in _GENERATION_ROUTES.items()
+
+        self._generate: dict[str, Generate | CountTokens] = {
+            path: generating(Generate, dialect) for path, dialect in _GENERATION_ROUTES.items()
         }
         self._generate["/v1/messages/count_tokens"] = CountTokens(
             MESSAGES,
@@ -148,15 +165,14 @@ class Application:
             in_flight=self.in_flight,
             about={"object": "response.input_tokens"},
         )
-        self._kept_responses = KeptResponses(
-            RESPONSES,
-            registry=self.registry,
-            access=access,
-            admission=admission,
-            in_flight=self.in_flight,
-            metrics=metrics,
-            replays=replays,
-        )
+        self._kept_responses = generating(KeptResponses, RESPONSES)
+        self._ollama: OllamaRoutes | None = None
+        if settings.server.ollama:
+            self._ollama = OllamaRoutes(self.registry, access)
+            self._generate |= {
+                path: generating(OllamaGenerate, dialect)
+                for path, dialect in _OLLAMA_ROUTES.items()
+            }
         self._operations = add_admin(
             application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,
@@ -248,6 +264,8 @@ class Application:
             generate = self._kept_responses
         if generate is not None:
             await generate(scope, receive, send)
+        elif self._ollama is not None and self._ollama.has(scope["path"]):
+            await self._ollama(scope, receive, send)
         else:
             await self._operate(scope, receive, send)
 

@@ -24,6 +24,7 @@ from types import FrameType
 import uvicorn
 
 from reverie import background
+from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded, ServerStopped
 from reverie.http.connection.protocol import as_http_class
@@ -51,8 +52,20 @@ def exit_soon() -> None:
     timer.start()
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen_as_ollama() -> socket.socket:
+    """Listen where Ollama's clients look for it, on this machine alone.
+
+    Raises:
+        ConfigurationError: the port is taken, as by Ollama itself.
+    """
+    return listen(OLLAMA_HOST, OLLAMA_PORT, asked_by="--ollama")
+
+
+def listen(host: str, port: int, *, asked_by: str = "server.port") -> socket.socket:
     """Listen on the address, before anything costly is started.
+
+    Args:
+        asked_by: the setting or option that the error names.
 
     Raises:
         ConfigurationError: the address can't be taken.
@@ -66,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            [f"server.port: can't listen on {host} port {port}: {error.strerror or error}"]
+            [f"{asked_by}: can't listen on {host} port {port}: {error.strerror or error}"]
         ) from None
     listener.setblocking(False)
     return listener
@@ -137,13 +150,13 @@ class Server(uvicorn.Server):
             starting.cancel()
             await asyncio.wait({starting}, timeout=_FORCED_GRACE)
 
-    async def run_on(self, listener: socket.socket) -> None:
+    async def run_on(self, *listeners: socket.socket) -> None:
         """Serve until a signal; then drain, and stop everything."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         announcing = background.once("start", self._announce)
         draining = background.once("drain", self._drain_when_signalled)
         try:
-            await self.serve(sockets=[listener])
+            await self.serve(sockets=list(listeners))
         finally:
             announcing.cancel()
             draining.cancel()

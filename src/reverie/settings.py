@@ -78,6 +78,9 @@ class ServerSettings(_Section):
     allow_origins: tuple[str, ...] = Field(default=(), max_length=64)
     """Origins of web pages and desktop apps that may call from a browser (CORS), such as
     `https://chat.example.org`, `http://localhost:*`, `app://obsidian.md` or `null`; `*`: all."""
+    ollama: bool = False
+    """Answer Ollama's API, too: `/api/chat`, `/api/generate`, `/api/tags` and others.
+    `reverie serve --ollama` also listens on Ollama's own port, 127.0.0.1:11434."""
     max_body_bytes: int = Field(default=10 * _MIB, ge=1024, le=1024 * _MIB)
     """A larger request body is refused with 413."""
     body_timeout: float = Field(default=30.0, gt=0, le=_DAY)

@@ -36,6 +36,11 @@ def test_without_a_configuration_it_says_what_the_default_is() -> None:
     ]
 
 
+def test_ollamas_port_is_named() -> None:
+    done = reverie("check", "--ollama")
+    assert "on 127.0.0.1 port 8000 and 127.0.0.1 port 11434," in done.stdout
+
+
 def test_a_model_that_is_not_here_is_no_mistake(tmp_path: Path) -> None:
     done = reverie("check", REVERIE_HOME=str(tmp_path))
     assert done.returncode == 0

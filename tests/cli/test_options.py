@@ -28,3 +28,13 @@ def test_a_model_of_the_catalogue_answers_to_all_its_names(ref: str) -> None:
     assert model.name == "smollm2-135m"
     assert model.aliases == ("HuggingFaceTB/SmolLM2-135M-Instruct",)
     assert model.default
+
+
+def test_ollamas_api_is_on_by_the_option_or_by_the_file(folder: Path) -> None:
+    def is_on(option: bool | None) -> bool:
+        return settings_of(None, None, None, None, None, ollama=option).server.ollama
+
+    assert not is_on(None)
+    assert is_on(True)
+    (folder / "reverie.toml").write_text("[server]\nollama = true\n")
+    assert is_on(None)

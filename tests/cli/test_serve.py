@@ -91,12 +91,17 @@ def children(parent: int) -> list[int]:
 
 
 @contextmanager
-def serving(folder: Path, options: Sequence[str] = (), **popen: Any) -> Iterator[Serving]:
+def serving(
+    folder: Path,
+    options: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "reverie"),
+    **popen: Any,
+) -> Iterator[Serving]:
     log = folder / "log"
     environ = {**os.environ, "REVERIE_API_KEYS": "", "REVERIE_SERVER_LOG_FORMAT": "json"}
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reverie", "serve", "--port", "0", *options],
+            [sys.executable, *program, "serve", "--port", "0", *options],
             cwd=folder,
             env=environ | {"XDG_STATE_HOME": str(folder / "state")},
             stdout=subprocess.DEVNULL,
@@ -323,3 +328,33 @@ def test_further_signals_do_not_keep_it_from_stopping_in_order(
             time.sleep(0.005)
         assert server.process.returncode == 0
         assert len(server.lines("stopped")) == 1
+
+
+def with_ollamas_port(port: int) -> list[str]:
+    """The program, with another port in place of Ollama's own, which may be taken here."""
+    lines = "import reverie.addresses", f"reverie.addresses.OLLAMA_PORT = {port}"
+    return ["-c", "; ".join([*lines, "from reverie.cli import main", "main()"])]
+
+
+def test_ollamas_api_is_served_on_its_own_port_too(tmp_path: Path, url: str) -> None:
+    write(tmp_path, m=url)
+    port = free_port()
+    with serving(tmp_path, ["--ollama"], with_ollamas_port(port)) as server:
+        for base in (server.url, f"http://127.0.0.1:{port}"):
+            with urllib.request.urlopen(f"{base}/api/tags") as response:
+                assert [model["name"] for model in json.load(response)["models"]] == ["m:latest"]
+        assert server.ask() == "one"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+    assert not accepts(port)
+
+
+def test_a_port_of_ollamas_that_is_taken_is_told_in_one_sentence(tmp_path: Path, url: str) -> None:
+    write(tmp_path, m=url)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with serving(tmp_path, ["--ollama"], with_ollamas_port(port)) as server:
+            assert server.process.wait(PATIENCE) == 1
+            assert server.log.splitlines() == [
+                f"error: --ollama: can't listen on 127.0.0.1 port {port}: Address already in use"
+            ]

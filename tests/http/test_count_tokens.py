@@ -152,3 +152,10 @@ async def test_a_repeated_request_is_generated_and_billed_once(
     with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as database:
         rows = database.execute("SELECT outcome, completion_tokens FROM ledger").fetchall()
     assert rows == [("ok", 2)]
+
+
+async def test_the_name_of_an_ignored_field_adds_no_header_of_its_own(gateway: Gateway) -> None:
+    status, _, headers = await gateway.post(asked(**{"a\r\nset-cookie: b": 1}), PATH)
+    assert status == 200
+    assert "set-cookie" not in headers
+    assert headers["x-reverie-ignored"] == r"a\r\nset-cookie: b"

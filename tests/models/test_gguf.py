@@ -73,7 +73,7 @@ def test_the_default_models_header_is_read(model: Path) -> None:
 
 def test_a_small_file_is_read(write: Write) -> None:
     header = read_header(write(SMALL))
-    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL), 0)
+    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL), 0, 160, -1)
 
 
 def test_what_a_file_does_not_say_has_a_default(write: Write) -> None:

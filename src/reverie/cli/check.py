@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
+from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
@@ -21,12 +21,13 @@ def check(
     model: Model = None,
     no_auth: NoAuth = None,
     ai_models: AiModels = None,
+    ollama: Ollama = None,
 ) -> None:
     """Say what `serve` would run with the same options. Exits with 1 and every mistake in them."""
-    from reverie.addresses import own_backends, require_keys
+    from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT, own_backends, require_keys
     from reverie.app import authenticator, open_store
 
-    settings = settings_of(host, port, config, model, no_auth, ai_models, remark=_warn)
+    settings = settings_of(host, port, config, model, no_auth, ai_models, ollama, remark=_warn)
     problems: list[str] = []
     try:
         store = open_store(settings)
@@ -35,6 +36,8 @@ def check(
         require_keys(settings.server, keyless=keys.open)
         callers = "callers without a key" if keys.open else "callers with a key"
         address = f"{settings.server.host} port {settings.server.port}"
+        if ollama:
+            address += f" and {OLLAMA_HOST} port {OLLAMA_PORT}"
         typer.echo(f"Would listen on {address}, for {callers}.")
     except ConfigurationError as error:
         problems += error.problems

@@ -44,6 +44,14 @@ NoAuth: TypeAlias = Annotated[
         "--no-auth", envvar="REVERIE_NO_AUTH", help="Serve everyone who reaches the port."
     ),
 ]
+Ollama: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--ollama",
+        envvar="REVERIE_OLLAMA",
+        help="Answer Ollama's API, too, here and on Ollama's own port, 127.0.0.1:11434.",
+    ),
+]
 
 
 def settings_of(
@@ -53,6 +61,7 @@ def settings_of(
     model: str | None,
     no_auth: bool | None,
     ai_models: Path | None = None,
+    ollama: bool | None = None,
     *,
     remark: Callable[[str], None] = lambda _: None,
     is_reload: bool = False,
@@ -67,7 +76,7 @@ def settings_of(
         ConfigurationError: with every mistake that was found.
         ModelError: ``model`` is not a model reference.
     """
-    given = {"host": host, "port": port, "no_auth": no_auth}
+    given = {"host": host, "port": port, "no_auth": no_auth, "ollama": ollama or None}
     flags = {"server": {key: value for key, value in given.items() if value is not None}}
     if ai_models is None:
         return load(config, flags, only_model=_only_model(model), is_reload=is_reload)

@@ -19,7 +19,8 @@ import uvloop
 
 import reverie
 from reverie import log
-from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Port, settings_of
+from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
+from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
 
@@ -36,6 +37,7 @@ def serve(
     model: Model = None,
     no_auth: NoAuth = None,
     ai_models: AiModels = None,
+    ollama: Ollama = None,
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
@@ -46,7 +48,7 @@ def serve(
     terminal_closed = _watch_terminal()
     if config is None and Path(CONFIG_FILE).exists():
         config = Path(CONFIG_FILE)  # so that a reload fails once it is gone
-    read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models)
+    read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models, ollama)
     remarks: list[str] = []
     settings = read(remark=remarks.append)
     log.configure(settings.server.log_level, settings.server.log_format)
@@ -58,7 +60,7 @@ def serve(
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, read_again, terminal_closed, began))
+        runner.run(_serve(settings, read_again, terminal_closed, began, ollama=bool(ollama)))
 
 
 def _watch_terminal() -> Callable[[], bool]:
@@ -98,21 +100,25 @@ async def _serve(
     read: Callable[[], Settings],
     terminal_closed: Callable[[], bool],
     began: float,
+    *,
+    ollama: bool,
 ) -> None:
     gc.disable()  # what is built from here on stays: nothing to collect until the server is up
     # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
-    from reverie.server import Server, exit_soon, ignore_signals, listen
+    from reverie.server import Server, exit_soon, ignore_signals, listen, listen_as_ollama
 
     def on_ready() -> None:
-        typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began))
+        typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began, ollama=ollama))
 
     app = Application(settings, read_settings=read)
     server = Server(app, on_ready=on_ready, terminal_closed=terminal_closed)
     server.take_signals()
-    listener = listen(settings.server.host, settings.server.port)
-    address = listener.getsockname()
+    listeners = [listen(settings.server.host, settings.server.port)]
+    address = listeners[0].getsockname()
     try:
+        if ollama and address[1] != OLLAMA_PORT:
+            listeners.append(listen_as_ollama())
         if await server.start():
             logger.info(
                 "listening",
@@ -122,9 +128,10 @@ async def _serve(
             gc.collect()
             gc.freeze()
             gc.enable()
-            await server.run_on(listener)
+            await server.run_on(*listeners)
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         await app.stop()
         ignore_signals()
     if server.failure is not None:
@@ -132,7 +139,7 @@ async def _serve(
     exit_soon()
 
 
-def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
+def _welcome(app: Application, host: str, port: int, seconds: float, *, ollama: bool) -> str:
     """A request to paste. The key is a placeholder, never printed."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
@@ -142,6 +149,7 @@ def _welcome(app: Application, host: str, port: int, seconds: float) -> str:
         f"\nNo backend of {', '.join(down)} can be reached now: see {base}/health\n" if down else ""
     )
     key = "" if app.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
+    ollamas = f"Ollama's API: http://{OLLAMA_HOST}:{OLLAMA_PORT}\n" if ollama else ""
     return f"""
 Reverie is ready after {seconds:.1f} s: {app.models.default.name} at {base}
 {warning}
@@ -150,5 +158,5 @@ curl {base}/llm \\
 {key}  -H 'Content-Type: application/json' \\
   -d '{{"messages": [{{"role": "user", "content": "Say hello."}}], "stream": true}}' -N
 
-The API: {base}/docs   Stop: Ctrl-C
+{ollamas}The API: {base}/docs   Stop: Ctrl-C
 """

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from reverie.errors import RateStatus
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim
@@ -17,9 +16,9 @@ from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
 from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.base import Encoder
 from reverie.http.dialects.chunks import with_usage
+from reverie.http.dialects.framing import Framing
 from reverie.http.idempotency.kept_copy import KeptCopy
 from reverie.request import GenerateRequest
 
@@ -42,9 +41,9 @@ class Job(NamedTuple):
     request: GenerateRequest
     encoder: Encoder
     record: RequestRecord
+    framing: Framing
     claim: Claim | None = None
     """Set if the request carries an ``Idempotency-Key``: its events are numbered and kept."""
-
     more: tuple[GenerateRequest, ...] = ()
     """The generations of its other choices."""
 
@@ -59,7 +58,7 @@ class Job(NamedTuple):
     @property
     def numbered(self) -> bool:
         """True if its events carry numbers."""
-        return self.claim is not None and self.request.stream
+        return self.claim is not None and self.request.stream and self.framing.numbered
 
 
 class Source(NamedTuple):
@@ -114,13 +113,6 @@ def _usage_so_far(job: Job) -> Usage:
     record = job.record
     prompt = job.request.prompt_size if record.prompt_tokens is None else record.prompt_tokens
     return Usage(prompt, record.pieces, record.cached_tokens)
-
-
-def rate_headers(rate: RateStatus | None) -> Headers:
-    """The ``x-ratelimit-*`` headers that tell what is left of the caller's limits."""
-    if rate is None:
-        return []
-    return [(name.encode(), value.encode()) for name, value in rate.headers.items()]
 
 
 def _encode_end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> bytes:

@@ -42,19 +42,14 @@ from reverie.http.connection.exchange import (
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import close_after, drop
 from reverie.http.dialects.base import Asked, Dialect, Encoder
-from reverie.http.frames import Frame, Job, Source, rate_headers
+from reverie.http.frames import Frame, Job, Source
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
-from reverie.http.replies import JSON, id_headers, refuse, require_post
+from reverie.http.replies import JSON, id_headers, rate_headers, refuse, require_post
 from reverie.settings import ServerSettings
 
 _LARGE_BODY = 128 * 1024
 """Bytes of a body that takes long enough to parse to hold up other clients' tokens."""
-_STREAM: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class Call(NamedTuple):
@@ -124,7 +119,10 @@ class Generate:
         large = len(body) > _LARGE_BODY
         asked = await asyncio.to_thread(parse, body) if large else parse(body)
         record.stream = stream = asked.request.stream
-        claim = claim_of(scope, self._dialect.name, body, stream=stream, own_key=asked.key)
+        numbered = stream and self._dialect.framing.numbered
+        claim = claim_of(scope, self._dialect.name, body, stream=numbered, own_key=asked.key)
+        if asked.moves_model:
+            claim = None
         del body
         answer = self._stream if stream else self._collect
         call = Call(caller, asked, record, claim)
@@ -145,9 +143,9 @@ class Generate:
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, call: Call, open_source: _Opener
     ) -> None:
-        """Answer with Server-Sent Events: one write for each batch."""
+        """Answer with a stream: one write for each batch."""
         record = call.record
-        headers = self._headers(record, *_STREAM, *call.asked.told)
+        headers = self._headers(record, *self._dialect.framing.headers, *call.asked.told)
         encoder: Encoder | None = None
         writer = StreamWriter(
             send,
@@ -214,10 +212,12 @@ class Generate:
         """
         model = self._registry.models.find(call.asked.request.model)
         call.record.model = model.name
-        request, more = call.asked.request, call.asked.more
-        for one in (request, *more):
-            model.check(one)
-        return Job(call.caller, model, request, self._encoder(call), call.record, call.claim, more)
+        asked = call.asked
+        for request in (asked.request, *asked.more):
+            model.check(request)
+        encoder, framing = self._encoder(call), self._dialect.framing
+        job = Job(call.caller, model, asked.request, encoder, call.record, framing, call.claim)
+        return job._replace(more=asked.more)
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""

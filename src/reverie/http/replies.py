@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reverie.errors import ClientGone, MethodNotAllowed, RequestTimeout, ReverieError
+from reverie.errors import ClientGone, MethodNotAllowed, RateStatus, RequestTimeout, ReverieError
 from reverie.http.connection.exchange import Headers, Scope, Send, respond
 from reverie.http.connection.protocol import drop
 from reverie.http.dialects.base import Dialect
@@ -42,3 +42,10 @@ async def refuse(
 def id_headers(dialect: Dialect, request_id: str) -> Headers:
     """The headers that carry a request's id."""
     return [(name, request_id.encode()) for name in dialect.id_headers]
+
+
+def rate_headers(rate: RateStatus | None) -> Headers:
+    """The ``x-ratelimit-*`` headers that tell what is left of the caller's limits."""
+    if rate is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in rate.headers.items()]

@@ -54,6 +54,10 @@ class Header(NamedTuple):
     """The least that the complete file has, in bytes; None if a tensor has an unknown type."""
     kv_bytes_per_token: int
     """Size of the KV cache per token in bytes, at 16 bits a value; 0 if the file doesn't say."""
+    parameters: int = 0
+    """Numbers in all tensors together."""
+    file_type: int = -1
+    """How most tensors are quantised (``llama_ftype`` in llama.cpp); -1 if the file doesn't say."""
 
 
 class _Damaged(Exception):
@@ -177,14 +181,20 @@ def _read(reader: _ByteReader, name: str) -> Header:
     context = values.get(f"{architecture}.context_length", 4096)
     template = values.get("tokenizer.chat_template")
     alignment = values.get("general.alignment", _ALIGNMENT)
+    file_type = values.get("general.file_type")
+    size, parameters = _size(
+        reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT
+    )
     return Header(
         architecture=architecture,
         name=str(values.get("general.name", "")),
         context_length=context if type(context) is int and context > 0 else 4096,
         chat_template=template if isinstance(template, str) else None,
         tensors=tensors,
-        size=_size(reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT),
+        size=size,
         kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
+        parameters=parameters,
+        file_type=file_type if type(file_type) is int else -1,
     )
 
 
@@ -205,9 +215,11 @@ def _kv_bytes_per_token(values: Mapping[str, object], architecture: str) -> int:
     return 2 * number("block_count") * number("attention.head_count_kv", heads) * pair
 
 
-def _size(reader: _ByteReader, tensors: int, alignment: int) -> int | None:
-    """The least size of the complete file in bytes, from its table of tensors."""
+def _size(reader: _ByteReader, tensors: int, alignment: int) -> tuple[int | None, int]:
+    """From the table of tensors: the least size of the complete file in bytes, and the numbers in
+    all tensors."""
     end: int | None = 0
+    parameters = 0
     for _ in range(tensors):
         reader.skip(reader.count(_MAX_STRING))
         values = 1
@@ -216,6 +228,7 @@ def _size(reader: _ByteReader, tensors: int, alignment: int) -> int | None:
             raise _Damaged
         for _ in range(dimensions):
             values *= int(reader.scalar("<Q"))
+        parameters += values
         kind, offset = int(reader.scalar("<I")), int(reader.scalar("<Q"))
         if kind not in _BLOCKS:
             end = None
@@ -223,6 +236,6 @@ def _size(reader: _ByteReader, tensors: int, alignment: int) -> int | None:
             per_block, size = _BLOCKS[kind]
             end = max(end, offset + values // per_block * size)
     if end is None:
-        return None
+        return None, parameters
     alignment = max(1, alignment)
-    return -(-reader.at // alignment) * alignment + end
+    return -(-reader.at // alignment) * alignment + end, parameters

@@ -15,6 +15,7 @@ FIXED_SERVER_KEYS = (
     "log_format",
     "trusted_proxies",
     "allow_origins",
+    "ollama",
 )
 """The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
 

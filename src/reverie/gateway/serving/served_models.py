@@ -9,6 +9,7 @@ from typing import Literal
 from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.deployment import Deployment
+from reverie.gateway.serving.names import other_spelling
 from reverie.money import Price, parse_price
 from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings, PriceSettings, Settings
@@ -95,7 +96,8 @@ class ServedModels:
             ServedModel(model, deployments[model.name], known.get(model.name, now))
             for model in settings.models
         ]
-        self._by_name = {name: model for model in self.all for name in model.names}
+        named = {name: model for model in self.all for name in model.names}
+        self._by_name = {other_spelling(name): model for name, model in named.items()} | named
         self.default = self._by_name[settings.default_model.name]
 
     def find(self, name: str) -> ServedModel:

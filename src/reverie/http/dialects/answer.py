@@ -117,3 +117,12 @@ def assemble(deltas: Sequence[Delta]) -> list[LLMAnswerToolCall]:
         }
         for index in sorted(pieces)
     ]
+
+
+def arguments_object(arguments: str) -> dict[str, Any]:
+    """A call's arguments as an object. A model that was cut may have left them broken."""
+    try:
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return {"INVALID_JSON": arguments} if arguments.strip() else {}
+    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
+from reverie.http.dialects.framing import Framing
 from reverie.request import GenerateRequest
 
 
@@ -23,6 +24,8 @@ class Asked(NamedTuple):
     """What else its answer repeats, in the dialect's own names."""
     key: str | None = None
     """An idempotency key for it, if its answer is to be kept though the client sent none."""
+    moves_model: bool = False
+    """Nothing is to be generated: the model is to be loaded, or unloaded."""
 
 
 class Encoder(Protocol):
@@ -47,6 +50,10 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """Its name in one word."""
+
+    @property
+    def framing(self) -> Framing:
+        """How its streams are laid out."""
 
     @property
     def ping(self) -> bytes:

@@ -12,12 +12,13 @@ from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import DONE, NO_TEXT, NOT_FINISHED, ROLE, ChunkEncoder, encode
 from reverie.http.dialects.errors import error_body
+from reverie.http.dialects.framing import EVENTS
 from reverie.http.request.body import parse
 
 
 class OpenAI:
     name = "openai"
-
+    framing = EVENTS
     ping = PING
     id_headers = (b"x-request-id",)
 

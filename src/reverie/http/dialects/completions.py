@@ -16,12 +16,14 @@ from reverie.http.dialects.base import Asked
 from reverie.http.dialects.chat import OPENAI
 from reverie.http.dialects.chunks import DONE, encode
 from reverie.http.dialects.errors import error_object
+from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import split
 from reverie.http.request.completions import parse
 
 
 class Completions:
     name = "completions"
+    framing = EVENTS
     ping = PING
     id_headers = (b"x-request-id",)
 

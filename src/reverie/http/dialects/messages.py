@@ -17,9 +17,10 @@ import msgspec
 
 from reverie.errors import ContextLengthExceeded, Overloaded, ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
-from reverie.http.dialects.answer import assemble
+from reverie.http.dialects.answer import arguments_object, assemble
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
+from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import split
 from reverie.http.request.lenient import ignored_header
 from reverie.http.request.messages import parse
@@ -48,6 +49,7 @@ _STOP_REASONS = {
 
 class Messages:
     name = "messages"
+    framing = EVENTS
     ping = PING
     id_headers = (b"x-request-id", b"request-id")
 
@@ -137,7 +139,7 @@ class MessagesEncoder:
         if text := "".join([delta.text + delta.refusal for delta in deltas]):
             content.append({"type": "text", "text": text})
         for call in assemble(deltas):
-            arguments = _object(call["function"]["arguments"])
+            arguments = arguments_object(call["function"]["arguments"])
             name = call["function"]["name"]
             content.append({"type": "tool_use", "id": call["id"], "name": name, "input": arguments})
         return msgspec.json.encode(
@@ -228,12 +230,3 @@ def _place(piece: Delta) -> int:
 
 def _event(name: str, **fields: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name, **fields}))
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """A call's arguments, which a model that was cut may have left broken."""
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError):
-        return {"INVALID_JSON": arguments} if arguments.strip() else {}
-    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}

@@ -29,6 +29,7 @@ from reverie.http.dialects.answer import logprob_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chat import OPENAI
 from reverie.http.dialects.chunks import encode
+from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.dialects.wire import LLMTokenLogprob
 from reverie.http.request.lenient import ignored_header
@@ -59,6 +60,7 @@ _NAMES: dict[PartKind, _Names] = {
 
 class Responses:
     name = "responses"
+    framing = EVENTS
     ping = PING
     id_headers = (b"x-request-id",)
 

@@ -34,8 +34,9 @@ from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.choices import generate
 from reverie.http.connection.exchange import CancelScope, Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.frames import Frame, Job, Source, rate_headers
+from reverie.http.frames import Frame, Job, Source
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
+from reverie.http.replies import rate_headers
 from reverie.settings import ServerSettings
 
 REPLAYED = (b"idempotent-replayed", b"true")

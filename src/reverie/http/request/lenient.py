@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from reverie.text import printable
+
 _MAX_LISTED = 20
 _MAX_NAME = 100
 
@@ -58,7 +60,7 @@ def ignored_header(names: Sequence[str]) -> list[tuple[bytes, bytes]]:
     """The header that tells which fields of a request had no effect; none if there are none."""
     if not names:
         return []
-    return [(b"x-reverie-ignored", ", ".join(names).encode("ascii", "replace"))]
+    return [(b"x-reverie-ignored", ", ".join(map(printable, names)).encode("ascii", "replace"))]
 
 
 def _ignored(value: Any, at: str) -> Iterator[str]:
@@ -70,8 +72,8 @@ def _ignored(value: Any, at: str) -> Iterator[str]:
             else:
                 yield from _ignored(one, at)
     elif isinstance(value, Lenient):
-        for name in value.model_extra or ():
-            if name not in value.NO_EFFECT:
+        for name, given in (value.model_extra or {}).items():
+            if given is not None and name not in value.NO_EFFECT:
                 yield f"{at}{name[:_MAX_NAME]}"
         for name in type(value).model_fields:
             yield from _ignored(getattr(value, name), f"{at}{name}.")
