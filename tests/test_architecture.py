@@ -156,7 +156,7 @@ STARTS_TASKS = {
     "gateway.accounts.authentication": "requests that want the key wait for it",
     "gateway.accounts.ledger": "settlements, which the journal has; stop waits for them",
     "http.connection.exchange": "a connection's ping",
-    "http.generate": "a request's look-out for its client",
+    "http.connection.in_flight": "a request's look-out for its client",
     "http.idempotency.replays": "a generation, which tells its record how it ended",
     "reload": "a reload, whose callers wait for it",
     "runner.probe": "an engine's probe, which its supervisor waits for",

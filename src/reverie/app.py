@@ -35,6 +35,7 @@ from reverie.http.dialects.base import Dialect
 from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
 from reverie.http.operations import application
+from reverie.http.tasks.route import ROUTES, RunTask
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
@@ -116,7 +117,7 @@ class Application:
             kept_answers=KeptAnswers(self._store),
         )
         self._access = access
-        self._generate: dict[str, Generate | CountTokens] = {
+        self._generate: dict[str, Generate | CountTokens | RunTask] = {
             path: Generate(
                 dialect,
                 registry=self.registry,
@@ -131,6 +132,15 @@ class Application:
         self._generate["/v1/messages/count_tokens"] = CountTokens(
             registry=self.registry, access=access, in_flight=self.in_flight
         )
+        for path, route in ROUTES.items():
+            self._generate[path] = RunTask(
+                route,
+                registry=self.registry,
+                access=access,
+                admission=admission,
+                in_flight=self.in_flight,
+                metrics=metrics,
+            )
         self._operations = add_admin(
             application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,

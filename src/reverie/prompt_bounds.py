@@ -9,6 +9,8 @@ _PER_MESSAGE = 8
 """Tokens of a chat template for each message: its role, and the marks around it."""
 _PER_PROMPT = 32
 """Tokens of a chat template for each prompt, such as a system message of its own."""
+_PER_TEXT = 4
+"""Tokens that mark the ends of a text that no chat template is around."""
 _PER_TOOLS = 256
 """Tokens in which a chat template explains how tools are called (SmolLM2: 142)."""
 IMAGE_TOKENS = 4096
@@ -70,6 +72,16 @@ def extent(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -
         size // 3 + template + images * _USUAL_IMAGE_TOKENS,
         images,
     )
+
+
+def bound_of_text(text: str) -> int:
+    """The most tokens that a text can come to by itself, with the marks around it."""
+    return _bytes(text) + _PER_TEXT
+
+
+def estimate_of_text(text: str) -> int:
+    """The tokens that it would have as English."""
+    return _bytes(text) // 3 + _PER_TEXT
 
 
 def _message_bytes(message: dict[str, Any]) -> int:

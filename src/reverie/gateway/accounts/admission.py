@@ -10,6 +10,7 @@ from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.accounts.reservation import Reservation, StoredReservation, Unrecorded
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.request import GenerateRequest
 from reverie.store.answers import Claim, StoredAnswer
@@ -52,7 +53,8 @@ class Admission:
         if self._ledger is None:
             return Admitted(Unrecorded(), request)
         try:
-            place = await _reserve(self._ledger, caller, model, request, record, claim)
+            size = _size_on(model.pool, request)
+            place = await _reserve(self._ledger, caller, model, size, record, claim)
         except (RateLimitExceeded, InsufficientQuota) as refusal:
             if not refusal.by_size:
                 raise
@@ -60,8 +62,24 @@ class Admission:
             if smaller.prompt_size >= request.prompt_size:
                 raise
             request = smaller
-            place = await _reserve(self._ledger, caller, model, request, record, claim)
+            size = _size_on(model.pool, request)
+            place = await _reserve(self._ledger, caller, model, size, record, claim)
         return Admitted(place, request)
+
+    async def admit_task(
+        self, caller: Caller, model: ServedModel, tokens: int, estimate: int, record: RequestRecord
+    ) -> Reservation:
+        """Reserve the tokens that a request for no generation may come to, all of its prompts.
+
+        Raises:
+            ReverieError: as ``Ledger.reserve``.
+        """
+        if self._ledger is None:
+            return Unrecorded()
+        size = _Size(tokens, tokens, 0, min(tokens, estimate))
+        place = await _reserve(self._ledger, caller, model, size, record)
+        assert not isinstance(place, StoredAnswer)
+        return place
 
 
 async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
@@ -76,17 +94,29 @@ async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) 
     return await sizes.measure(request, limited=True, exactly=True)
 
 
+class _Size(NamedTuple):
+    """Tokens that a request may come to; ``estimate`` is of its prompt."""
+
+    total: int
+    prompt: int
+    answer: int
+    estimate: int
+
+
+def _size_on(pool: Pool, request: GenerateRequest) -> _Size:
+    total = pool.within_context(request.size)
+    prompt, answer = min(total, request.prompt_size), min(total, request.max_tokens)
+    return _Size(total, prompt, answer, request.prompt_estimate)
+
+
 async def _reserve(
     ledger: Ledger,
     caller: Caller,
     model: ServedModel,
-    request: GenerateRequest,
+    size: _Size,
     record: RequestRecord,
-    claim: Claim | None,
+    claim: Claim | None = None,
 ) -> StoredReservation | StoredAnswer:
-    tokens = model.pool.within_context(request.size)
-    prompt_tokens = min(tokens, request.prompt_size)
-    max_tokens = min(tokens, request.max_tokens)
     wanted = ReservationRequest(
         id=ledger.next_row(),
         request_id=record.id,
@@ -94,11 +124,11 @@ async def _reserve(
         stored=caller.stored,
         model=model.name,
         names=model.names,
-        tokens=tokens,
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        prompt_estimate=request.prompt_estimate,
-        cost=model.price.most(prompt_tokens, max_tokens),
+        tokens=size.total,
+        prompt_tokens=size.prompt,
+        max_tokens=size.answer,
+        prompt_estimate=size.estimate,
+        cost=model.price.most(size.prompt, size.answer),
         price=model.price,
         model_limits=model.limits,
         claim=claim,

@@ -9,6 +9,7 @@ from typing import Literal
 from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.deployment import Deployment
+from reverie.gateway.serving.purpose import require_task
 from reverie.money import Price, parse_price
 from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings, PriceSettings, Settings
@@ -63,8 +64,9 @@ class ServedModel:
         """Refuse what one of its backends can't honour.
 
         Raises:
-            UnsupportedParameter
+            WrongTask, UnsupportedParameter
         """
+        require_task(self.settings, "generate")
         for backend in self.pool.backends:
             backend.check(request)
 
