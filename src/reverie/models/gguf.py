@@ -54,6 +54,15 @@ class Header(NamedTuple):
     """The least that the complete file has, in bytes; None if a tensor has an unknown type."""
     kv_bytes_per_token: int
     """Size of the KV cache per token in bytes, at 16 bits a value; 0 if the file doesn't say."""
+    causal: bool = True
+    """False: each token sees all others, as in encoders, which can't generate and keep no cache."""
+    pooling: int = 0
+    """How its tokens' vectors become the text's, by llama.cpp's number; ``RANK``: a score. 0: the
+    file doesn't say, as that of a model which generates."""
+
+
+RANK = 4
+"""The ``pooling`` of a model that ranks documents."""
 
 
 class _Damaged(Exception):
@@ -176,6 +185,7 @@ def _read(reader: _ByteReader, name: str) -> Header:
     architecture = str(values.get("general.architecture", ""))
     context = values.get(f"{architecture}.context_length", 4096)
     template = values.get("tokenizer.chat_template")
+    pooling = values.get(f"{architecture}.pooling_type")
     alignment = values.get("general.alignment", _ALIGNMENT)
     return Header(
         architecture=architecture,
@@ -185,6 +195,8 @@ def _read(reader: _ByteReader, name: str) -> Header:
         tensors=tensors,
         size=_size(reader, tensors, alignment if isinstance(alignment, int) else _ALIGNMENT),
         kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
+        causal=values.get(f"{architecture}.attention.causal") is not False,
+        pooling=pooling if type(pooling) is int and 0 <= pooling <= RANK else 0,
     )
 
 
