@@ -145,15 +145,8 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         flags["--chat-template-file"] = options.template
     if options.task == "embed" and options.pooling:
         flags["--pooling"] = options.pooling
-    switches = [
-        *_TASK_FLAGS[options.task],
-        "--kv-unified",
-        "--no-webui",
-        "--no-prefill-assistant",
-        "--metrics",
-        "--slots",
-    ]
-    return [*switches, "--jinja"] + [
+    switches = ["--kv-unified", "--no-webui", "--no-prefill-assistant", "--metrics", "--slots"]
+    return [*_TASK_FLAGS[options.task], *switches, "--jinja"] + [
         part for flag, value in flags.items() for part in (flag, str(value))
     ]
 

@@ -23,9 +23,9 @@ class EngineOptions(NamedTuple):
 
     ``context`` is what one request may use (0: what the model was trained for), ``kv_tokens`` what
     all requests may use together. ``template`` is the path of a Jinja file that replaces the
-    model's chat template. ``cache_type_k`` and ``task`` are as in the settings. ``parent`` is the id
-    of the process that the child must not outlive. ``pooling`` is how a text's vector is made of
-    its tokens', by llama.cpp's name; empty: as the model says.
+    model's chat template. ``cache_type_k`` and ``task`` are as in the settings. ``parent`` is the
+    id of the process that the child must not outlive. ``pooling`` is how a text's vector is made
+    of its tokens', by llama.cpp's name; empty: as the model says.
     """
 
     engine: str

@@ -50,7 +50,8 @@ def shape_of(model: str, header: Header, settings: ModelSettings) -> Shape:
         raise ModelError(f'{model} makes scores, not vectors: set task = "rerank".')
     if task == "rerank" and not ranks:
         raise ModelError(f"{model} isn't made to rank documents.")
-    context = settings.context or min(header.context_length, DEFAULT_INPUT)
+    # An encoder has no position for a token beyond those that it was trained with.
+    context = min(settings.context or DEFAULT_INPUT, header.context_length)
     pooling = "" if header.pooling else "mean"
     if not header.causal:
         return Shape(context, 0, context, settings.slots, pooling)
