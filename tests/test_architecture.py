@@ -108,6 +108,7 @@ TESTED_ELSEWHERE = {
     "app.py": "http/test_generate.py",
     "backends/base.py": "backends/test_http.py",
     "backends/encoding/images.py": "backends/encoding/test_kinds.py",
+    "backends/headers.py": "backends/test_http.py",
     "backends/tasks.py": "http/tasks/test_route.py",
     "backends/transport.py": "backends/test_http.py",
     "cli/accounts.py": "cli/test_keys.py",

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-import reverie
 from reverie.backends import prefill, tasks
 from reverie.backends.base import Health
 from reverie.backends.decoding.reader import AnswerReader
@@ -28,6 +27,7 @@ from reverie.backends.decoding.stops import StopWatch
 from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.encoding.tasks import can_be_asked
+from reverie.backends.headers import request_headers
 from reverie.backends.health import HealthMonitor
 from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
@@ -122,7 +122,7 @@ class HttpBackend:
         self._stall_timeout = stall
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        headers = _headers(self._settings, self._environ)
+        headers = request_headers(self._settings, self._environ)
         try:
             self._transport = Transport(
                 self._url,
@@ -272,29 +272,3 @@ async def _read(response: Response, deadline: float, reader: AnswerReader) -> by
         if reader.finished or reader.complete:
             return b""
         raise
-
-
-def _headers(settings: BackendSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "text/event-stream, application/json",
-        "Accept-Encoding": "identity",  # compression would hold a stream back
-        "User-Agent": f"reverie/{reverie.__version__}",
-    }
-    if settings.key is not None:
-        headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
-    elif settings.api_key_env is not None:
-        headers["Authorization"] = f"Bearer {_api_key(settings.api_key_env, environ)}"
-    return headers
-
-
-def _api_key(variable: str, environ: Mapping[str, str]) -> str:
-    key = environ.get(variable, "").strip()
-    if not key:
-        raise ModelError(
-            f"The environment variable {variable}, named in api_key_env, is not set. "
-            "Set it to the backend's key."
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ModelError(f"The environment variable {variable} holds no key: it isn't plain text.")
-    return key
