@@ -45,9 +45,14 @@ class Embeddings(Struct, frozen=True):
 
 
 class EmbedRequest(TaskRequest[Embeddings], frozen=True):
-    """Texts, or lists of token ids. There is at least one, and none of them is empty."""
+    """Texts, or lists of token ids. There is at least one, and none of them is empty.
+
+    ``dimensions``: how many numbers of each vector the client wants; None: all. An engine isn't
+    told, and gives all.
+    """
 
     inputs: Sequence[str | list[int]]
+    dimensions: int | None = None
     param: ClassVar[str] = "input"
 
     @property

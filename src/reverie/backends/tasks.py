@@ -36,7 +36,7 @@ async def run(
     """
     clock = asyncio.get_running_loop().time
     parts: list[Any] = []
-    for piece in encoding.pieces(request):
+    for piece in encoding.pieces(request, kind):
         deadline = clock() + timeout
         path, body = encoding.question(piece, model, kind)
         async with transport.post(path, body, deadline) as response:

@@ -10,7 +10,14 @@ import logging
 from typing import Any
 
 from reverie.backends.base import Backend
-from reverie.errors import BackendError, ClientError, Overloaded, ReverieError, WrongTask
+from reverie.errors import (
+    BackendError,
+    ClientError,
+    InvalidRequest,
+    Overloaded,
+    ReverieError,
+    WrongTask,
+)
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.attempts import Attempts
 from reverie.gateway.continuation import Continuation
@@ -21,7 +28,7 @@ from reverie.gateway.serving.purpose import require_task
 from reverie.gateway.serving.served_models import ServedModel, ServedModels
 from reverie.log import fields
 from reverie.request import GenerateRequest
-from reverie.tasks import R, Task, TaskRequest
+from reverie.tasks import Embeddings, EmbedRequest, R, Task, TaskRequest
 
 logger = logging.getLogger("reverie.relay")
 
@@ -48,12 +55,20 @@ def size_on(pool: Pool, request: TaskRequest[Any]) -> int:
     return sum(map(pool.within_context, request.bounds))
 
 
-async def run_task(pool: Pool, request: TaskRequest[R], record: RequestRecord, caller: Caller) -> R:
+async def run_task(
+    model: ServedModel, request: TaskRequest[R], record: RequestRecord, caller: Caller
+) -> R:
     """The result, from whichever backend can give it. Cancelling this stops the engine.
 
+    The model is held by the caller, and loaded for this if need be.
+
     Raises:
+        InvalidRequest: more ``dimensions`` are wanted than there are.
         ReverieError: as ``Pool.acquire`` and ``Backend.run``.
     """
+    pool = model.pool
+    _require_dimensions(model, request)
+    model.deployment.load_for_request()
     slot_request = SlotRequest(
         tokens=size_on(pool, request), key=caller.key_id, weight=caller.weight
     )
@@ -73,7 +88,19 @@ async def run_task(pool: Pool, request: TaskRequest[R], record: RequestRecord, c
             lease.on_batch()
             attempts.on_batch()
             lease.succeeded()
-            return result
+        if isinstance(result, Embeddings):
+            model.deployment.vector_length = len(result.vectors[0])
+            _require_dimensions(model, request)
+        return result
+
+
+def _require_dimensions(model: ServedModel, request: TaskRequest[Any]) -> None:
+    """Refuse a wish for more numbers than a vector has, as far as that is known."""
+    length = model.deployment.vector_length
+    wanted = request.dimensions if isinstance(request, EmbedRequest) else None
+    if wanted is not None and length is not None and wanted > length:
+        message = f"dimensions: This model's vectors have {length} numbers."
+        raise InvalidRequest(message, param="dimensions")
 
 
 async def ask_any(model: ServedModel, request: TaskRequest[R], caller: Caller) -> R:

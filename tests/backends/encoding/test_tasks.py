@@ -65,6 +65,7 @@ def test_it_is_asked_in_its_own_words(
         (["a"] * 65, [64, 1]),
         (["a" * 40_000] * 3, [1, 1, 1]),
         (["a" * 30_000] * 3, [2, 1]),
+        (["a" * 1000] * 100, [63, 37]),
         (["a" * 100_000, "a"], [1, 1]),
         ([[1] * 10_000] * 3, [1, 1, 1]),
     ],
@@ -72,11 +73,20 @@ def test_it_is_asked_in_its_own_words(
 def test_a_batch_is_asked_in_pieces_of_a_size_that_an_engine_answers_in_time(
     inputs: list[Any], sizes: list[int]
 ) -> None:
-    asked = list(pieces(EmbedRequest(inputs)))
+    asked = list(pieces(EmbedRequest(inputs), "vllm"))
     assert [len(piece.inputs) for piece in asked] == sizes
     assert [one for piece in asked for one in piece.inputs] == inputs
 
 
-def test_documents_are_ranked_beside_each_other() -> None:
-    request = RerankRequest("q", ["a" * 100_000] * 100)
-    assert list(pieces(request)) == [request]
+def test_on_a_cpu_the_pieces_are_smaller() -> None:
+    asked = list(pieces(EmbedRequest(["a" * 5000] * 3), "llamacpp"))
+    assert [len(piece.inputs) for piece in asked] == [1, 1, 1]
+
+
+def test_documents_are_ranked_beside_each_other_save_where_each_is_ranked_by_itself() -> None:
+    request = RerankRequest("q" * 1000, ["a" * 5000, "b", "c" * 5000])
+    assert list(pieces(request, "vllm")) == [request]
+    assert list(pieces(request, "llamacpp")) == [
+        RerankRequest("q" * 1000, ["a" * 5000, "b"]),
+        RerankRequest("q" * 1000, ["c" * 5000]),
+    ]

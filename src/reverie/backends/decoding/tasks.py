@@ -111,9 +111,12 @@ def joined(parts: Sequence[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
     counts = [part.prompt_tokens for part in parts]
+    tokens = None if None in counts else sum(counts)
+    if isinstance(parts[0], Ranking):
+        return Ranking(list(chain.from_iterable(part.scores for part in parts)), tokens)
     vectors = list(chain.from_iterable(part.vectors for part in parts))
     _require_one_length(vectors)
-    return Embeddings(vectors, None if None in counts else sum(counts))
+    return Embeddings(vectors, tokens)
 
 
 def _embeddings(said: _Vectors, count: int) -> Embeddings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,11 +26,16 @@ _KINDS: dict[type[TaskRequest[Any]], frozenset[BackendKind]] = {
 }
 """The kinds that can be asked. What the others lack, or have under names of their own, they aren't.
 """
-_MAX_INPUTS = 64
-_MAX_INPUT_SIZE = 64 * 1024
+_MAX_TEXTS = 64
+_MAX_CHARACTERS = 64 * 1024
+_MAX_CHARACTERS_HERE = 8 * 1024
 """An engine gets so many texts, of so many characters together, at a time: it answers before it
-counts as silent, and other requests come in between."""
-_TOKEN_SIZE = 4
+counts as silent, and other requests come in between. llama.cpp may have to do it on a CPU."""
+_TOKEN_CHARACTERS = 4
+_AROUND = 32
+"""Characters that a text counts for besides its own."""
+
+X = TypeVar("X", str, str | list[int])
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,21 +45,33 @@ def can_be_asked(request: TaskRequest[Any], kind: BackendKind) -> bool:
     return kind in _KINDS[type(request)]
 
 
-def pieces(request: TaskRequest[Any]) -> Iterator[TaskRequest[Any]]:
-    """The request, as one or more that are asked one after the other."""
-    if not isinstance(request, EmbedRequest):
+def pieces(request: TaskRequest[Any], kind: BackendKind) -> Iterator[TaskRequest[Any]]:
+    """The request, as one or more that are asked one after the other.
+
+    Other rerankers than llama.cpp's may look at all documents together.
+    """
+    if isinstance(request, EmbedRequest):
+        for inputs in _parts(request.inputs, kind):
+            yield EmbedRequest(inputs)
+    elif isinstance(request, RerankRequest) and kind == "llamacpp":
+        for documents in _parts(request.documents, kind, around=len(request.query)):
+            yield RerankRequest(request.query, documents)
+    else:
         yield request
-        return
-    piece: list[str | list[int]] = []
+
+
+def _parts(texts: Sequence[X], kind: BackendKind, *, around: int = 0) -> Iterator[list[X]]:
+    limit = _MAX_CHARACTERS_HERE if kind == "llamacpp" else _MAX_CHARACTERS
+    part: list[X] = []
     size = 0
-    for one in request.inputs:
-        more = len(one) * (1 if isinstance(one, str) else _TOKEN_SIZE)
-        if piece and (len(piece) == _MAX_INPUTS or size + more > _MAX_INPUT_SIZE):
-            yield EmbedRequest(piece)
-            piece, size = [], 0
-        piece.append(one)
-        size += more
-    yield EmbedRequest(piece)
+    for text in texts:
+        own = len(text) * (1 if isinstance(text, str) else _TOKEN_CHARACTERS)
+        if part and (len(part) == _MAX_TEXTS or size + own > limit):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += own + around + _AROUND
+    yield part
 
 
 def question(request: TaskRequest[Any], model: str, kind: BackendKind) -> Question:

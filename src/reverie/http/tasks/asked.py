@@ -24,10 +24,8 @@ class Asked(NamedTuple, Generic[R]):
     model: str
     request: TaskRequest[R]
     answer: Callable[[R, str, int, bool], Any]
-    """Result, model's name, tokens, whether those are an estimate → what is sent as JSON.
-
-    It may take long, and raise ``InvalidRequest``.
-    """
+    """Result, model's name, tokens, whether those are an estimate → what is sent as JSON. It may
+    take long."""
 
 
 def read(body: bytes, shape: type[W]) -> W:

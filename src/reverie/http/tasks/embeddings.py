@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 from reverie.http.request.schema import Wire
-from reverie.http.tasks.asked import MAX_INT32, Asked, mistake, read, usage
+from reverie.http.tasks.asked import MAX_INT32, Asked, read, usage
 from reverie.tasks import Embeddings, EmbedRequest
 
 _MAX_INPUTS = 2048
@@ -68,9 +68,6 @@ def parse(body: bytes) -> Asked[Embeddings]:
     asked = read(body, EmbeddingsBody)
 
     def answer(result: Embeddings, model: str, tokens: int, estimated: bool) -> Any:
-        length = len(result.vectors[0])
-        if asked.dimensions is not None and asked.dimensions > length:
-            raise mistake("dimensions", f"This model's vectors have {length} numbers")
         written = _as_base64 if asked.encoding_format == "base64" else list
         vectors = (_shortened(vector, asked.dimensions) for vector in result.vectors)
         data = [
@@ -80,7 +77,7 @@ def parse(body: bytes) -> Asked[Embeddings]:
         counted = usage(tokens, estimated=estimated)
         return {"object": "list", "data": data, "model": model, "usage": counted}
 
-    return Asked(asked.model, EmbedRequest(asked.input), answer)
+    return Asked(asked.model, EmbedRequest(asked.input, asked.dimensions), answer)
 
 
 def _shortened(vector: list[float], dimensions: int | None) -> list[float]:

@@ -124,12 +124,11 @@ class RunTask:
         record.model = model.name
         require_able(model, asked.request)
         with model.deployment.held():
-            size = await asyncio.to_thread(size_on, model.pool, asked.request)
+            size = size_on(model.pool, asked.request)
             estimate = asked.request.estimate
             place = await self._admission.admit_task(caller, model, size, estimate, record)
             headers += rate_headers(place.rate)
-            model.deployment.load_for_request()
-            result = await run_task(model.pool, asked.request, record, caller)
+            result = await run_task(model, asked.request, record, caller)
             told = result.prompt_tokens
             count = min(size, estimate) if told is None else told
             answer = await asyncio.to_thread(_written, asked, result, model.name, count, told)
