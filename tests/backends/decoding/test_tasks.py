@@ -20,6 +20,7 @@ from reverie.tasks import (
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
+    Ranking,
     RerankRequest,
     TaskRequest,
     Text,
@@ -82,6 +83,7 @@ def test_the_parts_of_a_batch_are_one_result_if_they_belong_together() -> None:
     one, two = Embeddings([[1.0]], 3), Embeddings([[2.0], [3.0]], 4)
     assert joined([one, two]) == Embeddings([[1.0], [2.0], [3.0]], 7)
     assert joined([one, Embeddings([[2.0]], None)]).prompt_tokens is None
+    assert joined([Ranking([1.0], 1), Ranking([0.5, 2.0], 2)]) == Ranking([1.0, 0.5, 2.0], 3)
     with pytest.raises(BackendError):
         joined([one, Embeddings([[1.0, 2.0]], 1)])
 
