@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import openai
@@ -127,3 +128,37 @@ async def test_a_chat_model_embeds_by_the_mean_of_its_tokens(start_gateway: Star
     assert dot(alike, same) == pytest.approx(1, abs=1e-3)
     assert dot(alike, other) < 0.999
     assert len(await embed(gateway, ["word " * 200] * 8)) == 8  # more than its cache holds at once
+
+
+async def test_a_model_with_a_head_for_it_ranks_each_document_by_itself(
+    start_gateway: StartGateway,
+) -> None:
+    source = str(await asyncio.to_thread(partial(fetch_minilm, ranks=True)))
+    gateway = await start(start_gateway, source, task="rerank")
+
+    async def scores(*documents: str) -> list[float]:
+        body = {"query": "What is a panda?", "documents": documents}
+        status, answer, _ = await gateway.post(body, "/v1/rerank")
+        assert status == 200, answer
+        assert answer["usage"]["prompt_tokens"] >= 8 * len(documents)
+        best_first = [one["relevance_score"] for one in answer["results"]]
+        assert best_first == sorted(best_first, reverse=True)
+        by_index = {one["index"]: one["relevance_score"] for one in answer["results"]}
+        return [by_index[index] for index in range(len(documents))]
+
+    bear, hi, again = await scores("It is a bear.", "Hi", "It is a bear.")
+    assert bear == pytest.approx(again, abs=1e-3)
+    assert bear != pytest.approx(hi, abs=1e-3)
+    assert await scores("Hi", *["word " * 100] * 70) == pytest.approx(
+        [hi, *await scores("word " * 100) * 70], abs=1e-2
+    )
+    body = {"query": "Who?", "documents": ["fine", "word " * 600]}
+    status, answer, _ = await gateway.post(body, "/v1/rerank")
+    error = answer["error"]
+    assert (status, error["code"], error["param"]) == (
+        400,
+        "context_length_exceeded",
+        "documents",
+    )
+    status, answer, _ = await gateway.post({"input": "Hi"}, PATH)
+    assert (status, answer["error"]["param"]) == (400, "model")

