@@ -110,6 +110,17 @@ async def test_what_it_can_not_read_is_refused_and_it_lives_on(
     assert gateway.pool().backends[0].runner.pid == pid
 
 
+async def test_a_model_that_is_not_loaded_is_loaded_for_it(start_gateway: StartGateway) -> None:
+    source = str(await asyncio.to_thread(fetch_minilm))
+    for path, body in ((PATH, {"input": "Hello"}), ("/tokenize", {"content": "Hello"})):
+        cold = {"name": "m", "source": source, "task": "embed", "warm": False}
+        gateway = await start_gateway(models=[cold])
+        assert gateway.app.models.default.state == "cold"
+        status, answer, _ = await gateway.post(body, path)
+        assert status == 200, answer
+        assert gateway.app.models.default.state == "ready"
+
+
 async def test_a_death_costs_a_pause_and_no_request(start_gateway: StartGateway) -> None:
     gateway = await minilm(start_gateway)
     asked = [asyncio.create_task(embed(gateway, ["word " * 300] * 16)) for _ in range(3)]
