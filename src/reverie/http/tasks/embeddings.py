@@ -8,7 +8,7 @@ from array import array
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import AfterValidator, Field, JsonValue, StrictInt
 from pydantic_core import PydanticCustomError
 
 from reverie.http.request.schema import Wire
@@ -44,10 +44,23 @@ def _inputs(value: Any) -> list[str | list[int]]:
     return value
 
 
+_IDS: dict[str, JsonValue] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_INT32},
+    "minItems": 1,
+}
+_TEXT: dict[str, JsonValue] = {"type": "string", "minLength": 1}
+_MANY: dict[str, JsonValue] = {"type": "array", "minItems": 1, "maxItems": _MAX_INPUTS}
+_INPUT_SCHEMA: dict[str, JsonValue] = {
+    "anyOf": [_TEXT, {**_MANY, "items": _TEXT}, _IDS, {**_MANY, "items": _IDS}]
+}
+"""The same for the API's description."""
+
+
 class EmbeddingsBody(Wire):
     """A request for vectors."""
 
-    input: Annotated[Any, AfterValidator(_inputs)]
+    input: Annotated[Any, AfterValidator(_inputs), Field(json_schema_extra=_INPUT_SCHEMA)]
     """A text, up to 2048 texts, or the same as token ids."""
     model: str = Field(default="", max_length=200)
     """The model's name; empty takes the first one that embeds."""

@@ -24,7 +24,11 @@ def _text_of(value: Any) -> Any:
     return value
 
 
-_Document = Annotated[StrictStr, Field(min_length=1), BeforeValidator(_text_of)]
+_Document = Annotated[
+    StrictStr,
+    Field(min_length=1, json_schema_extra={"type": ["string", "object"]}),
+    BeforeValidator(_text_of),
+]
 
 
 class RerankBody(Wire):
