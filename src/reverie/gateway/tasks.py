@@ -7,18 +7,22 @@ before the result is whole.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie.backends.base import Backend
 from reverie.errors import (
     BackendError,
     ClientError,
+    InsufficientQuota,
     InvalidRequest,
     Overloaded,
+    RateLimitExceeded,
     ReverieError,
     WrongTask,
 )
+from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
+from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.attempts import Attempts
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
@@ -28,10 +32,12 @@ from reverie.gateway.serving.purpose import require_task
 from reverie.gateway.serving.served_models import ServedModel, ServedModels
 from reverie.log import fields
 from reverie.request import GenerateRequest
-from reverie.tasks import Embeddings, EmbedRequest, R, Task, TaskRequest
+from reverie.tasks import Embeddings, EmbedRequest, R, Task, TaskRequest, TokenizeRequest
 
 logger = logging.getLogger("reverie.relay")
 
+_MAX_COUNTED = 64
+"""Texts of one request whose tokens an engine is asked for, one after the other."""
 _NEVER_BEGUN = GenerateRequest(model="", messages=[])
 """To ``Attempts`` a result is an answer of which nothing was sent yet."""
 
@@ -53,6 +59,55 @@ def model_for(models: ServedModels, name: str, task: Task) -> ServedModel:
 def size_on(pool: Pool, request: TaskRequest[Any]) -> int:
     """The most tokens of all prompts of a request: each has to fit a context by itself."""
     return sum(map(pool.within_context, request.bounds))
+
+
+class Admitted(NamedTuple):
+    """A request's place in the ledger, and the most tokens that it may come to."""
+
+    place: Reservation
+    size: int
+
+
+async def admit_task(
+    admission: Admission,
+    caller: Caller,
+    model: ServedModel,
+    request: TaskRequest[Any],
+    record: RequestRecord,
+) -> Admitted:
+    """Reserve what a request may come to. Its bound is enough where that is within the limits;
+    else an engine is asked for the size.
+
+    The model is held by the caller, and loaded if its engine has to count.
+
+    Raises:
+        ReverieError: as ``Ledger.reserve`` and ``ask_any``.
+    """
+    size, estimate = size_on(model.pool, request), request.estimate
+    try:
+        return Admitted(await admission.admit_task(caller, model, size, estimate, record), size)
+    except (RateLimitExceeded, InsufficientQuota) as refusal:
+        counted = await _counted(model, request, caller) if refusal.by_size else size
+        if counted >= size:
+            raise
+    place = await admission.admit_task(caller, model, counted, counted, record)
+    return Admitted(place, counted)
+
+
+async def _counted(model: ServedModel, request: TaskRequest[Any], caller: Caller) -> int:
+    """The tokens of the texts by an engine, or at most, where none can count them or there are
+    too many."""
+    bounds = list(map(model.pool.within_context, request.bounds))
+    if not isinstance(request, EmbedRequest) or len(bounds) > _MAX_COUNTED:
+        return sum(bounds)
+    for index, one in enumerate(request.inputs):
+        if isinstance(one, str):
+            question = TokenizeRequest(one, add_special=True)
+            if not any(backend.can_run(question) for backend in model.pool.backends):
+                break
+            tokens = len((await ask_any(model, question, caller)).ids)
+            bounds[index] = model.pool.within_context(tokens)
+    return sum(bounds)
 
 
 async def run_task(

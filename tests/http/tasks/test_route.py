@@ -73,13 +73,35 @@ async def test_a_limit_of_tokens_is_never_exceeded_and_given_back_by_the_count(
     bearer = {"Authorization": f"Bearer {secret}"}
     status, answer, _ = await gateway.post({"input": ["x" * 60, "y" * 60]}, EMBED, bearer)
     assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
-    assert engine.generations == 0
+    assert {request.path for request in engine.requests} == {"/tokenize"}
     for left in (60, 20):
         status, _, headers = await gateway.post({"input": "x" * 40}, EMBED, bearer)
         assert status == 200
         assert int(headers["x-ratelimit-remaining-tokens"]) <= left
     status, _, _ = await gateway.post({"input": "x" * 40}, EMBED, bearer)
     assert status == 429
+
+
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+async def test_a_text_of_few_tokens_and_many_bytes_is_within_a_limit_if_an_engine_says_so(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, kind: str
+) -> None:
+    configured = models(engine)
+    configured[0]["backends"][0]["kind"] = kind
+    gateway = await start_gateway(models=configured)
+    async with store_at(f"sqlite:///{tmp_path}/reverie.db") as store:
+        secret = add_key(store, "k", limits=RateLimits(tpm=100))
+    bearer = {"Authorization": f"Bearer {secret}"}
+    # A text of 200 bytes that has 3 tokens, by this engine.
+    vectors = b'{"data":[{"embedding":[1,0]}],"usage":{"prompt_tokens":3}}'
+    engine.scripts = [Script(body=b'{"tokens":[1,2,3]}'), Script(body=vectors)]
+    status, answer, _ = await gateway.post({"input": "x" * 200}, EMBED, bearer)
+    if kind == "vllm":
+        assert (status, answer["usage"]["prompt_tokens"]) == (200, 3)
+        assert [request.path for request in engine.requests] == ["/tokenize", EMBED]
+    else:
+        assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert engine.generations == 0
 
 
 @pytest.mark.parametrize("path", BODIES)

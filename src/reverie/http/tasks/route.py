@@ -19,7 +19,7 @@ from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.gateway.tasks import ask_any, model_for, require_able, run_task, size_on
+from reverie.gateway.tasks import admit_task, ask_any, model_for, require_able, run_task
 from reverie.http.access import Access
 from reverie.http.connection.exchange import (
     Headers,
@@ -124,13 +124,11 @@ class RunTask:
         record.model = model.name
         require_able(model, asked.request)
         with model.deployment.held():
-            size = size_on(model.pool, asked.request)
-            estimate = asked.request.estimate
-            place = await self._admission.admit_task(caller, model, size, estimate, record)
+            place, size = await admit_task(self._admission, caller, model, asked.request, record)
             headers += rate_headers(place.rate)
             result = await run_task(model, asked.request, record, caller)
             told = result.prompt_tokens
-            count = min(size, estimate) if told is None else told
+            count = min(size, asked.request.estimate) if told is None else told
             answer = await asyncio.to_thread(_written, asked, result, model.name, count, told)
             record.saw([Finish("stop"), Usage(count, 0, estimated=told is None)])
             await place.settle()
