@@ -231,6 +231,10 @@ def test_every_key_of_a_plain_section_has_a_variable() -> None:
             "continues = true",
             "reverie.toml: models[0].backends[0]: continues: a livepeer backend",
         ),
+        (
+            "[[models]]\nname = 'n'\ntask = 'embed'\nbackends = [{url='http://h',kind='livepeer'}]",
+            "reverie.toml: models[1]: task: a livepeer backend",
+        ),
     ],
 )
 def test_a_livepeer_backend_has_no_key_in_the_file_and_continues_nothing(

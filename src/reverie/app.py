@@ -18,7 +18,6 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
-from reverie.http import kept_responses
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.connection.exchange import (
@@ -30,24 +29,9 @@ from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.paths import normal
 from reverie.http.connection.senders import with_headers, without_body
 from reverie.http.cors import Cors
-from reverie.http.count_tokens import CountTokens
-from reverie.http.dialects import (
-    COMPLETIONS,
-    LIVEPEER,
-    MESSAGES,
-    OLLAMA_CHAT,
-    OLLAMA_GENERATE,
-    OPENAI,
-    RESPONSES,
-)
-from reverie.http.dialects.base import Dialect
-from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
-from reverie.http.kept_responses import KeptResponses
-from reverie.http.ollama.generate import OllamaGenerate
-from reverie.http.ollama.routes import OllamaRoutes
 from reverie.http.operations import application
-from reverie.http.request import messages, responses
+from reverie.http.routes import Routes
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
@@ -56,20 +40,6 @@ from reverie.store.database.migrate import migrate
 __all__ = ["Application"]
 
 logger = logging.getLogger("reverie")
-
-_GENERATION_ROUTES: dict[str, Dialect] = {
-    "/llm": LIVEPEER,
-    "/v1/chat/completions": OPENAI,
-    "/chat/completions": OPENAI,
-    "/llm/chat/completions": OPENAI,
-    "/v1/completions": COMPLETIONS,
-    "/v1/messages": MESSAGES,
-    "/v1/responses": RESPONSES,
-}
-_OLLAMA_ROUTES: dict[str, Dialect] = {
-    "/api/chat": OLLAMA_CHAT,
-    "/api/generate": OLLAMA_GENERATE,
-}
 
 
 def open_store(settings: Settings) -> Store | None:
@@ -135,44 +105,15 @@ class Application:
             kept_answers=KeptAnswers(self._store),
         )
         self._access = access
-
-        def generating(kind: type[Generate], dialect: Dialect) -> Generate:
-            return kind(
-                dialect,
-                registry=self.registry,
-                access=access,
-                admission=admission,
-                in_flight=self.in_flight,
-                metrics=metrics,
-                replays=replays,
-            )
-
-        self._generate: dict[str, Generate | CountTokens] = {
-            path: generating(Generate, dialect) for path, dialect in _GENERATION_ROUTES.items()
-        }
-        self._generate["/v1/messages/count_tokens"] = CountTokens(
-            MESSAGES,
-            messages.parse_to_count,
+        self._routes = Routes(
             registry=self.registry,
             access=access,
+            admission=admission,
             in_flight=self.in_flight,
+            metrics=metrics,
+            replays=replays,
+            ollama=settings.server.ollama,
         )
-        self._generate["/v1/responses/input_tokens"] = CountTokens(
-            RESPONSES,
-            responses.parse_to_count,
-            registry=self.registry,
-            access=access,
-            in_flight=self.in_flight,
-            about={"object": "response.input_tokens"},
-        )
-        self._kept_responses = generating(KeptResponses, RESPONSES)
-        self._ollama: OllamaRoutes | None = None
-        if settings.server.ollama:
-            self._ollama = OllamaRoutes(self.registry, access)
-            self._generate |= {
-                path: generating(OllamaGenerate, dialect)
-                for path, dialect in _OLLAMA_ROUTES.items()
-            }
         self._operations = add_admin(
             application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,
@@ -248,7 +189,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] not in self._generate:
+        if scope["path"] not in self._routes:
             scope = {**scope, "path": normal(scope["path"])}
         if self._cors.enabled:
             preflight = self._cors.preflight(scope)
@@ -259,15 +200,8 @@ class Application:
                 return
             if more := self._cors.headers(scope):
                 send = with_headers(send, more)
-        generate = self._generate.get(scope["path"])
-        if generate is None and scope["path"].startswith(kept_responses.PREFIX):
-            generate = self._kept_responses
-        if generate is not None:
-            await generate(scope, receive, send)
-        elif self._ollama is not None and self._ollama.has(scope["path"]):
-            await self._ollama(scope, receive, send)
-        else:
-            await self._operate(scope, receive, send)
+        found = self._routes.find(scope["path"])
+        await (found or self._operate)(scope, receive, send)
 
     async def _operate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer on a route that doesn't generate; HEAD as GET, without the body."""

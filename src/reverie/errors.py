@@ -99,6 +99,10 @@ class ModelNotFound(ClientError):
     code = "model_not_found"
 
 
+class WrongTask(ClientError):
+    """The model isn't for what it is asked, or none of its engines can do that."""
+
+
 class RefusedByBackend(ClientError):
     """A well-formed request that the engine itself refuses: trying elsewhere is no use."""
 
@@ -114,8 +118,10 @@ class ContextLengthExceeded(ClientError):
         context_tokens: int | None,
         *,
         max_tokens: int | None = None,
+        param: str = "messages",
     ) -> None:
-        """``max_tokens`` is what the request asks for beyond a prompt that fits by itself.
+        """``max_tokens`` is what the request asks for beyond a prompt that fits by itself, and
+        ``param`` the field that holds the prompt.
 
         The words are OpenAI's: clients look for them to know that they must shorten a
         conversation.
@@ -123,8 +129,7 @@ class ContextLengthExceeded(ClientError):
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
         limit = "This model's maximum context length"
-        shorten = "Please reduce the length of the messages"
-        param = "messages"
+        shorten = f"Please reduce the length of the {param}"
         if prompt_tokens and context_tokens and max_tokens:
             message = (
                 f"{limit} is {context_tokens} tokens. However, you requested "
@@ -135,12 +140,12 @@ class ContextLengthExceeded(ClientError):
         elif context_tokens:
             resulted = f"{prompt_tokens} tokens" if prompt_tokens else "more"
             message = (
-                f"{limit} is {context_tokens} tokens. However, your messages resulted in "
+                f"{limit} is {context_tokens} tokens. However, your {param} resulted in "
                 f"{resulted}. {shorten}."
             )
         else:
             counted = f" of {prompt_tokens} tokens" if prompt_tokens else ""
-            message = f"{limit} is exceeded by your messages{counted}. {shorten}."
+            message = f"{limit} is exceeded by your {param}{counted}. {shorten}."
         super().__init__(message, param=param)
 
 

@@ -9,6 +9,8 @@ _PER_MESSAGE = 8
 """Tokens of a chat template for each message: its role, and the marks around it."""
 _PER_PROMPT = 32
 """Tokens of a chat template for each prompt, such as a system message of its own."""
+_PER_TEXT = 4
+"""Tokens that mark the ends of a text that no chat template is around."""
 _PER_TOOLS = 256
 """Tokens in which a chat template explains how tools are called (SmolLM2: 142)."""
 IMAGE_TOKENS = 4096
@@ -72,12 +74,21 @@ def extent(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -
     )
 
 
+def bound_of_text(text: str) -> int:
+    """The most tokens that a text can come to by itself, with the marks around it."""
+    return _bytes(text) + _PER_TEXT
+
+
+def estimate_of_text(text: str) -> int:
+    """The tokens that it would have as English."""
+    return _bytes(text) // 3 + _PER_TEXT
+
+
 def extent_of_prompt(prompt: str | tuple[int, ...]) -> Extent:
     """What a prompt comes to that is taken as it is, with the marks that an engine adds."""
     if isinstance(prompt, tuple):
-        return Extent(len(prompt) + _PER_MESSAGE, len(prompt), 0)
-    size = _bytes(prompt)
-    return Extent(size + _PER_MESSAGE, size // 3 + 1, 0)
+        return Extent(len(prompt) + _PER_TEXT, len(prompt), 0)
+    return Extent(bound_of_text(prompt), estimate_of_text(prompt), 0)
 
 
 def _message_bytes(message: dict[str, Any]) -> int:

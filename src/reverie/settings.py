@@ -34,6 +34,7 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
+from reverie.tasks import Task
 from reverie.text import printable, require_printable
 
 __all__ = ["Settings", "load"]
@@ -286,6 +287,9 @@ class ModelSettings(_Section):
     """A model to run here: a catalogue name, `hf:OWNER/REPO[/FILE.gguf]`, or a path."""
     backends: tuple[BackendSettings, ...] = ()
     """The servers that serve it."""
+    task: Task = "generate"
+    """What it is for: to generate text, to embed it (`/v1/embeddings`), or to rank it
+    (`/v1/rerank`)."""
     price: PriceSettings = PriceSettings()
     """What its tokens cost."""
     limits: LimitSettings = LimitSettings()
@@ -332,6 +336,12 @@ class ModelSettings(_Section):
     def _one_origin(self) -> Self:
         if bool(self.source) == bool(self.backends):
             raise ValueError("needs either source (run it here) or backends (reach it elsewhere)")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked_to(self) -> Self:
+        if self.task != "generate" and any(one.kind == "livepeer" for one in self.backends):
+            raise ValueError(f"task: a livepeer backend can't {self.task}, it generates text")
         return self
 
 

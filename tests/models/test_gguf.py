@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reverie.errors import ModelError
-from reverie.models.gguf import read_header
+from reverie.models.gguf import RANK, read_header
 from reverie.models.store import fetch
 from tests.models.gguf_file import (
     ARRAY,
@@ -73,7 +73,7 @@ def test_the_default_models_header_is_read(model: Path) -> None:
 
 def test_a_small_file_is_read(write: Write) -> None:
     header = read_header(write(SMALL))
-    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL), 0, 160, -1)
+    assert header == ("llama", "Small", 2048, "{{ messages }}", 2, len(SMALL), 0, 160, -1, True, 0)
 
 
 def test_what_a_file_does_not_say_has_a_default(write: Write) -> None:
@@ -94,6 +94,24 @@ def test_the_memory_of_a_token_follows_from_the_models_shape(write: Write) -> No
     assert bytes_per_token(*grouped, *wide) == 2 * 10 * 2 * 150
     assert bytes_per_token(*shape) == 0
     assert bytes_per_token(text("a.block_count", "ten"), *shape[1:], *wide) == 0
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        (number("bert.pooling_type", 4), RANK),
+        (number("bert.pooling_type", 1), 1),
+        (number("bert.pooling_type", 99), 0),
+        (text("bert.pooling_type", "mean"), 0),
+        (key("bert.pooling_type", BOOL, b"\x01"), 0),
+    ],
+)
+def test_an_encoder_is_told_by_its_attention_and_its_pooling(
+    write: Write, pooling: bytes, expected: int
+) -> None:
+    causal = key("bert.attention.causal", BOOL, b"\0")
+    header = read_header(write(gguf(text("general.architecture", "bert"), causal, pooling)))
+    assert (header.causal, header.pooling) == (False, expected)
 
 
 @pytest.mark.parametrize(

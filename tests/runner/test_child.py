@@ -32,3 +32,12 @@ def test_what_the_operator_chose_is_a_flag() -> None:
         "--alias modèle m",
     ):
         assert flags in line
+
+
+def test_an_engine_that_generates_nothing_is_told_so() -> None:
+    assert "--embeddings" not in llama_server_flags(OPTIONS)
+    embeds = llama_server_flags(OPTIONS._replace(task="embed", pooling="mean"))
+    assert "--embeddings" in embeds
+    assert "--pooling mean" in " ".join(embeds)
+    assert "--pooling" not in llama_server_flags(OPTIONS._replace(task="embed"))
+    assert "--reranking" in llama_server_flags(OPTIONS._replace(task="rerank"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from reverie.events import Event
 from reverie.request import GenerateRequest
+from reverie.tasks import R, TaskRequest
 
 
 class Health(Struct, frozen=True):
@@ -93,6 +94,16 @@ class Backend(Protocol):
             BackendError, BackendTimeout: the backend failed.
             ClientError: the engine refuses this request.
             ModelLoading, Overloaded: it can't take the request now.
+        """
+
+    def can_run(self, request: TaskRequest[Any]) -> bool:
+        """True if its engine knows such requests."""
+
+    async def run(self, request: TaskRequest[R]) -> R:
+        """Do what isn't generation. Cancelling this stops the engine's work at once.
+
+        Raises:
+            ReverieError: as ``generate``.
         """
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from reverie.request import GenerateRequest
 from reverie.runner.options import XLLAMACPP
 from reverie.runner.supervisor import Runner
 from reverie.settings import BackendSettings, ModelSettings
+from reverie.tasks import R, TaskRequest
 
 _NOTICE_TIMEOUT = 0.5
 """Seconds within which the supervisor notices that an engine whose socket failed has died."""
@@ -60,6 +62,7 @@ class EmbeddedBackend:
         self.slots = settings.slots
         self.runner = Runner(settings.name, model, settings)
         self._guided = settings.engine == XLLAMACPP
+        self._generates = settings.task == "generate"
         self._compiles: dict[str, bool] = {}
         self._http = HttpBackend(
             self.name,
@@ -82,9 +85,9 @@ class EmbeddedBackend:
         return self.runner.memory
 
     @property
-    def capacity(self) -> int:
-        """llama.cpp breaks off all running requests when their tokens together exceed this."""
-        return self.runner.kv_tokens
+    def capacity(self) -> int | None:
+        """llama.cpp breaks off all running generations when their tokens together exceed this."""
+        return self.runner.kv_tokens if self._generates else None
 
     @property
     def context(self) -> int:
@@ -103,13 +106,26 @@ class EmbeddedBackend:
     async def count_prompt(self, request: GenerateRequest) -> int | None:
         return await self._http.count_prompt(request)
 
+    def can_run(self, request: TaskRequest[Any]) -> bool:
+        return self._http.can_run(request)
+
+    async def run(self, request: TaskRequest[R]) -> R:
+        async with self._failing_with_its_process():
+            return await self._http.run(request)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        try:
+        async with self._failing_with_its_process():
             if self._guided:
                 await self._try_grammar(request)
             async with aclosing(self._http.generate(request)) as batches:
                 async for batch in batches:
                     yield batch
+
+    @asynccontextmanager
+    async def _failing_with_its_process(self) -> AsyncGenerator[None, None]:
+        """Let a failure in here out only once the supervisor has noticed what the process did."""
+        try:
+            yield
         except BackendTimeout as error:
             if await self.runner.check_alive():
                 raise

@@ -14,18 +14,20 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-import reverie
-from reverie.backends import prefill
+from reverie.backends import prefill, tasks
 from reverie.backends.base import Health
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.decoding.stops import StopWatch
 from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
 from reverie.backends.encoding.json_schema import Converter
+from reverie.backends.encoding.tasks import can_be_asked
+from reverie.backends.headers import request_headers
 from reverie.backends.health import HealthMonitor
 from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
@@ -33,6 +35,7 @@ from reverie.events import Event
 from reverie.log import fields
 from reverie.request import GenerateRequest
 from reverie.settings import BackendKind, BackendSettings
+from reverie.tasks import R, TaskRequest
 
 logger = logging.getLogger("reverie.backends")
 
@@ -119,7 +122,7 @@ class HttpBackend:
         self._stall_timeout = stall
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        headers = _headers(self._settings, self._environ)
+        headers = request_headers(self._settings, self._environ)
         try:
             self._transport = Transport(
                 self._url,
@@ -168,6 +171,20 @@ class HttpBackend:
             self._cannot_count.add(kind)
         return counting.count_in(answer) if response.status == 200 else None
 
+    def can_run(self, request: TaskRequest[Any]) -> bool:
+        return can_be_asked(request, self.kind)
+
+    async def run(self, request: TaskRequest[R]) -> R:
+        transport, timeout = self._connected(), self._first_token_timeout
+        return await tasks.run(transport, request, self._model, self.kind, timeout)
+
+    def _connected(self) -> Transport:
+        if self._transport is None:
+            raise BackendError(
+                "The model's backend can't be reached. Try again.", reason="it is stopped"
+            )
+        return self._transport
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         watch = None
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
@@ -182,11 +199,7 @@ class HttpBackend:
                     return
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        if self._transport is None:
-            raise BackendError(
-                "The model's backend can't be reached. Try again.", reason="it is stopped"
-            )
-        transport = self._transport
+        transport = self._connected()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
         kind = self.kind
@@ -260,29 +273,3 @@ async def _read(response: Response, deadline: float, reader: AnswerReader) -> by
         if reader.finished or reader.complete:
             return b""
         raise
-
-
-def _headers(settings: BackendSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "text/event-stream, application/json",
-        "Accept-Encoding": "identity",  # compression would hold a stream back
-        "User-Agent": f"reverie/{reverie.__version__}",
-    }
-    if settings.key is not None:
-        headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
-    elif settings.api_key_env is not None:
-        headers["Authorization"] = f"Bearer {_api_key(settings.api_key_env, environ)}"
-    return headers
-
-
-def _api_key(variable: str, environ: Mapping[str, str]) -> str:
-    key = environ.get(variable, "").strip()
-    if not key:
-        raise ModelError(
-            f"The environment variable {variable}, named in api_key_env, is not set. "
-            "Set it to the backend's key."
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ModelError(f"The environment variable {variable} holds no key: it isn't plain text.")
-    return key

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -37,7 +37,6 @@ from reverie.http.connection.exchange import (
     header,
     read_body,
     respond,
-    watch_disconnect,
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import close_after, drop
@@ -184,17 +183,12 @@ class Generate:
         except TimeoutError:  # the client doesn't read
             await drop(scope)
 
-    @asynccontextmanager
-    async def _cancellable(self, receive: Receive, call: Call) -> AsyncGenerator[CancelScope, None]:
+    def _cancellable(
+        self, receive: Receive, call: Call
+    ) -> AbstractAsyncContextManager[CancelScope]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
-        async with self._in_flight.running(
-            self._settings.request_timeout, joins=call.claim is not None
-        ) as cancel_scope:
-            watcher = asyncio.create_task(watch_disconnect(receive, cancel_scope))
-            try:
-                yield cancel_scope
-            finally:
-                watcher.cancel()
+        limit = self._settings.request_timeout
+        return self._in_flight.watched(receive, limit, joins=call.claim is not None)
 
     async def _open(self, call: Call, headers: Headers) -> Source:
         """Where the answer comes from. ``headers`` is complete once its first frame is there."""

@@ -58,6 +58,15 @@ class Header(NamedTuple):
     """Numbers in all tensors together."""
     file_type: int = -1
     """How most tensors are quantised (``llama_ftype`` in llama.cpp); -1 if the file doesn't say."""
+    causal: bool = True
+    """False: each token sees all others, as in encoders, which can't generate and keep no cache."""
+    pooling: int = 0
+    """How its tokens' vectors become the text's, by llama.cpp's number; ``RANK``: a score. 0: the
+    file doesn't say, as that of a model which generates."""
+
+
+RANK = 4
+"""The ``pooling`` of a model that ranks documents."""
 
 
 class _Damaged(Exception):
@@ -180,6 +189,7 @@ def _read(reader: _ByteReader, name: str) -> Header:
     architecture = str(values.get("general.architecture", ""))
     context = values.get(f"{architecture}.context_length", 4096)
     template = values.get("tokenizer.chat_template")
+    pooling = values.get(f"{architecture}.pooling_type")
     alignment = values.get("general.alignment", _ALIGNMENT)
     file_type = values.get("general.file_type")
     size, parameters = _size(
@@ -195,6 +205,8 @@ def _read(reader: _ByteReader, name: str) -> Header:
         kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
         parameters=parameters,
         file_type=file_type if type(file_type) is int else -1,
+        causal=values.get(f"{architecture}.attention.causal") is not False,
+        pooling=pooling if type(pooling) is int and 0 <= pooling <= RANK else 0,
     )
 
 

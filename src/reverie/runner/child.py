@@ -62,6 +62,8 @@ def _load(options: EngineOptions) -> Any:
     if options.template is not None:
         with open(options.template, encoding="utf-8") as file:
             params.chat_template = file.read()
+    if options.task != "generate":
+        _set_task(params, options)
     for cache_type in _cache_types(options):
         params.cache_type_k = cache_type
         try:
@@ -72,19 +74,32 @@ def _load(options: EngineOptions) -> Any:
     return None
 
 
+def _set_task(params: Any, options: EngineOptions) -> None:
+    """Have it make vectors, or scores, of the texts that it is sent, and generate nothing."""
+    import xllamacpp
+
+    params.embedding = True
+    pooling = "rank" if options.task == "rerank" else options.pooling
+    if pooling:
+        name = f"LLAMA_POOLING_TYPE_{pooling.upper()}"
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, name)
+
+
 def _cache_types(options: EngineOptions) -> Sequence[Any]:
     """The types in which the KV cache may hold keys, in the order in which they are tried.
 
     On a CPU llama.cpp multiplies 16-bit keys in a different order for a long batch than for a
     single token, and so rounds differently. With 8-bit keys the result is the same however a prompt
     is split into batches, so a greedy answer that is continued ends as it would have. Some models
-    can't have their keys in 8 bits.
+    can't have their keys in 8 bits. Where nothing is generated, nothing is continued.
     """
     import xllamacpp
 
     f16, q8_0 = xllamacpp.ggml_type.GGML_TYPE_F16, xllamacpp.ggml_type.GGML_TYPE_Q8_0
     if options.cache_type_k != "auto":
         return (q8_0,) if options.cache_type_k == "q8_0" else (f16,)
+    if options.task != "generate":
+        return (f16,)
     devices = (device["type"].name for device in xllamacpp.get_device_info())
     on_gpu = options.gpu_layers != 0 and any("GPU" in device for device in devices)
     return (f16,) if on_gpu else (q8_0, f16)
@@ -96,6 +111,13 @@ def _become_llama_server(options: EngineOptions) -> None:
     except OSError as error:
         print(f"{options.engine}: {error.strerror}", file=sys.stderr)  # noqa: T201
         sys.exit(NOT_EXECUTABLE)
+
+
+_TASK_FLAGS: dict[str, list[str]] = {
+    "generate": [],
+    "embed": ["--embeddings"],
+    "rerank": ["--reranking"],
+}
 
 
 def llama_server_flags(options: EngineOptions) -> list[str]:
@@ -121,8 +143,10 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         flags["--n-gpu-layers"] = options.gpu_layers
     if options.template is not None:
         flags["--chat-template-file"] = options.template
+    if options.task == "embed" and options.pooling:
+        flags["--pooling"] = options.pooling
     switches = ["--kv-unified", "--no-webui", "--no-prefill-assistant", "--metrics", "--slots"]
-    return [*switches, "--jinja"] + [
+    return [*_TASK_FLAGS[options.task], *switches, "--jinja"] + [
         part for flag, value in flags.items() for part in (flag, str(value))
     ]
 

@@ -23,8 +23,9 @@ class EngineOptions(NamedTuple):
 
     ``context`` is what one request may use (0: what the model was trained for), ``kv_tokens`` what
     all requests may use together. ``template`` is the path of a Jinja file that replaces the
-    model's chat template. ``cache_type_k`` is as in the settings. ``parent`` is the id of the
-    process that the child must not outlive.
+    model's chat template. ``cache_type_k`` and ``task`` are as in the settings. ``parent`` is the
+    id of the process that the child must not outlive. ``pooling`` is how a text's vector is made
+    of its tokens', by llama.cpp's name; empty: as the model says.
     """
 
     engine: str
@@ -41,6 +42,8 @@ class EngineOptions(NamedTuple):
     cache_type_k: str
     cache_mib: int
     parent: int
+    task: str = "generate"
+    pooling: str = ""
 
     def to_json(self) -> str:
         return json.dumps(self._asdict())

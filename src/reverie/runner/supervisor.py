@@ -28,6 +28,7 @@ from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, EngineOptions
 from reverie.runner.probe import LivenessProbe, slot_context, wait_healthy
 from reverie.runner.process import EngineProcess, find_engine
 from reverie.runner.resources import estimate_memory, usable_cores
+from reverie.runner.shape import Shape, shape_of
 from reverie.runner.template import CHATML, teach_tools
 from reverie.settings import ModelSettings
 
@@ -37,11 +38,6 @@ _End: TypeAlias = int | Literal["hung"] | None
 """How an engine ended: by itself, with this exit status (negative: the signal that killed it); or
 it was ended because it hung (``hung``), or because it wasn't ready in time or was to stop (None).
 """
-
-DEFAULT_CONTEXT = 32768
-"""The most tokens of context that an engine gets unless the settings ask for more. Memory for all
-of them is taken at the start: 22 KiB a token for the smallest model, 128 KiB for one of 8 billion
-parameters."""
 
 LOAD_TIMEOUT = 300.0
 """Seconds within which an engine must have loaded its model."""
@@ -106,6 +102,7 @@ class Runner:
         self.memory: int
         """Bytes that the engine takes, by an estimate."""
         self._options: EngineOptions
+        self._shape: Shape
         self._preparing: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -232,10 +229,11 @@ class Runner:
         """
         header = read_header(self.model)
         engine = find_engine(self._settings.engine)
-        context = self._settings.context or min(header.context_length, DEFAULT_CONTEXT)
-        self.expected_context = context
-        self.kv_tokens = self._settings.kv_tokens or _default_kv_tokens(context)
-        self.memory = estimate_memory(self.model, header, self.kv_tokens, self._settings.cache_mib)
+        self._shape = shape_of(self.model.name, header, self._settings)
+        self.expected_context = self._shape.context
+        self.kv_tokens = self._shape.kv_tokens
+        cache_mib = self._settings.cache_mib if self._settings.task == "generate" else 0
+        self.memory = estimate_memory(self.model, header, self.kv_tokens, cache_mib)
         return header, engine
 
     def _prepare(self) -> None:
@@ -244,23 +242,27 @@ class Runner:
         header, engine = self._check()
         self._log.rotate()
         self._directory = PrivateDirectory()
+        generates, shape = settings.task == "generate", self._shape
         template = self._directory.path / TEMPLATE_NAME
-        template.write_text(teach_tools(header.chat_template or CHATML), encoding="utf-8")
+        if generates:
+            template.write_text(teach_tools(header.chat_template or CHATML), encoding="utf-8")
         self._options = EngineOptions(
             engine=engine,
             model=str(self.model),
             alias=self.name,
             socket=str(self._directory.path / SOCKET_NAME),
-            template=str(template),
-            slots=settings.slots,
-            context=0 if self.expected_context == header.context_length else self.expected_context,
-            kv_tokens=self.kv_tokens,
-            batch=settings.batch,
+            template=str(template) if generates else None,
+            slots=shape.slots,
+            context=0 if shape.context == header.context_length else shape.context,
+            kv_tokens=shape.kv_tokens or shape.context * shape.slots,
+            batch=shape.batch,
             threads=settings.threads or usable_cores(),
             gpu_layers=settings.gpu_layers,
             cache_type_k=settings.cache_type_k,
-            cache_mib=settings.cache_mib,
+            cache_mib=settings.cache_mib if generates else 0,
             parent=os.getpid(),
+            task=settings.task,
+            pooling=shape.pooling,
         )
 
     async def _supervise(self) -> None:
@@ -407,8 +409,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-def _default_kv_tokens(context: int) -> int:
-    """Tokens for all slots together: twice the context, up to ``DEFAULT_CONTEXT``."""
-    return max(context, min(2 * context, DEFAULT_CONTEXT))

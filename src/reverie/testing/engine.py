@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from reverie.testing import render
+from reverie.testing import render, tasks
 from reverie.testing.connection import Connection
 from reverie.testing.playback import BodyWriter, Framing, write_answer
 from reverie.testing.record import Outcome, RecordedRequest, RequestRecord
@@ -31,8 +31,9 @@ _CACHED_ANSWERS = 256
 class ScriptedEngine(RequestRecord):
     """An OpenAI-compatible server on a port or a Unix socket; an async context manager.
 
-    It serves ``POST /v1/chat/completions``, ``GET /v1/models`` and ``GET /health``, and counts
-    prompts where ``count`` is set.
+    It serves ``POST /v1/chat/completions``, ``/v1/embeddings``, ``/v1/rerank``, ``/tokenize`` and
+    ``/detokenize``, ``GET /v1/models`` and ``GET /health``, and counts prompts where ``count`` is
+    set.
 
     Args:
         script: what to answer; default: ``Script()``.
@@ -181,7 +182,8 @@ class ScriptedEngine(RequestRecord):
         self._changed()
 
     def _handle(self, connection: Connection, request: Request) -> Coroutine[Any, Any, None] | None:
-        if request.method == "POST" and request.path in _GENERATE:
+        generates = request.path in _GENERATE or tasks.is_task(request.path, request.body)
+        if request.method == "POST" and generates:
             return self._generate(connection, request)
         self._record_probe(f"{request.method} {request.path}")
         status, body = self._page(request)
@@ -222,7 +224,7 @@ class ScriptedEngine(RequestRecord):
         if script.raw is not None:
             return self._hang_up(connection, recorded, script, script.raw)
         try:
-            answer = self._answer(script, body)
+            answer = self._answer(script, body, request.path)
         except Refusal as refusal:
             self._end(recorded, "refused")
             self._send_json(connection, request, 400, render.error_body(400, str(refusal)))
@@ -235,8 +237,10 @@ class ScriptedEngine(RequestRecord):
             return None
         return self._write(connection, recorded, script, answer, request)
 
-    def _answer(self, script: Script, body: object) -> RenderedAnswer:
-        """The rendered answer, cached for later requests with the same options."""
+    def _answer(self, script: Script, body: object, path: str) -> RenderedAnswer:
+        """The rendered answer; a generation's is cached for later ones with the same options."""
+        if path not in _GENERATE:
+            return tasks.render(script, path, body, self._model)
         options = render.read_options(body, script, self._model)
         assert isinstance(body, dict)
         key = (id(script), options)

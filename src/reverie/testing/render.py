@@ -106,14 +106,9 @@ def render(script: Script, options: AnswerOptions, body: dict[str, Any]) -> Rend
     Raises:
         Refusal: the answer of the script doesn't begin with the text to continue.
     """
-    if script.html:
-        return RenderedAnswer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
     content_type = "text/event-stream" if options.stream else "application/json"
-    if script.body is not None:
-        return RenderedAnswer(script.status, content_type, options.stream, (), script.body)
-    if script.status != 200 or script.error is not None:
-        failure = _dumps(_error_object(script.error, script.status))
-        return RenderedAnswer(script.status, "application/json", False, (), failure)
+    if (other := instead(script, content_type, streamed=options.stream)) is not None:
+        return other
     tokens = script.tokens(body) if callable(script.tokens) else script.tokens
     rest, skipped = _after(tokens, options.prefix)
     pieces = list(_pieces(script, options, rest))
@@ -132,6 +127,18 @@ def render(script: Script, options: AnswerOptions, body: dict[str, Any]) -> Rend
         _closing(script, options, reason, usage),
         _opening(script, options),
     )
+
+
+def instead(script: Script, content_type: str, *, streamed: bool) -> RenderedAnswer | None:
+    """What the script sends instead of an answer; None if it answers."""
+    if script.html:
+        return RenderedAnswer(script.status, "text/html; charset=utf-8", False, (), _PAGE)
+    if script.body is not None:
+        return RenderedAnswer(script.status, content_type, streamed, (), script.body)
+    if script.status != 200 or script.error is not None:
+        failure = _dumps(_error_object(script.error, script.status))
+        return RenderedAnswer(script.status, "application/json", False, (), failure)
+    return None
 
 
 def error_event(script: Script) -> bytes:

@@ -9,6 +9,7 @@ from reverie.backends.base import Health
 from reverie.events import Event
 from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.request import GenerateRequest
+from reverie.tasks import R, TaskRequest
 
 
 def slot_request(
@@ -49,6 +50,12 @@ class FakeBackend:
         self.wanted_probes = 0
 
     def check(self, request: GenerateRequest) -> None: ...
+
+    def can_run(self, request: TaskRequest[Any]) -> bool:
+        return True
+
+    async def run(self, request: TaskRequest[R]) -> R:
+        raise NotImplementedError
 
     def set_timeouts(self, *, first_token: float, stall: float) -> None: ...
 

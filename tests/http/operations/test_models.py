@@ -17,6 +17,7 @@ async def test_models_are_listed_by_name_and_alias(gateway: Gateway, path: str) 
         assert entry["object"] == "model"
         assert isinstance(entry["created"], int)
         assert entry["loaded"] is True
+        assert entry["task"] == "generate"
         assert (await gateway.get(f"{path}/{entry['id']}"))[:2] == (200, entry)
 
 

@@ -14,6 +14,7 @@ from reverie.http.operations.openapi import extend
 from reverie.request import GenerateRequest
 
 PATHS = ["/llm", "/v1/chat/completions"]
+TASKS = ["/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize"]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_what_was_there_is_kept_and_the_argument_is_not_changed() -> None:
     original = {"paths": {"/health": {}}, "components": {"schemas": {"Mine": {}}}}
     before = json.dumps(original)
     extended = extend(original)
-    assert extended["paths"].keys() == {"/health", *PATHS}
+    assert extended["paths"].keys() == {"/health", *PATHS, *TASKS}
     assert "Mine" in extended["components"]["schemas"]
     assert json.dumps(original) == before
 
@@ -133,3 +134,25 @@ def test_the_request_schema_tells_good_from_bad(
     document: dict[str, Any], body: dict[str, Any], valid: bool
 ) -> None:
     assert validator(document, "LLMRequest").is_valid(body) is valid
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "valid"),
+    [
+        ("EmbeddingsBody", {"input": "a"}, True),
+        ("EmbeddingsBody", {"input": ["a", "b"], "dimensions": None}, True),
+        ("EmbeddingsBody", {"input": [[1], [2]]}, True),
+        ("EmbeddingsBody", {"input": ""}, False),
+        ("EmbeddingsBody", {"input": [[1], ["a"]]}, False),
+        ("EmbeddingsBody", {}, False),
+        ("EmbeddingsBody", {"input": "a", "more": 1}, False),
+        ("RerankBody", {"query": "q", "documents": ["a", {"text": "b"}]}, True),
+        ("RerankBody", {"query": "q", "documents": []}, False),
+        ("TokenizeBody", {"content": "a"}, True),
+        ("DetokenizeBody", {"tokens": [-1]}, False),
+    ],
+)
+def test_the_requests_of_other_tasks_are_described(
+    document: dict[str, Any], name: str, body: Any, valid: bool
+) -> None:
+    assert validator(document, name).is_valid(body) is valid

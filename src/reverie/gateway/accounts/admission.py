@@ -11,6 +11,7 @@ from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.accounts.reservation import Reservation, StoredReservation, Unrecorded
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.request import GenerateRequest
 from reverie.store.answers import Claim, StoredAnswer
@@ -56,7 +57,8 @@ class Admission:
         if self._ledger is None:
             return Admitted(Unrecorded(), tuple(measured))
         try:
-            place = await _reserve(self._ledger, caller, model, measured, record, claim)
+            size = _size_on(model.pool, measured)
+            place = await _reserve(self._ledger, caller, model, size, record, claim)
         except (RateLimitExceeded, InsufficientQuota) as refusal:
             if not refusal.by_size:
                 raise
@@ -64,8 +66,24 @@ class Admission:
             if sum(r.prompt_size for r in smaller) >= sum(r.prompt_size for r in measured):
                 raise
             measured = smaller
-            place = await _reserve(self._ledger, caller, model, measured, record, claim)
+            size = _size_on(model.pool, measured)
+            place = await _reserve(self._ledger, caller, model, size, record, claim)
         return Admitted(place, tuple(measured))
+
+    async def admit_task(
+        self, caller: Caller, model: ServedModel, tokens: int, estimate: int, record: RequestRecord
+    ) -> Reservation:
+        """Reserve the tokens that a request for no generation may come to, all of its prompts.
+
+        Raises:
+            ReverieError: as ``Ledger.reserve``.
+        """
+        if self._ledger is None:
+            return Unrecorded()
+        size = _Size(tokens, tokens, 0, min(tokens, estimate))
+        place = await _reserve(self._ledger, caller, model, size, record)
+        assert not isinstance(place, StoredAnswer)
+        return place
 
 
 async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) -> GenerateRequest:
@@ -80,22 +98,37 @@ async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) 
     return await sizes.measure(request, limited=True, exactly=True)
 
 
+class _Size(NamedTuple):
+    """Tokens that a request may come to; ``estimate`` is of its prompt."""
+
+    total: int
+    prompt: int
+    answer: int
+    estimate: int
+
+
+def _size_on(pool: Pool, requests: Sequence[GenerateRequest]) -> _Size:
+    total = prompt = answer = estimate = 0
+    for request in requests:
+        most = pool.within_context(request.size)
+        answer += min(most, request.max_tokens)
+        if request.counts_prompt:
+            total += most
+            prompt += min(most, request.prompt_size)
+            estimate += request.prompt_estimate
+        else:
+            total += min(most, request.max_tokens)
+    return _Size(total, prompt, answer, estimate)
+
+
 async def _reserve(
     ledger: Ledger,
     caller: Caller,
     model: ServedModel,
-    requests: Sequence[GenerateRequest],
+    size: _Size,
     record: RequestRecord,
-    claim: Claim | None,
+    claim: Claim | None = None,
 ) -> StoredReservation | StoredAnswer:
-    tokens = prompt_tokens = max_tokens = 0
-    for request in requests:
-        most = model.pool.within_context(request.size)
-        answer = min(most, request.max_tokens)
-        max_tokens += answer
-        if request.counts_prompt:
-            prompt_tokens += min(most, request.prompt_size)
-        tokens += most if request.counts_prompt else answer
     wanted = ReservationRequest(
         id=ledger.next_row(),
         request_id=record.id,
@@ -103,11 +136,11 @@ async def _reserve(
         stored=caller.stored,
         model=model.name,
         names=model.names,
-        tokens=tokens,
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        prompt_estimate=sum(r.prompt_estimate for r in requests if r.counts_prompt),
-        cost=model.price.most(prompt_tokens, max_tokens),
+        tokens=size.total,
+        prompt_tokens=size.prompt,
+        max_tokens=size.answer,
+        prompt_estimate=size.estimate,
+        cost=model.price.most(size.prompt, size.answer),
         price=model.price,
         model_limits=model.limits,
         claim=claim,

@@ -47,6 +47,8 @@ class Deployment:
             queue_timeout=server.queue_timeout,
         )
         self.sizes = PromptSizes(self.pool)
+        self.vector_length: int | None = None
+        """Numbers in a vector of a model that embeds, once one was made."""
         self._on_change = on_change
         self.on_demand: OnDemandModel | None = None
         """The embedded engine; None if the model is served by other servers."""

@@ -10,6 +10,7 @@ from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.names import other_spelling
+from reverie.gateway.serving.purpose import require_task
 from reverie.money import Price, parse_price
 from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings, PriceSettings, Settings
@@ -64,8 +65,9 @@ class ServedModel:
         """Refuse what one of its backends can't honour.
 
         Raises:
-            UnsupportedParameter
+            WrongTask, UnsupportedParameter
         """
+        require_task(self.settings, "generate")
         for backend in self.pool.backends:
             backend.check(request)
 

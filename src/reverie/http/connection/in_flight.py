@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from reverie.errors import BackendTimeout, Overloaded, ReverieError
-from reverie.http.connection.exchange import CancelScope
+from reverie.http.connection.exchange import CancelScope, Receive, watch_disconnect
 
 
 class InFlight:
@@ -64,6 +64,18 @@ class InFlight:
                 self._running.discard(cancel_scope)
                 if not self._running:
                     self._idle.set()
+
+    @asynccontextmanager
+    async def watched(
+        self, receive: Receive, limit: float, *, joins: bool = False
+    ) -> AsyncGenerator[CancelScope, None]:
+        """As ``running``; the client's leaving ends the block, too."""
+        async with self.running(limit, joins=joins) as cancel_scope:
+            watcher = asyncio.create_task(watch_disconnect(receive, cancel_scope))
+            try:
+                yield cancel_scope
+            finally:
+                watcher.cancel()
 
     async def wait_idle(self) -> None:
         await self._idle.wait()

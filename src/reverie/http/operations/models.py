@@ -52,6 +52,7 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "reverie",
         "loaded": model.state == "ready",
+        "task": model.settings.task,
         # The same for Anthropic's clients.
         "type": "model",
         "display_name": name,

@@ -15,6 +15,9 @@ from pydantic import TypeAdapter
 
 from reverie.http.dialects.wire import HTTPError, HTTPValidationError, LLMResponse
 from reverie.http.request.schema import HINTS, LLMRequest
+from reverie.http.tasks.embeddings import EmbeddingsBody
+from reverie.http.tasks.rerank import RerankBody
+from reverie.http.tasks.tokens import DetokenizeBody, TokenizeBody
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -98,7 +101,47 @@ def _paths() -> dict[str, Any]:
         "description": "The `Idempotency-Key` was used for another body",
         "content": {"application/json": {"schema": _ref("HTTPError")}},
     }
-    return {"/llm": {"post": livepeer}, "/v1/chat/completions": {"post": openai}}
+    tasks = {path: {"post": _task(*described)} for path, described in _TASKS.items()}
+    return {"/llm": {"post": livepeer}, "/v1/chat/completions": {"post": openai}, **tasks}
+
+
+def _task(id: str, body: str, summary: str, example: dict[str, Any]) -> dict[str, Any]:
+    """A route that answers in one piece, and whose request isn't generation."""
+    return {
+        "tags": ["tasks"],
+        "summary": summary,
+        "operationId": id,
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(body), "example": example}},
+        },
+        "responses": {
+            "200": {
+                "description": "The answer",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            **{str(status): _error(status) for status in _ERRORS if status not in (409, 410, 422)},
+        },
+        "security": [{"HTTPBearer": []}],
+    }
+
+
+_TASKS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "/v1/embeddings": (
+        "createEmbedding",
+        "EmbeddingsBody",
+        "Vectors of texts",
+        {"input": ["One text", "another"]},
+    ),
+    "/v1/rerank": (
+        "createRerank",
+        "RerankBody",
+        "Documents by how well they answer a query",
+        {"query": "What is a panda?", "documents": ["It is a bear.", "Hi"]},
+    ),
+    "/tokenize": ("tokenize", "TokenizeBody", "Text → token ids", {"content": "Hello"}),
+    "/detokenize": ("detokenize", "DetokenizeBody", "Token ids → text", {"tokens": [1, 2]}),
+}
 
 
 def _operation(id: str, summary: str, description: str, *, errors: list[int]) -> dict[str, Any]:
@@ -154,13 +197,14 @@ def _ref(name: str) -> Schema:
 
 
 def _schemas() -> dict[str, Schema]:
-    types = (LLMRequest, LLMResponse, HTTPError, HTTPValidationError)
+    requests = (LLMRequest, EmbeddingsBody, RerankBody, TokenizeBody, DetokenizeBody)
+    types = (*requests, LLMResponse, HTTPError, HTTPValidationError)
     _, schemas = TypeAdapter.json_schemas(
         [(one, "validation", TypeAdapter(one)) for one in types],
         ref_template="#/components/schemas/{model}",
     )
     described: dict[str, Schema] = dict(schemas["$defs"])
-    for name in _reachable(described, "LLMRequest"):
+    for name in set[str]().union(*(_reachable(described, one.__name__) for one in requests)):
         described[name] = _with_nulls(described[name])
     return described
 

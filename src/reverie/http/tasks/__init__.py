@@ -1,0 +1,1 @@
+"""The routes that do something else than generate: vectors, rankings, tokens. No streams."""
