@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity docs lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -67,6 +67,12 @@ bench-failover: setup ## measure how long an answer pauses when its engine is ki
 
 bench-affinity: setup ## measure what sending chats where they are warm spares
 	$(BIN)/python bench/affinity.py
+
+bench-dialects: setup ## measure what a chunk costs in each dialect
+	$(BIN)/python bench/dialects.py
+
+bench-second-turn: setup ## measure what the second turn of a coding agent waits
+	$(BIN)/python bench/second_turn.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -87,7 +87,7 @@ async def reverie(
     folder.mkdir(exist_ok=True)
     config = folder / "reverie.toml"
     config.write_text(
-        f'[store]\nurl = "{store}"\n[[models]]\nname = "m"\n'
+        f'[server]\nollama = true\n[store]\nurl = "{store}"\n[[models]]\nname = "m"\n'
         'price = { input = "0.18USD", output = "0.18USD" }\n'
         f'[[models.backends]]\nurl = "{engine}"\n'
     )

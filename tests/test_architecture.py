@@ -139,6 +139,7 @@ TESTED_ELSEWHERE = {
     "http/request/ollama_schema.py": "http/request/test_ollama.py",
     "http/tasks/asked.py": "http/tasks/test_tokens.py",
     "http/frames.py": "http/idempotency/test_replays.py",
+    "http/connection/cancel_scope.py": "http/connection/test_exchange.py",
     "http/connection/senders.py": "http/test_cors.py",
     "http/operations/docs.py": "http/operations/test_application.py",
     "http/operations/security.py": "http/operations/test_openapi.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any, NamedTuple
 
 _PER_MESSAGE = 8
@@ -75,8 +76,14 @@ def extent(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -
 
 
 def bound_of_text(text: str) -> int:
-    """The most tokens that a text can come to by itself, with the marks around it."""
-    return _bytes(text) + _PER_TEXT
+    """The most tokens that a text can come to by itself, with the marks around it.
+
+    Models that embed often normalise first (NFKC), which makes some characters many.
+    """
+    size = _bytes(text)
+    if not text.isascii():
+        size = max(size, _bytes(unicodedata.normalize("NFKC", text)))
+    return size + _PER_TEXT
 
 
 def estimate_of_text(text: str) -> int:
@@ -88,7 +95,7 @@ def extent_of_prompt(prompt: str | tuple[int, ...]) -> Extent:
     """What a prompt comes to that is taken as it is, with the marks that an engine adds."""
     if isinstance(prompt, tuple):
         return Extent(len(prompt) + _PER_TEXT, len(prompt), 0)
-    return Extent(bound_of_text(prompt), estimate_of_text(prompt), 0)
+    return Extent(_bytes(prompt) + _PER_TEXT, estimate_of_text(prompt), 0)
 
 
 def _message_bytes(message: dict[str, Any]) -> int:

@@ -6,9 +6,11 @@ backend fails it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from reverie.prompt_bounds import bound_of_text, estimate_of_text
@@ -19,21 +21,19 @@ Task: TypeAlias = Literal["generate", "embed", "rerank"]
 R = TypeVar("R")
 
 
-class TaskRequest(Struct, Generic[R], frozen=True):
+class TaskRequest(Struct, Generic[R], frozen=True, kw_only=True):
     """One request; ``R`` is what answers it."""
 
     param: ClassVar[str]
     """The client's name of the field that holds its texts."""
+    bounds: Sequence[int] = ()
+    """The most tokens of each prompt that an engine reads for it. Set when the request is made."""
+    estimate: int = 0
+    """The tokens of all of them, were they English, for a bill without a count; likewise."""
 
-    @property
-    def bounds(self) -> Sequence[int]:
-        """The most tokens of each prompt that an engine reads for it."""
-        return ()
-
-    @property
-    def estimate(self) -> int:
-        """The tokens of all of them, were they English, for a bill without a count."""
-        return 0
+    def _set_sizes(self, bounds: Sequence[int], estimate: int) -> None:
+        msgspec.structs.force_setattr(self, "bounds", bounds)
+        msgspec.structs.force_setattr(self, "estimate", estimate)
 
 
 class Embeddings(Struct, frozen=True):
@@ -42,6 +42,18 @@ class Embeddings(Struct, frozen=True):
     vectors: list[list[float]]
     prompt_tokens: int | None
     """Tokens of all inputs; None if the engine told none."""
+
+    def shortened(self, dimensions: int | None) -> list[list[float]]:
+        """The first numbers of each vector, with a length of 1 unless all of them are 0."""
+        return [_shortened(vector, dimensions) for vector in self.vectors]
+
+
+def _shortened(vector: list[float], dimensions: int | None) -> list[float]:
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    first = vector[:dimensions]
+    length = math.hypot(*first)
+    return [number / length for number in first] if length else first
 
 
 class EmbedRequest(TaskRequest[Embeddings], frozen=True):
@@ -55,13 +67,12 @@ class EmbedRequest(TaskRequest[Embeddings], frozen=True):
     dimensions: int | None = None
     param: ClassVar[str] = "input"
 
-    @property
-    def bounds(self) -> Sequence[int]:
-        return [bound_of_text(it) if isinstance(it, str) else len(it) for it in self.inputs]
-
-    @property
-    def estimate(self) -> int:
-        return sum(estimate_of_text(it) if isinstance(it, str) else len(it) for it in self.inputs)
+    def __post_init__(self) -> None:
+        sizes = [
+            (bound_of_text(it), estimate_of_text(it)) if isinstance(it, str) else (len(it), len(it))
+            for it in self.inputs
+        ]
+        self._set_sizes([bound for bound, _ in sizes], sum(estimate for _, estimate in sizes))
 
 
 class Ranking(Struct, frozen=True):
@@ -79,15 +90,13 @@ class RerankRequest(TaskRequest[Ranking], frozen=True):
     documents: list[str]
     param: ClassVar[str] = "documents"
 
-    @property
-    def bounds(self) -> Sequence[int]:
+    def __post_init__(self) -> None:
         query = bound_of_text(self.query) + _RERANK_TEMPLATE
-        return [query + bound_of_text(document) for document in self.documents]
-
-    @property
-    def estimate(self) -> int:
-        query = estimate_of_text(self.query)
-        return sum(query + estimate_of_text(document) for document in self.documents)
+        estimate = len(self.documents) * estimate_of_text(self.query)
+        self._set_sizes(
+            [query + bound_of_text(document) for document in self.documents],
+            estimate + sum(map(estimate_of_text, self.documents)),
+        )
 
 
 _RERANK_TEMPLATE = 128

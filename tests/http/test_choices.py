@@ -87,6 +87,55 @@ async def test_a_choice_that_fails_ends_them_all_and_frees_every_slot(
     assert gateway.pool().in_flight == 0
 
 
+@pytest.mark.parametrize("server", [{"queue_timeout": 0.2}, {"queue_size": 2}])
+async def test_its_own_choices_are_no_crowd(
+    engine: ScriptedEngine, start_gateway: StartGateway, server: dict[str, Any]
+) -> None:
+    engine.script = Script(tokens=["a"] * 10, delay=0.02)
+    backend = {"url": engine.url, "slots": 1}
+    gateway = await start_gateway(models=[{"name": "m", "backends": [backend]}], server=server)
+    status, answer, _ = await gateway.post(chat(n=6), CHAT)
+    assert status == 200
+    assert len(answer["choices"]) == 6
+
+
+async def test_where_requests_at_once_are_limited_choices_come_one_by_one(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    most = 0
+
+    def tokens(_: Any) -> list[str]:
+        nonlocal most
+        most = max(most, engine.in_flight)
+        return ["a"] * 5
+
+    engine.script = Script(tokens=tokens, delay=0.01)
+    backend = {"url": engine.url, "slots": 8}
+    for limits, at_once in (({"concurrency": 1}, 1), ({}, 4)):
+        most = 0
+        gateway = await start_gateway(
+            models=[{"name": "m", "limits": limits, "backends": [backend]}]
+        )
+        await gateway.post(chat(n=8), CHAT)
+        assert most == at_once
+
+
+async def test_a_prompt_of_several_choices_is_counted_once(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    bodies: list[Any] = []
+    engine.count = lambda body: bodies.append(body) or 7  # type: ignore[func-returns-value]
+    backend = {"url": engine.url, "kind": "vllm"}
+    gateway = await start_gateway(
+        models=[{"name": "m", "limits": {"tpm": 10_000}, "backends": [backend]}]
+    )
+    assert (await gateway.post(chat("x" * 900, n=5), CHAT))[0] == 200
+    assert len(bodies) == 1
+    for _ in range(2):
+        assert (await gateway.post({"prompt": "x" * 900, "n": 5}, PATH))[0] == 200
+    assert [request.path for request in engine.requests].count("/tokenize") == 1
+
+
 async def test_a_limit_counts_what_all_choices_may_come_to(
     engine: ScriptedEngine, start_gateway: StartGateway
 ) -> None:
@@ -216,6 +265,14 @@ async def test_an_engine_that_dies_is_gone_on_from_elsewhere(
         ({"messages": []}, "messages"),
         ({"min_tokens": 17}, "min_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
+        (
+            {
+                "prompt": ["a", "b"],
+                "stream": True,
+                "stream_options": {"continuous_usage_stats": True},
+            },
+            "stream_options.continuous_usage_stats",
+        ),
     ],
 )
 async def test_a_mistake_names_its_field(
@@ -223,6 +280,37 @@ async def test_a_mistake_names_its_field(
 ) -> None:
     status, answer, _ = await gateway.post({"prompt": "Once", **wrong}, PATH)
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+async def test_each_piece_may_tell_the_usage_so_far(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    backend = {"url": engine.url, "kind": "vllm"}
+    gateway = await start_gateway(models=[{"name": "m", "backends": [backend]}])
+    body = {"prompt": "Once", "stream": True, "stream_options": {"continuous_usage_stats": True}}
+    async with gateway.http.post(gateway.url + PATH, json=body) as response:
+        got = chunks(await response.text())
+    assert [one["usage"]["completion_tokens"] for one in got if "usage" in one][:2] == [1, 2]
+
+
+async def test_a_prompt_that_an_engine_would_put_into_its_template_is_refused(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    backend = {"url": engine.url, "kind": "ollama"}
+    gateway = await start_gateway(models=[{"name": "m", "backends": [backend]}])
+    status, answer, _ = await gateway.post({"prompt": "Once"}, PATH)
+    assert (status, answer["error"]["param"]) == (400, "prompt")
+
+
+async def test_tokens_that_the_model_lacks_are_no_failure_of_its_backend(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(status=500, error={"message": "vector::_M_range_check"})
+    for _ in range(8):
+        status, answer, _ = await gateway.post({"prompt": [2**31 - 1]}, PATH)
+        assert (status, answer["error"]["param"]) == (400, "prompt")
+    engine.script = Script()
+    assert (await gateway.post({"prompt": "Once"}, PATH))[0] == 200
 
 
 async def test_a_suffix_is_passed_on_only_to_engines_that_fill_gaps(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from typing import Any
 
 import pytest
 
+from reverie.errors import StoreFailure
+from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
@@ -153,7 +156,48 @@ async def test_a_key_sees_its_own_answers_alone(
 async def test_an_answer_of_another_dialect_is_no_response(gateway: Gateway) -> None:
     chat = {"messages": [{"role": "user", "content": "Hi"}]}
     await gateway.post(chat, "/v1/chat/completions", {"Idempotency-Key": "seven"})
-    assert (await gateway.get(f"{PATH}/resp_kc2V2ZW4"))[0] == 404
+    body = json.dumps(chat).encode()
+    proof = hashlib.sha256(b"openai\0" + body).digest()[:16].hex()
+    assert (await gateway.get(f"{PATH}/resp_kc2V2ZW4{proof}"))[0] == 404
+
+
+async def test_to_guess_a_key_is_not_enough(gateway: Gateway) -> None:
+    _, answer, _ = await gateway.post(asked(), PATH, {"Idempotency-Key": "1"})
+    id = answer["id"]
+    assert (await gateway.get(f"{PATH}/{id}"))[0] == 200
+    for guess in (id[:-32], id[:-32] + "0" * 32, id[:-1]):
+        assert (await gateway.get(f"{PATH}/{guess}"))[0] == 404
+        assert (await gateway.post({}, f"{PATH}/{guess}/cancel"))[0] == 404
+
+
+@pytest.mark.parametrize("depth", [100, 900, 950, 990, 5_000, 100_000])
+@pytest.mark.parametrize("padding", [0, 200_000])
+async def test_what_is_nested_deeply_is_never_our_fault(
+    gateway: Gateway, depth: int, padding: int
+) -> None:
+    nested = b'{"a":' * depth + b"1" + b"}" * depth
+    text = b"x" * padding
+    body = b'{"model":"m","input":"Hi","user":"%b","metadata":%b}' % (text, nested)
+    async with gateway.http.post(gateway.url + PATH, data=body) as response:
+        assert response.status in (200, 400)
+
+
+async def test_large_fields_are_not_repeated(gateway: Gateway) -> None:
+    _, answer, _ = await gateway.post(asked(instructions="x" * 20_000), PATH)
+    assert answer["instructions"] is None
+    _, answer, _ = await gateway.post(asked(instructions="x" * 10_000, truncation="auto"), PATH)
+    assert (len(answer["instructions"]), answer["truncation"]) == (10_000, "disabled")
+
+
+async def test_a_store_that_is_down_is_no_missing_answer(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise StoreFailure("down")
+
+    monkeypatch.setattr(KeptAnswers, "_look_up", fail)
+    status, answer, _ = await gateway.get(f"{PATH}/resp_{7:032x}")
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
 
 
 @pytest.mark.parametrize(

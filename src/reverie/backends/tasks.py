@@ -38,7 +38,13 @@ async def run(
     parts: list[Any] = []
     for piece in encoding.pieces(request, kind):
         deadline = clock() + timeout
-        path, body = encoding.question(piece, model, kind)
+        ask = encoding.question
+        is_large = sum(piece.bounds) > _LARGE
+        path, body = (
+            await asyncio.to_thread(ask, piece, model, kind)
+            if is_large
+            else ask(piece, model, kind)
+        )
         async with transport.post(path, body, deadline) as response:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, deadline)

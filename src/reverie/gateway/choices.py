@@ -1,8 +1,12 @@
 """Several generations for one request, side by side: the choices of its answer.
 
-Rule 1: they share one record and one place in the ledger, and each has a slot of its own.
+Rule 1: they share one record and one place in the ledger, and each has a slot of its own. The first
+waits for its turn; the others follow once it has begun, when its prompt is in the engine's cache.
 
-Rule 2: one that fails ends them all, since no answer has an error in the place of a choice.
+Rule 2: at most ``MOST_AT_ONCE`` run at a time, and one where the number of requests at once is
+limited.
+
+Rule 3: one that fails ends them all, since no answer has an error in the place of a choice.
 """
 
 from __future__ import annotations
@@ -19,11 +23,18 @@ from reverie.gateway.relay import relay
 from reverie.gateway.scheduling.pool import Pool
 from reverie.request import GenerateRequest
 
+MOST_AT_ONCE = 4
+
 _Batch: TypeAlias = tuple[int, list[Event]]
 
 
 async def relay_choices(
-    pool: Pool, requests: Sequence[GenerateRequest], record: RequestRecord, caller: Caller
+    pool: Pool,
+    requests: Sequence[GenerateRequest],
+    record: RequestRecord,
+    caller: Caller,
+    *,
+    at_once: int,
 ) -> AsyncGenerator[_Batch, None]:
     """Yield the batches of all generations as they come, each with its choice's number.
 
@@ -35,12 +46,19 @@ async def relay_choices(
     parts = [RequestRecord(record.id, record.route, "choice") for _ in requests]
     waiting: asyncio.Queue[_Batch | Exception] = asyncio.Queue(maxsize=len(requests))
 
+    begun = asyncio.Event()
+    slots = asyncio.Semaphore(at_once)
+
     async def run(index: int) -> None:
+        if index:
+            await begun.wait()
         try:
-            batches = relay(pool, requests[index], parts[index], caller)
-            async with aclosing(batches):
-                async for batch in batches:
-                    await waiting.put((index, batch))
+            async with slots:
+                batches = relay(pool, requests[index], parts[index], caller, follows=index > 0)
+                async with aclosing(batches):
+                    async for batch in batches:
+                        begun.set()
+                        await waiting.put((index, batch))
         except Exception as failure:
             await waiting.put(failure)
 

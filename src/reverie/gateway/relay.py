@@ -35,7 +35,12 @@ from reverie.request import GenerateRequest
 
 
 async def relay(
-    pool: Pool, request: GenerateRequest, record: RequestRecord, caller: Caller = ANONYMOUS
+    pool: Pool,
+    request: GenerateRequest,
+    record: RequestRecord,
+    caller: Caller = ANONYMOUS,
+    *,
+    follows: bool = False,
 ) -> AsyncGenerator[list[Event], None]:
     """Yield the batches of one generation, from whichever backends can give it.
 
@@ -43,6 +48,7 @@ async def relay(
 
     Args:
         caller: whose turn it is taken for, among the keys that wait.
+        follows: as in ``SlotRequest``.
 
     Raises:
         ReverieError: as ``Pool.acquire`` and ``Backend.generate``.
@@ -53,6 +59,7 @@ async def relay(
         key=caller.key_id,
         weight=caller.weight,
         affinity=affinity_of(request),
+        follows=follows,
     )
     attempts = Attempts(pool, answer, record, slot_request)
     while True:

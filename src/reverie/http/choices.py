@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reverie.events import Delta, Finish, Usage
 from reverie.gateway.accounts.reservation import Reservation
-from reverie.gateway.choices import relay_choices, total_usage
+from reverie.gateway.choices import MOST_AT_ONCE, relay_choices, total_usage
 from reverie.http.dialects.base import Encoder
 from reverie.http.frames import Frame, Job, collect_deltas, generate_one, kept_copy
 
@@ -47,7 +47,14 @@ async def _generate_all(
     said: list[list[Delta]] = [[] for _ in job.requests]
     ends: dict[int, tuple[Finish, Usage]] = {}
     job.model.deployment.load_for_request()
-    batches = relay_choices(job.model.pool, job.requests, job.record, job.caller)
+    limited = job.caller.limited or job.model.limits.concurrency is not None
+    batches = relay_choices(
+        job.model.pool,
+        job.requests,
+        job.record,
+        job.caller,
+        at_once=1 if limited else MOST_AT_ONCE,
+    )
     async with aclosing(batches):
         async for index, batch in batches:
             finish, usage = collect_deltas(batch, said[index])

@@ -26,8 +26,8 @@ from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
 from reverie.http.choices import generate
+from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import (
-    CancelScope,
     Headers,
     Receive,
     Scope,
@@ -228,7 +228,7 @@ class Generate:
     def _encoder(self, call: Call) -> Encoder:
         return self._dialect.encoder(
             call.asked,
-            id=self._dialect.new_id(None if call.claim is None else call.claim.key),
+            id=self._dialect.new_id(call.claim),
             model=call.record.model or call.asked.request.model,
             created=int(time.time()),
         )

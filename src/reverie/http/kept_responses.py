@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from reverie.errors import InvalidRequest, MethodNotAllowed, NotFound
+from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim
 from reverie.gateway.record import RequestRecord
 from reverie.http.connection.exchange import Headers, Receive, Scope, Send, respond
 from reverie.http.dialects.base import Asked
-from reverie.http.dialects.responses import ResponsesEncoder, key_of
+from reverie.http.dialects.responses import ResponsesEncoder, place_of
 from reverie.http.frames import Source
 from reverie.http.generate import Call, Generate
 from reverie.http.idempotency.replays import Found
@@ -56,21 +57,29 @@ class KeptResponses(Generate):
             raise NotFound("There is nothing here. docs/protocol.md lists the routes.")
         elif scope["method"] != "GET":
             raise MethodNotAllowed("GET")
-        key = key_of(id)
-        found = None if key is None else await self._replays.find(caller, key)
-        if key is None or found is None or not _is_response(found):
+        found = await self._find(caller, id)
+        if found is None:
             raise NotFound(_NOT_KEPT, param="response_id")
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if not verb and query.get("stream") == ["true"]:
             after = _event_number(found, query)
-            call = Call(caller, _NOTHING, record, Claim(key, None, after))
+            call = Call(caller, _NOTHING, record, Claim(id, None, after))
             await self._stream(scope, receive, send, call, partial(_resume, found, after, record))
             return
         if verb and found.running is not None:
-            await found.running.cancel()
+            limit = self._settings.request_timeout
+            async with self._in_flight.watched(receive, limit, joins=True):
+                await found.running.cancel()
+                found = await self._find(caller, id) or found  # it may just have been complete
         record.status, record.outcome = 200, "ok"
         body = _body(found, "cancelled" if verb else "in_progress")
         await respond(send, 200, body, self._headers(record, JSON))
+
+    async def _find(self, caller: Caller, id: str) -> Found | None:
+        """The kept answer of this dialect with this id, if it is this caller's."""
+        place = place_of(id)
+        found = None if place is None else await self._replays.find(caller, *place)
+        return found if found is not None and _is_response(found) else None
 
 
 async def _resume(found: Found, after: int, record: RequestRecord, headers: Headers) -> Source:

@@ -27,6 +27,7 @@ from reverie.http.generate import Generate
 from reverie.http.idempotency.replays import Replays
 from reverie.http.kept_responses import KeptResponses
 from reverie.http.ollama.generate import OllamaGenerate
+from reverie.http.ollama.routes import TASKS as OLLAMA_TASKS
 from reverie.http.ollama.routes import OllamaRoutes
 from reverie.http.request import messages, responses
 from reverie.http.tasks.route import ROUTES as TASK_ROUTES
@@ -97,7 +98,8 @@ class Routes:
             about={"object": "response.input_tokens"},
         )
         self._kept_responses = generating(KeptResponses, RESPONSES)
-        for path, route in TASK_ROUTES.items():
+        task_routes = {**TASK_ROUTES, **OLLAMA_TASKS} if ollama else TASK_ROUTES
+        for path, route in task_routes.items():
             self._by_path[path] = RunTask(
                 route,
                 registry=registry,

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge
+from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import (
     PING,
-    CancelScope,
     Message,
     Scope,
     StreamWriter,

@@ -12,14 +12,16 @@ import pytest
 from reverie.errors import (
     AnswerCancelled,
     BackendError,
+    ContextLengthExceeded,
     InsufficientQuota,
     ReverieError,
     UnsupportedParameter,
 )
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects import OPENAI, RESPONSES
 from reverie.http.dialects.base import Asked, Encoder
-from reverie.http.dialects.responses import ResponsesEncoder, key_of
+from reverie.http.dialects.responses import ResponsesEncoder, place_of
 from reverie.request import GenerateRequest
 
 USAGE = Usage(
@@ -28,7 +30,10 @@ USAGE = Usage(
     cached_tokens=4,
     completion_details={"reasoning_tokens": 2},
 )
-ECHO = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "metadata": {"a": "b"}}
+ECHO = {
+    "fields": b',"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"metadata":{"a":"b"}',
+    "summary": False,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +142,7 @@ def test_reasoning_text_a_refusal_and_calls_follow_each_other() -> None:
 def test_who_asks_for_a_summary_is_given_the_reasoning_as_such(streamed: bool) -> None:
     deltas = [Delta(reasoning="Hm"), Delta(reasoning="m."), Delta("Yes.")]
     request = GenerateRequest(model="m", messages=[])
-    asked = Asked(request, echo={**ECHO, "reasoning": {"effort": None, "summary": "auto"}})
+    asked = Asked(request, echo={**ECHO, "summary": True})
     writing = RESPONSES.encoder(asked, id="resp_1", model="m", created=7)
     if streamed:
         written = writing.batch(deltas) + writing.end(Finish("stop"), USAGE)
@@ -282,13 +287,26 @@ def test_a_snapshot_has_what_there_is() -> None:
     assert snapshot["usage"] is None
 
 
-@pytest.mark.parametrize("key", ["a", "retry/7+?", "resp_k", "~" * 255, f"resp_{7:032x}"])
-def test_an_id_leads_to_its_key(key: str) -> None:
-    id = RESPONSES.new_id(key)
+@pytest.mark.parametrize("key", ["a", "retry/7+?", "resp_k", "~" * 255])
+def test_an_id_leads_to_its_key_and_proves_what_was_asked(key: str) -> None:
+    id = RESPONSES.new_id(Claim(key, b"f" * 32))
     assert id.startswith("resp_")
-    assert key_of(id) == key
+    assert place_of(id) == (key, b"f" * 16)
 
 
-@pytest.mark.parametrize("id", ["", "chatcmpl-1", "resp_k!", "resp_k_w", "resp_kabcde"])
-def test_what_is_no_id_leads_to_no_key(id: str) -> None:
-    assert key_of(id) is None
+def test_an_id_of_the_gateway_s_own_is_its_key() -> None:
+    id = RESPONSES.new_id(None)
+    assert RESPONSES.new_id(Claim(id, b"f" * 32)) == id
+    assert place_of(id) == (id, b"")
+
+
+@pytest.mark.parametrize(
+    "id", ["", "chatcmpl-1", "resp_k!", "resp_k_w", "resp_kYWJj", f"resp_kabcde{'0' * 32}"]
+)
+def test_what_is_no_id_leads_nowhere(id: str) -> None:
+    assert place_of(id) is None
+
+
+def test_an_error_of_the_prompt_names_this_dialect_s_field() -> None:
+    body = json.loads(RESPONSES.error_body(ContextLengthExceeded(9, 8)))
+    assert body["error"]["param"] == "input"

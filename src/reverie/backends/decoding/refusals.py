@@ -48,6 +48,8 @@ def refusal(
         return overflow
     if _MEMORY_FULL.search(_text_of(error)):
         return _memory_full()
+    if isinstance(request.prompt, tuple) and NO_TOKEN.search(body):
+        return RefusedByBackend("The model has no such token.", param="prompt")
     if status in (400, 413, 422, 500) and _UNRENDERABLE.search(_text_of(error) or _plain(body)):
         return _unrenderable()
     if status in (400, 413, 422):
@@ -83,6 +85,8 @@ def _plain(body: bytes) -> str:
     return body.decode(errors="replace")
 
 
+NO_TOKEN = re.compile(rb"_M_range_check|invalid tokens?|out of vocabulary|out of range")
+"""What engines say of a token's id that their models don't have, some with a 500."""
 _UNRENDERABLE = re.compile(
     # the template's own words, which differ by model
     r"roles? must|raise_exception|unknown role|expected last role|same number of function calls"
@@ -283,7 +287,12 @@ def _overflow(error: Any, request: GenerateRequest) -> ContextLengthExceeded | N
     if prompt is None and (found := _TOTAL.search(text)):
         prompt = max(0, int(found[1]) - request.max_tokens)
     fits = prompt is not None and context is not None and prompt < context
-    return ContextLengthExceeded(prompt, context, max_tokens=request.max_tokens if fits else None)
+    return ContextLengthExceeded(
+        prompt,
+        context,
+        max_tokens=request.max_tokens if fits else None,
+        param="messages" if request.prompt is None else "prompt",
+    )
 
 
 def _integer(value: Any) -> int | None:

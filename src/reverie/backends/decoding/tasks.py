@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from reverie.backends.decoding.refusals import refusal
+from reverie.backends.decoding.refusals import NO_TOKEN, refusal
 from reverie.backends.decoding.usage import read_counts
 from reverie.errors import BackendError, ContextLengthExceeded, RefusedByBackend, ReverieError
 from reverie.request import GenerateRequest
@@ -177,8 +177,6 @@ _NOTHING = GenerateRequest(model="", messages=[], max_tokens=0)
 
 _TOO_LARGE = re.compile(rb"input \((\d{1,12}) tokens\) is too large[^(]*\([^\d)]*(\d{1,12})\)")
 """llama.cpp, with a 500: an input has to fit one batch."""
-_NO_TOKEN = re.compile(rb"_M_range_check|invalid tokens?|out of vocabulary|out of range")
-"""What engines say, some with a 500, of a token id that the model doesn't have."""
 
 
 def task_refusal(
@@ -189,7 +187,7 @@ def task_refusal(
     if status in (400, 413, 422, 500):
         if found := _TOO_LARGE.search(body):
             return ContextLengthExceeded(int(found[1]), int(found[2]), param=param)
-        if _NO_TOKEN.search(body):
+        if NO_TOKEN.search(body):
             return RefusedByBackend(f"{param}: the model has no such token.", param=param)
     error = refusal(status, headers, body, _NOTHING)
     if isinstance(error, ContextLengthExceeded):

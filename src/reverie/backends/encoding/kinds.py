@@ -96,6 +96,8 @@ def check(
         _refuse(request.min_p > 0, "min_p", kind)
     if request.images:
         images.check(request, kind, settings)
+    if kind == "ollama" and request.prompt is not None:  # whose template is around it
+        _refuse(not request.suffix or isinstance(request.prompt, tuple), "prompt", kind)
     _refuse(bool(request.suffix) and kind not in _TAKES_SUFFIX, "suffix", kind)
     continues = settings.continues if settings is not None else None
     can = kind in _CAN_CONTINUE if continues is None else continues

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from reverie.errors import InsufficientQuota, RateLimitExceeded
 from reverie.gateway.accounts.authentication import Caller
@@ -48,12 +50,11 @@ class Admission:
             ReverieError: as ``Ledger.reserve``.
         """
         limited = caller.limited or model.limits.tpm is not None
-        measured = [
-            await model.deployment.sizes.measure(
-                request, limited=limited and self._ledger is not None
-            )
-            for request in requests
-        ]
+        sizes = model.deployment.sizes
+        measured = await _each_prompt_once(
+            requests,
+            lambda one: sizes.measure(one, limited=limited and self._ledger is not None),
+        )
         if self._ledger is None:
             return Admitted(Unrecorded(), tuple(measured))
         try:
@@ -62,7 +63,7 @@ class Admission:
         except (RateLimitExceeded, InsufficientQuota) as refusal:
             if not refusal.by_size:
                 raise
-            smaller = [await counted(caller, model, request) for request in measured]
+            smaller = await _each_prompt_once(measured, lambda one: counted(caller, model, one))
             if sum(r.prompt_size for r in smaller) >= sum(r.prompt_size for r in measured):
                 raise
             measured = smaller
@@ -96,6 +97,28 @@ async def counted(caller: Caller, model: ServedModel, request: GenerateRequest) 
         slot_request = SlotRequest(key=caller.key_id, weight=caller.weight)
         (await model.pool.acquire(slot_request)).release()
     return await sizes.measure(request, limited=True, exactly=True)
+
+
+async def _each_prompt_once(
+    requests: Sequence[GenerateRequest],
+    measure: Callable[[GenerateRequest], Awaitable[GenerateRequest]],
+) -> list[GenerateRequest]:
+    """The requests with their prompts measured; several for one prompt share its size."""
+    measured: list[GenerateRequest] = []
+    for request in requests:
+        if request.counts_prompt or not measured:
+            measured.append(await measure(request))
+            continue
+        same = measured[-1]
+        measured.append(
+            replace(
+                request,
+                prompt_size=same.prompt_size,
+                prompt_counted=same.prompt_counted,
+                prompt_key=same.prompt_key,
+            )
+        )
+    return measured
 
 
 class _Size(NamedTuple):

@@ -24,11 +24,15 @@ class KeptAnswers:
         self._store = store
 
     async def find(self, key_id: str, claim: Claim) -> StoredAnswer | None:
-        """The answer that was stored for a claim; None if there is none, or the store is down."""
+        """The answer that was stored for a claim; None if there is none.
+
+        Raises:
+            AccountsUnavailable: the store can't be read now.
+        """
         try:
             return await asyncio.to_thread(self._find, key_id, claim)
         except StoreFailure:
-            return None
+            raise AccountsUnavailable from None
 
     async def is_awaited(self, key_id: str, claim: Claim) -> bool:
         """True while a gateway works on the answer to a claim; also while the store is down.

@@ -31,6 +31,9 @@ class SlotRequest(NamedTuple):
     resuming: bool = False
     """Its client has a part of the answer. It waits until its own deadline, and gives backends
     that have just failed time to recover."""
+    follows: bool = False
+    """Another generation of its request has begun, so that it had its turn: it waits until its own
+    deadline, and finds room in the queue."""
     alone: bool = False
     """It runs beside no other request: beside others it came to more than the engine's memory."""
 
@@ -41,8 +44,12 @@ class SlotRequest(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """0: its client has a part of the answer. 1: it is another retry. 2: it is new."""
-        return 0 if self.resuming else 1 if self.is_retry else 2
+        """0: its client has a part of the answer. 1: it had its turn before. 2: it is new."""
+        return 0 if self.resuming else 1 if self.had_its_turn else 2
+
+    @property
+    def had_its_turn(self) -> bool:
+        return self.is_retry or self.follows
 
     @property
     def route(self) -> SlotRequest:

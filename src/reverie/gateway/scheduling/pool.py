@@ -122,7 +122,8 @@ class Pool:
         self._queue.push(waiter)
         try:
             self._admit(waiter)
-            async with asyncio.timeout(None if slot_request.resuming else self._queue_timeout):
+            patient = slot_request.resuming or slot_request.follows
+            async with asyncio.timeout(None if patient else self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
             self._abandon(waiter)
@@ -215,7 +216,7 @@ class Pool:
         self.wake()  # its turn may come before that of those who are held up, and it may fit
         if waiter.granted.done():
             return
-        if not waiter.request.is_retry and self._queue.newcomers > self._queue_size:
+        if not waiter.request.had_its_turn and self._queue.newcomers > self._queue_size:
             self._make_room(waiter)
         if not waiter.granted.done():
             waiter.position = self._queue.position(waiter)

@@ -224,7 +224,7 @@ class Queue(Generic[W]):
     # Newcomers, who share a bounded room -----------------------------------------------------
 
     def _newcomers(self) -> Iterator[_Lane[W]]:
-        return (lane for lane in self._lanes.values() if not lane.route.is_retry)
+        return (lane for lane in self._lanes.values() if not lane.route.had_its_turn)
 
     @property
     def newcomers(self) -> int:

@@ -60,8 +60,7 @@ class PromptSizes:
         if not (limited or exactly or self._is_large(request)):
             return request
         if request.prompt is not None:
-            count = await self._ask(request)
-            return request if count is None else self._counted(request, count)
+            return await self._measure_prompt(request)
         if request.images and _shows_addresses(request):
             return request  # what is there may be another image tomorrow
         large = request.prompt_size > _LARGE or request.images > 0
@@ -81,6 +80,15 @@ class PromptSizes:
                 self._remember(request.prompt_key, count)
                 return self._counted(request, count)
         return request
+
+    async def _measure_prompt(self, request: GenerateRequest) -> GenerateRequest:
+        """As ``measure``, of a prompt that is taken as it is."""
+        key = blake2b(_encode(request.prompt), digest_size=16).digest()
+        count = self._known.get(key)
+        if count is None and (count := await self._ask(request)) is None:
+            return request
+        self._remember(key, count)
+        return self._counted(request, count)
 
     def learn(self, request: GenerateRequest, usage: Usage) -> None:
         """Note an engine's count of a request's prompt."""
@@ -135,7 +143,9 @@ class PromptSizes:
     def _counted(self, request: GenerateRequest, count: int) -> GenerateRequest:
         contexts = [backend.context for backend in self._pool.backends]
         if all(context is not None and count >= context for context in contexts):
-            raise ContextLengthExceeded(count, max(context or 0 for context in contexts))
+            param = "messages" if request.prompt is None else "prompt"
+            most = max(context or 0 for context in contexts)
+            raise ContextLengthExceeded(count, most, param=param)
         return replace(request, prompt_size=count, prompt_counted=True)
 
     def _remember(self, key: bytes, tokens: int) -> None:

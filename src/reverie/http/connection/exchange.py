@@ -1,20 +1,14 @@
-"""One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves.
-
-Whatever ends a request from outside (the client leaves or stops reading, the deadline, a forced
-shutdown) goes through ``CancelScope``: it cancels the one task that runs the request, and raises
-the reason there as an ordinary ``ReverieError``.
-"""
+"""One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
+from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.encodings import coding_of, decompress
 from reverie.log import fields
 
@@ -80,51 +74,6 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         raise RequestTimeout(
             f"The request body did not arrive within {timeout:g} s. Try again."
         ) from None
-
-
-class CancelScope:
-    """Lets anybody end a task that runs inside it, with a reason.
-
-    Inside ``async with CancelScope() as cancel_scope``, a call of ``cancel_scope.end(error)`` from
-    anywhere cancels the task. ``error`` is then raised at the end of the block, unless the block
-    was complete by then. A cancellation that comes from elsewhere passes through, also where both
-    come at once.
-    """
-
-    def __init__(self) -> None:
-        self._cancelling = 0
-        self._task: asyncio.Task[Any] | None = None
-        self._error: ReverieError | None = None
-
-    def end(self, error: ReverieError) -> None:
-        """End the block. Only the first reason counts; after the block nothing happens."""
-        if self._task is not None and self._error is None:
-            self._error = error
-            self._task.cancel()
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._cancelling = self._task.cancelling()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        task, self._task = self._task, None
-        if self._error is None or task is None:
-            return
-        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
-        if not cancelled:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # the cancellation is still pending: take it here
-        if task.uncancel() > self._cancelling:  # somebody else cancels the task, too
-            raise asyncio.CancelledError from None
-        if cancelled:
-            raise self._error from None
 
 
 async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from reverie.errors import BackendTimeout, Overloaded, ReverieError
-from reverie.http.connection.exchange import CancelScope, Receive, watch_disconnect
+from reverie.http.connection.cancel_scope import CancelScope
+from reverie.http.connection.exchange import Receive, watch_disconnect
 
 
 class InFlight:

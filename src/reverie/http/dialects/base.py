@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects.framing import Framing
 from reverie.request import GenerateRequest
 
@@ -59,8 +60,8 @@ class Dialect(Protocol):
     def ping(self) -> bytes:
         """What bridges silence in a stream."""
 
-    def new_id(self, key: str | None) -> str:
-        """An id for an answer, which is kept under the key if there is one."""
+    def new_id(self, claim: Claim | None) -> str:
+        """An id for an answer, which is kept for a claim if there is one."""
 
     @property
     def id_headers(self) -> Sequence[bytes]:

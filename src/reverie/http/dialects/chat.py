@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
@@ -26,7 +27,7 @@ class OpenAI:
         first, *more = parse(body)
         return Asked(first, tuple(more))
 
-    def new_id(self, key: str | None) -> str:
+    def new_id(self, claim: Claim | None) -> str:
         return f"chatcmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:

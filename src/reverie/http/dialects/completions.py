@@ -10,6 +10,7 @@ import msgspec
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, TokenLogprob, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import logprob_object, usage_object
 from reverie.http.dialects.base import Asked
@@ -17,8 +18,11 @@ from reverie.http.dialects.chat import OPENAI
 from reverie.http.dialects.chunks import DONE, encode
 from reverie.http.dialects.errors import error_object
 from reverie.http.dialects.framing import EVENTS
-from reverie.http.dialects.split import split
+from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.completions import parse
+
+_TEXT_HEAD = b',"choices":[{"index":%d,"logprobs":null,"text":'
+_TEXT_END = b',"finish_reason":null}]}\n\n'
 
 
 class Completions:
@@ -31,7 +35,7 @@ class Completions:
         (first, *more), echoes = parse(body)
         return Asked(first, tuple(more), echo={"prompts": echoes})
 
-    def new_id(self, key: str | None) -> str:
+    def new_id(self, claim: Claim | None) -> str:
         return f"cmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
@@ -84,6 +88,10 @@ class CompletionsEncoder:
             for piece in split(Delta(prompt)):
                 parts.append(self._chunk(index, piece.text))
         for delta in deltas:
+            if not delta.logprobs and len(delta.text) <= MAX_CHARACTERS:
+                if delta.text:
+                    parts += (self._open, _TEXT_HEAD % index, encode(delta.text), _TEXT_END)
+                continue
             for piece in split(delta):
                 if piece.text or piece.logprobs:
                     parts.append(self._chunk(index, piece.text, piece.logprobs))
@@ -116,13 +124,7 @@ class CompletionsEncoder:
         logprobs: Sequence[TokenLogprob] = (),
         reason: str | None = None,
     ) -> bytes:
-        if not logprobs and reason is None:
-            choice = b'{"text":%b,"index":%d,"logprobs":null,"finish_reason":null}' % (
-                encode(text),
-                index,
-            )
-        else:
-            choice = encode(self._choice(index, text, logprobs, reason))
+        choice = encode(self._choice(index, text, logprobs, reason))
         return b'%b,"choices":[%b]}\n\n' % (self._open, choice)
 
     def _choice(

@@ -11,6 +11,7 @@ import uuid
 
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
@@ -29,7 +30,7 @@ class Livepeer:
     def parse(self, body: bytes) -> Asked:
         return Asked(parse_one(body))
 
-    def new_id(self, key: str | None) -> str:
+    def new_id(self, claim: Claim | None) -> str:
         return f"chatcmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:

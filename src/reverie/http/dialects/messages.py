@@ -17,11 +17,12 @@ import msgspec
 
 from reverie.errors import ContextLengthExceeded, Overloaded, ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects.answer import arguments_object, assemble
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
 from reverie.http.dialects.framing import EVENTS
-from reverie.http.dialects.split import split
+from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.lenient import ignored_header
 from reverie.http.request.messages import parse
 
@@ -57,7 +58,7 @@ class Messages:
         request, ignored = parse(body)
         return Asked(request, told=ignored_header(ignored))
 
-    def new_id(self, key: str | None) -> str:
+    def new_id(self, claim: Claim | None) -> str:
         return f"msg_{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
@@ -108,11 +109,18 @@ class MessagesEncoder:
         self._began = False
         self._index = -1  # of the block that was opened last
         self._open: str | int | None = None  # a kind of text, or a call's index
+        self._text_head = b""  # of a piece of the text that is open
         self._waiting: list[Delta] = []
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
         parts: list[bytes] = []
         for delta in deltas:
+            text = delta.text
+            more = delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal
+            if self._open == "text" and not more and len(text) <= MAX_CHARACTERS:
+                if text:
+                    parts += (self._text_head, encode(text), b"}}\n\n")
+                continue
             for piece in split(delta):
                 self._piece(piece, parts)
         return b"".join(parts)
@@ -195,6 +203,7 @@ class MessagesEncoder:
         self._close(parts)
         self._open = kind
         self._index += 1
+        self._text_head = _TEXT_HEAD % self._index
         parts.append(_event("content_block_start", index=self._index, content_block=block))
 
     def _close(self, parts: list[bytes]) -> None:
@@ -221,6 +230,12 @@ def _end(finish: Finish) -> dict[str, str | None]:
     if finish.stop is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
     return {"stop_reason": _STOP_REASONS.get(finish.reason, "end_turn"), "stop_sequence": None}
+
+
+_TEXT_HEAD = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":'
+)
 
 
 def _place(piece: Delta) -> int:

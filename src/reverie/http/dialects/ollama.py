@@ -17,6 +17,7 @@ import msgspec
 
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects.answer import arguments_object, assemble, logprob_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
@@ -49,7 +50,7 @@ class Ollama:
         told = ignored_header(ignored)
         return Asked(request, told=told, echo={"done_reason": move}, moves_model=move is not None)
 
-    def new_id(self, key: str | None) -> str:
+    def new_id(self, claim: Claim | None) -> str:
         return "ollama"  # its answers carry none
 
     def status(self, error: ReverieError) -> int:

@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from reverie.errors import (
     AnswerCancelled,
     ClientError,
@@ -24,11 +26,13 @@ from reverie.errors import (
     ReverieError,
 )
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
+from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import logprob_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chat import OPENAI
 from reverie.http.dialects.chunks import encode
+from reverie.http.dialects.errors import error_object
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.dialects.wire import LLMTokenLogprob
@@ -38,6 +42,8 @@ from reverie.http.request.responses import parse
 _ID = "resp_"
 _KEYED = _ID + "k"
 """What an id begins with that holds an ``Idempotency-Key``; others go on with a hex digit."""
+_PROOF = 16
+"""Bytes of the fingerprint of what was asked, which an id ends with."""
 
 PartKind: TypeAlias = Literal["output_text", "refusal", "reasoning_text", "summary_text"]
 
@@ -65,22 +71,28 @@ class Responses:
     id_headers = (b"x-request-id",)
 
     def parse(self, body: bytes) -> Asked:
-        request, ignored, echo, keep = parse(body)
+        request, ignored, echo, summary, keep = parse(body)
         key = f"{_ID}{uuid.uuid4().hex}" if keep else None
-        return Asked(request, told=ignored_header(ignored), echo=echo, key=key)
+        repeated = {"fields": echo, "summary": summary}
+        return Asked(request, told=ignored_header(ignored), echo=repeated, key=key)
 
-    def new_id(self, key: str | None) -> str:
-        if key is None:
+    def new_id(self, claim: Claim | None) -> str:
+        """Where an ``Idempotency-Key`` was sent, the id holds it, and a proof of what was asked."""
+        if claim is None:
             return f"{_ID}{uuid.uuid4().hex}"
-        if key.startswith(_ID) and not key.startswith(_KEYED):
-            return key
-        return _KEYED + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+        if claim.key.startswith(_ID) and not claim.key.startswith(_KEYED):
+            return claim.key
+        proof = (claim.fingerprint or b"")[:_PROOF].hex()
+        return _KEYED + base64.urlsafe_b64encode(claim.key.encode()).decode().rstrip("=") + proof
 
     def status(self, error: ReverieError) -> int:
         return OPENAI.status(error)
 
     def error_body(self, error: ReverieError) -> bytes:
-        return OPENAI.error_body(error)
+        named = error_object(error)
+        if named["param"] == "messages":
+            named["param"] = "input"
+        return msgspec.json.encode({"detail": {"msg": error.message}, "error": named})
 
     def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
         return ResponsesEncoder(asked, id=id, model=model, created=created)
@@ -89,13 +101,15 @@ class Responses:
 RESPONSES = Responses()
 
 
-def key_of(id: str) -> str | None:
-    """The key under which the answer with an id is kept, if it is; None if it can't be an id."""
+def place_of(id: str) -> tuple[str, bytes] | None:
+    """The key under which the answer with an id is kept, if it is, and the proof of what was asked;
+    None if it can't be an id."""
     if not id.startswith(_KEYED):
-        return id if id.startswith(_ID) else None
-    text = id.removeprefix(_KEYED)
+        return (id, b"") if id.startswith(_ID) else None
+    text, proof = id[len(_KEYED) : -2 * _PROOF], id[-2 * _PROOF :]
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
+        key = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
+        return (key, bytes.fromhex(proof)) if key else None
     except (binascii.Error, ValueError):
         return None
 
@@ -189,10 +203,10 @@ class ResponsesEncoder:
     def __init__(self, asked: Asked, *, id: str, model: str, created: int) -> None:
         self.id = id
         about = {"id": id, "object": "response", "created_at": float(created), "model": model}
-        self._about = encode({**about, **asked.echo})[:-1]
+        fields: bytes = asked.echo["fields"]
+        self._about = encode(about)[:-1] + fields
         # Many clients show summaries alone. Who asks for one is given the reasoning itself as such.
-        summary = (asked.echo.get("reasoning") or {}).get("summary")
-        self._reasoning: PartKind = "summary_text" if summary else "reasoning_text"
+        self._reasoning: PartKind = "summary_text" if asked.echo["summary"] else "reasoning_text"
         self._answer = id.removeprefix(_ID)[:32]  # names the items
         self._sequence = 0
         self._items: list[_TextItem | _CallItem] = []

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from reverie.errors import (
+    AccountsUnavailable,
     AnswerCancelled,
     ClientGone,
     IdempotencyKeyReused,
@@ -32,7 +33,8 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.choices import generate
-from reverie.http.connection.exchange import CancelScope, Headers, as_reverie_error
+from reverie.http.connection.cancel_scope import CancelScope
+from reverie.http.connection.exchange import Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.frames import Frame, Job, Source
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
@@ -180,7 +182,8 @@ class Replays:
             try:
                 job = prepare()
             except ReverieError:
-                loaded = loaded or await self._load_stored(place, claim)
+                with suppress(AccountsUnavailable):
+                    loaded = loaded or await self._load_stored(place, claim)
                 if loaded is None:
                     raise
             else:
@@ -194,8 +197,12 @@ class Replays:
         frames = _read(running.transcript, claim.after, record, headers, replayed=known is not None)
         return Source(frames, running.job.encoder)
 
-    async def find(self, caller: Caller, key: str) -> Found | None:
+    async def find(self, caller: Caller, key: str, proof: bytes) -> Found | None:
         """What is kept under an idempotency key, whatever was asked.
+
+        Args:
+            proof: how the fingerprint of what was asked begins. A key can be guessed, and callers
+                may share an API key, or need none.
 
         Raises:
             AccountsUnavailable, Overloaded
@@ -203,9 +210,12 @@ class Replays:
         place = (caller.key_id, key)
         running = self._running.get(place)
         if running is not None and not running.abandoned:
-            return Found(running.transcript, running)
+            fingerprint = running.claim.fingerprint or b""
+            return Found(running.transcript, running) if fingerprint.startswith(proof) else None
         loaded = self._loaded.get(place) or await self._load_stored(place, Claim(key, None))
-        return None if loaded is None else Found(Transcript(loaded), None)
+        if loaded is None or not loaded.fingerprint.startswith(proof):
+            return None
+        return Found(Transcript(loaded), None)
 
     def _begin(self, place: _Place, claim: Claim, job: Job) -> Generation:
         """Start the generation in a task of its own, with a record of its own."""
@@ -223,6 +233,8 @@ class Replays:
         try:
             async with self._in_flight.running(self._settings.request_timeout) as cancel_scope:
                 running.cancel_scope = cancel_scope
+                if running.abandoned:  # it was cancelled before it began
+                    cancel_scope.end(AnswerCancelled())
                 await self._generate(running)
         except Exception as failure:
             error = as_reverie_error(failure, record.id)

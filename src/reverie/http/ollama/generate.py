@@ -42,7 +42,7 @@ class OllamaGenerate(Generate):
             Forbidden: it must not be unloaded.
             ReverieError: as ``Admission.admit`` and ``Pool.acquire``.
         """
-        request = replace(job.request, messages=_NO_PROMPT, max_tokens=1)
+        request = replace(job.request, messages=_NO_PROMPT, max_tokens=1, prompt_counted=True)
         with job.model.deployment.held():
             reservation, _ = await self._admission.admit(
                 job.caller, job.model, [request], job.record

@@ -25,15 +25,21 @@ from reverie.http.connection.exchange import (
 )
 from reverie.http.connection.senders import without_body
 from reverie.http.dialects import OLLAMA_CHAT
-from reverie.http.ollama import models
+from reverie.http.ollama import embed, models
 from reverie.http.replies import JSON, id_headers, refuse
 from reverie.http.request.mistakes import decode_object
+from reverie.http.tasks.route import TaskRoute
 
 VERSION = "0.20.0"
 """The version of Ollama whose API this is like. Clients compare its parts as numbers, and refuse an
 old one: VS Code's Copilot one before 0.6.4, agents that use Anthropic's API one before 0.14."""
+TASKS = {
+    "/api/embed": TaskRoute(embed.parse_embed, "embed", OLLAMA_CHAT),
+    "/api/embeddings": TaskRoute(embed.parse_older, "embed", OLLAMA_CHAT),
+}
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _MAX_NAME = 200
+_MAX_BODY = 64 * 1024
 _INSTEAD = {
     "pull": "The operator fetches models with `reverie pull`, and lists them in reverie.toml.",
     "push": "Models are not published from here.",
@@ -108,7 +114,10 @@ class OllamaRoutes:
         await self._access.admit(scope)
         settings = self._registry.settings.server
         body = await read_body(
-            scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
+            scope,
+            receive,
+            limit=min(_MAX_BODY, settings.max_body_bytes),
+            timeout=settings.body_timeout,
         )
         asked = decode_object(body)
         name = asked.get("model") or asked.get("name")

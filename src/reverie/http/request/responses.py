@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 from pydantic import ValidationError
 
 from reverie.http.request.json_schemas import SchemaBudget
@@ -43,6 +44,8 @@ _ECHOED = (
     "top_logprobs",
     "user",
 )
+_MAX_ECHO = 16 * 1024
+"""Bytes of a field's JSON."""
 _DEFAULTS: dict[str, Any] = {
     "background": False,
     "metadata": {},
@@ -63,8 +66,10 @@ class Parsed(NamedTuple):
     request: GenerateRequest
     ignored: tuple[str, ...]
     """What had no effect."""
-    echo: dict[str, Any]
-    """The fields of the request that its answer repeats, with their defaults."""
+    echo: bytes
+    """The fields of the request that its answer repeats, as what follows in a JSON object."""
+    summary: bool
+    """Its reasoning is to be given as a summary."""
     keep: bool
     """Its answer is to be kept."""
 
@@ -81,6 +86,7 @@ def parse(raw: bytes) -> Parsed:
         asked = ResponsesRequest.model_validate(body)
         messages = _one_system(list(_conversation(asked)))
         request = _to_generate(asked, messages)
+        echo = _echo(body, asked)
     except ValidationError as error:
         raise error_of(mistakes_of(error)) from None
     except RecursionError:
@@ -88,7 +94,8 @@ def parse(raw: bytes) -> Parsed:
     mistakes = list(_mistakes(asked, request))
     if mistakes:
         raise error_of(mistakes)
-    return Parsed(request, ignored(asked), _echo(body, asked), asked.store is True)
+    summary = bool(asked.reasoning and (asked.reasoning.model_extra or {}).get("summary"))
+    return Parsed(request, ignored(asked), echo, summary, asked.store is True)
 
 
 def parse_to_count(raw: bytes) -> GenerateRequest:
@@ -96,13 +103,18 @@ def parse_to_count(raw: bytes) -> GenerateRequest:
     return parse(raw).request
 
 
-def _echo(body: dict[str, Any], asked: ResponsesRequest) -> dict[str, Any]:
-    sent = {name: body.get(name) for name in _ECHOED}
-    echo = sent | {name: default for name, default in _DEFAULTS.items() if body.get(name) is None}
+def _echo(body: dict[str, Any], asked: ResponsesRequest) -> bytes:
+    """What the answer repeats. It is in a stream three times: large fields are left out."""
+    echo = dict.fromkeys(_ECHOED) | _DEFAULTS
+    for name in _ECHOED:
+        if body.get(name) is not None:
+            value = msgspec.json.encode(body[name])
+            if len(value) <= _MAX_ECHO:
+                echo[name] = msgspec.Raw(value)
     for name in ("parallel_tool_calls", "store", "temperature", "top_p"):
         if (value := getattr(asked, name)) is not None:
             echo[name] = value
-    return echo
+    return b"," + msgspec.json.encode(echo)[1:-1]
 
 
 def _mistakes(asked: ResponsesRequest, request: GenerateRequest) -> Iterator[Mistake]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from reverie.errors import InvalidRequest
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
-from reverie.http.request.schema import Wire
 from reverie.http.request.validation import Mistake
 from reverie.tasks import R, TaskRequest
 
 MAX_INT32 = 2**31 - 1
 
-W = TypeVar("W", bound=Wire)
+W = TypeVar("W", bound=BaseModel)
 
 
 class Asked(NamedTuple, Generic[R]):
@@ -26,6 +25,8 @@ class Asked(NamedTuple, Generic[R]):
     answer: Callable[[R, str, int, bool], Any]
     """Result, model's name, tokens, whether those are an estimate → what is sent as JSON. It may
     take long."""
+    told: Sequence[tuple[bytes, bytes]] = ()
+    """Headers that the answer carries."""
 
 
 def read(body: bytes, shape: type[W]) -> W:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from array import array
 from base64 import b64encode
@@ -82,7 +81,7 @@ def parse(body: bytes) -> Asked[Embeddings]:
 
     def answer(result: Embeddings, model: str, tokens: int, estimated: bool) -> Any:
         written = _as_base64 if asked.encoding_format == "base64" else list
-        vectors = (_shortened(vector, asked.dimensions) for vector in result.vectors)
+        vectors = result.shortened(asked.dimensions)
         data = [
             {"object": "embedding", "index": index, "embedding": written(vector)}
             for index, vector in enumerate(vectors)
@@ -91,15 +90,6 @@ def parse(body: bytes) -> Asked[Embeddings]:
         return {"object": "list", "data": data, "model": model, "usage": counted}
 
     return Asked(asked.model, EmbedRequest(asked.input, asked.dimensions), answer)
-
-
-def _shortened(vector: list[float], dimensions: int | None) -> list[float]:
-    """Its first numbers, with a length of 1 unless all of them are 0."""
-    if dimensions is None or dimensions == len(vector):
-        return vector
-    first = vector[:dimensions]
-    length = math.hypot(*first)
-    return [number / length for number in first] if length else first
 
 
 def _as_base64(vector: list[float]) -> str:

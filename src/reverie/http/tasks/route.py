@@ -1,4 +1,4 @@
-"""One route: authenticate, read, parse, have it done, answer. Errors have OpenAI's shape.
+"""One route: authenticate, read, parse, have it done, answer.
 
 A plain ASGI callable. What is metered goes through the ledger and the model's pool as a generation
 does; what costs an engine next to nothing (tokens) goes past both.
@@ -33,6 +33,7 @@ from reverie.http.connection.exchange import (
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.connection.protocol import drop
 from reverie.http.dialects import OPENAI
+from reverie.http.dialects.base import Dialect
 from reverie.http.replies import JSON, id_headers, rate_headers, refuse, require_post
 from reverie.http.tasks import embeddings, rerank, tokens
 from reverie.http.tasks.asked import Asked
@@ -50,6 +51,8 @@ class TaskRoute(NamedTuple):
 
     parse: Callable[[bytes], Asked[Any]]
     task: Task | None = None
+    dialect: Dialect = OPENAI
+    """The shape of its errors."""
 
 
 ROUTES = {
@@ -107,7 +110,7 @@ class RunTask:
         parse = self._route.parse
         asked = await asyncio.to_thread(parse, body) if len(body) > _LARGE else parse(body)
         del body
-        headers = [*id_headers(OPENAI, record.id), JSON]
+        headers = [*id_headers(self._route.dialect, record.id), JSON, *asked.told]
         async with self._in_flight.watched(receive, settings.request_timeout):
             run = self._ask if self._route.task is None else self._run_metered
             answer = await run(asked, caller, record, headers)
@@ -149,11 +152,11 @@ class RunTask:
         """Answer with an error, or break off an answer that has begun."""
         record.failed(error)
         begun = record.status == 200
-        record.status = OPENAI.status(error)
+        record.status = self._route.dialect.status(error)
         if begun:
             await drop(scope)  # the client may have stopped reading only
         else:
-            await refuse(scope, send, OPENAI, error, record.id)
+            await refuse(scope, send, self._route.dialect, error, record.id)
 
 
 def _written(asked: Asked[Any], result: Any, model: str, count: int, told: int | None) -> bytes:
