@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,3 +214,10 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         found(runner_url="x", label="", price="x")
     assert len(caught.value.problems) == 3
+
+
+def test_the_documentation_shows_what_is_written_for_the_default_model() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "livepeer.md").read_text()
+    shown = page.split("## As a live runner")[1].split("```json\n")[1].split("```")[0]
+    written = describe(Settings(), Wishes(price="0.002USD"), keyless=False).json
+    assert shown.strip() == written.replace(reverie.__version__, "0.1.0")
