@@ -19,7 +19,7 @@ LAYERS = (
     ("http",),
     ("gateway",),
     ("backends", "store"),
-    ("runner", "ai_models"),
+    ("runner", "ai_models", "live_runners"),
     ("models", "addresses"),
     ("settings",),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -267,3 +268,47 @@ def test_models_that_do_not_fit_into_their_memory_are_a_mistake(folder: Path) ->
     write(folder, head.format(100) + model.format("a"))
     [problem] = errors(reverie("check"))
     assert problem == "model a: it needs about 139 MiB, and server.memory_budget_mib is 100"
+
+
+def test_a_live_runners_file_is_standard_output_and_all_else_standard_error(folder: Path) -> None:
+    write(folder, "[server]\nport = 9000\n")
+    given = ("--label", "gpu", "--price", "0.002USD", "--runner-url", "http://10.0.0.7:9000")
+    done = reverie("check", "--live-runner", *given)
+    assert done.returncode == 0
+    (runner,) = json.loads(done.stdout)["runners"]
+    assert (runner["label"], runner["app"]) == ("gpu-smollm2-135m", "llm/smollm2-135m")
+    assert (runner["runner_url"], runner["capacity"]) == ("http://10.0.0.7:9000", 8)
+    assert runner["price_info"] == {"price": 0.002, "currency": "usd", "unit": "fixed"}
+    told = done.stderr.splitlines()
+    assert told[:2] == [
+        "Would listen on 127.0.0.1 port 9000, for callers without a key.",
+        "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
+    ]
+    assert told[2].startswith("warning: server.host: 127.0.0.1 is reached from this machine only")
+    assert told[3].startswith("warning: no key is set, so what an orchestrator passes on")
+    assert len(told) == 4
+
+
+@pytest.mark.parametrize("open_to", [{"REVERIE_API_KEYS": "k" * 32}, {"REVERIE_NO_AUTH": "1"}])
+def test_a_live_runner_that_lets_its_orchestrator_in_has_no_warning(
+    open_to: dict[str, str],
+) -> None:
+    done = reverie("check", "--live-runner", "--price", "1USD/hour", **open_to)
+    assert done.returncode == 0
+    assert "warning" not in done.stderr
+    assert "kkkk" not in done.stdout + done.stderr
+
+
+def test_a_mistake_leaves_no_live_runners_file(folder: Path) -> None:
+    done = reverie("check", "--live-runner", "--price", "1EUR")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: command line: --price: write more than 0 USD" in done.stderr
+    write(folder, "[server]\nport = -1\n")
+    assert errors(done := reverie("check", "--live-runner"))
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--runner-url", "--label", "--price"])
+def test_the_options_of_live_runners_need_the_one_that_writes_them(option: str) -> None:
+    (mistake,) = errors(reverie("check", option, "x"))
+    assert mistake == "command line: --runner-url, --label and --price need --live-runner"

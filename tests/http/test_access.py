@@ -157,3 +157,23 @@ async def test_a_proxy_elsewhere_speaks_for_nobody_here() -> None:
     for client in ("10.0.0.7", "127.0.0.1"):
         with pytest.raises(Forbidden):
             await access.admit(scope(client, host="localhost", x_forwarded_for="127.0.0.1"))
+
+
+ORCHESTRATED = ["livepeer_runner_route", "livepeer_session_id", "livepeer_session_token"]
+
+
+@pytest.mark.parametrize("name", ORCHESTRATED)
+async def test_what_an_orchestrator_passes_on_is_never_local_whatever_its_caller_claims(
+    name: str,
+) -> None:
+    """It calls by a local name and removes X-Forwarded-For, and passes X-Real-IP through."""
+    passed_on = scope(host="127.0.0.1:8000", x_real_ip="127.0.0.1", **{name: "x"})
+    for trusted in ([], ["127.0.0.1"]):
+        keyless = Access(Authenticator(), open_to_all=False, trusted_proxies=trusted)
+        with pytest.raises(Forbidden, match="orchestrator"):
+            await keyless.admit(passed_on)
+        with pytest.raises(InvalidApiKey):
+            await Access(KEYED, open_to_all=False, trusted_proxies=trusted).admit_operator(
+                passed_on
+            )
+    assert await Access(Authenticator(), open_to_all=True).admit(passed_on)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -22,23 +24,89 @@ def check(
     no_auth: NoAuth = None,
     ai_models: AiModels = None,
     ollama: Ollama = None,
+    live_runner: Annotated[
+        bool,
+        typer.Option(
+            "--live-runner",
+            help="Write a Livepeer orchestrator's -liveRunnerConfig to standard output, in which "
+            "this server is a runner: reverie check --live-runner > runners.json.",
+        ),
+    ] = False,
+    runner_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --live-runner: where the orchestrator reaches this server; default: the "
+            "address to listen on.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="With --live-runner: what the runners' labels begin with; each model's name "
+            "follows [reverie]. Each server of an orchestrator needs its own.",
+        ),
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="With --live-runner: what a request costs there, as in 0.002USD, or an hour of "
+            "one, as in 3.50USD/hour; default: what 1000 tokens of prompt and 1000 of answer cost "
+            "here.",
+        ),
+    ] = None,
 ) -> None:
     """Say what `serve` would run with the same options. Exits with 1 and every mistake in them."""
+    from reverie.live_runners import DEFAULT_LABEL, Wishes, describe
+
+    if not live_runner and (runner_url, label, price) != (None, None, None):
+        raise ConfigurationError(
+            ["command line: --runner-url, --label and --price need --live-runner"]
+        )
+    say = _tell if live_runner else typer.echo  # standard output is for the file then
+    settings, keyless = _check(host, port, config, model, no_auth, ai_models, ollama, say=say)
+    if live_runner:
+        wishes = Wishes(runner_url, DEFAULT_LABEL if label is None else label, price)
+        found = describe(settings, wishes, keyless=keyless)
+        for sentence in found.remarks:
+            _warn(sentence)
+        typer.echo(found.json)
+
+
+def _check(
+    host: str | None,
+    port: int | None,
+    config: Path | None,
+    model: str | None,
+    no_auth: bool | None,
+    ai_models: Path | None,
+    ollama: bool | None,
+    *,
+    say: Callable[[str], None],
+) -> tuple[Settings, bool]:
+    """Say what these options would run; give the settings, and whether callers need no key.
+
+    Raises:
+        ConfigurationError: with every mistake that was found.
+    """
     from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT, own_backends, require_keys
     from reverie.app import authenticator, open_store
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, ollama, remark=_warn)
     problems: list[str] = []
+    keyless = False
     try:
         store = open_store(settings)
         keys = authenticator(settings, store)
         keys.check_store()
-        require_keys(settings.server, keyless=keys.open)
-        callers = "callers without a key" if keys.open else "callers with a key"
+        keyless = keys.open
+        require_keys(settings.server, keyless=keyless)
+        callers = "callers without a key" if keyless else "callers with a key"
         address = f"{settings.server.host} port {settings.server.port}"
         if ollama:
             address += f" and {OLLAMA_HOST} port {OLLAMA_PORT}"
-        typer.echo(f"Would listen on {address}, for {callers}.")
+        say(f"Would listen on {address}, for {callers}.")
     except ConfigurationError as error:
         problems += error.problems
     except StoreFailure as failure:
@@ -51,12 +119,17 @@ def check(
             where = "command line: model" if model else f"{config or CONFIG_FILE}: models[{index}]"
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
-            typer.echo(f"Model {served.name}: {_describe(served)}")
+            say(f"Model {served.name}: {_describe(served)}")
     for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
     if problems:
         raise ConfigurationError(problems)
+    return settings, keyless
+
+
+def _tell(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 def _warn(sentence: str) -> None:

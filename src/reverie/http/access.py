@@ -23,7 +23,8 @@ class Access:
     doesn't prove that by itself: a web page in a browser here could reach the port under a name of
     its own (DNS rebinding) or from its own origin, so both names must be this machine's too. And a
     proxy here passes on what comes from elsewhere: what a proxy sent isn't local, unless the
-    operator trusts it to say where it came from.
+    operator trusts it to say where it came from. A Livepeer orchestrator never says: it removes
+    ``X-Forwarded-For`` and names itself by the host it calls, so what it sent is never local.
 
     Args:
         trusted_proxies: networks of proxies whose word counts.
@@ -79,6 +80,8 @@ class Access:
         peer = "127.0.0.1" if client is None else client[0]
         if not is_loopback(peer):
             return False
+        if any(name.startswith(_ORCHESTRATED) for name, _ in scope["headers"]):
+            return False
         forwarding = [one for one in scope["headers"] if _FORWARDING.fullmatch(one[0])]
         if forwarding and not (self._trusts(peer) and _is_all_local(forwarding)):
             return False
@@ -97,8 +100,11 @@ class Access:
 _NOT_LOCAL = (
     "Without API keys this server answers callers on its own machine only, and none that come "
     "through a proxy. Its operator can set REVERIE_API_KEYS, or name the proxy in "
-    "server.trusted_proxies."
+    "server.trusted_proxies; behind a Livepeer orchestrator, set server.no_auth."
 )
+_ORCHESTRATED = (b"livepeer-runner-", b"livepeer-session-")
+"""What the headers' names begin with by which an orchestrator marks what it passes on. It sets
+them itself, whatever its caller sent."""
 _FORWARDING = re.compile(
     rb"(?:x-)?forwarded(?:-.+)?|.+-forwarded-.+"
     rb"|(?:.+-)?(?:client|connecting|connection|originating|real|remote|socket|user)-?ip(?:v6)?"
