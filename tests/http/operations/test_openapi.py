@@ -14,6 +14,7 @@ from reverie.http.operations.openapi import extend
 from reverie.request import GenerateRequest
 
 PATHS = ["/llm", "/v1/chat/completions"]
+DIALECTS = ("/v1/completions", "/v1/messages", "/v1/responses")
 TASKS = ["/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize"]
 
 
@@ -80,7 +81,7 @@ def test_what_was_there_is_kept_and_the_argument_is_not_changed() -> None:
     original = {"paths": {"/health": {}}, "components": {"schemas": {"Mine": {}}}}
     before = json.dumps(original)
     extended = extend(original)
-    assert extended["paths"].keys() == {"/health", *PATHS, *TASKS}
+    assert extended["paths"].keys() == {"/health", *PATHS, *DIALECTS, *TASKS}
     assert "Mine" in extended["components"]["schemas"]
     assert json.dumps(original) == before
 

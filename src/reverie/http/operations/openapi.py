@@ -14,6 +14,9 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from reverie.http.dialects.wire import HTTPError, HTTPValidationError, LLMResponse
+from reverie.http.request.completions import CompletionRequest
+from reverie.http.request.messages_schema import MessagesRequest
+from reverie.http.request.responses_schema import ResponsesRequest
 from reverie.http.request.schema import HINTS, LLMRequest
 from reverie.http.tasks.embeddings import EmbeddingsBody
 from reverie.http.tasks.rerank import RerankBody
@@ -98,11 +101,59 @@ def _paths() -> dict[str, Any]:
         errors=[status for status in _ERRORS if status != 422],
     )
     openai["responses"]["422"] = {
-        "description": "The `Idempotency-Key` was used for another body",
+        "description": _KEY_REUSED,
         "content": {"application/json": {"schema": _ref("HTTPError")}},
     }
+    dialects = {path: {"post": _dialect(*described)} for path, described in _DIALECTS.items()}
     tasks = {path: {"post": _task(*described)} for path, described in _TASKS.items()}
-    return {"/llm": {"post": livepeer}, "/v1/chat/completions": {"post": openai}, **tasks}
+    return {
+        "/llm": {"post": livepeer},
+        "/v1/chat/completions": {"post": openai},
+        **dialects,
+        **tasks,
+    }
+
+
+def _dialect(id: str, body: str, summary: str, example: dict[str, Any]) -> dict[str, Any]:
+    """A route that generates in a dialect whose answers docs/protocol.md describes."""
+    operation = _task(id, body, summary, example)
+    operation["tags"] = ["generate"]
+    operation["responses"]["200"]["content"]["text/event-stream"] = {
+        "schema": {"type": "object", "description": "Events, if `stream` is true"}
+    }
+    statuses = {409: _ERRORS[409], 410: _ERRORS[410], 422: _KEY_REUSED, 529: _ERRORS[503]}
+    for status, description in statuses.items():
+        operation["responses"][str(status)] = {
+            "description": description,
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    for response in operation["responses"].values():
+        response["content"]["application/json"]["schema"] = {"type": "object"}
+    return operation
+
+
+_KEY_REUSED = "The `Idempotency-Key` was used for another body"
+_HI = {"role": "user", "content": "Say hello."}
+_DIALECTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "/v1/completions": (
+        "createCompletion",
+        "CompletionRequest",
+        "Prompts that are gone on with, in OpenAI's older dialect",
+        {"prompt": "Once upon a time", "max_tokens": 16},
+    ),
+    "/v1/messages": (
+        "createMessage",
+        "MessagesRequest",
+        "Messages, in Anthropic's dialect",
+        {"max_tokens": 32, "messages": [_HI]},
+    ),
+    "/v1/responses": (
+        "createResponse",
+        "ResponsesRequest",
+        "Responses, in OpenAI's newer dialect",
+        {"input": "Say hello."},
+    ),
+}
 
 
 def _task(id: str, body: str, summary: str, example: dict[str, Any]) -> dict[str, Any]:
@@ -197,8 +248,16 @@ def _ref(name: str) -> Schema:
 
 
 def _schemas() -> dict[str, Schema]:
-    requests = (LLMRequest, EmbeddingsBody, RerankBody, TokenizeBody, DetokenizeBody)
-    types = (*requests, LLMResponse, HTTPError, HTTPValidationError)
+    requests = (
+        LLMRequest,
+        CompletionRequest,
+        EmbeddingsBody,
+        RerankBody,
+        TokenizeBody,
+        DetokenizeBody,
+    )
+    lenient = (MessagesRequest, ResponsesRequest)
+    types = (*requests, *lenient, LLMResponse, HTTPError, HTTPValidationError)
     _, schemas = TypeAdapter.json_schemas(
         [(one, "validation", TypeAdapter(one)) for one in types],
         ref_template="#/components/schemas/{model}",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
 from reverie.http.request.lenient import Lenient, Other, tag_by_type
-from reverie.http.request.schema import base64, image_url, union_by_form
+from reverie.http.request.schema import LAX, base64, image_url, union_by_form
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200
@@ -131,7 +131,7 @@ class ToolChoice(Lenient):
 
 class Thinking(Lenient):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: int | None = None
+    budget_tokens: Annotated[int, LAX] | None = None
 
 
 class OutputFormat(Lenient):
@@ -149,7 +149,7 @@ class MessagesRequest(Lenient):
 
     model: str = Field(default="", max_length=200)
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    max_tokens: int | None = Field(default=None, ge=1, le=_MAX_INT32)
+    max_tokens: Annotated[int, Field(ge=1, le=_MAX_INT32), LAX] | None = None
     system: System | None = None
     stop_sequences: (
         Annotated[
@@ -159,9 +159,9 @@ class MessagesRequest(Lenient):
         | None
     ) = None
     stream: StrictBool | None = None
-    temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, le=_MAX_INT32)
+    temperature: Annotated[float, Field(ge=0, le=1), LAX] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), LAX] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT32), LAX] | None = None
     tools: Annotated[list[Tool], Field(max_length=512, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Stri
 from pydantic_core import PydanticCustomError
 
 from reverie.http.request.lenient import Lenient, Other, tag_by_type
-from reverie.http.request.schema import UNSUPPORTED, Name, image_url, union_by_form
+from reverie.http.request.schema import LAX, UNSUPPORTED, Name, image_url, union_by_form
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200
@@ -277,10 +277,10 @@ class ResponsesRequest(Lenient):
     input: Input | None = None
     """The conversation; a request for an answer needs it, or ``instructions``."""
     instructions: str | None = None
-    max_output_tokens: int | None = Field(default=None, ge=1, le=_MAX_INT32)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    max_output_tokens: Annotated[int, Field(ge=1, le=_MAX_INT32), LAX] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), LAX] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), LAX] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), LAX] | None = None
     include: Annotated[list[str], Field(max_length=32, fail_fast=True)] | None = None
     stream: StrictBool | None = None
     store: StrictBool | None = None
