@@ -126,7 +126,9 @@ def test_the_models_are_listed_in_anthropic_s_form(client) -> None:
     models = list(client.models.list())
     assert MODEL in [model.id for model in models]
     assert {model.type for model in models} == {"model"}
-    assert client.models.retrieve(MODEL).display_name == MODEL
+    one = client.models.retrieve(MODEL)
+    assert one.display_name == MODEL
+    assert one.max_input_tokens >= 2048
 
 
 def test_what_is_not_known_is_ignored_and_told(client) -> None:

@@ -58,6 +58,9 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
         "display_name": name,
         "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    contexts = [backend.context for backend in model.pool.backends]
+    if all(contexts):
+        entry["max_input_tokens"] = max(context or 0 for context in contexts)
     if name != model.name:
         entry["alias_of"] = model.name
     return entry

@@ -131,7 +131,6 @@ class ToolChoice(Lenient):
 
 class Thinking(Lenient):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Annotated[int, LAX] | None = None
 
 
 class OutputFormat(Lenient):
