@@ -17,10 +17,11 @@ class Row(NamedTuple):
 def rows(store: Store) -> list[Row]:
     """The settled requests, oldest first."""
     ledger = schema.ledger
+    settled = ledger.select().where(ledger.c.outcome.is_not(None)).order_by(ledger.c.id)
     with store.read() as connection:
         return [
             Row(row.outcome, Used(row.prompt_tokens, row.completion_tokens, row.cached_tokens))
-            for row in connection.execute(ledger.select().order_by(ledger.c.id))
+            for row in connection.execute(settled)
         ]
 
 

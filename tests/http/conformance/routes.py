@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 
 from reverie.testing import Script
@@ -30,6 +32,9 @@ class Wants(NamedTuple):
     logprobs: bool = False
 
 
+PLAIN = Wants()
+
+
 class Route(NamedTuple):
     name: str
     path: str
@@ -40,10 +45,10 @@ class Route(NamedTuple):
     other ends)."""
     choices: int = 1
 
-    def body(self, wants: Wants = Wants(), **more: Any) -> dict[str, Any]:
+    def body(self, wants: Wants = PLAIN, **more: Any) -> dict[str, Any]:
         return {"model": "m", **self.ask(wants), **more}
 
-    def expected(self, script: Script, wants: Wants = Wants(), text: str | None = None) -> Any:
+    def expected(self, script: Script, wants: Wants = PLAIN, text: str | None = None) -> Any:
         """What is to be read of a script's answer, unless ``max_tokens`` cuts it."""
         assert not callable(script.tokens)
         joined = b"".join(one if isinstance(one, bytes) else one.encode() for one in script.tokens)
@@ -58,20 +63,26 @@ class Route(NamedTuple):
         said[3] = [(id, name, _object(arguments)) for id, name, arguments in calls]
         return [tuple(said)] * self.choices
 
-    async def stream(self, gateway: Gateway, wants: Wants = Wants(), **headers: str) -> Reading:
+    async def stream(self, gateway: Gateway, wants: Wants = PLAIN, **headers: str) -> Reading:
         return self.reader().stream(await self.written(gateway, wants, **headers))
 
-    async def written(self, gateway: Gateway, wants: Wants = Wants(), **headers: str) -> bytes:
-        """The bytes of a stream; ``last_event_id`` is the header ``Last-Event-ID``, and so on."""
+    async def written(self, gateway: Gateway, wants: Wants = PLAIN, **headers: str) -> bytes:
+        """The bytes of a stream; headers as for ``opened``."""
+        async with self.opened(gateway, wants, **headers) as response:
+            assert response.status == 200, await response.text()
+            return await response.read()
+
+    def opened(
+        self, gateway: Gateway, wants: Wants = PLAIN, **headers: str
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A stream to read from; ``last_event_id`` is the header ``Last-Event-ID``, and so on."""
         body = self.body(wants, stream=True)
         if self.path in ("/v1/chat/completions", "/v1/completions"):
             body["stream_options"] = {"include_usage": True}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with gateway.http.post(gateway.url + self.path, json=body, headers=named) as response:
-            assert response.status == 200, await response.text()
-            return await response.read()
+        return gateway.http.post(gateway.url + self.path, json=body, headers=named)
 
-    async def whole(self, gateway: Gateway, wants: Wants = Wants()) -> Reading:
+    async def whole(self, gateway: Gateway, wants: Wants = PLAIN) -> Reading:
         body = self.body(wants, stream=False)
         async with gateway.http.post(gateway.url + self.path, json=body) as response:
             assert response.status == 200, await response.text()

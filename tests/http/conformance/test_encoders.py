@@ -112,17 +112,17 @@ def given_in(batches: list[list[Delta]]) -> Choice:
 def expect_same(written: Written, reading: Reading, batches: list[list[Delta]]) -> None:
     """Expect that a stream or an answer says what was given, and no rule is broken."""
     assert reading.problems == []
-    given = given_in(batches)
+    put_in = given_in(batches)
     (got,) = reading.choices
     if written.name in ("messages", "ollama-chat", "ollama-generate"):
         # These know no refusals: they are text, in the place where they came.
-        given.text = "".join(one.text + one.refusal for batch in batches for one in batch)
-        given.refusal = ""
+        put_in.text = "".join(one.text + one.refusal for batch in batches for one in batch)
+        put_in.refusal = ""
     same = (got.text, got.reasoning, got.refusal, got.tokens)
-    assert same == (given.text, given.reasoning, given.refusal, given.tokens)
+    assert same == (put_in.text, put_in.reasoning, put_in.refusal, put_in.tokens)
     if not written.name.startswith(("messages", "ollama")):
-        assert got.calls == given.calls
-    calls = [(call.id, call.name, call.value) for call in given.calls]
+        assert got.calls == put_in.calls
+    calls = [(call.id, call.name, call.value) for call in put_in.calls]
     assert [(call.id, call.name, call.value) for call in got.calls] == calls
     assert reading.usage is not None or written.name == "chat-no-usage"
     if reading.usage is not None:
@@ -183,8 +183,8 @@ def test_choices_are_told_apart_whatever_comes_in_between(data: st.DataObject) -
         reading = reader.stream(sent + encoder.close(USAGE))
         assert reading.problems == []
         assert reading.usage == Used(10, 5, 4)
-        for got, given in zip(reading.choices, both, strict=True):
-            expected = given_in(given)
+        for got, put_in in zip(reading.choices, both, strict=True):
+            expected = given_in(put_in)
             expected.finish = "stop"
             assert got == expected
 
