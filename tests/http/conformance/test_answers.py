@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
+
 from reverie.store.database.engine import Store
 from reverie.testing import Script, ScriptedEngine, ToolCall
 from tests.harness import StartGateway
 from tests.http.conformance.ledger import as_told, rows
-from tests.http.conformance.readers.reading import Used
+from tests.http.conformance.readers.chat import ChatReader
+from tests.http.conformance.readers.completions import CompletionsReader
+from tests.http.conformance.readers.reading import Reader, Used
 from tests.http.conformance.routes import EVERY_ROUTE, ROUTES, SERVER, Route, Wants
 
 EMOJI = "🙂".encode()
@@ -148,3 +152,37 @@ async def test_a_stop_string_that_spans_pieces_is_told_by_its_name(
         assert reading.text == "Hello ENOT "
         assert (reading.choices[0].finish, reading.choices[0].stop) == ("stop", "END")
         assert reading.usage == rows(store)[-1].used
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+async def test_the_usage_so_far_is_on_every_piece_however_they_arrive(
+    batch: int | None, engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, backend={"kind": "vllm"})
+    engine.script = Script(tokens=("One", " two", " three"), batch=batch)
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    readers: dict[str, Reader] = {
+        "llm": ChatReader(livepeer=True, continuous=True),
+        "chat": ChatReader(continuous=True),
+        "completions": CompletionsReader(continuous=True),
+    }
+    for route in ROUTES:
+        if (reader := readers.get(route.name)) is None:
+            continue
+        body = route.body(stream=True, stream_options=options)
+        async with gateway.http.post(gateway.url + route.path, json=body) as response:
+            reading = reader.stream(await response.read())
+        assert reading.problems == []
+        assert reading.said == route.expected(engine.script)
+        assert reading.usage == Used(10, 3, 0)
+
+
+async def test_the_usage_so_far_of_several_prompts_is_refused_rather_than_left_out(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, backend={"kind": "vllm"})
+    options = {"continuous_usage_stats": True}
+    body = {"prompt": ["One", "Two"], "stream": True, "stream_options": options}
+    status, answer, _ = await gateway.post(body, "/v1/completions")
+    assert (status, answer["error"]["code"]) == (400, "unsupported_parameter")
+    assert answer["error"]["param"] == "stream_options.continuous_usage_stats"

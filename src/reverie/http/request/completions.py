@@ -116,6 +116,13 @@ def _prompts(prompt: str | list[Any]) -> list[str | tuple[int, ...]]:
 def _mistakes(asked: CompletionRequest, prompts: list[str | tuple[int, ...]]) -> Iterator[Mistake]:
     if len(prompts) * asked.n > MAX_CHOICES:
         yield Mistake(("n",), f"All prompts should have {MAX_CHOICES} or fewer answers together")
+    options = asked.stream_options
+    if len(prompts) > 1 and options is not None and options.continuous_usage_stats:
+        yield Mistake(
+            ("stream_options", "continuous_usage_stats"),
+            "This is not supported together with several prompts",
+            UNSUPPORTED,
+        )
     if asked.best_of not in (None, asked.n):
         yield Mistake(("best_of",), "This is supported only as the same number as n", UNSUPPORTED)
     if asked.echo and any(isinstance(prompt, tuple) for prompt in prompts):

@@ -10,10 +10,12 @@ _HEAD = ("id", "object", "created", "model")
 
 
 class ChatReader(Reader):
-    """Args:
-    livepeer: of ``/llm``; else of ``/v1``.
-    usage: it was asked for.
-    continuous: the usage so far was asked for, on each piece.
+    """Reads a conversation's answer.
+
+    Args:
+        livepeer: of ``/llm``; else of ``/v1``.
+        usage: it was asked for.
+        continuous: the usage so far was asked for, on each piece.
     """
 
     def __init__(

@@ -11,10 +11,15 @@ _HEAD = ("id", "object", "created", "model")
 
 
 class CompletionsReader(Reader):
-    """Reads texts, whose usage was asked for."""
+    """Reads texts, whose usage was asked for.
 
-    def __init__(self, choices: int = 1) -> None:
+    Args:
+        continuous: so was the usage so far, on each piece.
+    """
+
+    def __init__(self, choices: int = 1, *, continuous: bool = False) -> None:
         super().__init__(choices)
+        self._continuous = continuous
         self._head: tuple[Any, ...] | None = None
         self._offsets = [0] * choices
 
@@ -39,8 +44,10 @@ class CompletionsReader(Reader):
             self.expect(all(one.finish for one in self.reading.choices), "usage before the end")
             self.reading.usage = used(chunk["usage"])
         else:
-            self.keys(chunk, (*_HEAD, "choices"))
+            self.keys(chunk, (*_HEAD, "choices"), ("usage",))
             (choice,) = chunk["choices"]
+            counts = self._continuous and choice["finish_reason"] is None
+            self.expect(("usage" in chunk) is counts, "usage on a piece, or none")
             self._take(choice, streamed=True)
 
     def answer(self, body: Any) -> None:
