@@ -163,30 +163,53 @@ def test_a_stream_may_break_anywhere(written: Written, data: st.DataObject) -> N
     expect_same(written, after, batches)
 
 
+@EVERY_DIALECT
+@given(data=st.data())
+@settings(max_examples=25)
+def test_a_stream_whose_end_cannot_be_accounted_for_breaks_before_its_last_write(
+    written: Written, data: st.DataObject
+) -> None:
+    *sent, last = data.draw(batched(KINDS.get(written.name, _EVERYTHING)))
+    encoder = written.encoder
+    stream = b"".join(encoder.batch(batch) for batch in sent)
+    encoder.batch(last)
+    encoder.end(Finish("stop"), USAGE)
+    reading = written.reader().stream(stream + encoder.error(BackendError("It died.")))
+    assert reading.problems == []
+    assert (reading.error, reading.complete) == ("It died.", False)
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_choices_are_told_apart_whatever_comes_in_between(data: st.DataObject) -> None:
     for dialect, body, reader, kinds in (
-        (OPENAI, WRITTEN[1].body, ChatReader(2), _EVERYTHING),
-        (COMPLETIONS, WRITTEN[-1].body, CompletionsReader(2), KINDS["completions"]),
+        (OPENAI, WRITTEN[1].body, lambda: ChatReader(2), _EVERYTHING),
+        (COMPLETIONS, WRITTEN[-1].body, lambda: CompletionsReader(2), KINDS["completions"]),
     ):
         asked = dialect.parse(json.dumps({"model": "m", **body, "n": 2}).encode())
         encoder: Any = dialect.encoder(asked, id="i", model="m", created=7)
         both = [data.draw(batched(kinds)), data.draw(batched(kinds))]
         order = data.draw(st.permutations([0] * (len(both[0]) + 1) + [1] * (len(both[1]) + 1)))
         left = [list(both[0]), list(both[1])]
+        breaks_at = data.draw(st.integers(0, len(order)))
         sent = b""
-        for index in order:
+        for at, index in enumerate(order):
+            if at == breaks_at:
+                broken = sent + encoder.error(BackendError("It died."))
             batch = left[index].pop(0) if left[index] else None
-            last = Finish("stop") if batch is None else None
-            sent += encoder.choice(index, batch or [], last)
-        reading = reader.stream(sent + encoder.close(USAGE))
+            end = Finish("stop") if batch is None else None
+            before, sent = sent, sent + encoder.choice(index, batch or [], end)
+        if breaks_at == len(order):  # its end was not accounted for
+            broken = before + encoder.error(BackendError("It died."))
+        reading = reader().stream(sent + encoder.close(USAGE))
         assert reading.problems == []
         assert reading.usage == Used(10, 5, 4)
         for got, put_in in zip(reading.choices, both, strict=True):
             expected = given_in(put_in)
             expected.finish = "stop"
             assert got == expected
+        reading = reader().stream(broken)
+        assert (reading.problems, reading.error) == ([], "It died.")
 
 
 @given(data=st.data())

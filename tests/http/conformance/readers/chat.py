@@ -100,7 +100,9 @@ class ChatReader(Reader):
         self.keys(chunk, (*_HEAD, "choices", "error"))
         (choice,) = chunk["choices"]
         delta = choice["delta"]
-        first = not self._begun
+        first = choice["index"] not in self._begun
+        ended = self.reading.choices[choice["index"]].finish is not None
+        self.expect(not ended, "an error in the place of a choice that has ended")
         must = ("role", "content") if self._livepeer or first else ("content",)
         self.keys(delta, must)
         self.expect((delta["content"], choice["finish_reason"]) == ("", "error"), "no error")

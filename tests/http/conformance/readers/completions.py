@@ -35,6 +35,8 @@ class CompletionsReader(Reader):
         if "error" in chunk:
             self.keys(chunk, (*_HEAD, "choices", "error"))
             (choice,) = chunk["choices"]
+            ended = self.reading.choices[choice["index"]].finish is not None
+            self.expect(not ended, "an error in the place of a choice that has ended")
             self.expect((choice["text"], choice["finish_reason"]) == ("", "error"), "no error")
             self.keys(chunk["error"], ("message", "type", "param", "code"))
             self.reading.error = chunk["error"]["message"]
