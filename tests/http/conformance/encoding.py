@@ -43,9 +43,9 @@ class Written(NamedTuple):
         asked = self.dialect.parse(json.dumps({"model": "m", **self.body}).encode())
         return self.dialect.encoder(asked, id="resp_7", model="m", created=7)
 
-    def stream(self, batches: Batches, finish: Finish, encoder: Encoder | None = None) -> bytes:
-        """A whole stream. ``encoder`` may have been used before, in a test that expects nothing."""
-        writing = encoder or self.encoder
+    def stream(self, batches: Batches, finish: Finish) -> bytes:
+        """A whole stream."""
+        writing = self.encoder
         pieces = [writing.batch(batch) for batch in batches]
         return b"".join(pieces) + writing.end(finish, USAGE)
 

@@ -54,7 +54,12 @@ async def test_an_answer_whose_engine_dies_after_any_token_is_what_it_would_have
         assert reading.said == expected, after
         assert reading.usage == as_told(billed.used, reading.usage), after
         assert rows(store) == [billed] * (after + 1)
-    assert sum(engine.died for engine in engines) == len(TOKENS) + 1
+    for after in (1, len(TOKENS)):
+        next_answer(engines, die_after=after)
+        whole = await route.whole(gateway)
+        assert (whole.problems, whole.said, whole.usage) == ([], expected, reading.usage)
+        assert rows(store)[-1] == billed
+    assert sum(engine.died for engine in engines) == len(TOKENS) + 1 + 2
 
 
 @EVERY_ROUTE

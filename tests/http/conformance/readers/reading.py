@@ -31,7 +31,7 @@ class Call:
 
 @dataclass
 class Choice:
-    """One answer. ``finish`` is in the dialect's own word's nearest of OpenAI's."""
+    """One answer. ``finish`` is OpenAI's word that is nearest to the dialect's own."""
 
     text: str = ""
     reasoning: str = ""
