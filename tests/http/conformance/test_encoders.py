@@ -131,7 +131,7 @@ def expect_same(written: Written, reading: Reading, batches: list[list[Delta]]) 
 
 @EVERY_DIALECT
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_what_goes_in_comes_out_streamed_and_whole(written: Written, data: st.DataObject) -> None:
     kinds = KINDS.get(written.name, _EVERYTHING)
     batches = data.draw(batched(kinds))
@@ -148,7 +148,7 @@ def test_what_goes_in_comes_out_streamed_and_whole(written: Written, data: st.Da
 
 @EVERY_DIALECT
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_a_stream_may_break_anywhere(written: Written, data: st.DataObject) -> None:
     batches = data.draw(batched(KINDS.get(written.name, _EVERYTHING)))
     error = data.draw(st.sampled_from([BackendError("It died.\u2028"), AnswerCancelled()]))
@@ -180,7 +180,7 @@ def test_a_stream_whose_end_cannot_be_accounted_for_breaks_before_its_last_write
 
 
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_choices_are_told_apart_whatever_comes_in_between(data: st.DataObject) -> None:
     for dialect, body, reader, kinds in (
         (OPENAI, WRITTEN[1].body, lambda: ChatReader(2), _EVERYTHING),

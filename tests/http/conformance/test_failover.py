@@ -1,43 +1,19 @@
-"""Engines that die at any moment: every dialect goes on, or ends as its own grammar says."""
+"""Engines that die at any moment: every dialect goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from itertools import cycle
-from typing import Any
 
 import pytest
 
 from reverie.store.database.engine import Store
-from reverie.testing import Script, ScriptedEngine, ToolCall, render
-from tests.harness import Gateway, StartGateway
+from reverie.testing import Script, ScriptedEngine, render
+from tests.harness import StartGateway
+from tests.http.conformance.dying import TOKENS, WAYS, next_answer, start
 from tests.http.conformance.ledger import Row, as_told, rows
-from tests.http.conformance.readers.reading import Reading, Used
-from tests.http.conformance.routes import EVERY_ROUTE, ROUTES, SERVER, Route, Wants
-
-TOKENS = ("One", " two", "\n", "\n", "né🙂", "b'“", ".")
-WAYS = ("reset", "close", "end")
-
-
-@pytest.fixture
-async def engines() -> AsyncIterator[list[ScriptedEngine]]:
-    script = Script(tokens=TOKENS, cached_tokens=4)
-    async with ScriptedEngine(script) as first, ScriptedEngine(script) as second:
-        yield [first, second]
-
-
-async def start(
-    start_gateway: StartGateway, engines: list[ScriptedEngine], **backend: Any
-) -> Gateway:
-    return await start_gateway(*engines, server=SERVER, backend={"kind": "vllm", **backend})
-
-
-def next_answer(engines: list[ScriptedEngine], **fields: Any) -> None:
-    """Let the next answer go wrong, whichever engine gives it."""
-    scripts = [Script(**{"tokens": TOKENS, "cached_tokens": 4, **fields})]
-    for engine in engines:
-        engine.scripts = scripts
+from tests.http.conformance.readers.reading import Used
+from tests.http.conformance.routes import EVERY_ROUTE, ROUTES, Route, Wants
 
 
 @EVERY_ROUTE
@@ -60,6 +36,40 @@ async def test_an_answer_whose_engine_dies_after_any_token_is_what_it_would_have
         assert (whole.problems, whole.said, whole.usage) == ([], expected, reading.usage)
         assert rows(store)[-1] == billed
     assert sum(engine.died for engine in engines) == len(TOKENS) + 1 + 2
+
+
+@EVERY_ROUTE
+async def test_an_engine_that_dies_within_a_character_leaves_no_half_of_it(
+    route: Route, engines: list[ScriptedEngine], start_gateway: StartGateway, store: Store
+) -> None:
+    gateway = await start(start_gateway, engines)
+    smile = "🙂".encode()
+    tokens = ("Hi ", smile[:1], smile[1:3], smile[3:], "!")
+    for engine in engines:
+        engine.script = Script(tokens=tokens)
+    expected = route.expected(engines[0].script)
+    for after in range(len(tokens) + 1):
+        next_answer(engines, tokens=tokens, die_after=after)
+        reading = await route.stream(gateway)
+        assert (reading.problems, reading.said) == ([], expected), after
+        assert reading.usage == as_told(rows(store)[-1].used, reading.usage)
+        assert len(rows(store)) == after + 1
+
+
+@EVERY_ROUTE
+async def test_max_tokens_cuts_where_it_would_have_whichever_engine_gave_them(
+    route: Route, engines: list[ScriptedEngine], start_gateway: StartGateway, store: Store
+) -> None:
+    gateway = await start(start_gateway, engines)
+    for after in range(4):
+        next_answer(engines, die_after=after)
+        reading = await route.stream(gateway, Wants(max_tokens=3))
+        assert reading.problems == [], after
+        for choice in reading.choices:
+            assert (choice.text, choice.finish) == ("".join(TOKENS[:3]), "length"), after
+        row = rows(store)[-1]
+        assert (row.outcome, row.used.completion) == ("length", 3 * route.choices)
+        assert reading.usage == as_told(row.used, reading.usage)
 
 
 @EVERY_ROUTE
@@ -102,97 +112,3 @@ async def test_a_stop_string_across_two_engines_is_told_by_its_name(
             assert (choice.finish, choice.stop) == ("stop", "END"), after
             assert reading.text.removesuffix("E").removesuffix("EN") == "Hello ", after
         assert reading.usage == rows(store)[-1].used
-
-
-THINKS = Script(reasoning=("Hm", "m.", "\n"), tokens=())
-CALLS = Script(
-    tokens=("Look.",),
-    tool_calls=(
-        ToolCall(name="f", id="call_a", arguments=('{"a"', ":1}")),
-        ToolCall(name="g", id="call_b"),
-    ),
-)
-
-
-@EVERY_ROUTE
-async def test_an_answer_that_breaks_for_good_ends_with_the_dialects_own_error(
-    route: Route, engines: list[ScriptedEngine], start_gateway: StartGateway, store: Store
-) -> None:
-    gateway = await start(start_gateway, engines, continues=False)
-    broken = 0
-    for script, needs, first in (
-        (Script(tokens=TOKENS), "", 1),
-        (THINKS, "reasoning", 1),
-        (CALLS, "tools", 2),
-    ):
-        if needs and needs not in route.can:
-            continue
-        assert not callable(script.tokens)
-        pieces = len(script.tokens) + len(script.reasoning)
-        pieces += sum(1 + len(call.arguments) for call in script.tool_calls)
-        whole = route.expected(script)
-        for after, how in zip(range(first, pieces + 1), cycle(WAYS)):
-            for engine in engines:
-                engine.script = script
-            fields = {name: getattr(script, name) for name in ("tokens", "reasoning", "tool_calls")}
-            next_answer(engines, **fields, die_after=after, die_how=how)
-            reading = await route.stream(gateway, Wants(tools=bool(script.tool_calls)))
-            broken += 1
-            expect_broken(reading, whole)
-            await settled(gateway, store, broken)
-            assert rows(store)[-1].outcome == "failed"
-            if route.choices == 1:  # of others, how far the other one came is chance
-                assert rows(store)[-1].used.completion == after
-            for engine in engines:  # so that no engine is known for its failures alone
-                engine.scripts = []
-            assert gateway.pool().in_flight == 0
-
-
-async def settled(gateway: Gateway, store: Store, count: int) -> None:
-    """Wait until so many requests are; those that broke are after their last byte."""
-    await gateway.until(lambda: len(rows(store)) == count)
-
-
-def expect_broken(reading: Reading, whole: Any) -> None:
-    """Expect an error in place of an end, after a part of the whole answer."""
-    assert reading.problems == []
-    assert reading.error
-    assert not reading.complete
-    for choice, expected in zip(reading.choices, whole, strict=True):
-        assert expected[0].startswith(choice.text)
-        assert expected[1].startswith(choice.reasoning)
-        assert len(choice.calls) <= len(expected[3])
-
-
-@EVERY_ROUTE
-async def test_an_error_before_the_first_token_of_a_stream_that_is_open_is_told_in_it(
-    route: Route, engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(engine, server={**SERVER, "commit_delay": 0.001})
-    engine.script = Script(delay_headers=0.05, status=400, error={"message": "No such thing."})
-    reading = await route.stream(gateway)
-    assert reading.problems == []
-    assert reading.error is not None
-    assert reading.error.startswith("The engine refused")
-    assert {choice.text for choice in reading.choices} == {""}
-
-
-@EVERY_ROUTE
-async def test_silence_is_bridged_by_what_the_dialects_clients_pass_over(
-    route: Route, engine: ScriptedEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(
-        engine, server={**SERVER, "ping_interval": 0.05, "commit_delay": 0.01}
-    )
-    engine.script = Script(tokens=TOKENS, stall_after=2)
-    expected = route.expected(engine.script)
-    written = b""
-    async with route.opened(gateway) as response:
-        while not route.reader().stream(written).pings:
-            written += await response.content.readany()
-        await gateway.until(lambda: engine.stalled == route.choices)
-        engine.resume()
-        written += await response.read()
-    reading = route.reader().stream(written)
-    assert reading.problems == []
-    assert reading.said == expected
