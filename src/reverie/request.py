@@ -12,9 +12,6 @@ from reverie.prompt_bounds import extent, extent_of_prompt
 DEFAULT_MAX_TOKENS = 4096
 """Of an answer in a dialect whose requests may leave it out and mean no limit."""
 
-DEFAULT_MAX_TOKENS = 4096
-"""Of an answer in a dialect whose requests may leave it out and mean no limit."""
-
 
 class GenerateRequest(Struct, frozen=True, kw_only=True):
     """One generation. Every value is within the bounds of docs/protocol.md#the-request.

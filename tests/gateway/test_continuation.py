@@ -149,7 +149,7 @@ def test_a_stop_string_across_the_seam_ends_the_answer_before_it() -> None:
     cut.accept([Prompt(5), *deltas("So", " E")])
     cut.resume()
     assert cut.accept(deltas("N")) == []
-    assert cut.accept(deltas("D", " never")) == [Finish("stop"), Usage(5, 4)]
+    assert cut.accept(deltas("D", " never")) == [Finish("stop", "END"), Usage(5, 4)]
 
 
 def test_text_that_turns_out_to_be_no_stop_string_is_sent_in_order() -> None:
@@ -182,7 +182,7 @@ def test_text_that_was_held_at_a_second_cut_is_asked_for_again() -> None:
     cut.accept(deltas("N"))
     cut.resume()
     assert cut.request.answer_so_far == "So E"
-    assert cut.accept([*deltas("N", "D"), *end(7, 2)])[0] == Finish("stop")
+    assert cut.accept([*deltas("N", "D"), *end(7, 2)])[0] == Finish("stop", "END")
 
 
 def test_all_of_max_tokens_needs_only_its_end() -> None:

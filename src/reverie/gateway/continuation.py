@@ -168,7 +168,7 @@ class _Seam:
                 if delta is None:
                     continue
                 if self._stops is not None and self._meets_stop(delta):
-                    return [*joined, Finish("stop"), self._usage_so_far()]
+                    return [*joined, Finish("stop", self._stops.met), self._usage_so_far()]
                 if self._stops is None:
                     joined += [*self._held, delta]
                     self._held = []
@@ -247,14 +247,17 @@ class SeamStops:
 
     Args:
         before: the text before the seam.
+
+    ``met`` is the stop string that was completed, once one was.
     """
 
-    __slots__ = ("_rests", "_seen")
+    __slots__ = ("_rests", "_seen", "met")
 
     def __init__(self, stops: Sequence[str], before: str) -> None:
+        self.met: str | None = None
         self._seen = ""
         self._rests = [
-            stop[length:]
+            (stop[length:], stop)
             for stop in stops
             for length in range(1, len(stop))
             if before.endswith(stop[:length])
@@ -274,7 +277,10 @@ class SeamStops:
             it may be a part of one. ``pass``: no stop string spans the seam.
         """
         self._seen += text
-        if any(self._seen.startswith(rest) for rest in self._rests):
+        # As in a text that was never cut, the one that is complete first ended it.
+        met = [(len(rest), stop) for rest, stop in self._rests if self._seen.startswith(rest)]
+        if met:
+            self.met = min(met)[1]
             return "stop"
-        self._rests = [rest for rest in self._rests if rest.startswith(self._seen)]
+        self._rests = [one for one in self._rests if one[0].startswith(self._seen)]
         return "hold" if self._rests else "pass"

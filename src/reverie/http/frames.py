@@ -96,10 +96,8 @@ async def generate_one(
                 await reservation.settle(None if kept is None else kept.whole)
                 yield Frame(data, last=True)
             elif job.request.stream:
-                data = job.encoder.batch(deltas)
+                data = _encode_pieces(job, deltas)
                 deltas.clear()
-                if job.request.continuous_usage:
-                    data = with_usage(data, _usage_so_far(job))
                 if data:
                     yield Frame(data if kept is None else kept.add(data), last=False)
 
@@ -107,6 +105,11 @@ async def generate_one(
 def kept_copy(job: Job, reservation: Reservation, limit: int) -> KeptCopy | None:
     """The copy that a job's answer needs; None if it is not to be kept."""
     return None if job.claim is None else KeptCopy(limit, reservation.base, numbered=job.numbered)
+
+
+def _encode_pieces(job: Job, deltas: list[Delta]) -> bytes:
+    data = job.encoder.batch(deltas)
+    return with_usage(data, _usage_so_far(job)) if job.request.continuous_usage else data
 
 
 def _usage_so_far(job: Job) -> Usage:
@@ -117,7 +120,7 @@ def _usage_so_far(job: Job) -> Usage:
 
 def _encode_end(job: Job, deltas: list[Delta], finish: Finish, usage: Usage) -> bytes:
     if job.request.stream:
-        return job.encoder.batch(deltas) + job.encoder.end(finish, usage)
+        return _encode_pieces(job, deltas) + job.encoder.end(finish, usage)
     return job.encoder.answer(deltas, finish, usage)
 
 

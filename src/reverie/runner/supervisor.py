@@ -92,7 +92,7 @@ class Runner:
         self._load_timeout = load_timeout
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
-        self.expected_context: int
+        self.expected_context = 0  # until ``check`` reads the file
         """Tokens that one request will probably get. Known after ``check``, like the next two."""
         self.kv_tokens: int
         """Tokens that the running requests may use together.

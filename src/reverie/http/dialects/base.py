@@ -39,7 +39,11 @@ class Encoder(Protocol):
         """The last chunk or chunks, and the end mark of a complete stream."""
 
     def error(self, error: ReverieError) -> bytes:
-        """The last chunk of a stream that broke. No end mark follows, so it can't look complete."""
+        """The last chunk of a stream that broke. No end mark follows, so it can't look complete.
+
+        What ``end`` gave, if it was called, was not sent, and neither was the batch before it: they
+        are one write, which waits for the ledger.
+        """
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
         """The one JSON body of an answer that isn't streamed."""

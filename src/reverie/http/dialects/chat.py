@@ -64,6 +64,7 @@ class OpenAIEncoder(ChunkEncoder):
 
     def end_choice(self, finish: Finish) -> bytes:
         """The last chunk of this choice."""
+        self._ended = True
         parts: list[bytes] = []
         if not self._began:
             parts += (self._open, ROLE, NO_TEXT, NOT_FINISHED)
@@ -83,6 +84,7 @@ class ManyChoices:
 
     def __init__(self, choices: Sequence[OpenAIEncoder]) -> None:
         self._choices = choices
+        self._ended: list[int] = []
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
         return self._choices[0].batch(deltas)
@@ -91,13 +93,15 @@ class ManyChoices:
         return self._choices[0].end(finish, usage)
 
     def error(self, error: ReverieError) -> bytes:
-        return self._choices[0].error(error)
+        return self._choices[broken_choice(len(self._choices), self._ended)].error(error)
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
         return self.whole([(deltas, finish)], usage)
 
     def choice(self, index: int, deltas: Sequence[Delta], finish: Finish | None) -> bytes:
         one = self._choices[index]
+        if finish is not None:
+            self._ended.append(index)
         return one.batch(deltas) + (b"" if finish is None else one.end_choice(finish))
 
     def close(self, usage: Usage) -> bytes:
@@ -105,6 +109,17 @@ class ManyChoices:
 
     def whole(self, choices: Sequence[tuple[Sequence[Delta], Finish]], usage: Usage) -> bytes:
         return self._choices[0].whole(choices, usage)
+
+
+def broken_choice(count: int, ended: Sequence[int]) -> int:
+    """The choice that an error is told of, which is one whose end wasn't sent.
+
+    Args:
+        ended: those that have ended, in this order. The end of the last of all is sent together
+            with that of the stream.
+    """
+    left = [index for index in range(count) if index not in ended]
+    return left[0] if left else ended[-1]
 
 
 OPENAI = OpenAI()

@@ -68,9 +68,12 @@ class ChunkEncoder:
         self._open = self._head + b'"choices":[{"index":%d,"delta":{' % index
         self._began = False
         self._role = ROLE
+        self._role_due = ROLE  # as it was before the latest batch
+        self._ended = False
         self._open_text = self._open + ROLE + b'"content":'
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
+        self._role_due = self._role
         parts: list[bytes] = []
         for delta in deltas:
             text = delta.text
@@ -87,7 +90,7 @@ class ChunkEncoder:
     def error(self, error: ReverieError) -> bytes:
         return b'%b%b%b},"finish_reason":"error"}],"error":%b}\n\n' % (
             self._open,
-            self._role,
+            self._role_due if self._ended else self._role,
             NO_TEXT,
             encode(error_object(error)),
         )

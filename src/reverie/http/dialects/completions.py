@@ -14,7 +14,7 @@ from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import logprob_object, usage_object
 from reverie.http.dialects.base import Asked
-from reverie.http.dialects.chat import OPENAI
+from reverie.http.dialects.chat import OPENAI, broken_choice
 from reverie.http.dialects.chunks import DONE, encode
 from reverie.http.dialects.errors import error_object
 from reverie.http.dialects.framing import EVENTS
@@ -67,6 +67,8 @@ class CompletionsEncoder:
         self._prompts: dict[int, str] = dict(enumerate(asked.echo.get("prompts", ())))
         """What each choice is still to begin with."""
         self._offsets: dict[int, int] = {}
+        self._count = 1 + len(asked.more)
+        self._ended: list[int] = []
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
         return self.choice(0, deltas, None)
@@ -75,8 +77,10 @@ class CompletionsEncoder:
         return self.choice(0, (), finish) + self.close(usage)
 
     def error(self, error: ReverieError) -> bytes:
-        choice = b'"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"error"}]'
-        return b'%b,%b,"error":%b}\n\n' % (self._open, choice, encode(error_object(error)))
+        index = broken_choice(self._count, self._ended)
+        choice = b'{"text":"","index":%d,"logprobs":null,"finish_reason":"error"}' % index
+        told = encode(error_object(error))
+        return b'%b,"choices":[%b],"error":%b}\n\n' % (self._open, choice, told)
 
     def answer(self, deltas: Sequence[Delta], finish: Finish, usage: Usage) -> bytes:
         return self.whole([(deltas, finish)], usage)
@@ -96,6 +100,7 @@ class CompletionsEncoder:
                 if piece.text or piece.logprobs:
                     parts.append(self._chunk(index, piece.text, piece.logprobs))
         if finish is not None:
+            self._ended.append(index)
             parts.append(self._chunk(index, "", (), finish.reason))
         return b"".join(parts)
 

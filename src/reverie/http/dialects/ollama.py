@@ -141,7 +141,8 @@ class OllamaEncoder:
     def _write(self, piece: Delta, parts: list[bytes]) -> None:
         """Write a piece that is of one kind alone; those of calls are kept until the end."""
         if piece.tool_calls:
-            self._calls.append(piece)
+            if self._chat:  # a response has no place for them
+                self._calls.append(piece)
             return
         body = _piece(self._chat, piece.text + piece.refusal, piece.reasoning)
         if piece.logprobs:

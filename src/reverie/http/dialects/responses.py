@@ -209,12 +209,15 @@ class ResponsesEncoder:
         self._reasoning: PartKind = "summary_text" if asked.echo["summary"] else "reasoning_text"
         self._answer = id.removeprefix(_ID)[:32]  # names the items
         self._sequence = 0
+        self._sent = 0  # events that were sent, once the answer has ended
+        self._is_over = False
         self._items: list[_TextItem | _CallItem] = []
         self._calls: dict[int, _CallItem] = {}
         self._text: _TextItem | None = None  # what is open
         self._delta_head = b""  # of the part that is open, if that is a message's text
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
+        self._sent = self._sequence
         parts: list[bytes] = []
         for delta in deltas:
             text = delta.text
@@ -228,6 +231,7 @@ class ResponsesEncoder:
         return b"".join(parts)
 
     def end(self, finish: Finish, usage: Usage) -> bytes:
+        self._is_over = True
         parts: list[bytes] = []
         self._begin(parts)
         self._close_all(finish, parts)
@@ -238,7 +242,8 @@ class ResponsesEncoder:
     def error(self, error: ReverieError) -> bytes:
         """As ``Encoder.error``. Several clients may read one answer: nothing changes here."""
         events: list[tuple[bytes, bytes]] = []
-        if not self._sequence:
+        sent = self._sent if self._is_over else self._sequence
+        if not sent:
             fresh = self._whole("in_progress", output=[])
             events += [(b"response.created", fresh), (b"response.in_progress", fresh)]
         cancelled = isinstance(error, AnswerCancelled)
@@ -246,7 +251,7 @@ class ResponsesEncoder:
         whole = self._whole("cancelled" if cancelled else "failed", error=failed)
         events.append((b"response.failed", whole))
         return b"".join(
-            _event(name, self._sequence + at, b'"response":' + response)
+            _event(name, sent + at, b'"response":' + response)
             for at, (name, response) in enumerate(events)
         )
 
