@@ -8,7 +8,7 @@ from anthropic import Anthropic, AsyncAnthropic
 
 MODEL = "smollm2-135m"
 SYSTEM = "You are a helpful assistant."
-CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = [{"role": "user", "content": "What is the capital of France? Answer in English."}]
 WEATHER = {
     "name": "get_weather",
     "description": "Get the weather of a city",

@@ -10,7 +10,7 @@ from livepeer_ai.models import components, errors
 
 QUESTION = [
     {"role": "system", "content": "You are a helpful assistant."},
-    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "user", "content": "What is the capital of France? Answer in English."},
 ]
 
 

@@ -12,7 +12,7 @@ from tests.contract.conftest import KEY, Served, reverie_serve
 
 MODEL = "smollm2-135m"
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
-QUESTION = {"role": "user", "content": "What is the capital of France?"}
+QUESTION = {"role": "user", "content": "What is the capital of France? Answer in English."}
 CAPITAL = [SYSTEM, QUESTION]
 COLD = {"temperature": 0, "num_predict": 20}
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 MODEL = "smollm2-135m"
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
-CAPITAL = [SYSTEM, {"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = [SYSTEM, {"role": "user", "content": "What is the capital of France? Answer in English."}]
 WEATHER = {
     "type": "function",
     "function": {

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 MODEL = "smollm2-135m"
 SYSTEM = "You are a helpful assistant."
-CAPITAL = "What is the capital of France?"
+CAPITAL = "What is the capital of France? Answer in English."
 ASKED: dict[str, Any] = {
     "model": MODEL,
     "instructions": SYSTEM,

@@ -26,7 +26,7 @@ SCANNER_LIMIT = 64 * 1024
 """Bytes of a line, beyond which Go's ``bufio.Scanner`` gives up."""
 QUESTION = [
     {"role": "system", "content": "You are a helpful assistant."},
-    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "user", "content": "What is the capital of France? Answer in English."},
 ]
 
 
