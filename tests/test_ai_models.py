@@ -128,7 +128,8 @@ def test_models_keep_the_order_of_the_file() -> None:
 
 
 def test_the_entry_in_the_documentation_is_understood() -> None:
-    (example,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    examples = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (example,) = [one for one in examples if '"pipeline"' in one]
     model = only(*json.loads(example))
     assert model.backends[0].slots == 8
     assert model.price == PriceSettings(output="0.18USD")

@@ -205,6 +205,9 @@ async def test_a_store_that_is_down_is_no_missing_answer(
     [
         ("stream=true&starting_after=x", "starting_after"),
         ("stream=true&starting_after=-1", "starting_after"),
+        ("stream=true&starting_after=", "starting_after"),
+        ("stream=true&stream=true", "stream"),
+        ("stream=yes", "stream"),
         ("stream=true&starting_after=1&starting_after=2", "starting_after"),
     ],
 )

@@ -60,8 +60,8 @@ class KeptResponses(Generate):
         found = await self._find(caller, id)
         if found is None:
             raise NotFound(_NOT_KEPT, param="response_id")
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        if not verb and query.get("stream") == ["true"]:
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if not verb and _wants_stream(query):
             after = _event_number(found, query)
             call = Call(caller, _NOTHING, record, Claim(id, None, after))
             await self._stream(scope, receive, send, call, partial(_resume, found, after, record))
@@ -101,6 +101,18 @@ def _body(found: Found, status: str) -> bytes:
         return found.stored
     data = found.stored.rpartition(b"\ndata: ")[2]
     return bytes(msgspec.json.decode(data, type=_LastEvent).response)
+
+
+def _wants_stream(query: dict[str, list[str]]) -> bool:
+    """Whether the events are asked for.
+
+    Raises:
+        InvalidRequest: that can't be told.
+    """
+    given = query.get("stream", ["false"])
+    if given not in (["true"], ["false"]):
+        raise InvalidRequest("stream is true or false.", param="stream")
+    return given == ["true"]
 
 
 def _event_number(found: Found, query: dict[str, list[str]]) -> int:

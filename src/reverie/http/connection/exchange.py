@@ -113,12 +113,14 @@ class StreamWriter:
         self._last_write = self._loop.time()
         self._writing_since: float | None = None
         self._lock = asyncio.Lock()
+        self._commit_at = self._last_write + commit_delay
         self._pinging: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, cancel_scope: CancelScope) -> None:
         """Start the timer. A client that stops reading ends ``cancel_scope``."""
-        self._timer = self._loop.call_later(self._commit_delay, self._tick, cancel_scope)
+        delay = min(self._commit_delay, self._write_timeout)
+        self._timer = self._loop.call_later(delay, self._tick, cancel_scope)
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send bytes, preceded by the status and headers if these weren't sent yet."""
@@ -138,17 +140,19 @@ class StreamWriter:
 
     def _tick(self, cancel_scope: CancelScope) -> None:
         now = self._loop.time()
-        wait = self._ping_interval
+        ping_at = self._last_write + self._ping_interval if self.opened else self._commit_at
+        wait = ping_at - now
         if self._writing_since is not None:
-            wait = min(wait, self._write_timeout)
-            if now - self._writing_since >= self._write_timeout:
+            wait = self._writing_since + self._write_timeout - now
+            if wait <= 0:
                 cancel_scope.end(ClientGone("The client stopped reading."))
                 return
-        elif not self.opened or now - self._last_write >= self._ping_interval:
+        elif wait <= 0:
             self._pinging = self._loop.create_task(self.write(self._ping))
-        else:
-            wait = self._ping_interval - (now - self._last_write)
-        self._timer = self._loop.call_later(wait, self._tick, cancel_scope)
+            wait = self._ping_interval
+        self._timer = self._loop.call_later(
+            min(wait, self._write_timeout), self._tick, cancel_scope
+        )
 
     async def stop(self) -> None:
         """Stop the timer, and a comment that is being written."""

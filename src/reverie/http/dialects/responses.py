@@ -248,7 +248,9 @@ class ResponsesEncoder:
             events += [(b"response.created", fresh), (b"response.in_progress", fresh)]
         cancelled = isinstance(error, AnswerCancelled)
         failed = {"code": _code(error), "message": error.message}
-        whole = self._whole("cancelled" if cancelled else "failed", error=failed)
+        whole = self._whole(
+            "cancelled" if cancelled else "failed", output=self._broken_off(), error=failed
+        )
         events.append((b"response.failed", whole))
         return b"".join(
             _event(name, sent + at, b'"response":' + response)
@@ -272,7 +274,16 @@ class ResponsesEncoder:
 
     def snapshot(self, status: str) -> bytes:
         """The answer so far, as a JSON body."""
-        return self._whole(status)
+        output = None if status == "in_progress" else self._broken_off()
+        return self._whole(status, output=output)
+
+    def _broken_off(self) -> list[dict[str, Any]]:
+        """The items of an answer that goes on no more."""
+        items = [item.to_json() for item in self._items]
+        return [
+            {**item, "status": "incomplete"} if item["status"] == "in_progress" else item
+            for item in items
+        ]
 
     def _ended(self, finish: Finish, usage: Usage) -> bytes:
         reason = _INCOMPLETE.get(finish.reason)
@@ -460,4 +471,5 @@ def _code(error: ReverieError) -> str:
     """One of the codes that OpenAI's types know."""
     if isinstance(error, RateLimitExceeded | InsufficientQuota):
         return "rate_limit_exceeded"
-    return "invalid_prompt" if isinstance(error, ClientError) else "server_error"
+    of_client = isinstance(error, ClientError) and not isinstance(error, AnswerCancelled)
+    return "invalid_prompt" if of_client else "server_error"

@@ -53,7 +53,12 @@ def tag_by_type(known: frozenset[str], other: str = "<other>") -> Callable[[Any]
 
 def ignored(request: Lenient) -> tuple[str, ...]:
     """What had no effect: unknown fields as dotted paths without indices, objects by their kind."""
-    return tuple(sorted(set(_ignored(request, ""))))[:_MAX_LISTED]
+    found: set[str] = set()
+    for path in _ignored(request, ""):
+        found.add(path)
+        if len(found) == _MAX_LISTED:
+            break
+    return tuple(sorted(found))
 
 
 def ignored_header(names: Sequence[str]) -> list[tuple[bytes, bytes]]:
