@@ -119,6 +119,7 @@ class Application:
             access,
             store=self._store,
             models=lambda: self.models.all,
+            live=metrics.live,
             reload_configuration=self.reload,
         )
 

@@ -197,13 +197,13 @@ class AnswerNotKept(ClientError):
 
 
 class AnswerCancelled(ClientError):
-    """Its client asked for the end of an answer that it didn't wait for itself."""
+    """Its client asked for the end of an answer that it didn't wait for itself, or the operator."""
 
     status = 409
     code = "answer_cancelled"
 
-    def __init__(self) -> None:
-        super().__init__("The answer was cancelled by its client.")
+    def __init__(self, by: str = "its client") -> None:
+        super().__init__(f"The answer was cancelled by {by}.")
 
 
 class StreamNotResumable(ClientError):

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from reverie import background
 from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.live import Live
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.backend_state import BackendState, Circuit
 from reverie.gateway.serving.registry import ModelRegistry
@@ -54,6 +55,7 @@ class Metrics:
     """All of one server's metrics, in a registry of their own."""
 
     def __init__(self, registry: ModelRegistry, ledger: Ledger | None = None) -> None:
+        self.live = Live()
         self._collectors = CollectorRegistry()
         self._requests = Counter(
             "reverie_requests",
@@ -92,6 +94,10 @@ class Metrics:
         if ledger is not None:
             self._collectors.register(_LedgerState(ledger))
 
+    def began(self, record: RequestRecord) -> None:
+        """Note a request that runs now."""
+        self.live.began(record)
+
     def observe(self, record: RequestRecord) -> None:
         """Count one request that has ended."""
         model = record.model or _NO_MODEL
@@ -102,6 +108,7 @@ class Metrics:
 
     def observe_generation(self, record: RequestRecord) -> None:
         """Count what one generation used, whoever asked for it."""
+        self.live.ended(record)
         model = record.model or _NO_MODEL
         if record.prompt_tokens is not None:
             self._tokens.labels(model, "prompt").inc(record.prompt_tokens)

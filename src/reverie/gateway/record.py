@@ -24,6 +24,7 @@ class RequestRecord:
         "backend",
         "began",
         "cached_tokens",
+        "cancel",
         "completion_tokens",
         "cut_for_good",
         "ended",
@@ -73,6 +74,7 @@ class RequestRecord:
         self.position = 0
         self.at_end: Callable[[], None] | None = None
         self.on_prompt: Callable[[], None] | None = None
+        self.cancel: Callable[[ReverieError], None] | None = None
         self.error: str | None = None
         self.reason: str | None = None
 

@@ -92,6 +92,7 @@ class Generate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(self._access.request_id(scope), scope["path"])
+        self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)
         except asyncio.CancelledError:
@@ -188,7 +189,8 @@ class Generate:
     ) -> AbstractAsyncContextManager[CancelScope]:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         limit = self._settings.request_timeout
-        return self._in_flight.watched(receive, limit, joins=call.claim is not None)
+        joins = call.claim is not None
+        return self._in_flight.watched(receive, limit, joins=joins, record=call.record)
 
     async def _open(self, call: Call, headers: Headers) -> Source:
         """Where the answer comes from. ``headers`` is complete once its first frame is there."""

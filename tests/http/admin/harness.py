@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from reverie.gateway.accounts.authentication import Authenticator
+from reverie.gateway.live import Live
 from reverie.gateway.serving.config_diff import Changes
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
@@ -44,7 +45,14 @@ def admin_api(app: FastAPI, store: Store) -> ASGIApp:
     """The admin routes of a server that has a user's key, the admin key and no model."""
     access = Access(Authenticator([(USER, "user")], store, ADMIN), open_to_all=False)
     translate_errors(app)
-    return add_admin(app, access, store=store, models=no_models, reload_configuration=no_reload)
+    return add_admin(
+        app,
+        access,
+        store=store,
+        models=no_models,
+        live=Live(),
+        reload_configuration=no_reload,
+    )
 
 
 def no_models() -> Iterable[Any]:

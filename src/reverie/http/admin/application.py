@@ -12,10 +12,12 @@ from reverie import log
 from reverie.errors import AccountsUnavailable, InvalidRequest, NotFound, ReverieError, StoreFailure
 from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound
 from reverie.gateway.accounts.store import Store
+from reverie.gateway.live import Live
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
 from reverie.http.admin import backends, keys, reload, usage
+from reverie.http.admin import live as live_routes
 from reverie.http.admin.guard import Guard
 from reverie.http.operations.errors import error_response
 
@@ -28,6 +30,7 @@ def add_admin(
     *,
     store: Store | None,
     models: Callable[[], Iterable[ServedModel]],
+    live: Live,
     reload_configuration: Callable[[], Awaitable[Changes]],
 ) -> ASGIApp:
     """Add the admin routes to an application; return it behind their guard.
@@ -35,8 +38,13 @@ def add_admin(
     Args:
         store: without one, there are no routes for keys and usage.
         models: returns the models that are served at the moment.
+        live: what runs now.
     """
-    routers = [backends.routes(models), reload.routes(reload_configuration)]
+    routers = [
+        backends.routes(models),
+        live_routes.routes(live, models),
+        reload.routes(reload_configuration),
+    ]
     if store is not None:
         routers += [keys.routes(store), usage.routes(store)]
     for router in routers:

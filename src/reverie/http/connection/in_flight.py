@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from reverie.errors import BackendTimeout, Overloaded, ReverieError
+from reverie.gateway.record import RequestRecord
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import Receive, watch_disconnect
 
@@ -34,13 +35,14 @@ class InFlight:
 
     @asynccontextmanager
     async def running(
-        self, limit: float, *, joins: bool = False
+        self, limit: float, *, joins: bool = False, record: RequestRecord | None = None
     ) -> AsyncGenerator[CancelScope, None]:
         """Run the block for at most ``limit`` seconds, or until a shutdown ends it.
 
         Args:
             joins: allowed during a drain, too: the block waits for a generation that is registered
                 by itself.
+            record: of the request that runs, which can be cancelled by it.
 
         Raises:
             Overloaded: the server drains.
@@ -49,6 +51,8 @@ class InFlight:
             self.refuse_when_draining()
         async with CancelScope() as cancel_scope:
             self._running.add(cancel_scope)
+            if record is not None:
+                record.cancel = cancel_scope.end
             self._idle.clear()
             deadline = asyncio.get_running_loop().call_later(
                 limit,
@@ -63,15 +67,22 @@ class InFlight:
             finally:
                 deadline.cancel()
                 self._running.discard(cancel_scope)
+                if record is not None:
+                    record.cancel = None
                 if not self._running:
                     self._idle.set()
 
     @asynccontextmanager
     async def watched(
-        self, receive: Receive, limit: float, *, joins: bool = False
+        self,
+        receive: Receive,
+        limit: float,
+        *,
+        joins: bool = False,
+        record: RequestRecord | None = None,
     ) -> AsyncGenerator[CancelScope, None]:
         """As ``running``; the client's leaving ends the block, too."""
-        async with self.running(limit, joins=joins) as cancel_scope:
+        async with self.running(limit, joins=joins, record=record) as cancel_scope:
             watcher = asyncio.create_task(watch_disconnect(receive, cancel_scope))
             try:
                 yield cancel_scope

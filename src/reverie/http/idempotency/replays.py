@@ -230,8 +230,10 @@ class Replays:
 
     async def _run(self, place: _Place, running: Generation) -> None:
         record, transcript = running.job.record, running.transcript
+        self._metrics.began(record)
         try:
-            async with self._in_flight.running(self._settings.request_timeout) as cancel_scope:
+            limit = self._settings.request_timeout
+            async with self._in_flight.running(limit, record=record) as cancel_scope:
                 running.cancel_scope = cancel_scope
                 if running.abandoned:  # it was cancelled before it began
                     cancel_scope.end(AnswerCancelled())
@@ -249,7 +251,7 @@ class Replays:
             del self._running[place]
             if transcript.begun:  # else nothing was generated, and the requests' records say why
                 record.close()
-                self._metrics.observe_generation(record)
+            self._metrics.observe_generation(record)
 
     async def _generate(self, running: Generation) -> None:
         granted = await self._claim(running)

@@ -85,6 +85,7 @@ class RunTask:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(self._access.request_id(scope), scope["path"])
+        self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)
         except asyncio.CancelledError:
@@ -111,7 +112,7 @@ class RunTask:
         asked = await asyncio.to_thread(parse, body) if len(body) > _LARGE else parse(body)
         del body
         headers = [*id_headers(self._route.dialect, record.id), JSON, *asked.told]
-        async with self._in_flight.watched(receive, settings.request_timeout):
+        async with self._in_flight.watched(receive, settings.request_timeout, record=record):
             run = self._ask if self._route.task is None else self._run_metered
             answer = await run(asked, caller, record, headers)
             record.status = 200

@@ -1,0 +1,179 @@
+"""What the gateway does now, and did in the last hour, for those who look on. Bounded in memory.
+
+Rule: nothing here is a client's own words: no prompt, no answer, no secret.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from reverie.errors import AnswerCancelled
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.scheduling.pool import Pool
+from reverie.times import format_moment
+
+_MINUTES = 60
+_SAMPLES = 64
+"""Times of one minute that percentiles are taken from: the first so many."""
+_ERRORS = 50
+_SHOWN = 500
+"""Running requests that are listed; more are only counted."""
+
+
+class _Minute:
+    """What ended within one minute. Times are in seconds."""
+
+    __slots__ = ("completion", "durations", "failed", "failovers", "number", "prompt", "requests",
+                 "ttfts")  # fmt: skip
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Minutes since 1970."""
+        self.requests = 0
+        self.failed = 0
+        self.failovers = 0
+        self.prompt = 0
+        self.completion = 0
+        self.ttfts: list[float] = []
+        self.durations: list[float] = []
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "at": format_moment(self.number * 60_000),
+            "requests": self.requests,
+            "failed": self.failed,
+            "failovers": self.failovers,
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+        }
+
+
+class Live:
+    """The requests that run, and the last hour's, by minutes."""
+
+    def __init__(self) -> None:
+        self._running: dict[RequestRecord, None] = {}
+        self._minutes: deque[_Minute] = deque(maxlen=_MINUTES)
+        self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
+
+    def began(self, record: RequestRecord) -> None:
+        self._running[record] = None
+
+    def ended(self, record: RequestRecord) -> None:
+        """Count a request that has ended: it is in the record how."""
+        self._running.pop(record, None)
+        minute = self._minute()
+        minute.requests += record.name == "request"
+        minute.failovers += record.failovers
+        minute.prompt += record.prompt_tokens or 0
+        minute.completion += record.completion_tokens or record.pieces
+        if len(minute.durations) < _SAMPLES and record.outcome in ("ok", "length"):
+            minute.durations.append(record.duration)
+            if record.time_to_first_token is not None:
+                minute.ttfts.append(record.time_to_first_token)
+        if record.outcome in ("failed", "stopped"):
+            minute.failed += 1
+            self._errors.append(
+                {
+                    "at": format_moment(int(time.time() * 1000)),
+                    "id": record.id,
+                    "model": record.model,
+                    "backend": record.backend,
+                    "key": record.key,
+                    "error": record.error,
+                    "reason": record.reason,
+                }
+            )
+
+    def cancel(self, request_id: str) -> int:
+        """End the requests with this id, which clients may have chosen; tell how many."""
+        found = [one for one in self._running if one.id == request_id and one.cancel is not None]
+        for record in found:
+            if record.cancel is not None:
+                record.cancel(AnswerCancelled(by="the server's operator"))
+        return len(found)
+
+    def snapshot(self, pools: Iterable[Pool]) -> dict[str, Any]:
+        """All of it, ready for JSON. Durations are in seconds."""
+        self._minute()
+        minutes = list(self._minutes)
+        running = list(self._running)
+        ttfts = sorted(one for minute in minutes for one in minute.ttfts)
+        durations = sorted(one for minute in minutes for one in minute.durations)
+        return {
+            "at": format_moment(int(time.time() * 1000)),
+            "running": len(running),
+            "requests": [_to_json(record) for record in running[:_SHOWN]],
+            "models": [_pool_to_json(pool) for pool in pools],
+            "minutes": [minute.to_json() for minute in minutes],
+            "time_to_first_token": _percentiles(ttfts),
+            "duration": _percentiles(durations),
+            "errors": list(self._errors),
+        }
+
+    def _minute(self) -> _Minute:
+        """The present one. Where the clock was set back, the latest goes on."""
+        number = int(time.time() // 60)
+        if not self._minutes or number > self._minutes[-1].number:
+            self._minutes.append(_Minute(number))
+        while self._minutes[0].number <= self._minutes[-1].number - _MINUTES:
+            self._minutes.popleft()
+        return self._minutes[-1]
+
+
+def _to_json(record: RequestRecord) -> dict[str, Any]:
+    """A request that runs. ``state``: it is queued, in its prompt, or in its answer."""
+    state = "queued"
+    if record.granted is not None:
+        state = "prompt" if record.first_token is None else "answer"
+    elif record.replayed is not None:
+        state = "answer"
+    ttft = record.time_to_first_token
+    return {
+        "id": record.id,
+        "kind": record.name,
+        "route": record.route,
+        "key": record.key,
+        "model": record.model,
+        "backend": record.backend,
+        "state": state,
+        "stream": record.stream,
+        "seconds": round(record.duration, 2),
+        "time_to_first_token": None if ttft is None else round(ttft, 3),
+        "tokens": record.pieces,
+        "failovers": record.failovers,
+        "cancellable": record.cancel is not None,
+    }
+
+
+def _pool_to_json(pool: Pool) -> dict[str, Any]:
+    return {
+        "model": pool.model,
+        "waiting": pool.waiting,
+        "in_flight": pool.in_flight,
+        "slots": sum(state.backend.slots for state in pool.states if state.backend.ready),
+        "backends": [
+            {
+                "name": state.name,
+                "state": state.circuit,
+                "ready": state.backend.ready,
+                "in_flight": state.in_flight,
+                "slots": state.backend.slots,
+            }
+            for state in pool.states
+        ],
+    }
+
+
+def _percentiles(ordered: Sequence[float]) -> dict[str, float | None]:
+    """The median and the 95th percentile, by the nearest rank."""
+    if not ordered:
+        return {"p50": None, "p95": None}
+    last = len(ordered) - 1
+    return {
+        "p50": round(ordered[last // 2], 3),
+        "p95": round(ordered[min(last, int(0.95 * len(ordered)))], 3),
+    }

@@ -1,0 +1,93 @@
+"""``/admin/v1/live``: what the gateway does now, once or as a stream; and an end to one request.
+
+All watchers share one snapshot a second, however many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from fastapi.responses import Response, StreamingResponse
+
+from reverie.errors import NotFound
+from reverie.gateway.live import Live
+from reverie.gateway.serving.served_models import ServedModel
+from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
+
+_INTERVAL = 1.0
+"""Seconds between the events of a stream."""
+
+
+class LiveQuery(Parameters):
+    stream: bool = False
+    """A snapshot each second, as server-sent events, until the watcher leaves."""
+
+
+class _Feed:
+    """Snapshots as JSON, each made once for all who watch."""
+
+    def __init__(self, live: Live, models: Callable[[], Iterable[ServedModel]]) -> None:
+        self._live = live
+        self._models = models
+        self._made_at = -_INTERVAL
+        self._made = b""
+
+    def latest(self) -> bytes:
+        now = time.monotonic()
+        if now - self._made_at >= 0.9 * _INTERVAL:
+            self._made_at = now
+            pools = [model.pool for model in self._models()]
+            self._made = msgspec.json.encode(self._live.snapshot(pools))
+        return self._made
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"data: %b\n\n" % self.latest()
+            await asyncio.sleep(_INTERVAL)
+
+
+def routes(live: Live, models: Callable[[], Iterable[ServedModel]]) -> APIRouter:
+    """The routes.
+
+    Args:
+        models: returns the models that are served at the moment.
+    """
+    router = admin_router()
+    feed = _Feed(live, models)
+
+    @router.get(
+        "/live",
+        summary="The requests that run, the queues, and the last hour",
+        response_class=Response,
+        responses={
+            200: {
+                "content": {
+                    "application/json": {"schema": {"type": "object"}},
+                    "text/event-stream": {"schema": {"type": "object"}},
+                }
+            }
+        },
+    )
+    async def show_live(query: LiveQuery = Query()) -> Response:  # noqa: B008
+        if query.stream:
+            headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            return StreamingResponse(feed.events(), 200, headers, "text/event-stream")
+        return Response(feed.latest(), media_type="application/json")
+
+    @router.post(
+        "/requests/{request_id}/cancel",
+        summary="End a request that runs",
+        dependencies=NO_PARAMETERS,
+    )
+    async def cancel_request(request_id: str) -> dict[str, Any]:
+        ended = live.cancel(request_id)
+        if not ended:
+            raise NotFound("No request with this id runs here.", param="request_id")
+        return {"id": request_id, "cancelled": ended}
+
+    return router
