@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
 from reverie.http.request.lenient import Lenient, Other, tag_by_type
-from reverie.http.request.schema import LAX, base64, image_url, union_by_form
+from reverie.http.request.schema import LAX, MAX_MESSAGES, base64, image_url, union_by_form
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200
@@ -147,7 +147,7 @@ class MessagesRequest(Lenient):
     """A request for an answer; ``max_tokens`` is absent where only the prompt is counted."""
 
     model: str = Field(default="", max_length=200)
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, le=_MAX_INT32), LAX] | None = None
     system: System | None = None
     stop_sequences: (

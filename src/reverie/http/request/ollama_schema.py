@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from reverie.http.request.lenient import Lenient
 from reverie.http.request.ollama_options import Options
-from reverie.http.request.schema import Name, base64, image_url
+from reverie.http.request.schema import MAX_MESSAGES, Name, base64, image_url
 
 _MAX_NAME = 200
 _MEDIA_TYPES = {
@@ -131,7 +131,7 @@ class Request(Lenient):
 
 
 class ChatRequest(Request):
-    messages: Annotated[list[Message], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[Message], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=512, fail_fast=True)] | None = None
 
 

@@ -11,7 +11,14 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Stri
 from pydantic_core import PydanticCustomError
 
 from reverie.http.request.lenient import Lenient, Other, tag_by_type
-from reverie.http.request.schema import LAX, UNSUPPORTED, Name, image_url, union_by_form
+from reverie.http.request.schema import (
+    LAX,
+    MAX_MESSAGES,
+    UNSUPPORTED,
+    Name,
+    image_url,
+    union_by_form,
+)
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200
@@ -153,7 +160,7 @@ Input: TypeAlias = union_by_form(  # type: ignore[valid-type]
                 BeforeValidator(_known_item),
             ]
         ],
-        Field(min_length=1, fail_fast=True),
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
         Tag("<array>"),
     ],
     "a string or a list of items",

@@ -340,6 +340,8 @@ def _only_text(value: list[str]) -> list[str]:
     return value
 
 
+MAX_MESSAGES = 16_384
+"""Of one conversation: a check of more would hold up other clients' tokens."""
 MAX_CHOICES = 16
 """Answers to one request, each of which needs a slot."""
 _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -408,7 +410,9 @@ class Sampling(Wire):
 class LLMRequest(Sampling):
     """A request for text. A field that is null counts as absent, also in the objects below it."""
 
-    messages: Annotated[list[LLMMessage], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[
+        list[LLMMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    ]
     """The conversation so far."""
     max_tokens: MaxTokens = 256
     """The answer is cut after this many tokens."""
