@@ -162,8 +162,10 @@ def test_ids_that_are_there_are_kept() -> None:
 
 def test_a_long_conversation_with_tools_is_read_in_a_moment() -> None:
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 128}
-    said = messages(*[call] * 500, *[{"role": "tool", "content": ""}] * 64_000)
-    assert said[-1]["tool_call_id"] == "call_63999"
+    said = messages(*[call] * 125, *[{"role": "tool", "content": ""}] * 16_000)
+    assert said[-1]["tool_call_id"] == "call_15999"
+    error = refusal(chatted, messages=[USER] * 16_385)
+    assert error.param == "messages"
 
 
 def test_images_are_parts_also_those_of_a_tool() -> None:
