@@ -116,6 +116,7 @@ TESTED_ELSEWHERE = {
     "prompt_bounds.py": "test_request.py",
     "events.py": "backends/decoding/test_chunks.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
+    "gateway/accounts/request_list.py": "cli/test_requests.py",
     "gateway/attempts.py": "gateway/test_relay.py",
     "gateway/metrics.py": "http/operations/test_metrics.py",
     "gateway/scheduling/speed.py": "gateway/scheduling/test_routing.py",

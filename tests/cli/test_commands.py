@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,21 @@ import pytest
 
 import reverie
 from reverie import cli
+
+REVERIE = str(Path(sys.executable).with_name("reverie"))
+VERBS = (
+    "serve",
+    "chat",
+    "run",
+    "pull",
+    "models",
+    "init",
+    "check",
+    "status",
+    "keys",
+    "usage",
+    "requests",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +55,64 @@ def test_help_names_every_verb_and_how_to_start(
 ) -> None:
     assert run(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
-    for verb in ("serve", "pull", "models", "check", "keys", "usage"):
+    for verb in VERBS:
         assert f"\n  {verb} " in said
     assert "Start with: reverie serve" in said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_within_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, verb, "--help") == 0
+    said = capsys.readouterr().out
+    assert f"reverie {verb}" in said.splitlines()[0]
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_no_verb_has_exits_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert run(monkeypatch, verb, "--colour") == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("shell", "typed"),
+    [
+        ("bash", {"COMP_WORDS": "reverie st", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "reverie st"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "reverie st", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_a_shell_completes_verbs(shell: str, typed: dict[str, str]) -> None:
+    done = subprocess.run(
+        [REVERIE],
+        env=os.environ | typed | {"_REVERIE_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "status" in done.stdout, done
+    assert "serve" not in done.stdout
+
+
+@pytest.mark.integration
+def test_completion_is_installed_for_the_shell_that_asks(folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{REVERIE} --install-completion bash"],
+        env=os.environ | {"HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert "_REVERIE_COMPLETE" in "".join(
+        file.read_text() for file in folder.rglob("*") if file.is_file()
+    )
 
 
 def test_a_mistake_is_a_sentence_on_standard_error(

@@ -55,7 +55,7 @@ def serve(
     for sentence in remarks:
         _log_remark(sentence)
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
-    _fetch_missing(settings)
+    fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -86,7 +86,7 @@ def _log_remark(sentence: str) -> None:
     logger.warning("part of --ai-models has no effect", extra=log.fields(remark=sentence))
 
 
-def _fetch_missing(settings: Settings) -> None:
+def fetch_missing(settings: Settings) -> None:
     """Fetch the models that run here and aren't on disk, with a progress bar."""
     from reverie.models.store import fetch, find
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from reverie.errors import ConfigurationError
 from reverie.settings import NO_STORE, StoreSettings
 from reverie.store.database.engine import Store as Store
-from reverie.store.database.engine import parse_url
+from reverie.store.database.engine import parse_url as parse_url
 from reverie.store.database.migrate import migrate
 
 

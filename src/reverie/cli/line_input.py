@@ -1,0 +1,97 @@
+"""What a user types into a chat: lines with a history, joined to messages.
+
+The history is a file in the state directory that only its owner can read. A line is added to it
+as soon as it is typed. One that begins with a space isn't, as in a shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from reverie.paths import state_directory
+
+_HISTORY_LINES = 1000
+_PROMPT = ">>> "
+_MORE = "... "
+_QUOTES = '"""'
+
+
+def _readline() -> ModuleType | None:
+    """Python's module for editing lines, which not every Python has."""
+    try:
+        import readline
+    except ImportError:
+        return None
+    return readline
+
+
+class LineInput:
+    """Reads messages from the terminal.
+
+    Args:
+        file: the history; default: ``chat_history`` in the state directory.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file or state_directory() / "chat_history"
+        self._readline: Any = _readline()
+        if self._readline is not None:
+            self._readline.set_auto_history(False)
+            for line in self._read_history():
+                self._readline.add_history(line)
+
+    def message(self) -> str:
+        r"""The next message: a line; lines of which all but the last end with ``\``; or what
+        stands between two triples of quotation marks.
+
+        Raises:
+            EOFError: Ctrl-D.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        line = self._line(_PROMPT)
+        if line.lstrip().startswith(_QUOTES):
+            return self._quoted(line.lstrip().removeprefix(_QUOTES))
+        lines = [line]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            lines.append(self._line(_MORE))
+        return "\n".join(lines).strip()
+
+    def _quoted(self, line: str) -> str:
+        lines = []
+        while _QUOTES not in line:
+            lines.append(line)
+            line = self._line(_MORE)
+        lines.append(line.partition(_QUOTES)[0])
+        return "\n".join(lines).strip("\n")
+
+    def _line(self, prompt: str) -> str:
+        line = input(prompt)
+        if line.strip() and not line.startswith(" "):
+            self._remember(line)
+        return line
+
+    def _remember(self, line: str) -> None:
+        if self._readline is not None:
+            self._readline.add_history(line)
+        with contextlib.suppress(OSError):  # a chat goes on without a history
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            opened = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(opened, "w", encoding="utf-8", errors="replace") as writing:
+                writing.write(line + "\n")
+
+    def _read_history(self) -> list[str]:
+        """The last lines; a file that has grown far beyond them is cut."""
+        try:
+            lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        kept = lines[-_HISTORY_LINES:]
+        if len(lines) > 2 * _HISTORY_LINES:
+            with contextlib.suppress(OSError):
+                self._file.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        return kept

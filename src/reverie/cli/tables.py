@@ -1,0 +1,54 @@
+"""Tables that fit a terminal, and are plain columns where they go elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+
+import typer
+
+_GAP = "  "
+
+
+def print_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()
+) -> None:
+    """Print a table: on a terminal its cells are broken to fit, elsewhere nothing is.
+
+    Args:
+        right: the heads of columns of numbers.
+    """
+    if sys.stdout.isatty():
+        _print_fitted(heads, rows, right)
+    else:
+        _print_plain(heads, rows, right)
+
+
+def _print_plain(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]
+) -> None:
+    """Columns that two spaces or more part. An empty cell is a dash, so that none gets lost."""
+    lines = [heads, *([cell or "-" for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if head in right else cell.ljust(width)
+            for head, cell, width in zip(heads, line, widths, strict=True)
+        ]
+        typer.echo(_GAP.join(cells).rstrip())
+
+
+def _print_fitted(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: names aren't markup
+    Console(highlight=False).print(table)
