@@ -19,6 +19,7 @@ from reverie.cli.requests import requests
 from reverie.cli.run import run as run_verb
 from reverie.cli.serve import serve
 from reverie.cli.status import status
+from reverie.cli.top import top
 from reverie.cli.usage import usage
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 
@@ -38,6 +39,7 @@ app.command()(models)
 app.command()(init)
 app.command()(check)
 app.command()(status)
+app.command()(top)
 app.add_typer(keys.app)
 app.command()(usage)
 app.command()(requests)

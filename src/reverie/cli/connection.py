@@ -118,6 +118,18 @@ class Connection:
             raise self._refused(status, body)
         return self.parsed(body)
 
+    def post_json(self, path: str) -> Any:
+        """What an empty POST is answered with.
+
+        Raises:
+            CallFailed: it is refused.
+        """
+        with self._answer("POST", path, None) as response:
+            answer = response.read(_MAX_BODY)
+            if response.status != 200:
+                raise self._refused(response.status, answer)
+        return self.parsed(answer)
+
     def ask(self, body: dict[str, Any]) -> Any:
         """The whole answer to a request for a chat completion.
 
