@@ -34,6 +34,8 @@ between two \"\"\". Ctrl-C stops an answer. A line that begins with a space
 isn't kept in the history.
 """.replace(r"\"", '"')
 
+_ENDING = ("quit", "exit", "bye")
+
 
 def chat(
     model: AskedModel = None,
@@ -115,13 +117,13 @@ class _Chat:
             except EOFError:
                 typer.echo()
                 return
-            name, _, argument = said.partition(" ")
-            if name in ("/quit", "/exit", "/bye"):
+            name, _, argument = said.text.removeprefix("/").partition(" ")
+            if said.is_command and name in _ENDING:
                 return
-            if said.startswith("/") and "\n" not in said:
-                self._command(name.removeprefix("/"), argument.strip())
-            elif said:
-                self._ask(said)
+            if said.is_command:
+                self._command(name, argument.strip())
+            elif said.text:
+                self._ask(said.text)
 
     def _ask(self, said: str) -> None:
         """Show the answer. Ctrl-C stops it, and what has come of it stays."""
