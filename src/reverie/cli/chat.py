@@ -15,7 +15,7 @@ from reverie.cli.connection import CallFailed, Connection, Piece, Url, without_c
 from reverie.cli.conversation import SETTINGS, Conversation, WrongInput
 from reverie.cli.line_input import LineInput
 from reverie.cli.own_server import server
-from reverie.cli.rendering import output
+from reverie.cli.rendering import output, replace_what_has_no_code
 from reverie.cli.run import DEFAULT_MAX_TOKENS, AskedModel, MaxTokens, System, Temperature
 
 _HELP = r"""
@@ -54,6 +54,7 @@ def chat(
         raise typer.BadParameter(
             "a chat needs a terminal; in a pipe, use reverie run", param_hint="standard input"
         )
+    replace_what_has_no_code()
     settings: dict[str, Any] = {"max_tokens": max_tokens}
     if temperature is not None:
         settings["temperature"] = temperature
