@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 15.0
 _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b[=>]|\x1b\][^\x07]*\x07")
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def screen(written: str) -> list[str]:
@@ -56,7 +58,7 @@ class Terminal:
 
     def __init__(self, process: subprocess.Popen[bytes], ours: int) -> None:
         self.process = process
-        self.written = ""
+        self._raw = b""
         self._ours = ours
         self._seen = 0
 
@@ -81,6 +83,11 @@ class Terminal:
         return self.process.wait(PATIENCE)
 
     @property
+    def written(self) -> str:
+        """All that was written, without its colours."""
+        return _COLOUR.sub("", self._raw.decode(errors="replace"))
+
+    @property
     def screen(self) -> list[str]:
         return screen(self.written)
 
@@ -91,7 +98,7 @@ class Terminal:
         data = b""
         with contextlib.suppress(OSError):  # of Linux, once nobody has the other end open
             data = os.read(self._ours, 65536)
-        self.written += data.decode(errors="replace")
+        self._raw += data
         return bool(data)
 
 

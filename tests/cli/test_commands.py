@@ -97,7 +97,7 @@ def test_a_shell_completes_verbs(shell: str, typed: dict[str, str]) -> None:
         check=False,
     )
     assert "status" in done.stdout, done
-    assert "usage" not in done.stdout
+    assert "pull" not in done.stdout
 
 
 @pytest.mark.integration

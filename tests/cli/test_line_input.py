@@ -22,7 +22,7 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
         reader = LineInput(tmp_path / "state" / "history")
         found = []
         while waiting:
-            found.append(reader.message())
+            found.append(reader.message().text)
         return found
 
     return messages
@@ -45,6 +45,17 @@ def test_between_quotes_lines_are_one_message(typed: Callable[..., list[str]]) -
     ]
     assert typed('"""a', 'b"""') == ["a\nb"]
     assert typed('"""a"""') == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_command"),
+    [(["/help"], True), (["help"], False), (['"""/help"""'], False), (["/help\\", "me"], False)],
+)
+def test_only_a_line_by_itself_is_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], is_command: bool
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: lines.pop(0))
+    assert LineInput(tmp_path / "history").message().is_command == is_command
 
 
 def test_the_history_is_private_and_leaves_out_what_begins_with_a_space(
@@ -81,4 +92,4 @@ def test_without_a_place_for_the_history_a_chat_goes_on(
     monkeypatch.setattr(line_input, "_readline", lambda: None)
     monkeypatch.setattr("builtins.input", lambda _: "Hi")
     (tmp_path / "file").write_text("")
-    assert LineInput(tmp_path / "file" / "history").message() == "Hi"
+    assert LineInput(tmp_path / "file" / "history").message().text == "Hi"

@@ -152,6 +152,20 @@ def test_a_chat_of_its_own_survives_ctrl_c_and_its_server_ends_with_it(
     until_gone(servers)
 
 
+def test_a_chat_that_is_ended_at_its_prompt_leaves_no_server(
+    engine: ThreadedEngine, program: list[str], tmp_path: Path
+) -> None:
+    configure(tmp_path, engine)
+    with terminal("chat", cwd=tmp_path, program=program) as shown:
+        shown.until(">>> ")
+        servers = children(shown.process.pid)
+        assert servers
+        shown.process.send_signal(signal.SIGTERM)
+        assert shown.end() == 143
+        assert "Traceback" not in shown.written
+    until_gone(servers)
+
+
 @pytest.mark.real
 def test_the_default_model_answers_without_any_configuration(
     program: list[str], tmp_path: Path

@@ -18,7 +18,10 @@ from reverie.gateway.accounts.key_service import KeySpec
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.testing import Script, ThreadedEngine
 from reverie.times import format_moment, now_ms
+from tests.cli.command import reverie
+from tests.cli.gateway import gateway
 from tests.cli.terminal import screen
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -195,3 +198,20 @@ def test_without_a_store_it_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatc
     status, out, err = run()
     assert (status, out) == (1, "")
     assert err.startswith("error: store.url is none")
+
+
+@pytest.mark.integration
+def test_what_a_real_gateway_answered_is_listed(tmp_path: Path) -> None:
+    with ThreadedEngine(Script(tokens=("Hello", " world"))) as engine:
+        with gateway(tmp_path / "served", engine) as server:
+            server.ask()
+            server.ask("other")
+            url = f"sqlite:///{tmp_path}/served/reverie.db"
+            done = reverie("requests", "--json", REVERIE_STORE_URL=url)
+    assert (done.returncode, done.stderr) == (0, "")
+    newest, oldest = json.loads(done.stdout)
+    assert newest["at"] >= oldest["at"]
+    for one in (newest, oldest):
+        assert (one["key"], one["model"], one["outcome"]) == ("anonymous", "m", "ok")
+        assert (one["completion_tokens"], one["cost"]) == (2, "0.000014 USD")
+        assert one["ttft_ms"] is not None

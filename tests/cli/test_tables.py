@@ -35,3 +35,8 @@ def test_a_terminal_of_80_columns_holds_every_line_and_every_word(
     out = "\n".join(lines)
     assert out.count("long") == 10
     assert "[bold]x[/bold]" in out
+
+
+def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(HEADS, [["a\x1b[2J\nb", "1"]])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a?[2J?b", "1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -69,8 +70,8 @@ def key_named(store: Store, name: str) -> str:
 
 def rows(out: str) -> list[list[str]]:
     """The cells of a printed table."""
-    lines = [line.strip("│┃ ") for line in out.splitlines() if line[:1] in "│┃"]
-    return [[cell.strip() for cell in line.replace("┃", "│").split("│")] for line in lines]
+    _title, _, *lines = out.splitlines()
+    return [re.split(r"\s{2,}", line.strip()) for line in lines]
 
 
 def asked(run: Run, *arguments: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands on accounts share: the configuration's store, JSON, tables."""
+"""What the commands on accounts share: the configuration's store, and JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import typer
 from reverie.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from reverie.gateway.accounts.store import Store
 
 Config: TypeAlias = Annotated[
@@ -25,9 +23,6 @@ Config: TypeAlias = Annotated[
     ),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-_WIDE = 250
-"""Columns of a table that doesn't go to a terminal, so that no line is broken."""
 
 
 @contextmanager
@@ -59,13 +54,3 @@ def print_json(value: Any) -> None:
     import msgspec
 
     typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
-def print_table(table: Table) -> None:
-    """Print a table, without breaking its lines where it doesn't go to a terminal."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
-    console.print(table)

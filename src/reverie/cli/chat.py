@@ -15,7 +15,7 @@ from reverie.cli.connection import CallFailed, Connection, Piece, Url, without_c
 from reverie.cli.conversation import SETTINGS, Conversation, WrongInput
 from reverie.cli.line_input import LineInput
 from reverie.cli.own_server import server
-from reverie.cli.rendering import output
+from reverie.cli.rendering import output, replace_what_has_no_code
 from reverie.cli.run import DEFAULT_MAX_TOKENS, AskedModel, MaxTokens, System, Temperature
 
 _HELP = r"""
@@ -33,6 +33,8 @@ A line that ends with \ goes on with the next one, and so does what stands
 between two \"\"\". Ctrl-C stops an answer. A line that begins with a space
 isn't kept in the history.
 """.replace(r"\"", '"')
+
+_ENDING = ("quit", "exit", "bye")
 
 
 def chat(
@@ -52,6 +54,7 @@ def chat(
         raise typer.BadParameter(
             "a chat needs a terminal; in a pipe, use reverie run", param_hint="standard input"
         )
+    replace_what_has_no_code()
     settings: dict[str, Any] = {"max_tokens": max_tokens}
     if temperature is not None:
         settings["temperature"] = temperature
@@ -115,13 +118,13 @@ class _Chat:
             except EOFError:
                 typer.echo()
                 return
-            name, _, argument = said.partition(" ")
-            if name in ("/quit", "/exit", "/bye"):
+            name, _, argument = said.text.removeprefix("/").partition(" ")
+            if said.is_command and name in _ENDING:
                 return
-            if said.startswith("/") and "\n" not in said:
-                self._command(name.removeprefix("/"), argument.strip())
-            elif said:
-                self._ask(said)
+            if said.is_command:
+                self._command(name, argument.strip())
+            elif said.text:
+                self._ask(said.text)
 
     def _ask(self, said: str) -> None:
         """Show the answer. Ctrl-C stops it, and what has come of it stays."""

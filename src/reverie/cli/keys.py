@@ -11,9 +11,9 @@ from reverie.cli.accounts import (
     Config,
     plain_errors,
     print_json,
-    print_table,
     use_store,
 )
+from reverie.cli.tables import print_rows
 from reverie.settings import Settings, load
 from reverie.times import now_ms
 
@@ -196,12 +196,8 @@ def list_keys(config: Config = None, as_json: AsJson = False) -> None:
     if not found:
         typer.echo("There are no keys yet. Make one: reverie keys create --name NAME")
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("name", "id", "status", "models", "limits", "budget", "spent", "expires")
-    for key in found:
-        cells = [
+    rows = [
+        [
             key["name"],
             key["id"],
             key["status"],
@@ -211,8 +207,10 @@ def list_keys(config: Config = None, as_json: AsJson = False) -> None:
             key["spent"] or "",
             key["expires_at"] or "never",
         ]
-        table.add_row(*(Text(cell) for cell in cells))  # Text: names aren't markup
-    print_table(table)
+        for key in found
+    ]
+    heads = ["name", "id", "status", "models", "limits", "budget", "spent", "expires"]
+    print_rows(heads, rows, right=("budget", "spent"))
 
 
 @app.command()

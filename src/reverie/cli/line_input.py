@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie.paths import state_directory
 
@@ -29,6 +29,13 @@ def _readline() -> ModuleType | None:
     return readline
 
 
+class Typed(NamedTuple):
+    """A message, or a command such as ``/help``: only a line by itself is one."""
+
+    text: str
+    is_command: bool
+
+
 class LineInput:
     """Reads messages from the terminal.
 
@@ -44,7 +51,7 @@ class LineInput:
             for line in self._read_history():
                 self._readline.add_history(line)
 
-    def message(self) -> str:
+    def message(self) -> Typed:
         r"""The next message: a line; lines of which all but the last end with ``\``; or what
         stands between two triples of quotation marks.
 
@@ -54,12 +61,13 @@ class LineInput:
         """
         line = self._line(_PROMPT)
         if line.lstrip().startswith(_QUOTES):
-            return self._quoted(line.lstrip().removeprefix(_QUOTES))
+            return Typed(self._quoted(line.lstrip().removeprefix(_QUOTES)), is_command=False)
         lines = [line]
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]
             lines.append(self._line(_MORE))
-        return "\n".join(lines).strip()
+        text = "\n".join(lines).strip()
+        return Typed(text, is_command=text.startswith("/") and len(lines) == 1)
 
     def _quoted(self, line: str) -> str:
         lines = []

@@ -7,6 +7,7 @@ work for a piece doesn't grow with the answer, and the window's history holds ev
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from types import TracebackType
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 from reverie.cli.connection import without_controls
 
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
     from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.markdown import Markdown
 
 _REDRAW_INTERVAL = 0.05
 """Seconds between two drawings: an eye sees no more, and a fast model sends more."""
@@ -45,8 +46,15 @@ class Output(Protocol):
         """Show more of what the model thinks before it answers."""
 
 
+def replace_what_has_no_code() -> None:
+    """Show ``?`` for characters that standard output's encoding lacks, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def output() -> Output:
     """Markdown on a terminal that can draw, and plain text everywhere else."""
+    replace_what_has_no_code()
     if not sys.stdout.isatty():
         return PlainOutput()
     from rich.console import Console
@@ -99,16 +107,13 @@ class MarkdownOutput:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._parser: MarkdownIt | None = None
         self._open = ""  # the text of the last block
         self._reasoning = ""
         self._drawn_at = 0.0
 
     def __enter__(self) -> Self:
-        from markdown_it import MarkdownIt
         from rich.live import Live
 
-        self._parser = MarkdownIt().enable("table")  # what rich parses with
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"
         )
@@ -130,25 +135,20 @@ class MarkdownOutput:
     def add(self, text: str) -> None:
         self._end_reasoning()
         self._open += without_controls(text)
-        cut = self._end_of_closed_blocks()
-        if cut:
-            closed, self._open = self._open[:cut], self._open[cut:]
-            self._print(closed)
         self._draw()
 
     def add_reasoning(self, text: str) -> None:
         self._reasoning += without_controls(text)
         self._draw()
 
-    def _end_of_closed_blocks(self) -> int:
-        """Where the last block begins: those before it stay as they are."""
-        assert self._parser is not None
-        tokens = self._parser.parse(self._open)
+    def _print_closed_blocks(self) -> None:
+        """Print all blocks but the last for good."""
+        tokens = _markdown(self._open).parsed
         begins = [token.map[0] for token in tokens if token.level == 0 and token.map]
-        if len(begins) < 2:
-            return 0
-        lines = self._open.splitlines(keepends=True)
-        return sum(map(len, lines[: begins[-1]]))
+        if len(begins) > 1:
+            lines = self._open.split("\n")  # as the parser counts them
+            self._print("\n".join(lines[: begins[-1]]))
+            self._open = "\n".join(lines[begins[-1] :])
 
     def _end_reasoning(self) -> None:
         """Leave one line of the reasoning, which nobody reads twice."""
@@ -166,6 +166,8 @@ class MarkdownOutput:
         if self._live is None or now - self._drawn_at < _REDRAW_INTERVAL:
             return
         self._drawn_at = now
+        if not self._reasoning:
+            self._print_closed_blocks()
         self._live.update(self._unfinished(), refresh=True)
 
     def _unfinished(self) -> RenderableType:
@@ -186,7 +188,7 @@ class MarkdownOutput:
         return Segments(segments)
 
 
-def _markdown(text: str) -> RenderableType:
+def _markdown(text: str) -> Markdown:
     """Markdown with its links written out, since not every terminal can follow a hidden one."""
     from rich.markdown import Markdown
 

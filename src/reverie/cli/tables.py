@@ -18,10 +18,16 @@ def print_rows(
     Args:
         right: the heads of columns of numbers.
     """
+    shown = [["".join(map(_printable, cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_fitted(heads, rows, right)
+        _print_fitted(heads, shown, right)
     else:
-        _print_plain(heads, rows, right)
+        _print_plain(heads, shown, right)
+
+
+def _printable(char: str) -> str:
+    """The character, unless a terminal would obey it, or it would break a line."""
+    return char if char.isprintable() else "?"
 
 
 def _print_plain(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, print_table, use_store
+from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, use_store
+from reverie.cli.tables import print_rows
 from reverie.settings import load
 from reverie.times import now_ms
 
@@ -65,27 +66,17 @@ def usage(
 
 
 def _print_table(report: UsageReport) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from reverie.gateway.accounts.usage_report import COUNTS, UsageGroup, format_costs
 
-    table = Table(title=f"{report.first} to {report.last}", title_justify="left")
-    for dimension in report.query.by:
-        table.add_column(dimension)
-    for head in (*COUNTS, "cost"):
-        table.add_column(head.removesuffix("_tokens"), justify="right", overflow="fold")
-
-    def add(labels: list[str], group: UsageGroup) -> None:
+    def cells(labels: list[str], group: UsageGroup) -> list[str]:
         counts = [str(getattr(group, name)) for name in COUNTS]
-        # Text: names aren't markup.
-        table.add_row(*(Text(cell) for cell in (*labels, *counts, format_costs(group))))
+        return [*labels, *counts, format_costs(group)]
 
-    for group in report.groups:
-        add(report.labels(group), group)
-    table.add_section()
-    add(["total", *[""] * (len(report.query.by) - 1)], report.total)
-    print_table(table)
+    figures = [*(name.removesuffix("_tokens") for name in COUNTS), "cost"]
+    rows = [cells(report.labels(group), group) for group in report.groups]
+    rows.append(cells(["total", *[""] * (len(report.query.by) - 1)], report.total))
+    typer.echo(f"{report.first} to {report.last}\n")
+    print_rows([*report.query.by, *figures], rows, right=figures)
 
 
 def _print_csv(report: UsageReport) -> None:
