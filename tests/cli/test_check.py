@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reverie.paths import state_directory
 from tests.cli.command import errors, reverie
 
 pytestmark = pytest.mark.integration
@@ -33,6 +34,7 @@ def test_without_a_configuration_it_says_what_the_default_is() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "Would listen on 127.0.0.1 port 8000, for callers without a key.",
+        f"Accounts: {state_directory() / 'reverie.db'}",
         "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -31,6 +33,8 @@ class CatalogueEntry(NamedTuple):
     sha256: str
     licence: str
     origin: WheelOrigin
+    defaults: Mapping[str, float] = MappingProxyType({})
+    """How it answers best where a request doesn't say: fields of ``[models.defaults]``."""
 
 
 CATALOGUE: tuple[CatalogueEntry, ...] = (

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from reverie.errors import ConfigurationError
 from reverie.settings import NO_STORE, StoreSettings
 from reverie.store.database.engine import Store as Store
-from reverie.store.database.engine import parse_url
+from reverie.store.database.engine import parse_url as parse_url
 from reverie.store.database.migrate import migrate
 
 
@@ -26,7 +26,7 @@ def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, N
     """
     if settings.url == NO_STORE:
         raise ConfigurationError(
-            ["store.url is none, so there are no accounts: name a store, as sqlite:///reverie.db"]
+            ["store.url is none, so there are no accounts: leave that out, or name a store"]
         )
     url = parse_url(settings.url)
     if not create and url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
