@@ -99,6 +99,7 @@ def _check(
     if sentence := left_behind(settings.store):
         _warn(sentence)
     keyless = False
+    accounts = None
     try:
         store = open_store(settings)
         keys = authenticator(settings, store)
@@ -110,7 +111,7 @@ def _check(
         if ollama:
             address += f" and {OLLAMA_HOST} port {OLLAMA_PORT}"
         say(f"Would listen on {address}, for {callers}.")
-        say(f"Accounts: {whereabouts(settings.store)}")
+        accounts = whereabouts(settings.store)
     except ConfigurationError as error:
         problems += error.problems
     except StoreFailure as failure:
@@ -124,6 +125,8 @@ def _check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             say(f"Model {served.name}: {_describe(served)}")
+    if accounts is not None:
+        say(f"Accounts: {accounts}")
     for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
