@@ -331,8 +331,8 @@ class ModelSettings(_Section):
     limits: LimitSettings = LimitSettings()
     """What all its callers may use together."""
     defaults: DefaultSettings = DefaultSettings()
-    """What holds where a request doesn't say otherwise. Of what isn't here, the catalogue's for a
-    model that it knows, else the dialect's own."""
+    """What holds where a request doesn't say otherwise. The default model has
+    [its own](models.md#a-models-own-defaults) unless something is set here."""
     engine: str = "xllamacpp"
     """What runs it: `xllamacpp` (llama.cpp in a wheel), or the path of a `llama-server`."""
     slots: int = Field(default=8, ge=1, le=256)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reverie.errors import ConfigurationError, ModelError
-from reverie.gateway.serving.defaults import completed, defaults_of
+from reverie.gateway.serving.defaults import Defaults, completed, defaults_of
 from reverie.models.catalogue import CATALOGUE
 from reverie.request import GenerateRequest
 from reverie.settings import DefaultSettings, ModelSettings, Settings
@@ -149,14 +149,36 @@ def model(text: str) -> ModelSettings:
     return Settings.model_validate(tomllib.loads(text)).models[0]
 
 
-def test_the_catalogue_has_them_for_its_model_and_the_configuration_goes_before() -> None:
-    known = dict(CATALOGUE[0].defaults)
-    assert known
-    assert defaults_of(Settings().default_model) == known
-    text = '[[models]]\nname = "s"\nsource = "smollm2-135m"\n'
-    assert defaults_of(model(text)) == known
-    changed = model(f"{text}defaults = {{temperature = 0.7, max_tokens = 9}}")
-    assert defaults_of(changed) == {**known, "temperature": 0.7, "max_tokens": 9}
+SMOL = '[[models]]\nname = "s"\nsource = "smollm2-135m"\n'
+
+
+def silent(**more: Any) -> GenerateRequest:
+    """A request that leaves open whatever isn't given."""
+    left_open = frozenset(DefaultSettings.model_fields) - more.keys()
+    return GenerateRequest(model="", messages=[], left_open=left_open, **more)
+
+
+def test_the_catalogues_model_has_its_own_where_a_request_names_none_of_them() -> None:
+    known = CATALOGUE[0].defaults
+    for settings in (Settings().default_model, model(SMOL)):
+        got = completed(silent(max_tokens=9, top_k=3), defaults_of(settings))
+        assert {name: getattr(got, name) for name in known} == known
+        assert (got.max_tokens, got.top_k) == (9, 3)
+
+
+@pytest.mark.parametrize("named", [{"temperature": 0.0}, {"top_p": 1.0}])
+def test_half_of_the_catalogues_is_never_mixed_with_what_a_request_names(
+    named: dict[str, float],
+) -> None:
+    request = silent(**named)
+    assert completed(request, defaults_of(Settings().default_model)) is request
+
+
+def test_the_configuration_takes_the_place_of_the_catalogues() -> None:
+    changed = defaults_of(model(f"{SMOL}defaults = {{temperature = 0.7}}"))
+    assert completed(silent(), changed) == silent()
+    longer = completed(silent(), defaults_of(model(f"{SMOL}defaults = {{max_tokens = 9}}")))
+    assert (longer.temperature, longer.max_tokens) == (CATALOGUE[0].defaults["temperature"], 9)
 
 
 def test_the_catalogues_are_valid_settings_and_leave_the_length_of_answers_alone() -> None:
@@ -166,23 +188,23 @@ def test_the_catalogues_are_valid_settings_and_leave_the_length_of_answers_alone
 
 
 def test_another_models_file_has_none_of_its_own() -> None:
-    assert defaults_of(model('[[models]]\nname = "s"\nsource = "s.gguf"')) == {}
+    assert defaults_of(model('[[models]]\nname = "s"\nsource = "s.gguf"')) == Defaults({}, {})
 
 
 def test_both_spellings_of_off_mean_off() -> None:
     for written in (-1, 0):
         text = f'[[models]]\nname = "s"\nsource = "s.gguf"\ndefaults = {{top_k = {written}}}'
-        assert defaults_of(model(text)) == {"top_k": 0}
+        assert defaults_of(model(text)).each == {"top_k": 0}
 
 
 def test_an_answer_may_be_as_long_as_a_request_wants_it_at_least() -> None:
     request = GenerateRequest(
         model="", messages=[], min_tokens=100, left_open=frozenset({"max_tokens"})
     )
-    assert completed(request, {"max_tokens": 50}).max_tokens == 100
-    assert completed(request, {"max_tokens": 150}).max_tokens == 150
+    assert completed(request, Defaults({"max_tokens": 50}, {})).max_tokens == 100
+    assert completed(request, Defaults({"max_tokens": 150}, {})).max_tokens == 150
 
 
 def test_a_request_that_came_from_no_client_is_left_alone() -> None:
     request = GenerateRequest(model="", messages=[], temperature=0.0)
-    assert completed(request, DEFAULTS) is request
+    assert completed(request, Defaults(DEFAULTS, {"temperature": 1.0})) is request

@@ -6,6 +6,7 @@ Rule: a field that the client names is never touched, whichever dialect it came 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,22 +17,31 @@ from reverie.request import GenerateRequest
 from reverie.settings import ModelSettings
 
 
-def defaults_of(model: ModelSettings) -> dict[str, float]:
-    """The fields of a ``GenerateRequest`` that the model has defaults for.
+class Defaults(NamedTuple):
+    """Fields of a ``GenerateRequest``, and what they are."""
 
-    The catalogue's, for a model that it knows; what the configuration says goes before them.
-    """
+    each: Mapping[str, float]
+    """The configuration's: each holds for itself, where a request leaves it open."""
+    together: Mapping[str, float]
+    """The catalogue's way to sample, which holds where a request leaves all of it open: half of it
+    beside a client's own temperature would be nobody's choice."""
+
+
+def defaults_of(model: ModelSettings) -> Defaults:
+    """What the configuration says; and what the catalogue does, unless that is part of it."""
     entry = look_up(model.source or "")
     known = {} if entry is None else dict(entry.defaults)
-    found: dict[str, float] = known | model.defaults.model_dump(exclude_none=True)
-    if "top_k" in found:
-        found["top_k"] = max(0, found["top_k"])  # -1 is one of its spellings of "off"
-    return found
+    each: dict[str, float] = model.defaults.model_dump(exclude_none=True)
+    if "top_k" in each:
+        each["top_k"] = max(0, each["top_k"])  # -1 is one of its spellings of "off"
+    return Defaults(each, {} if known.keys() & each.keys() else known)
 
 
-def completed(request: GenerateRequest, defaults: Mapping[str, float]) -> GenerateRequest:
+def completed(request: GenerateRequest, defaults: Defaults) -> GenerateRequest:
     """The request, with the model's defaults for what it leaves open."""
-    wanted = {name: value for name, value in defaults.items() if name in request.left_open}
+    wanted = {name: value for name, value in defaults.each.items() if name in request.left_open}
+    if defaults.together.keys() <= request.left_open:
+        wanted = {**defaults.together, **wanted}
     if "max_tokens" in wanted:
         wanted["max_tokens"] = max(wanted["max_tokens"], request.min_tokens)
     return replace(request, **wanted) if wanted else request
