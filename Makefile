@@ -15,7 +15,8 @@ help: ## list the targets
 $(VENV)/serve.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@echo "The command is $(BIN)/reverie. To have it on your PATH: pipx install $(CURDIR)"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/serve.stamp
@@ -24,8 +25,8 @@ $(VENV)/dev.stamp: $(VENV)/serve.stamp
 
 setup: $(VENV)/dev.stamp ## everything that developing needs, in .venv
 
-serve: $(VENV)/serve.stamp ## serve the default model on 127.0.0.1:8000
-	@exec $(BIN)/reverie serve
+serve: $(VENV)/serve.stamp ## serve the default model on 127.0.0.1:8000, or at PORT=…
+	@exec $(BIN)/reverie serve $(if $(PORT),--port $(PORT))
 
 lint: ruff ruff-format mypy ## ruff and mypy
 

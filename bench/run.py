@@ -113,9 +113,11 @@ async def first_token(engine: Target, gateway: Target, rounds: int) -> tuple[flo
 @contextlib.asynccontextmanager
 async def reverie(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """Run ``reverie serve`` on a free port; give the process and its base URL once it is ready."""
+    state = tempfile.TemporaryDirectory()  # with the default store
     process = await asyncio.create_subprocess_exec(
         REVERIE, "serve", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL, env={**os.environ, "REVERIE_API_KEYS": ""},
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "REVERIE_API_KEYS": "", "XDG_STATE_HOME": state.name},
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -129,6 +131,7 @@ async def reverie(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     finally:
         process.send_signal(signal.SIGTERM)
         await process.wait()
+        state.cleanup()
 
 
 async def start_to_first_token(rounds: int) -> float:

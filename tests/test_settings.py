@@ -97,6 +97,49 @@ def test_an_unknown_key_of_a_backend_lists_the_keys_of_backends(tmp_path: Path) 
     assert "s3cret" not in problem
 
 
+@pytest.mark.parametrize(
+    ("table", "known"), [("price", "output"), ("limits", "rpm"), ("defaults", "min_p")]
+)
+def test_an_unknown_key_of_a_models_table_lists_the_keys_of_that_table(
+    tmp_path: Path, table: str, known: str
+) -> None:
+    text = f'[[models]]\nname = "a"\nsource = "a.gguf"\n{table} = {{wrong = 1}}\n'
+    (problem,) = problems(tmp_path, text)
+    assert f"models[0].{table}.wrong" in problem
+    listed = problem.split("known here:")[1]
+    assert known in listed
+    assert "source" not in listed
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["temperature = 2.1", "top_p = 0", "top_k = -2", "min_p = 1.1", "max_tokens = 0",
+     "repetition_penalty = 0"],
+)  # fmt: skip
+def test_a_models_default_is_within_the_bounds_of_the_request(tmp_path: Path, line: str) -> None:
+    (problem,) = problems(tmp_path, f'[[models]]\nname="a"\nsource="a.gguf"\ndefaults={{{line}}}')
+    assert f"models[0].defaults.{line.split()[0]}" in problem
+
+
+def test_the_default_store_is_in_the_state_directory_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+        assert Settings().store.url == f"sqlite:///{tmp_path}/{name}/reverie/reverie.db"
+
+
+def test_no_home_folder_is_a_mistake_that_names_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(ConfigurationError, match=r"store\.url: .*XDG_STATE_HOME"):
+        load(environ={})
+    assert StoreSettings(url="none").url == "none"
+
+
 def test_every_mistake_is_reported_with_what_would_be_accepted(tmp_path: Path) -> None:
     found = problems(tmp_path, '[server]\nport = 70000\nlog_format = "xml"\n')
     assert len(found) == 2

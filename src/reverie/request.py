@@ -44,6 +44,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    left_open: frozenset[str] = frozenset()
+    """The fields that the client doesn't name, of those for which a model may have defaults."""
     stop: tuple[str, ...] = ()
     tells_stop: bool = False
     """The client has to know which of its stop strings ended the answer."""

@@ -34,6 +34,7 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
+from reverie.paths import state_directory
 from reverie.tasks import Task
 from reverie.text import printable, require_printable
 
@@ -44,6 +45,8 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """Repeated from the catalogue, which can't be imported here since it lies above the settings."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
+STORE_FILE = "reverie.db"
+"""The default store's file. Earlier versions kept it in the working directory."""
 _DAY = 86_400.0
 _MIB = 1024 * 1024
 
@@ -144,11 +147,27 @@ class ServerSettings(_Section):
         return value
 
 
+def _default_store() -> str:
+    """One store a user, whatever directory a command is given in.
+
+    Raises:
+        ConfigurationError: the user has no home folder, and no variable names another.
+    """
+    try:
+        return f"sqlite:///{state_directory().absolute() / STORE_FILE}"
+    except RuntimeError:
+        raise ConfigurationError(
+            ["store.url: there is no home folder to keep a store in: set it, or XDG_STATE_HOME"]
+        ) from None
+
+
 class StoreSettings(_Section):
     """``[store]``: where keys, limits and usage are kept."""
 
-    url: str = "sqlite:///reverie.db"
-    """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` to keep no accounts."""
+    url: str = Field(default_factory=_default_store)
+    """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` to keep no accounts. FILE is
+    relative to the working directory, or begins with a `/` of its own. None of these: `reverie.db`
+    in `$XDG_STATE_HOME/reverie`, which is `~/.local/state/reverie` by default."""
     durability: Literal["process", "power"] = "process"
     """What an acknowledged request survives: `process`, the death of this process (`kill -9`);
     `power`, also a loss of power (fsync)."""
@@ -190,6 +209,23 @@ class LimitSettings(_Section):
     """Prompt and completion tokens in any 60 seconds."""
     concurrency: int | None = Field(default=None, ge=1, le=10**12)
     """Requests at once, including those that wait for a slot."""
+
+
+class DefaultSettings(_Section):
+    """``[models.defaults]``: what holds where a request doesn't name a field, in every dialect."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """How freely tokens are chosen; 0 always takes the most likely one."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Choose among the most likely tokens that together have this probability."""
+    top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1)
+    """Choose among this many of the most likely tokens; -1 or 0 is off."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Leave out tokens that are less likely than this share of the top token's probability."""
+    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """An answer is cut after this many tokens."""
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    """Divides the logits of tokens that occurred; 1 is off."""
 
 
 class BackendSettings(_Section):
@@ -294,6 +330,9 @@ class ModelSettings(_Section):
     """What its tokens cost."""
     limits: LimitSettings = LimitSettings()
     """What all its callers may use together."""
+    defaults: DefaultSettings = DefaultSettings()
+    """What holds where a request doesn't say otherwise. The default model has
+    [its own](models.md#a-models-own-defaults) unless something is set here."""
     engine: str = "xllamacpp"
     """What runs it: `xllamacpp` (llama.cpp in a wheel), or the path of a `llama-server`."""
     slots: int = Field(default=8, ge=1, le=256)
@@ -349,7 +388,7 @@ class Settings(_Section):
     """Everything that `reverie serve` needs to know."""
 
     server: ServerSettings = ServerSettings()
-    store: StoreSettings = StoreSettings()
+    store: StoreSettings = Field(default_factory=StoreSettings)
     models: tuple[ModelSettings, ...] = (
         ModelSettings(
             name=DEFAULT_MODEL, aliases=DEFAULT_MODEL_ALIASES, source=DEFAULT_MODEL, default=True
@@ -455,6 +494,15 @@ def _read_file(file: Path, *, required: bool, is_reload: bool) -> dict[str, Any]
 
 
 _SECTIONS: dict[str, type[_Section]] = {"server": ServerSettings, "store": StoreSettings}
+_TABLES: dict[str, type[_Section]] = {
+    **_SECTIONS,
+    "models": ModelSettings,
+    "backends": BackendSettings,
+    "price": PriceSettings,
+    "limits": LimitSettings,
+    "defaults": DefaultSettings,
+}
+"""What may be in each table, by its key."""
 
 
 def variable_of(section: str, key: str) -> str:
@@ -511,10 +559,5 @@ def _explain(
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     for part in path[:-1]:
-        if part == "backends":
-            model = BackendSettings
-        elif part == "models":
-            model = ModelSettings
-        elif part in _SECTIONS:
-            model = _SECTIONS[part]
+        model = _TABLES.get(part, model)
     return sorted(model.model_fields)

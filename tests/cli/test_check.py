@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no key."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("REVERIE_API_KEYS", raising=False)
     return tmp_path
 
@@ -28,12 +29,18 @@ def write(folder: Path, text: str, name: str = "reverie.toml") -> Path:
     return file
 
 
-def test_without_a_configuration_it_says_what_the_default_is() -> None:
+def accounts(folder: Path) -> str:
+    """The line that names the default store."""
+    return f"Accounts: {folder}/state/reverie/reverie.db"
+
+
+def test_without_a_configuration_it_says_what_the_default_is(folder: Path) -> None:
     done = reverie("check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "Would listen on 127.0.0.1 port 8000, for callers without a key.",
         "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
+        accounts(folder),
     ]
 
 
@@ -175,7 +182,10 @@ def test_it_takes_what_serve_takes(
     (folder / "page.gguf").write_text("<html>")
     write(folder, '[server]\nport = 1\n[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
     done = reverie("check", *flags, **variables)
-    assert done.stdout == "Would listen on 127.0.0.2 port 9000, for callers without a key.\n"
+    assert done.stdout.splitlines() == [
+        "Would listen on 127.0.0.2 port 9000, for callers without a key.",
+        accounts(folder),
+    ]
     (mistake,) = errors(done)
     assert mistake.startswith("command line: model.source: ")
 
@@ -232,6 +242,7 @@ def test_a_livepeer_file_is_read_and_what_of_it_has_no_effect_is_said(
         "Would listen on 127.0.0.1 port 9000, for callers without a key.",
         "Model smollm2-135m: run here by xllamacpp, 1 slots, on disk",
         "Model big: reached at http://10.0.0.5:8000",
+        accounts(folder),
     ]
     assert done.stderr.splitlines() == [
         f"warning: {file}: [2].pipeline: 'upscale' is not served here, only 'llm'"
@@ -280,13 +291,14 @@ def test_a_live_runners_file_is_standard_output_and_all_else_standard_error(fold
     assert (runner["runner_url"], runner["capacity"]) == ("http://10.0.0.7:9000", 8)
     assert runner["price_info"] == {"price": 0.002, "currency": "usd", "unit": "fixed"}
     told = done.stderr.splitlines()
-    assert told[:2] == [
+    assert told[:3] == [
         "Would listen on 127.0.0.1 port 9000, for callers without a key.",
         "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
+        accounts(folder),
     ]
-    assert told[2].startswith("warning: server.host: 127.0.0.1 is reached from this machine only")
-    assert told[3].startswith("warning: no key is set, so what an orchestrator passes on")
-    assert len(told) == 4
+    assert told[3].startswith("warning: server.host: 127.0.0.1 is reached from this machine only")
+    assert told[4].startswith("warning: no key is set, so what an orchestrator passes on")
+    assert len(told) == 5
 
 
 @pytest.mark.parametrize("open_to", [{"REVERIE_API_KEYS": "k" * 32}, {"REVERIE_NO_AUTH": "1"}])

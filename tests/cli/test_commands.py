@@ -131,6 +131,7 @@ def test_a_mistake_is_a_sentence_on_standard_error(
 def test_a_store_that_can_not_be_used_is_a_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("REVERIE_STORE_URL", "sqlite:///reverie.db")
     (folder / "reverie.db").write_text("no database, but long enough to be read as one" * 50)
     assert run(monkeypatch, "keys", "list") == 1
     err = capsys.readouterr().err

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from reverie.models.catalogue import CATALOGUE
+from reverie.models.suggestions import fitting
+from reverie.runner.resources import usable_memory
 from tests.cli.command import errors, reverie
 
 pytestmark = pytest.mark.integration
@@ -87,6 +89,35 @@ def test_the_table_shows_paths_whole_however_narrow_the_terminal_is(tmp_path: Pa
 def test_the_table_says_how_to_get_what_is_not_here(tmp_path: Path) -> None:
     done = reverie("models", REVERIE_HOME=str(tmp_path))
     assert done.stdout.splitlines()[1].endswith("not here: reverie pull smollm2-135m")
+
+
+def test_suggestions_come_with_sizes_and_say_what_they_are_and_that_none_is_pinned() -> None:
+    done = reverie("models", "--suggest", COLUMNS="40")
+    assert (done.returncode, done.stderr) == (0, "")
+    said, _, rows = done.stdout.partition("\n\n")
+    assert "GB of memory" in said
+    heading, *lines = rows.partition("\n\n")[0].splitlines()
+    assert heading.split() == ["file", "memory", "runs", "on", "licence", "good", "for", "model"]
+    refs = [line.split()[-1] for line in lines]
+    assert refs == [row["name"] for row in suggested()]
+    assert set(refs) >= {one.ref for one in fitting(usable_memory())}  # a GPU may have more
+    assert "estimates" in done.stdout
+    assert "not pinned" in done.stdout
+
+
+def test_suggestions_as_json_are_in_bytes_and_fit_into_this_machine() -> None:
+    rows = suggested()
+    assert rows
+    for row in rows:
+        assert row["size"] < row["memory"]
+        assert row["fits_gpu"] or row["memory"] < usable_memory()
+        assert row["pinned"] is False
+
+
+def suggested() -> list[dict[str, Any]]:
+    done = reverie("models", "--suggest", "--json")
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
 
 
 def test_no_home_folder_is_one_sentence() -> None:

@@ -32,8 +32,11 @@ Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    shutil.copy(empty_store, tmp_path / "reverie.db")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "reverie"  # where the default store is
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "reverie.db")
+    monkeypatch.chdir(folder)
     for variable in ("REVERIE_CONFIG", "REVERIE_STORE_URL"):
         monkeypatch.delenv(variable, raising=False)
     opened = Store(StoreSettings(url="sqlite:///reverie.db"))
@@ -43,15 +46,18 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``reverie usage``; give its exit status, output and errors."""
+    """Run ``reverie usage``; give its exit status, output and errors, without the line that
+    names the store."""
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["reverie", "usage", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         printed = capsys.readouterr()
+        lines = printed.err.splitlines(keepends=True)
+        errors = "".join(line for line in lines if not line.startswith("store: "))
         status = ended.value.code
-        return status if isinstance(status, int) else 0, printed.out, printed.err
+        return status if isinstance(status, int) else 0, printed.out, errors
 
     return command
 

@@ -36,7 +36,12 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
     process = subprocess.Popen(
         [REVERIE, "serve", "--port", "0", *arguments],
         cwd=cwd,
-        env={**os.environ, "REVERIE_API_KEYS": "", **environ},
+        env={
+            **os.environ,
+            "REVERIE_API_KEYS": "",
+            "XDG_STATE_HOME": str(cwd / "state"),  # and with it the default store
+            **environ,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

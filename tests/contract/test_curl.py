@@ -29,6 +29,13 @@ def test_the_printed_line_works_when_pasted(served) -> None:
     assert json.loads(received[-2])["choices"][0]["finish_reason"] in ("stop", "length")
 
 
+def test_the_banner_names_the_models_the_store_and_a_command_that_works(served) -> None:
+    told = dict(re.findall(r"^(Models|Accounts|Command): +(.+)$", served.printed, re.MULTILINE))
+    assert told["Models"] == "smollm2-135m (default)"
+    assert Path(told["Accounts"]).is_file()
+    assert "Start with: reverie serve" in shell(told["Command"])
+
+
 def test_the_readmes_line_works(served) -> None:
     text = (ROOT / "README.md").read_text()
     command = re.search(r"```sh\n(curl .*?)```", text, re.DOTALL)

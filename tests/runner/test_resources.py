@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reverie.models.gguf import Header
-from reverie.runner.resources import estimate_memory, usable_cores
+from reverie.runner.resources import estimate_memory, usable_cores, usable_memory
 from tests.runner.conftest import StartRunner
 
 MIB = 1024 * 1024
@@ -64,3 +64,13 @@ def test_physical_cores_within_affinity_and_quota(cpu: Path, quota: str, cores: 
 
 def test_without_knowledge_of_the_machine_there_is_a_core(tmp_path: Path) -> None:
     assert usable_cores(tmp_path, tmp_path / "absent") >= 1
+
+
+@pytest.mark.parametrize("unlimited", ["max\n", "", f"{2**62}\n"])
+def test_a_containers_limit_bounds_its_memory(tmp_path: Path, unlimited: str) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text(unlimited)
+    whole = usable_memory(limit)
+    assert whole == usable_memory(tmp_path / "absent") > MIB
+    limit.write_text(f"{MIB}\n")
+    assert usable_memory(limit) == MIB

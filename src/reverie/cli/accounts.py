@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for
 
 @contextmanager
 def use_store(settings: Settings, *, create: bool = False) -> Generator[Store, None, None]:
-    """As ``gateway.accounts.store.opened``."""
+    """As ``gateway.accounts.store.opened``, and say on standard error which store it is."""
     # Imported here: SQLAlchemy takes half a second, and an option may be wrong already.
     from reverie.gateway.accounts.store import opened
 
+    if sentence := left_behind(settings.store):
+        typer.echo(f"note: {sentence}", err=True)
     with opened(settings.store, create=create) as store:
+        typer.echo(f"store: {whereabouts(settings.store)}", err=True)
         yield store
 
 

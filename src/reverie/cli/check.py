@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
@@ -95,7 +96,10 @@ def _check(
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, ollama, remark=_warn)
     problems: list[str] = []
+    if sentence := left_behind(settings.store):
+        _warn(sentence)
     keyless = False
+    accounts = None
     try:
         store = open_store(settings)
         keys = authenticator(settings, store)
@@ -107,6 +111,7 @@ def _check(
         if ollama:
             address += f" and {OLLAMA_HOST} port {OLLAMA_PORT}"
         say(f"Would listen on {address}, for {callers}.")
+        accounts = whereabouts(settings.store)
     except ConfigurationError as error:
         problems += error.problems
     except StoreFailure as failure:
@@ -120,6 +125,8 @@ def _check(
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
             say(f"Model {served.name}: {_describe(served)}")
+    if accounts is not None:
+        say(f"Accounts: {accounts}")
     for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
@@ -175,9 +182,15 @@ def _memory_problems(settings: Settings) -> list[str]:
 async def _backend_problems(model: ModelSettings, settings: Settings) -> list[str]:
     """Start the backends, which reads their keys and doesn't connect to any of them."""
     from reverie.backends.build import backends_of
+    from reverie.gateway.serving.defaults import require_honoured
 
     problems = []
-    for index, backend in enumerate(backends_of(model, settings.server)):
+    backends = backends_of(model, settings.server)
+    try:
+        require_honoured(model, backends)
+    except ModelError as error:
+        problems.append(f"defaults: {error}")
+    for index, backend in enumerate(backends):
         try:
             await backend.start(lambda: None)
         except ModelError as error:

@@ -8,7 +8,9 @@ import functools
 import gc
 import logging
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +23,13 @@ import reverie
 from reverie import log
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
 
 if TYPE_CHECKING:
     from reverie.app import Application
+    from reverie.gateway.serving.served_models import ServedModel
 
 logger = logging.getLogger("reverie")
 
@@ -54,6 +58,8 @@ def serve(
     log.configure(settings.server.log_level, settings.server.log_format)
     for sentence in remarks:
         _log_remark(sentence)
+    if old := left_behind(settings.store):
+        logger.warning("a store isn't used", extra=log.fields(remark=old))
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
     fetch_missing(settings)
     with (
@@ -139,8 +145,29 @@ async def _serve(
     exit_soon()
 
 
+def _described(model: ServedModel, default: ServedModel) -> str:
+    """A model's name, and what is particular about it."""
+    marks = [
+        *(["default"] if model is default else []),
+        *([] if model.settings.task == "generate" else [model.settings.task]),
+        *([] if model.state == "ready" else [model.state]),
+    ]
+    return model.name + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _command() -> str:
+    """How this program is called from the directory in which it was started."""
+    program = Path(sys.argv[0])
+    if program.name != "reverie":
+        return f"{sys.executable} -m reverie"
+    found = shutil.which("reverie")
+    if found is not None and os.path.realpath(found) == os.path.realpath(program):
+        return "reverie"
+    return os.path.abspath(program)
+
+
 def _welcome(app: Application, host: str, port: int, seconds: float, *, ollama: bool) -> str:
-    """A request to paste. The key is a placeholder, never printed."""
+    """What is served, where things are, and a request to paste, whose key is a placeholder."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -152,6 +179,10 @@ def _welcome(app: Application, host: str, port: int, seconds: float, *, ollama: 
     ollamas = f"Ollama's API: http://{OLLAMA_HOST}:{OLLAMA_PORT}\n" if ollama else ""
     return f"""
 Reverie is ready after {seconds:.1f} s: {app.models.default.name} at {base}
+
+Models:   {", ".join(_described(model, app.models.default) for model in app.models.all)}
+Accounts: {whereabouts(app.settings.store)}
+Command:  {_command()} --help
 {warning}
 Try it:
 curl {base}/llm \\

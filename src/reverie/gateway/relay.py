@@ -17,12 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from reverie.errors import (
-    BackendError,
-    ClientError,
-    Overloaded,
-    ReverieError,
-)
+from reverie.errors import BackendError, ClientError, Overloaded, ReverieError
 from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.attempts import Attempts

@@ -13,11 +13,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from reverie.errors import (
-    ClientGone,
-    ReverieError,
-    ServerStopped,
-)
+from reverie.errors import ClientGone, ReverieError, ServerStopped
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, StoredAnswer
@@ -201,19 +197,18 @@ class Generate:
         return Source(self._generate(job, headers), job.encoder)
 
     def _prepare(self, call: Call) -> Job:
-        """Find the model, and refuse what one of its backends can't honour.
+        """Find the model, whose defaults fill in, and refuse what a backend of it can't honour.
 
         Raises:
             ModelNotFound, UnsupportedParameter
         """
         model = self._registry.models.find(call.asked.request.model)
         call.record.model = model.name
-        asked = call.asked
-        for request in (asked.request, *asked.more):
-            model.check(request)
-        encoder, framing = self._encoder(call), self._dialect.framing
-        job = Job(call.caller, model, asked.request, encoder, call.record, framing, call.claim)
-        return job._replace(more=asked.more)
+        request, *more = map(model.check, (call.asked.request, *call.asked.more))
+        encoder = self._encoder(call._replace(asked=call.asked._replace(request=request)))
+        framing = self._dialect.framing
+        job = Job(call.caller, model, request, encoder, call.record, framing, call.claim)
+        return job._replace(more=tuple(more))
 
     async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
         """Reserve what the request may use, then generate."""

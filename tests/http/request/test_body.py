@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from reverie.errors import InvalidRequest, UnsupportedParameter
 from reverie.http.request.body import parse_one as parse
 from reverie.request import GenerateRequest
+from reverie.settings import DefaultSettings
 
 USER = {"role": "user", "content": "Hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -35,12 +37,14 @@ def json_format(schema: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_absent_fields_take_the_defaults() -> None:
-    assert request() == GenerateRequest(model="", messages=[USER])
+    every = frozenset(DefaultSettings.model_fields)
+    assert request() == GenerateRequest(model="", messages=[USER], left_open=every)
 
 
 def test_what_the_livepeer_sdk_sends_is_the_same_as_the_defaults() -> None:
     explicit = request(model="", temperature=0.7, max_tokens=256, top_p=1, top_k=-1, stream=False)
-    assert explicit == request()
+    assert explicit.left_open == {"min_p", "repetition_penalty"}
+    assert replace(explicit, left_open=request().left_open) == request()
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,9 @@ def test_what_codex_sends_is_taken_and_only_what_has_no_effect_is_told() -> None
 
 
 def test_the_answer_repeats_what_was_asked() -> None:
-    fields = parsed(tools=[TOOL], metadata={"a": "b"}, temperature=0.5, max_output_tokens=9).echo
+    fields = parsed(tools=[TOOL], metadata={"a": "b"}, max_output_tokens=9).echo
     echo = json.loads(b'{"id":1' + fields + b"}")
-    assert (echo["tools"], echo["metadata"], echo["temperature"]) == ([TOOL], {"a": "b"}, 0.5)
+    assert (echo["tools"], echo["metadata"]) == ([TOOL], {"a": "b"})
     assert (echo["max_output_tokens"], echo["tool_choice"], echo["store"]) == (9, "auto", False)
     assert (echo["parallel_tool_calls"], echo["truncation"]) == (True, "disabled")
     assert not parsed().summary

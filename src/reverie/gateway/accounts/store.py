@@ -26,7 +26,7 @@ def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, N
     """
     if settings.url == NO_STORE:
         raise ConfigurationError(
-            ["store.url is none, so there are no accounts: name a store, as sqlite:///reverie.db"]
+            ["store.url is none, so there are no accounts: leave that out, or name a store"]
         )
     url = parse_url(settings.url)
     if not create and url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):

@@ -19,7 +19,9 @@ from reverie.gateway.serving.on_demand import OnDemandModel
 from reverie.gateway.serving.prompt_sizes import PromptSizes
 from reverie.settings import ModelSettings, ServerSettings
 
-_CHANGEABLE = frozenset(("aliases", "default", "price", "limits", "warm", "idle_unload"))
+_CHANGEABLE = frozenset(
+    ("aliases", "default", "defaults", "price", "limits", "warm", "idle_unload")
+)
 """The keys of a model that can change while its backends run on."""
 
 

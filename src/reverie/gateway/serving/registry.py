@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from reverie.backends.base import Backend
 from reverie.backends.build import backends_of, build_backends
 from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.serving.defaults import require_honoured
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, budget_problems
 from reverie.gateway.serving.served_models import ServedModels
@@ -54,6 +55,7 @@ class ModelRegistry:
     def _deploy(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
     ) -> Deployment:
+        require_honoured(model, backends)
         return Deployment(model, backends, settings.server, self._budget, self._changed.set)
 
     async def start(self) -> None:
@@ -127,9 +129,10 @@ class ModelRegistry:
         problems: list[str] = []
         try:
             for model in settings.models:
-                if model.name in kept:
-                    continue
                 try:
+                    if model.name in kept:
+                        require_honoured(model, kept[model.name].pool.backends)
+                        continue
                     # In a thread, since it looks for the model's file on disk.
                     build = functools.partial(backends_of, model, settings.server, self._environ)
                     backends = await run_in_daemon_thread(build)

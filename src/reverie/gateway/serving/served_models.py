@@ -8,6 +8,7 @@ from typing import Literal
 
 from reverie.errors import ModelNotFound
 from reverie.gateway.scheduling.pool import Pool
+from reverie.gateway.serving.defaults import completed, defaults_of
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.names import other_spelling
 from reverie.gateway.serving.purpose import require_task
@@ -35,6 +36,7 @@ class ServedModel:
         limits = settings.limits
         self.limits = RateLimits(limits.rpm, limits.tpm, limits.concurrency)
         """What all callers of the model may use together."""
+        self.defaults = defaults_of(settings)
 
     @property
     def pool(self) -> Pool:
@@ -61,15 +63,17 @@ class ServedModel:
         on_request = on_demand is not None and on_demand.loading_on_request
         return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
 
-    def check(self, request: GenerateRequest) -> None:
-        """Refuse what one of its backends can't honour.
+    def check(self, request: GenerateRequest) -> GenerateRequest:
+        """The request with this model's own defaults; refuse what a backend of it can't honour.
 
         Raises:
             WrongTask, UnsupportedParameter
         """
         require_task(self.settings, "generate")
+        request = completed(request, self.defaults)
         for backend in self.pool.backends:
             backend.check(request)
+        return request
 
 
 def _price(settings: PriceSettings) -> Price:

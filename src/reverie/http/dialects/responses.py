@@ -203,6 +203,7 @@ class ResponsesEncoder:
     def __init__(self, asked: Asked, *, id: str, model: str, created: int) -> None:
         self.id = id
         about = {"id": id, "object": "response", "created_at": float(created), "model": model}
+        about |= {"temperature": asked.request.temperature, "top_p": asked.request.top_p}
         fields: bytes = asked.echo["fields"]
         self._about = encode(about)[:-1] + fields
         # Many clients show summaries alone. Who asks for one is given the reasoning itself as such.

@@ -22,6 +22,7 @@ from reverie.http.request.messages_schema import (
     URLSource,
 )
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
+from reverie.http.request.sampling import left_open
 from reverie.http.request.validation import MAX_IMAGES, Mistake, OfferedTool, tool_mistakes
 from reverie.prompt_bounds import text_of
 from reverie.request import GenerateRequest
@@ -119,6 +120,7 @@ def _to_generate(asked: MessagesRequest) -> GenerateRequest:
         max_tokens=asked.max_tokens or 1,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         top_k=max(0, asked.top_k or 0),
+        left_open=left_open(asked),
         stream=asked.stream or False,
         include_usage=True,
         stop=tuple(asked.stop_sequences or ()),

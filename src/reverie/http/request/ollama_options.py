@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, Tag
 
 from reverie.http.request.lenient import Lenient
+from reverie.http.request.sampling import left_open
 from reverie.http.request.schema import UNSUPPORTED, union_by_form
 from reverie.http.request.validation import Mistake
 from reverie.request import DEFAULT_MAX_TOKENS
@@ -69,6 +70,9 @@ def sampling(options: Options) -> dict[str, Any]:
         "repetition_penalty": _or(options.repeat_penalty, 1.0),
         "presence_penalty": _or(options.presence_penalty, 0.0),
         "frequency_penalty": _or(options.frequency_penalty, 0.0),
+        "left_open": left_open(
+            options, max_tokens="num_predict", repetition_penalty="repeat_penalty"
+        ),
     }
     stop = options.stop or ()
     fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)

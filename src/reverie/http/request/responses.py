@@ -25,6 +25,7 @@ from reverie.http.request.responses_schema import (
     TextFormat,
     TextPart,
 )
+from reverie.http.request.sampling import left_open
 from reverie.http.request.validation import MAX_IMAGES, Mistake, OfferedTool, tool_mistakes
 from reverie.prompt_bounds import text_of
 from reverie.request import DEFAULT_MAX_TOKENS, GenerateRequest
@@ -53,11 +54,9 @@ _DEFAULTS: dict[str, Any] = {
     "previous_response_id": None,
     "reasoning": {"effort": None, "summary": None},
     "store": False,
-    "temperature": 1.0,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
-    "top_p": 1.0,
     "truncation": "disabled",
 }
 
@@ -104,14 +103,17 @@ def parse_to_count(raw: bytes) -> GenerateRequest:
 
 
 def _echo(body: dict[str, Any], asked: ResponsesRequest) -> bytes:
-    """What the answer repeats. It is in a stream three times: large fields are left out."""
+    """What the answer repeats. It is in a stream three times: large fields are left out.
+
+    Temperature and ``top_p`` are left to the encoder, since the model may have its own defaults.
+    """
     echo = dict.fromkeys(_ECHOED) | _DEFAULTS
     for name in _ECHOED:
         if body.get(name) is not None:
             value = msgspec.json.encode(body[name])
             if len(value) <= _MAX_ECHO:
                 echo[name] = msgspec.Raw(value)
-    for name in ("parallel_tool_calls", "store", "temperature", "top_p"):
+    for name in ("parallel_tool_calls", "store"):
         if (value := getattr(asked, name)) is not None:
             echo[name] = value
     return b"," + msgspec.json.encode(echo)[1:-1]
@@ -187,6 +189,7 @@ def _to_generate(asked: ResponsesRequest, messages: list[dict[str, Any]]) -> Gen
         temperature=1.0 if asked.temperature is None else asked.temperature,
         max_tokens=asked.max_output_tokens or DEFAULT_MAX_TOKENS,
         top_p=1.0 if asked.top_p is None else asked.top_p,
+        left_open=left_open(asked, max_tokens="max_output_tokens"),
         stream=asked.stream or False,
         include_usage=True,
         reasoning_effort="xhigh" if effort == "max" else effort,

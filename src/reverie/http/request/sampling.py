@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec.structs import replace
+from pydantic import BaseModel
 
 from reverie.http.request.schema import Sampling
 from reverie.request import GenerateRequest
+from reverie.settings import DefaultSettings
+
+_WITH_DEFAULTS = frozenset(DefaultSettings.model_fields)
+"""The fields for which a model may have defaults of its own."""
 
 
 def choices_of(request: GenerateRequest, n: int) -> list[GenerateRequest]:
@@ -22,9 +27,22 @@ def choices_of(request: GenerateRequest, n: int) -> list[GenerateRequest]:
     ]
 
 
+def left_open(request: BaseModel, **names: str) -> frozenset[str]:
+    """The fields that a request leaves to its model's own defaults: those that are None or unknown.
+
+    Args:
+        names: the request's own name of a field, where it has another one.
+    """
+    given = request.__dict__  # not getattr, which finds fields that a dialect ignores
+    return frozenset(name for name in _WITH_DEFAULTS if given.get(names.get(name, name)) is None)
+
+
 def sampling_of(request: Sampling) -> dict[str, Any]:
     """The fields of a ``GenerateRequest`` that requests for conversations and prompts share."""
     options = request.stream_options
+    named = request.model_fields_set
+    if "max_completion_tokens" in named:
+        named = {*named, "max_tokens"}
     return {
         "model": request.model,
         "temperature": request.temperature,
@@ -42,6 +60,7 @@ def sampling_of(request: Sampling) -> dict[str, Any]:
         "repetition_penalty": request.repetition_penalty,
         "min_tokens": request.min_tokens,
         "ignore_eos": request.ignore_eos,
+        "left_open": _WITH_DEFAULTS - named,
     }
 
 
