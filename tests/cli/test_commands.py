@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run a command; give its exit status."""
     monkeypatch.setattr(sys, "argv", ["reverie", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:  # serve blocks SIGHUP, which other tests' processes would inherit
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return int(ended.value.code or 0)
 
 

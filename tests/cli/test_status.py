@@ -106,10 +106,13 @@ def test_another_server_is_told_from_a_reverie(engine: ThreadedEngine) -> None:
     assert sentence == f"{engine.url.removesuffix('/v1')} doesn't answer as Reverie does."
 
 
-def test_a_server_without_a_backend_exits_with_1(engine: ThreadedEngine, tmp_path: Path) -> None:
+def test_a_server_whose_backends_are_all_gone_exits_with_1(
+    engine: ThreadedEngine, tmp_path: Path
+) -> None:
+    engine.kill()
     with gateway(tmp_path / "served", engine) as server:
-        assert server.ask() == "Hello"
-        engine.kill()
-        server.until(lambda: reverie("status", "--url", server.url, "--json").returncode == 1)
-        done = reverie("status", "--url", server.url)
+        url = server.url
+        server.until(lambda: reverie("status", "--url", url, "--json").returncode == 1)
+        done = reverie("status", "--url", url)
         assert done.stdout.startswith("ERROR: ")
+        assert "down" in done.stdout
