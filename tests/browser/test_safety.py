@@ -39,7 +39,7 @@ async def test_hostile_text_runs_nothing_and_loads_nothing(
     page = await open_page(gateway.url)
     await ask(page, HOSTILE if author == "user" else "Hi")
     await expect(page.locator(".figures")).to_be_visible()
-    await page.get_by_text("Reasoning").click()
+    await page.get_by_text("Reasoning", exact=True).click()
     log = page.get_by_role("log")
     for element in ("img", "script", "svg", "iframe", "style", "object", "form", "input"):
         await expect(log.locator(element)).to_have_count(0)

@@ -19,7 +19,7 @@ OWN = {name: file for name, file in load().files.items() if not name.startswith(
 
 def test_the_whole_page_weighs_less_than_350_kb_compressed() -> None:
     loaded = load()
-    weights = [len(file.compressed) for file in (loaded.index, *loaded.files.values())]
+    weights = [len(file.compressed) for file in (loaded.page, *loaded.files.values())]
     assert sum(weights) < 350_000
 
 
@@ -48,7 +48,7 @@ def test_modules_import_only_files_that_are_here() -> None:
 
 
 def test_the_page_names_no_other_host() -> None:
-    assert b"://" not in load().index.body
+    assert b"://" not in load().page.body
     for name, file in OWN.items():
         without = file.body.replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
         assert b"://" not in without, name
@@ -62,7 +62,7 @@ def test_html_is_made_of_text_in_one_place_only() -> None:
 
 
 def test_what_is_compressed_is_what_is_there() -> None:
-    for file in (load().index, *load().files.values()):
+    for file in (load().page, *load().files.values()):
         assert gzip.decompress(file.compressed) == file.body
-    assert f"page/{load().build}/app.js".encode() in load().index.body
-    assert b"{{" not in load().index.body
+    assert f"page/{load().build}/app.js".encode() in load().page.body
+    assert b"{{" not in load().page.body

@@ -42,7 +42,7 @@ class Assets(NamedTuple):
 
     build: str
     """The name of the folder, made of all their content."""
-    index: Asset
+    page: Asset
     files: Mapping[str, Asset]
     """By their paths in that folder."""
 

@@ -90,7 +90,7 @@ class Page:
         assets = await asyncio.to_thread(load) if not load.cache_info().currsize else load()
         path = scope["path"]
         if path == ROOT:
-            asset, caching = assets.index, _REVALIDATE
+            asset, caching = assets.page, _REVALIDATE
         else:
             build, _, name = path.removeprefix(_BELOW).partition("/")
             found = assets.files.get(name) if build == assets.build else None
