@@ -213,7 +213,7 @@ export class Chat extends Component {
     this.loadModels();
   }
 
-  /** Draws what has come, at most so often: Markdown is read anew each time. */
+  /** Draws what has come, the less often the longer it is: Markdown is read anew each time. */
   draw(notice) {
     const { growing } = this.state;
     if (!growing) return;
@@ -224,7 +224,7 @@ export class Chat extends Component {
       this.drawing = null;
       this.take(growing);
       this.setState({});
-    }, DRAW_EVERY);
+    }, DRAW_EVERY + growing.answer.content.length / 100);
   }
 
   take({ answer, message }) {

@@ -16,7 +16,7 @@ export function Composer(props) {
   };
   return html`<form class="composer" onSubmit=${submit}>
     <label for="message">${isEditing ? "Edit your message" : "Your message"}</label>
-    <textarea id="message" rows="3" ref=${fieldRef} value=${draft} onKeyDown=${onKeyDown}
+    <textarea id="message" rows="2" ref=${fieldRef} value=${draft} onKeyDown=${onKeyDown}
       onInput=${(event) => onDraft(event.target.value)}
       aria-describedby="message-keys"></textarea>
     <div class="row">
