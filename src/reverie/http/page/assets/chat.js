@@ -257,6 +257,9 @@ export class Chat extends Component {
               onChoose=${(one) => this.choose(one)} onDelete=${this.forget}
               onImport=${this.bringIn} />
           </nav>
+          <aside id="settings" aria-label="Settings" hidden=${!state.showsSettings}>
+            ${this.sidebar(state)}
+          </aside>
           <main>
             ${state.keyProblem !== null && html`
               <${KeyQuestion} problem=${state.keyProblem} onKey=${this.setKey} />`}
@@ -272,9 +275,6 @@ export class Chat extends Component {
               onStop=${this.stop} onCancelEdit=${this.cancelEdit} />
             <p role="status" class="off-screen">${state.said}</p>
           </main>
-          <aside id="settings" aria-label="Settings" hidden=${!state.showsSettings}>
-            ${this.sidebar(state)}
-          </aside>
         </div>
       </div>
     `;
