@@ -4,13 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs vendor chromium lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 	@echo 'make test T="…"      only those tests, with any options of pytest:'
 	@echo '                     make test T=tests/store, make test T="tests/http -k drain -x",'
-	@echo '                     make test T="-m postgres" (or real, slow, integration)'
+	@echo '                     make test T="-m postgres" (or real, slow, browser, integration)'
 
 $(VENV)/serve.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once)"
@@ -46,6 +46,12 @@ format: setup ## let ruff format and fix
 docs: setup ## write the parts of the documentation that come from the code
 	$(BIN)/python docs/generate.py
 
+vendor: ## fetch the page's libraries again, as their lock file lists them
+	$(PYTHON) scripts/vendor.py
+
+chromium: ## the browser that the tests drive
+	@tests/install-chromium.sh
+
 postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh
 
@@ -53,7 +59,7 @@ check: lint ## lint, types, and the tests that start no server: less than a minu
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
 
 # T: arguments of pytest, for a run of some tests alone.
-test: $(if $(T),setup,lint) postgres ## lint, types, and every test
+test: $(if $(T),setup,lint) postgres chromium ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 

@@ -1,7 +1,7 @@
 """Which tests start something: ``make check`` runs those that don't.
 
-Rule 1: a test with none of the marks ``integration``, ``real`` and ``postgres`` starts no server
-and no process. One that does fails at once, and says which mark it lacks.
+Rule 1: a test with none of the marks ``integration``, ``real``, ``postgres`` and ``browser`` starts
+no server and no process. One that does fails at once, and says which mark it lacks.
 
 Rule 2: what shows by a test's folder or its fixtures is marked here. The rest is marked by hand.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-_FOLDERS = {"contract": "real", "faults": "integration"}
+_FOLDERS = {"contract": "real", "faults": "integration", "browser": "browser"}
 _FIXTURES = {
     "integration": {
         "gateway",
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, fixtures in _FIXTURES.items():
             if used & fixtures:
                 item.add_marker(mark)
-        if _is_marked(item, "real") or _is_marked(item, "postgres"):
+        if any(_is_marked(item, mark) for mark in ("real", "postgres", "browser")):
             item.add_marker("integration")
 
 

@@ -47,6 +47,10 @@ def test_marked_process():
 def test_marked_listen():
     listen()
 
+@pytest.mark.browser
+def test_marked_browser():
+    process()
+
 @pytest.mark.real
 def test_marked_engine():
     process("reverie.runner.child")
@@ -88,7 +92,9 @@ def test_what_a_test_starts_without_the_mark_fails_it(
     assert line in report
 
 
-@pytest.mark.parametrize("name", ["marked_process", "marked_listen", "marked_engine"])
+@pytest.mark.parametrize(
+    "name", ["marked_process", "marked_listen", "marked_browser", "marked_engine"]
+)
 def test_with_its_mark_it_is_started(report: list[str], name: str) -> None:
     assert f"PASSED test_{name}" in report
     assert not any(line.startswith(f"ERROR test_{name}") for line in report)

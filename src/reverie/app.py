@@ -201,7 +201,7 @@ class Application:
                 return
             if more := self._cors.headers(scope):
                 send = with_headers(send, more)
-        found = self._routes.find(scope["path"])
+        found = self._routes.find(scope)
         await (found or self._operate)(scope, receive, send)
 
     async def _operate(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -189,5 +189,5 @@ curl {base}/llm \\
 {key}  -H 'Content-Type: application/json' \\
   -d '{{"messages": [{{"role": "user", "content": "Say hello."}}], "stream": true}}' -N
 
-{ollamas}The API: {base}/docs   Stop: Ctrl-C
+{ollamas}Chat: {base}   The API: {base}/docs   Stop: Ctrl-C
 """

@@ -1,4 +1,4 @@
-"""The routes of plain ASGI callables: those that generate, count, embed; and Ollama's."""
+"""The routes of plain ASGI callables: those that generate, count, embed; Ollama's; the page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http import kept_responses
 from reverie.http.access import Access
+from reverie.http.cancel_chat import PATH as CANCEL_CHAT
+from reverie.http.cancel_chat import CancelChat
 from reverie.http.connection.exchange import Receive, Scope, Send
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.count_tokens import CountTokens
@@ -29,6 +31,7 @@ from reverie.http.kept_responses import KeptResponses
 from reverie.http.ollama.generate import OllamaGenerate
 from reverie.http.ollama.routes import TASKS as OLLAMA_TASKS
 from reverie.http.ollama.routes import OllamaRoutes
+from reverie.http.page.route import ROOT, Page, wants_page
 from reverie.http.request import messages, responses
 from reverie.http.tasks.route import ROUTES as TASK_ROUTES
 from reverie.http.tasks.route import RunTask
@@ -97,7 +100,11 @@ class Routes:
             in_flight=in_flight,
             about={"object": "response.input_tokens"},
         )
+        self._by_path[CANCEL_CHAT] = CancelChat(
+            registry=registry, access=access, in_flight=in_flight, replays=replays
+        )
         self._kept_responses = generating(KeptResponses, RESPONSES)
+        self._page = Page(access, preflights=bool(registry.settings.server.allow_origins))
         task_routes = {**TASK_ROUTES, **OLLAMA_TASKS} if ollama else TASK_ROUTES
         for path, route in task_routes.items():
             self._by_path[path] = RunTask(
@@ -118,11 +125,14 @@ class Routes:
         """True for a path that is one of them to the letter."""
         return path in self._by_path
 
-    def find(self, path: str) -> Application | None:
-        """What answers on a path; None if nothing here does."""
+    def find(self, scope: Scope) -> Application | None:
+        """What answers on the request's path; None if nothing here does."""
+        path = scope["path"]
         found = self._by_path.get(path)
         if found is None and path.startswith(kept_responses.PREFIX):
             return self._kept_responses
-        if found is None and self._ollama is not None and self._ollama.has(path):
-            return self._ollama
-        return found
+        if found is not None:
+            return found
+        if self._ollama is not None and self._ollama.has(path):
+            return self._page if path == ROOT and wants_page(scope) else self._ollama
+        return self._page if self._page.has(path) else None

@@ -1,0 +1,57 @@
+// The API key: kept for this tab only, asked for when the server wants one.
+
+import { apiKey } from "./api.js";
+import { Component, createRef, html } from "./view.js";
+
+/** The server has said that it needs a key, or another one. */
+export class KeyQuestion extends Component {
+  field = createRef();
+
+  componentDidMount() {
+    this.field.current.focus();
+  }
+
+  submit = (event) => {
+    event.preventDefault();
+    const key = this.field.current.value.trim();
+    if (key) this.props.onKey(key);
+  };
+
+  render({ problem }) {
+    return html`<form class="key" onSubmit=${this.submit} aria-labelledby="key-question">
+      <h2 id="key-question">This server asks for an API key</h2>
+      <p role="alert" class="error">${problem}</p>
+      <label for="asked-key">API key</label>
+      <div class="row">
+        <input id="asked-key" type="password" autocomplete="off" ref=${this.field}
+          aria-describedby="asked-key-hint" />
+        <button type="submit" class="main">Use this key</button>
+      </div>
+      <p id="asked-key-hint" class="hint">It is kept for this tab only.</p>
+    </form>`;
+  }
+}
+
+/** The same among the settings, to change it or to forget it. */
+export class KeyField extends Component {
+  field = createRef();
+
+  submit = (event) => {
+    event.preventDefault();
+    this.props.onKey(this.field.current.value.trim());
+    this.field.current.value = "";
+  };
+
+  render() {
+    const told = apiKey.get() ? "One is set." : "None is set.";
+    return html`<form class="control" onSubmit=${this.submit}>
+      <label for="key">API key</label>
+      <div class="row">
+        <input id="key" type="password" autocomplete="off" ref=${this.field}
+          aria-describedby="key-hint" />
+        <button type="submit">Set</button>
+      </div>
+      <p id="key-hint" class="hint">${told} It is kept for this tab only; empty forgets it.</p>
+    </form>`;
+  }
+}
