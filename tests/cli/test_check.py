@@ -31,7 +31,7 @@ def write(folder: Path, text: str, name: str = "reverie.toml") -> Path:
 
 def accounts(folder: Path) -> str:
     """The line that names the default store."""
-    return f"Accounts: {folder}/state/reverie/reverie.db"
+    return f"Accounts: {folder}/reverie.db"
 
 
 def test_without_a_configuration_it_says_what_the_default_is(folder: Path) -> None:

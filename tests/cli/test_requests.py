@@ -46,7 +46,8 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``reverie requests``; give its exit status, output and errors."""
+    """Run ``reverie requests``; give its exit status, output and errors, without the line that
+    names the store."""
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["reverie", "requests", *arguments])
@@ -54,7 +55,9 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
             cli.main()
         printed = capsys.readouterr()
         status = ended.value.code
-        return status if isinstance(status, int) else 0, printed.out, printed.err
+        lines = printed.err.splitlines(keepends=True)
+        errors = "".join(line for line in lines if not line.startswith("store: "))
+        return status if isinstance(status, int) else 0, printed.out, errors
 
     return command
 
@@ -208,7 +211,8 @@ def test_what_a_real_gateway_answered_is_listed(tmp_path: Path) -> None:
             server.ask("other")
             url = f"sqlite:///{tmp_path}/served/reverie.db"
             done = reverie("requests", "--json", REVERIE_STORE_URL=url)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("store: ")
     newest, oldest = json.loads(done.stdout)
     assert newest["at"] >= oldest["at"]
     for one in (newest, oldest):

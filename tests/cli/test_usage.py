@@ -32,8 +32,7 @@ Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    folder = tmp_path / "reverie"  # where the default store is
+    folder = tmp_path / "reverie"
     folder.mkdir()
     shutil.copy(empty_store, folder / "reverie.db")
     monkeypatch.chdir(folder)

@@ -39,7 +39,7 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
         env={
             **os.environ,
             "REVERIE_API_KEYS": "",
-            "XDG_STATE_HOME": str(cwd / "state"),  # and with it the default store
+            "XDG_STATE_HOME": str(cwd / "state"),
             **environ,
         },
         stdout=subprocess.PIPE,
