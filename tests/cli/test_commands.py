@@ -108,7 +108,7 @@ def test_a_shell_completes_verbs(shell: str, typed: dict[str, str]) -> None:
 @pytest.mark.integration
 def test_completion_is_installed_for_the_shell_that_asks(folder: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{REVERIE} --install-completion bash"],
+        ["bash", "-c", f"{REVERIE} --install-completion bash || exit 1"],
         env=os.environ | {"HOME": str(folder)},
         capture_output=True,
         text=True,

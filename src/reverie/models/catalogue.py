@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -33,8 +31,9 @@ class CatalogueEntry(NamedTuple):
     sha256: str
     licence: str
     origin: WheelOrigin
-    defaults: Mapping[str, float] = MappingProxyType({})
-    """How it answers best where a request says nothing of it: fields of ``[models.defaults]``."""
+    defaults: tuple[tuple[str, float], ...] = ()
+    """How it answers best where a request says nothing of it: fields of ``[models.defaults]``, each
+    with its value."""
 
 
 CATALOGUE: tuple[CatalogueEntry, ...] = (
@@ -52,7 +51,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             size=92_871_040,
         ),
         # Chosen by trying: see docs/models.md.
-        defaults={"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.05},
+        defaults=(("temperature", 0.2), ("top_p", 0.9), ("repetition_penalty", 1.05)),
     ),
 )
 

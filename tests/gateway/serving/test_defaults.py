@@ -159,7 +159,7 @@ def silent(**more: Any) -> GenerateRequest:
 
 
 def test_the_catalogues_model_has_its_own_where_a_request_names_none_of_them() -> None:
-    known = CATALOGUE[0].defaults
+    known = dict(CATALOGUE[0].defaults)
     for settings in (Settings().default_model, model(SMOL)):
         got = completed(silent(max_tokens=9, top_k=3), defaults_of(settings))
         assert {name: getattr(got, name) for name in known} == known
@@ -178,13 +178,16 @@ def test_the_configuration_takes_the_place_of_the_catalogues() -> None:
     changed = defaults_of(model(f"{SMOL}defaults = {{temperature = 0.7}}"))
     assert completed(silent(), changed) == silent()
     longer = completed(silent(), defaults_of(model(f"{SMOL}defaults = {{max_tokens = 9}}")))
-    assert (longer.temperature, longer.max_tokens) == (CATALOGUE[0].defaults["temperature"], 9)
+    assert (longer.temperature, longer.max_tokens) == (
+        dict(CATALOGUE[0].defaults)["temperature"],
+        9,
+    )
 
 
 def test_the_catalogues_are_valid_settings_and_leave_the_length_of_answers_alone() -> None:
     for entry in CATALOGUE:
         assert DefaultSettings.model_validate(dict(entry.defaults))
-        assert "max_tokens" not in entry.defaults
+        assert "max_tokens" not in dict(entry.defaults)
 
 
 def test_another_models_file_has_none_of_its_own() -> None:
