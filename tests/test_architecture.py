@@ -131,6 +131,7 @@ TESTED_ELSEWHERE = {
     "http/idempotency/kept_copy.py": "http/idempotency/test_replays.py",
     "http/request/sampling.py": "http/request/test_body.py",
     "http/request/completions.py": "http/test_choices.py",
+    "http/recorded.py": "http/test_generate.py",
     "http/replies.py": "http/test_generate.py",
     "http/routes.py": "http/test_generate.py",
     "http/request/mistakes.py": "http/request/test_body.py",

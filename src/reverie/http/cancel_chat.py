@@ -7,7 +7,7 @@ answer can end it, also where callers share an API key or need none.
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from reverie.errors import InvalidHeader
 from reverie.gateway.serving.registry import ModelRegistry
@@ -16,15 +16,12 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    as_reverie_error,
-    read_body,
-    respond,
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects import OPENAI
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
-from reverie.http.replies import JSON, id_headers, refuse, require_post
+from reverie.http.replies import answer_json, read_within, require_post
 
 PATH = "/v1/chat/completions/cancel"
 
@@ -42,29 +39,20 @@ class CancelChat:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._access.request_id(scope)
-        try:
-            cancelled = await self._cancel(scope, receive)
-        except Exception as failure:
-            error = as_reverie_error(failure, request_id)
-            await refuse(scope, send, OPENAI, error, request_id)
-        else:
-            body = msgspec.json.encode({"object": "chat.completion.cancelled", "ended": cancelled})
-            await respond(send, 200, body, [*id_headers(OPENAI, request_id), JSON])
+        await answer_json(scope, send, OPENAI, request_id, self._cancel(scope, receive))
 
-    async def _cancel(self, scope: Scope, receive: Receive) -> bool:
-        """End it, and wait until it is settled; False if it doesn't run (any more)."""
+    async def _cancel(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """End it, and wait until it is settled. It isn't ``ended`` if it doesn't run (any more)."""
         settings = self._registry.settings.server
         caller = await self._access.admit(scope)
         require_post(scope, settings)
-        body = await read_body(
-            scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
-        )
+        body = await read_within(settings, scope, receive)
         claim = claim_of(scope, OPENAI.name, body, stream=False)
         if claim is None:
             raise InvalidHeader("Idempotency-Key", "Idempotency-Key says which answer to end.")
         found = await self._replays.find(caller, claim.key, claim.fingerprint or b"")
-        if found is None or found.running is None:
-            return False
-        async with self._in_flight.watched(receive, settings.request_timeout, joins=True):
-            await found.running.cancel()
-        return True
+        running = None if found is None else found.running
+        if running is not None:
+            async with self._in_flight.watched(receive, settings.request_timeout, joins=True):
+                await running.cancel()
+        return {"object": "chat.completion.cancelled", "ended": running is not None}

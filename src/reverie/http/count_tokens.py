@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-
-import msgspec
+from typing import Any
 
 from reverie.gateway.accounts.admission import counted
 from reverie.gateway.serving.registry import ModelRegistry
@@ -15,13 +14,10 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    as_reverie_error,
-    read_body,
-    respond,
 )
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.dialects.base import Dialect
-from reverie.http.replies import JSON, id_headers, refuse, require_post
+from reverie.http.replies import answer_json, read_within, require_post
 from reverie.request import GenerateRequest
 
 
@@ -52,28 +48,18 @@ class CountTokens:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._access.request_id(scope)
-        try:
-            tokens = await self._count(scope, receive)
-        except Exception as failure:
-            error = as_reverie_error(failure, request_id)
-            await refuse(scope, send, self._dialect, error, request_id)
-        else:
-            headers = [*id_headers(self._dialect, request_id), JSON]
-            await respond(
-                send, 200, msgspec.json.encode({**self._about, "input_tokens": tokens}), headers
-            )
+        await answer_json(scope, send, self._dialect, request_id, self._count(scope, receive))
 
-    async def _count(self, scope: Scope, receive: Receive) -> int:
+    async def _count(self, scope: Scope, receive: Receive) -> dict[str, Any]:
         caller = await self._access.admit(scope)
         settings = self._registry.settings.server
         require_post(scope, settings)
         self._in_flight.refuse_when_draining()
-        body = await read_body(
-            scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
-        )
+        body = await read_within(settings, scope, receive)
         request = await asyncio.to_thread(self._parse, body)
         model = self._registry.models.find(request.model)
         model.check(request)
         with model.deployment.held():
             request = await counted(caller, model, request)
-        return request.prompt_size if request.prompt_counted else request.prompt_estimate
+        tokens = request.prompt_size if request.prompt_counted else request.prompt_estimate
+        return {**self._about, "input_tokens": tokens}

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from reverie.errors import ClientGone, ReverieError, ServerStopped
+from reverie.errors import ClientGone
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.kept_answers import Claim, StoredAnswer
@@ -31,7 +31,6 @@ from reverie.http.connection.exchange import (
     StreamWriter,
     as_reverie_error,
     header,
-    read_body,
     respond,
 )
 from reverie.http.connection.in_flight import InFlight
@@ -40,7 +39,8 @@ from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.http.frames import Frame, Job, Source
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
-from reverie.http.replies import JSON, id_headers, rate_headers, refuse, require_post
+from reverie.http.recorded import RecordedRoute
+from reverie.http.replies import JSON, id_headers, rate_headers, read_within, require_post
 from reverie.settings import ServerSettings
 
 _LARGE_BODY = 128 * 1024
@@ -60,7 +60,7 @@ _Opener: TypeAlias = Callable[[Headers], Awaitable[Source]]
 """Opens an answer's source, and completes its headers."""
 
 
-class Generate:
+class Generate(RecordedRoute):
     """An ASGI application that answers one route in one dialect."""
 
     def __init__(
@@ -74,31 +74,15 @@ class Generate:
         metrics: Metrics,
         replays: Replays,
     ) -> None:
-        self._dialect = dialect
+        super().__init__(dialect, access, metrics)
         self._registry = registry
-        self._access = access
         self._admission = admission
         self._in_flight = in_flight
-        self._metrics = metrics
         self._replays = replays
 
     @property
     def _settings(self) -> ServerSettings:
         return self._registry.settings.server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(self._access.request_id(scope), scope["path"])
-        self._metrics.began(record)
-        try:
-            await self._answer(scope, receive, send, record)
-        except asyncio.CancelledError:
-            record.failed(ServerStopped())
-            raise
-        except Exception as failure:
-            await self._refuse(scope, send, record, as_reverie_error(failure, record.id))
-        finally:
-            record.close()
-            self._metrics.observe(record)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
@@ -108,9 +92,7 @@ class Generate:
         require_post(scope, self._settings)
         if header(scope, b"idempotency-key") is None:  # with it, a running answer may be joined
             self._in_flight.refuse_when_draining()
-        body = await read_body(
-            scope, receive, limit=self._settings.max_body_bytes, timeout=self._settings.body_timeout
-        )
+        body = await read_within(self._settings, scope, receive)
         parse = self._dialect.parse
         large = len(body) > _LARGE_BODY
         asked = await asyncio.to_thread(parse, body) if large else parse(body)
@@ -229,18 +211,6 @@ class Generate:
             model=call.record.model or call.asked.request.model,
             created=int(time.time()),
         )
-
-    async def _refuse(
-        self, scope: Scope, send: Send, record: RequestRecord, error: ReverieError
-    ) -> None:
-        """Answer with an error, or break off an answer that has begun."""
-        record.failed(error)
-        begun = record.status == 200
-        record.status = self._dialect.status(error)
-        if begun:
-            await drop(scope)  # the client may have stopped reading only
-        else:
-            await refuse(scope, send, self._dialect, error, record.id)
 
     def _headers(self, record: RequestRecord, *headers: tuple[bytes, bytes]) -> Headers:
         return [*id_headers(self._dialect, record.id), *headers]

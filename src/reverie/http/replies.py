@@ -1,9 +1,22 @@
-"""What routes of every dialect answer alike: a refused method, an error, the request's id."""
+"""What routes of every dialect answer alike: bodies in, JSON and errors out, the request's id."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
+import msgspec
+
 from reverie.errors import ClientGone, MethodNotAllowed, RateStatus, RequestTimeout, ReverieError
-from reverie.http.connection.exchange import Headers, Scope, Send, respond
+from reverie.http.connection.exchange import (
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    as_reverie_error,
+    read_body,
+    respond,
+)
 from reverie.http.connection.protocol import drop
 from reverie.http.dialects.base import Dialect
 from reverie.settings import ServerSettings
@@ -36,6 +49,30 @@ async def refuse(
         dialect.status(error),
         dialect.error_body(error),
         [*id_headers(dialect, request_id), JSON, *headers],
+    )
+
+
+async def answer_json(
+    scope: Scope, send: Send, dialect: Dialect, request_id: str, answer: Awaitable[Any]
+) -> None:
+    """Answer with what is awaited, as JSON, or with the error that it ends in."""
+    try:
+        body = msgspec.json.encode(await answer)
+    except Exception as failure:
+        error = as_reverie_error(failure, request_id)
+        await refuse(scope, send, dialect, error, request_id)
+    else:
+        await respond(send, 200, body, [*id_headers(dialect, request_id), JSON])
+
+
+async def read_within(settings: ServerSettings, scope: Scope, receive: Receive) -> bytes:
+    """A request's whole body, within the configured size and time.
+
+    Raises:
+        ReverieError: as ``read_body``.
+    """
+    return await read_body(
+        scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
     )
 
 

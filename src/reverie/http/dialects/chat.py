@@ -12,7 +12,7 @@ from reverie.http.connection.exchange import PING
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import DONE, NO_TEXT, NOT_FINISHED, ROLE, ChunkEncoder, encode
-from reverie.http.dialects.errors import error_body
+from reverie.http.dialects.errors import error_body, v1_status
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.request.body import parse
 
@@ -31,7 +31,7 @@ class OpenAI:
         return f"chatcmpl-{uuid.uuid4().hex}"
 
     def status(self, error: ReverieError) -> int:
-        return error.status if error.openai_status is None else error.openai_status
+        return v1_status(error)
 
     def error_body(self, error: ReverieError) -> bytes:
         return error_body(error, self.status(error))

@@ -20,6 +20,11 @@ def error_object(error: ReverieError) -> LLMError:
     }
 
 
+def v1_status(error: ReverieError) -> int:
+    """The HTTP status of an error on all routes but ``/llm``."""
+    return error.status if error.openai_status is None else error.openai_status
+
+
 def error_body(error: ReverieError, status: int) -> bytes:
     """The body of an error that is sent with that status.
 

@@ -21,6 +21,7 @@ from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects.answer import arguments_object, assemble
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
+from reverie.http.dialects.errors import v1_status
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.lenient import ignored_header
@@ -64,7 +65,7 @@ class Messages:
     def status(self, error: ReverieError) -> int:
         if isinstance(error, Overloaded):
             return _STATUS_OVERLOADED
-        return error.status if error.openai_status is None else error.openai_status
+        return v1_status(error)
 
     def error_body(self, error: ReverieError) -> bytes:
         return msgspec.json.encode(_error_object(error))

@@ -21,6 +21,7 @@ from reverie.gateway.accounts.kept_answers import Claim
 from reverie.http.dialects.answer import arguments_object, assemble, logprob_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import encode
+from reverie.http.dialects.errors import v1_status
 from reverie.http.dialects.framing import LINES
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.lenient import ignored_header
@@ -54,7 +55,7 @@ class Ollama:
         return "ollama"  # its answers carry none
 
     def status(self, error: ReverieError) -> int:
-        return error.status if error.openai_status is None else error.openai_status
+        return v1_status(error)
 
     def error_body(self, error: ReverieError) -> bytes:
         return msgspec.json.encode({"error": error.message})

@@ -6,7 +6,7 @@ newest field of Claude Code or Codex breaks them until it is updated itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -39,16 +39,6 @@ class Other(Lenient):
     @property
     def without_effect(self) -> str | None:
         return self.type
-
-
-def tag_by_type(known: frozenset[str], other: str = "<other>") -> Callable[[Any], str]:
-    """Tells the tag of a member of a union by its ``type``; all that aren't known share one."""
-
-    def tag(value: Any) -> str:
-        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-        return f"<{kind}>" if isinstance(kind, str) and kind in known else other
-
-    return tag
 
 
 def ignored(request: Lenient) -> tuple[str, ...]:

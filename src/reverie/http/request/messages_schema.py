@@ -9,8 +9,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
-from reverie.http.request.lenient import Lenient, Other, tag_by_type
-from reverie.http.request.schema import LAX, MAX_MESSAGES, base64, image_url, union_by_form
+from reverie.http.request.lenient import Lenient, Other
+from reverie.http.request.schema import (
+    LAX,
+    MAX_MESSAGES,
+    base64,
+    image_url,
+    tag_by_type,
+    union_by_form,
+)
 
 _MAX_INT32 = 2**31 - 1
 _MAX_NAME = 200

@@ -5,18 +5,20 @@ Source: the types of openai-python 3.57, ``types/responses``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag
 from pydantic_core import PydanticCustomError
 
-from reverie.http.request.lenient import Lenient, Other, tag_by_type
+from reverie.http.request.lenient import Lenient, Other
 from reverie.http.request.schema import (
     LAX,
     MAX_MESSAGES,
     UNSUPPORTED,
     Name,
     image_url,
+    tag_by_type,
     union_by_form,
 )
 
@@ -65,11 +67,6 @@ def _known_part(value: Any) -> Any:
     return value
 
 
-def _part_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("refusal", "input_image") else "<text>"
-
-
 Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")]
     | Annotated[
@@ -78,7 +75,7 @@ Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
                 Annotated[TextPart, Tag("<text>")]
                 | Annotated[RefusalPart, Tag("<refusal>")]
                 | Annotated[ImagePart, Tag("<input_image>")],
-                Discriminator(_part_tag),
+                Discriminator(tag_by_type(frozenset({"refusal", "input_image"}), other="<text>")),
                 BeforeValidator(_known_part),
             ]
         ],
@@ -137,14 +134,13 @@ def _known_item(value: Any) -> Any:
     return value
 
 
+_tag_of_item: Callable[[Any], str] = tag_by_type(_ITEMS)
+
+
 def _item_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind is None:
-        return "<message>"
-    return _tag_of_item(value)
+    return "<message>" if kind is None else _tag_of_item(value)
 
-
-_tag_of_item = tag_by_type(_ITEMS)
 
 Input: TypeAlias = union_by_form(  # type: ignore[valid-type]
     Annotated[str, Tag("<string>")]

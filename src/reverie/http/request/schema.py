@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -87,6 +88,16 @@ def union_by_form(members: Any, expected: str) -> Any:
     ]
 
 
+def tag_by_type(known: frozenset[str], other: str = "<other>") -> Callable[[Any], str]:
+    """Tells the tag of a member of a union by its ``type``; all that aren't known share one."""
+
+    def tag(value: Any) -> str:
+        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return f"<{kind}>" if isinstance(kind, str) and kind in known else other
+
+    return tag
+
+
 HINTS = frozenset({"cache_control", "provider_specific_fields"})
 """Fields that say nothing to a model, and may be in any object: Anthropic's hint about caching, and
 what LiteLLM adds to answers, which come back with it."""
@@ -123,11 +134,6 @@ def _known_part(value: Any) -> Any:
             UNSUPPORTED, "Only parts of type 'text' and 'image_url' are supported", {"at": "type"}
         )
     return value
-
-
-def _part_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("refusal", "image_url") else "<text>"
 
 
 class LLMTextPart(Wire):
@@ -213,7 +219,7 @@ Content: TypeAlias = union_by_form(  # type: ignore[valid-type]
                 Annotated[LLMTextPart, Tag("<text>")]
                 | Annotated[LLMImagePart, Tag("<image_url>")]
                 | Annotated[LLMRefusalPart, Tag("<refusal>")],
-                Discriminator(_part_tag),
+                Discriminator(tag_by_type(frozenset({"refusal", "image_url"}), other="<text>")),
                 BeforeValidator(_known_part),
             ]
         ],

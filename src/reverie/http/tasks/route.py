@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from reverie.errors import ReverieError, ServerStopped
 from reverie.events import Finish, Usage
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Caller
@@ -26,15 +25,13 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    as_reverie_error,
-    read_body,
     respond,
 )
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.connection.protocol import drop
 from reverie.http.dialects import OPENAI
 from reverie.http.dialects.base import Dialect
-from reverie.http.replies import JSON, id_headers, rate_headers, refuse, require_post
+from reverie.http.recorded import RecordedRoute
+from reverie.http.replies import JSON, id_headers, rate_headers, read_within, require_post
 from reverie.http.tasks import embeddings, rerank, tokens
 from reverie.http.tasks.asked import Asked
 from reverie.tasks import Task
@@ -63,7 +60,7 @@ ROUTES = {
 }
 
 
-class RunTask:
+class RunTask(RecordedRoute):
     """An ASGI application that answers one route."""
 
     def __init__(
@@ -76,26 +73,11 @@ class RunTask:
         in_flight: InFlight,
         metrics: Metrics,
     ) -> None:
+        super().__init__(route.dialect, access, metrics)
         self._route = route
         self._registry = registry
-        self._access = access
         self._admission = admission
         self._in_flight = in_flight
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(self._access.request_id(scope), scope["path"])
-        self._metrics.began(record)
-        try:
-            await self._answer(scope, receive, send, record)
-        except asyncio.CancelledError:
-            record.failed(ServerStopped())
-            raise
-        except Exception as failure:
-            await self._refuse(scope, send, record, as_reverie_error(failure, record.id))
-        finally:
-            record.close()
-            self._metrics.observe(record)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
@@ -105,13 +87,11 @@ class RunTask:
         settings = self._registry.settings.server
         require_post(scope, settings)
         self._in_flight.refuse_when_draining()
-        body = await read_body(
-            scope, receive, limit=settings.max_body_bytes, timeout=settings.body_timeout
-        )
+        body = await read_within(settings, scope, receive)
         parse = self._route.parse
         asked = await asyncio.to_thread(parse, body) if len(body) > _LARGE else parse(body)
         del body
-        headers = [*id_headers(self._route.dialect, record.id), JSON, *asked.told]
+        headers = [*id_headers(self._dialect, record.id), JSON, *asked.told]
         async with self._in_flight.watched(receive, settings.request_timeout, record=record):
             run = self._ask if self._route.task is None else self._run_metered
             answer = await run(asked, caller, record, headers)
@@ -146,18 +126,6 @@ class RunTask:
             result = await ask_any(model, asked.request, caller)
         record.outcome = "ok"
         return await asyncio.to_thread(_written, asked, result, model.name, 0, 0)
-
-    async def _refuse(
-        self, scope: Scope, send: Send, record: RequestRecord, error: ReverieError
-    ) -> None:
-        """Answer with an error, or break off an answer that has begun."""
-        record.failed(error)
-        begun = record.status == 200
-        record.status = self._route.dialect.status(error)
-        if begun:
-            await drop(scope)  # the client may have stopped reading only
-        else:
-            await refuse(scope, send, self._route.dialect, error, record.id)
 
 
 def _written(asked: Asked[Any], result: Any, model: str, count: int, told: int | None) -> bytes:
