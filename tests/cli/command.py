@@ -1,10 +1,37 @@
-"""The command, as a process of its own."""
+"""The command, as a process of its own or within the test's."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import TypeAlias
+
+import pytest
+
+from reverie import cli
+
+Run: TypeAlias = Callable[..., tuple[int, str, str]]
+
+
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *verb: str
+) -> Run:
+    """Runs a verb within this process; gives its exit status, output and errors, without the line
+    that names the store."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["reverie", *verb, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        lines = printed.err.splitlines(keepends=True)
+        errors = "".join(line for line in lines if not line.startswith("store: "))
+        status = ended.value.code
+        return status if isinstance(status, int) else 0, printed.out, errors
+
+    return command
 
 
 def reverie(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

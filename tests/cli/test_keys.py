@@ -7,19 +7,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from reverie import cli
 from reverie.settings import StoreSettings
 from reverie.store import keys
 from reverie.store.database.engine import Store
-
-Run: TypeAlias = Callable[..., tuple[int, str, str]]
+from tests.cli.command import Run, in_process
 
 
 @pytest.fixture
@@ -38,17 +35,7 @@ def run(
     for variable in ("REVERIE_CONFIG", "REVERIE_STORE_URL"):
         monkeypatch.delenv(variable, raising=False)
 
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reverie", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        lines = printed.err.splitlines(keepends=True)
-        errors = "".join(line for line in lines if not line.startswith("store: "))
-        status = ended.value.code
-        return status if isinstance(status, int) else 0, printed.out, errors
-
-    return command
+    return in_process(monkeypatch, capsys)
 
 
 def made(run: Run, *arguments: str) -> dict[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
-from reverie import cli
 from reverie.gateway.accounts import key_service
 from reverie.gateway.accounts.key_service import KeySpec
 from reverie.settings import StoreSettings
@@ -20,11 +18,9 @@ from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.testing import Script, ThreadedEngine
 from reverie.times import format_moment, now_ms
-from tests.cli.command import reverie
+from tests.cli.command import Run, in_process, reverie
 from tests.cli.gateway import gateway
 from tests.cli.terminal import screen
-
-Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 NOW = 1_795_000_000_000
 FIRST = 2**40
@@ -49,17 +45,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     """Run ``reverie requests``; give its exit status, output and errors, without the line that
     names the store."""
 
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reverie", "requests", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        status = ended.value.code
-        lines = printed.err.splitlines(keepends=True)
-        errors = "".join(line for line in lines if not line.startswith("store: "))
-        return status if isinstance(status, int) else 0, printed.out, errors
-
-    return command
+    return in_process(monkeypatch, capsys, "requests")
 
 
 def add(store: Store, number: int, **more: Any) -> None:

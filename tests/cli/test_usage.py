@@ -7,15 +7,12 @@ import io
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
-from reverie import cli
 from reverie.gateway.accounts import key_service
 from reverie.gateway.accounts.key_service import KeySpec
 from reverie.settings import StoreSettings
@@ -23,11 +20,10 @@ from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.usage import COUNTS
 from reverie.times import DAY_MS, first_of_month, format_day, now_ms, parse_day
+from tests.cli.command import Run, in_process
 
 DAY = parse_day("2026-11-10")
 NOVEMBER = ["--since", "2026-11-01", "--until", "2026-11-30"]
-
-Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -48,17 +44,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     """Run ``reverie usage``; give its exit status, output and errors, without the line that
     names the store."""
 
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reverie", "usage", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        lines = printed.err.splitlines(keepends=True)
-        errors = "".join(line for line in lines if not line.startswith("store: "))
-        status = ended.value.code
-        return status if isinstance(status, int) else 0, printed.out, errors
-
-    return command
+    return in_process(monkeypatch, capsys, "usage")
 
 
 def add(store: Store, key_id: str, **more: Any) -> None:
