@@ -44,8 +44,6 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """Repeated from the catalogue, which can't be imported here since it lies above the settings."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
-STORE_FILE = "reverie.db"
-"""The default store's file, in the working directory."""
 _DAY = 86_400.0
 _MIB = 1024 * 1024
 
@@ -149,7 +147,7 @@ class ServerSettings(_Section):
 class StoreSettings(_Section):
     """``[store]``: where keys, limits and usage are kept."""
 
-    url: str = f"sqlite:///{STORE_FILE}"
+    url: str = "sqlite:///reverie.db"
     """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` to keep no accounts. FILE is
     relative to the working directory, or begins with a `/` of its own."""
     durability: Literal["process", "power"] = "process"
