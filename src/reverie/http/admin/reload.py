@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,9 +12,7 @@ from reverie.errors import ConfigurationError, InvalidRequest
 from reverie.gateway.serving.config_diff import Changes
 from reverie.http.admin.router import NO_PARAMETERS, admin_router
 from reverie.http.dialects.errors import error_object
-
-_FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/\s:]+/)*(?=[^/\s])")
-"""The folders of a path, and nothing of a URL."""
+from reverie.text import without_folders
 
 
 def routes(reload: Callable[[], Awaitable[Changes]]) -> APIRouter:
@@ -40,7 +37,7 @@ def routes(reload: Callable[[], Awaitable[Changes]]) -> APIRouter:
 
 def _refusal(error: ConfigurationError) -> dict[str, object]:
     """What is wrong, a sentence each. The log has the same with whole paths."""
-    problems = [_FOLDERS.sub("", problem) for problem in error.problems]
+    problems = [without_folders(problem) for problem in error.problems]
     refusal = InvalidRequest("Nothing was changed. " + " ".join(problems))
     return {
         "detail": {"msg": refusal.message},
