@@ -90,12 +90,13 @@ def fetch_from_hub(reference: HubReference, show: Show = ShownProgress) -> Path:
         file = reference.file or choose(HfApi().list_repo_files(reference.repo))
         if file is None:
             raise ModelError(f"The repository {reference.repo} holds no .gguf file.")
-        parts = [(part, hf_hub_download(reference.repo, part, dry_run=True)) for part in parts_of(file)]
-        total = sum(found.file_size for _, found in parts if found.will_download)
+        parts = parts_of(file)
+        found = [hf_hub_download(reference.repo, part, dry_run=True) for part in parts]
+        total = sum(one.file_size or 0 for one in found if one.will_download)
         paths = []
         with show(f"{reference.repo}/{file}", total) as progress:
             bar = _bar_for(progress)
-            for part, _ in parts:
+            for part in parts:
                 paths.append(Path(hf_hub_download(reference.repo, part, tqdm_class=bar)))
                 _verify(paths[-1], f"{reference.repo}/{part}")
     return paths[0]
@@ -103,13 +104,13 @@ def fetch_from_hub(reference: HubReference, show: Show = ShownProgress) -> Path:
 
 def _bar_for(progress: Progress) -> Any:
     """A class of bars for huggingface_hub, which show nothing and tell ``progress``."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     done = 0
 
-    class Bar(tqdm):  # type: ignore[misc, type-arg]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **(options | {"disable": True}))
+            super().__init__(*args, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
             # Its fast protocol has two bars: one for what was written, one for what came.
             self._counts = "downloading bytes" not in str(options.get("desc"))
 

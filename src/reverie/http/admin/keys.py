@@ -55,7 +55,7 @@ class NewKey(_KeyLimits):
     """When it ends: RFC 3339, a day, or a span from now, as `30d`."""
     weight: int = 1
     """Its share of a full server, beside other keys'."""
-    model_limits: dict[str, ModelLimits] = {}
+    model_limits: dict[str, ModelLimits] = Field(default={})
     """A model's name → limits of this key on it."""
 
 

@@ -1,15 +1,21 @@
-"""``/admin/v1/models/pull``: fetch a model, see how far it has come, cancel it."""
+"""``/admin/v1/models/pull`` and its like: which models there are, fetching one, cancelling that."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
+from reverie.errors import ModelError, Overloaded
 from reverie.gateway.pulls import Pulls
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
+from reverie.http.operations.hardware import for_models
+from reverie.models.offers import offers
+from reverie.text import without_folders
+from reverie.threads import run_in_daemon_thread
 
 
 class Source(Body):
@@ -44,5 +50,20 @@ def routes(pulls: Pulls) -> APIRouter:
     )
     async def cancel(asked: Source) -> dict[str, Any]:
         return (await pulls.cancel(asked.source)).to_json()
+
+    @router.get(
+        "/models/catalogue",
+        summary="Models that can be fetched by name, and what they need",
+        dependencies=NO_PARAMETERS,
+    )
+    async def list_catalogue() -> dict[str, Any]:
+        memory = max(await for_models())
+        try:
+            data = await run_in_daemon_thread(partial(offers, memory))
+        except ModelError as error:
+            raise Overloaded(
+                f"The models on disk can't be listed: {without_folders(str(error))}"
+            ) from None
+        return {"object": "list", "memory_bytes": memory, "data": data}
 
     return router

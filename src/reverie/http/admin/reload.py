@@ -1,4 +1,4 @@
-"""``POST /admin/v1/reload``: read the configuration again."""
+"""``/admin/v1/reload``: read the configuration again, or see what that would change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,26 @@ from reverie.http.admin.router import NO_PARAMETERS, admin_router
 from reverie.http.dialects.errors import error_object
 from reverie.text import without_folders
 
+Reload = Callable[[], Awaitable[Changes]]
 
-def routes(reload: Callable[[], Awaitable[Changes]]) -> APIRouter:
+
+def routes(reload: Reload, preview: Reload) -> APIRouter:
+    """The routes.
+
+    Args:
+        preview: gives what ``reload`` would change, and changes nothing.
+    """
     router = admin_router()
+
+    @router.get(
+        "/reload",
+        summary="What a reload would change",
+        dependencies=NO_PARAMETERS,
+        name="reload",
+        response_model=dict[str, Any],
+    )
+    async def preview_reload() -> dict[str, Any] | JSONResponse:
+        return await _answer(preview, problems=[])
 
     @router.post(
         "/reload",
@@ -26,13 +43,18 @@ def routes(reload: Callable[[], Awaitable[Changes]]) -> APIRouter:
         response_model=dict[str, Any],
     )
     async def reload_configuration() -> dict[str, Any] | JSONResponse:
-        try:
-            changes = await reload()
-        except ConfigurationError as error:
-            return JSONResponse(_refusal(error), status_code=400)
-        return {"object": "reload", **changes._asdict()}
+        return await _answer(reload)
 
     return router
+
+
+async def _answer(work: Reload, **more: Any) -> dict[str, Any] | JSONResponse:
+    try:
+        changes = await work()
+    except ConfigurationError as error:
+        return JSONResponse(_refusal(error), status_code=400)
+    differences = [one._asdict() for one in changes.differences]
+    return {"object": "reload", **changes._asdict(), "differences": differences, **more}
 
 
 def _refusal(error: ConfigurationError) -> dict[str, object]:
