@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reverie.gateway.pulls import _PROGRAM
 from reverie.models import catalogue
 from tests.harness import Gateway, StartGateway
 from tests.models.file_server import FileServer
@@ -250,6 +251,23 @@ async def test_a_cancelled_download_of_pip_leaves_no_process_and_no_file(
     go_on.set()
     assert children() == before
     assert names(home / "models") == []
+
+
+@pytest.mark.usefixtures("held")
+async def test_a_download_ends_with_whoever_started_it() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *_PROGRAM,
+        "hf:owner/a",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        assert b"total" in await process.stdout.readline()
+        process.stdin.close()
+        await process.wait()
 
 
 @pytest.mark.parametrize(
