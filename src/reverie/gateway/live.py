@@ -159,6 +159,7 @@ def _pool_to_json(pool: Pool) -> dict[str, Any]:
             {
                 "name": state.name,
                 "state": state.circuit,
+                "reason": state.reason,
                 "ready": state.backend.ready,
                 "in_flight": state.in_flight,
                 "slots": state.backend.slots,
