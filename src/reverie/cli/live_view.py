@@ -127,7 +127,7 @@ def screen(
     foot = [Text(said, style="bold")] if said else []
     foot.append(Text(help_line, style="dim"))
     free = height - 1 - len(foot) - _TABLE_HEAD
-    rows = max(1, min(len(requests), max(_MIN_ROWS, free - len(more))))
+    rows = max(1, min(len(requests), free, max(_MIN_ROWS, free - len(more))))
     top = [Text(line) for line in (head, *more[: max(0, free - rows)])]
     for line in (*top, *foot):
         line.no_wrap, line.overflow = True, "ellipsis"
