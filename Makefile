@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs vendor chromium lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes docs vendor chromium lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
 	@echo 'make test T="…"      only those tests, with any options of pytest:'
 	@echo '                     make test T=tests/store, make test T="tests/http -k drain -x",'
 	@echo '                     make test T="-m postgres" (or real, slow, browser, integration)'
@@ -80,6 +80,9 @@ bench-dialects: setup ## measure what a chunk costs in each dialect
 
 bench-second-turn: setup ## measure what the second turn of a coding agent waits
 	$(BIN)/python bench/second_turn.py
+
+bench-first-minutes: setup ## measure the seconds from git clone to the first answer
+	$(BIN)/python bench/first_minutes.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -164,9 +164,9 @@ def _type(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["default"])
     value = field.default
-    if field.default_factory is not None:
-        return "see there"
     if value in (None, ()) or isinstance(value, BaseModel):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

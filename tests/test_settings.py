@@ -121,6 +121,25 @@ def test_a_models_default_is_within_the_bounds_of_the_request(tmp_path: Path, li
     assert f"models[0].defaults.{line.split()[0]}" in problem
 
 
+def test_the_default_store_is_in_the_state_directory_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+        assert Settings().store.url == f"sqlite:///{tmp_path}/{name}/reverie/reverie.db"
+
+
+def test_no_home_folder_is_a_mistake_that_names_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(ConfigurationError, match=r"store\.url: .*XDG_STATE_HOME"):
+        load(environ={})
+    assert StoreSettings(url="none").url == "none"
+
+
 def test_every_mistake_is_reported_with_what_would_be_accepted(tmp_path: Path) -> None:
     found = problems(tmp_path, '[server]\nport = 70000\nlog_format = "xml"\n')
     assert len(found) == 2

@@ -34,6 +34,7 @@ from pydantic import (
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
 from reverie.money import parse_price
+from reverie.paths import state_directory
 from reverie.tasks import Task
 from reverie.text import printable, require_printable
 
@@ -44,6 +45,8 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """Repeated from the catalogue, which can't be imported here since it lies above the settings."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
+STORE_FILE = "reverie.db"
+"""The default store's file. Earlier versions kept it in the working directory."""
 _DAY = 86_400.0
 _MIB = 1024 * 1024
 
@@ -144,12 +147,30 @@ class ServerSettings(_Section):
         return value
 
 
+def _default_store() -> str:
+    """One store a user, whatever directory a command is given in.
+
+    Raises:
+        ConfigurationError: there is no state directory.
+    """
+    try:
+        return f"sqlite:///{state_directory().absolute() / STORE_FILE}"
+    except ConfigurationError:
+        raise ConfigurationError(
+            ["store.url: there is no home folder to keep a store in: set it, or XDG_STATE_HOME"]
+        ) from None
+
+
 class StoreSettings(_Section):
     """``[store]``: where keys, limits and usage are kept."""
 
-    url: str = "sqlite:///reverie.db"
+    url: str = Field(
+        default_factory=_default_store,
+        json_schema_extra={"default": f"`{STORE_FILE}` in the state directory"},
+    )
     """`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, or `none` to keep no accounts. FILE is
-    relative to the working directory, or begins with a `/` of its own."""
+    relative to the working directory, or begins with a `/` of its own. The state directory is
+    `$XDG_STATE_HOME/reverie`, by default `~/.local/state/reverie`."""
     durability: Literal["process", "power"] = "process"
     """What an acknowledged request survives: `process`, the death of this process (`kill -9`);
     `power`, also a loss of power (fsync)."""
@@ -370,7 +391,7 @@ class Settings(_Section):
     """Everything that `reverie serve` needs to know."""
 
     server: ServerSettings = ServerSettings()
-    store: StoreSettings = StoreSettings()
+    store: StoreSettings = Field(default_factory=StoreSettings)
     models: tuple[ModelSettings, ...] = (
         ModelSettings(
             name=DEFAULT_MODEL, aliases=DEFAULT_MODEL_ALIASES, source=DEFAULT_MODEL, default=True

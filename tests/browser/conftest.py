@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -93,51 +92,3 @@ def axe() -> str:
         except (OSError, subprocess.SubprocessError) as failure:
             pytest.skip(f"axe-core can't be had: {failure}")
     return source.read_text()
-
-
-class Link:
-    """A proxy that passes bytes on to a server, and whose connections can be cut."""
-
-    def __init__(self, server: str) -> None:
-        self._server = urlsplit(server)
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Link:
-        self._listening = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}/"
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        self._listening.close()
-        self.cut()
-
-    def cut(self) -> None:
-        """Break every connection."""
-        for writer in list(self._open):
-            writer.transport.abort()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._server.hostname, self._server.port
-        try:
-            upstream, sink = await asyncio.open_connection(host, port)
-        except OSError:
-            writer.transport.abort()
-            return
-        ends = {writer, sink}
-        self._open |= ends
-        try:
-            await asyncio.gather(_copy(reader, sink), _copy(upstream, writer))
-        finally:
-            self._open -= ends
-            for end in ends:
-                end.transport.abort()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass  # cut
-    writer.transport.abort()

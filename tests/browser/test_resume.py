@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 from playwright.async_api import expect
 
-from reverie.server import listen
 from reverie.testing import Script, ScriptedEngine
-from tests.browser.conftest import Link, OpenPage, ask
+from tests.breaking import Link, ServerPlace
+from tests.browser.conftest import OpenPage, ask
 from tests.harness import Gateway
 
-REVERIE = str(Path(sys.executable).with_name("reverie"))
 WORDS = tuple(f"word{number} " for number in range(40))
 WHOLE = "".join(WORDS).strip()
 
@@ -39,52 +33,20 @@ async def test_a_dropped_connection_is_gone_on_with_and_nothing_is_generated_twi
     assert engine.generations == 1
 
 
-@asynccontextmanager
-async def server(config: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """``reverie serve`` as a process, once it answers."""
-    process = await asyncio.create_subprocess_exec(
-        *(REVERIE, "serve", "--config", str(config)),
-        cwd=config.parent,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with aiohttp.ClientSession() as client, asyncio.timeout(60):
-            while True:
-                try:
-                    async with client.get(f"http://127.0.0.1:{port}/readyz") as answer:
-                        if answer.status == 200:
-                            break
-                except aiohttp.ClientError:
-                    assert process.returncode is None
-                await asyncio.sleep(0.1)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 async def test_an_answer_goes_on_after_its_server_was_killed(
     engine: ScriptedEngine, open_page: OpenPage, tmp_path: Path
 ) -> None:
     engine.script = Script(tokens=WORDS, stall_after=10)
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "reverie.toml"
-    config.write_text(
-        f'[server]\nport = {port}\n[store]\nurl = "sqlite:///{tmp_path}/reverie.db"\n'
-        f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\nkind = "vllm"\n'
-    )
-    async with server(config, port) as first:
-        page = await open_page(f"http://127.0.0.1:{port}/")
+    place = ServerPlace(tmp_path, engine)
+    async with place.server() as first:
+        page = await open_page(place.url)
         await ask(page, "Hi")
         text = page.locator(".assistant .text")
         await expect(text).to_contain_text("word9")
         first.kill()
         await expect(page.locator(".notice")).to_contain_text("connection to the server was lost")
     engine.script = Script(tokens=WORDS)
-    async with server(config, port):
+    async with place.server():
         await expect(page.locator(".figures")).to_contain_text("gone on with after a lost")
         await expect(text).to_have_text(WHOLE)
     await expect(page.locator(".assistant .error")).to_have_count(0)

@@ -108,16 +108,21 @@ def terminal(
     cwd: Path,
     program: Sequence[str] = ("-m", "reverie"),
     columns: int = 80,
+    lines: int = 24,
     **environ: str,
 ) -> Iterator[Terminal]:
     """Run ``reverie`` in a terminal of 80 columns, whose Ctrl-C is a signal."""
     ours, its = os.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def take_terminal() -> None:
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
 
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("REVERIE_")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("REVERIE_") and name not in ("COLUMNS", "LINES")
+    }
     process = subprocess.Popen(
         [sys.executable, *program, *arguments],
         cwd=cwd,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import pytest
 
 from reverie.testing import Script, ThreadedEngine
 from tests.cli.command import reverie
-from tests.cli.gateway import KEY, gateway
+from tests.cli.gateway import KEY, configure, gateway
 from tests.cli.terminal import Terminal, terminal
-from tests.cli.test_serve import Serving
+from tests.cli.test_serve import Serving, free_port, serving
 
 pytestmark = pytest.mark.integration
 
@@ -178,7 +178,7 @@ def test_errors_do_not_end_the_chat(
     assert [message["content"] for message in asked(engine)[-1]["messages"]] == ["Again"]
 
 
-def test_a_server_that_dies_in_mid_answer_leaves_what_came_and_a_sentence(
+def test_an_answer_whose_server_stays_away_can_be_stopped_and_what_came_stays(
     server: Serving, engine: ThreadedEngine, tmp_path: Path
 ) -> None:
     engine.script = Script(tokens=("Half", " more"), stall_after=1)
@@ -187,11 +187,13 @@ def test_a_server_that_dies_in_mid_answer_leaves_what_came_and_a_sentence(
         shown.type("Hi\r")
         shown.until("Half")
         server.process.kill()
-        shown.until("error: The ")
+        shown.until("trying to go on")
+        shown.type("\x03")
+        shown.until("(stopped)")
         shown.until(">>> ")
         shown.type("\x04")
         assert shown.end() == 0
-        assert "Half" in shown.screen
+        assert any(line.startswith("Half") for line in shown.screen)
 
 
 def test_a_wrong_key_ends_the_chat_before_it_begins(engine: ThreadedEngine, tmp_path: Path) -> None:
@@ -215,3 +217,32 @@ def test_a_pipe_is_sent_to_run() -> None:
     done = reverie("chat")
     assert done.returncode == 2
     assert "use reverie run" in done.stderr
+
+
+def test_an_answer_begins_anew_where_the_model_can_not_go_on(
+    engine: ThreadedEngine, tmp_path: Path
+) -> None:
+    """The server is killed, and another one started in its place."""
+    engine.script = Script(tokens=("Half", " more"), stall_after=1)
+    port = ["--port", str(free_port())]
+    configure(tmp_path, engine)
+    with ExitStack() as stack:
+        first = stack.enter_context(serving(tmp_path, port, start_new_session=True))
+        shown = stack.enter_context(chat(first, tmp_path))
+        shown.until(">>> ")
+        shown.type("Hi\r")
+        shown.until("Half")
+        first.process.kill()
+        first.process.wait()
+        shown.until("trying to go on")
+        engine.script = Script(tokens=("**Whole**", " answer"), continues=False)
+        second = stack.enter_context(serving(tmp_path, port, start_new_session=True))
+        assert second.url == first.url
+        shown.until("it begins anew")
+        shown.until("Whole answer")
+        shown.until(">>> ")
+        type_line(shown, "And?", "Whole answer")
+        shown.type("\x04")
+        assert shown.end() == 0
+    messages = [message["content"] for message in asked(engine)[-1]["messages"]]
+    assert messages == ["Hi", "**Whole** answer", "And?"]

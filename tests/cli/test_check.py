@@ -31,7 +31,7 @@ def write(folder: Path, text: str, name: str = "reverie.toml") -> Path:
 
 def accounts(folder: Path) -> str:
     """The line that names the default store."""
-    return f"Accounts: {folder}/reverie.db"
+    return f"Accounts: {folder}/state/reverie/reverie.db"
 
 
 def test_without_a_configuration_it_says_what_the_default_is(folder: Path) -> None:
@@ -42,6 +42,33 @@ def test_without_a_configuration_it_says_what_the_default_is(folder: Path) -> No
         "Model smollm2-135m: run here by xllamacpp, 8 slots, on disk",
         accounts(folder),
     ]
+
+
+def test_a_store_that_can_not_be_made_is_a_mistake_that_says_what_to_do(folder: Path) -> None:
+    (folder / "file").touch()
+    for url in (f"sqlite:///{folder}/file/reverie.db", "sqlite:////proc/reverie.db"):
+        [mistake] = errors(reverie("check", REVERIE_STORE_URL=url))
+        assert mistake.startswith("store.url: ")
+        assert "can't be made" in mistake
+        assert "REVERIE_STORE_URL" in mistake
+
+
+def test_the_default_store_that_can_not_be_made_is_named(folder: Path) -> None:
+    [mistake] = errors(reverie("check", XDG_STATE_HOME="/proc"))
+    assert mistake.startswith("store.url: the folder /proc/reverie can't be made (")
+
+
+def test_looking_makes_no_store(folder: Path) -> None:
+    reverie("check")
+    assert not list(folder.rglob("reverie.db*"))
+
+
+def test_a_store_in_the_working_directory_is_not_used_and_named(folder: Path) -> None:
+    (folder / "reverie.db").touch()
+    done = reverie("check")
+    assert (done.returncode, accounts(folder) in done.stdout) == (0, True)
+    assert done.stderr.startswith("warning: the reverie.db in this directory isn't used; ")
+    assert "REVERIE_STORE_URL=sqlite:///reverie.db" in done.stderr
 
 
 def test_ollamas_port_is_named() -> None:

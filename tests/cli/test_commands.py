@@ -7,26 +7,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import reverie
 from reverie import cli
+from reverie.cli.commands import app
 
 REVERIE = str(Path(sys.executable).with_name("reverie"))
-VERBS = (
-    "serve",
-    "chat",
-    "run",
-    "pull",
-    "models",
-    "init",
-    "check",
-    "status",
-    "keys",
-    "usage",
-    "requests",
-)
+_ROOT: Any = typer.main.get_command(app)
+VERBS = tuple(_ROOT.commands)
+ALL = [(verb,) for verb in VERBS] + [("keys", verb) for verb in _ROOT.commands["keys"].commands]
+"""Every verb that there is, those of ``keys`` included."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,29 +52,41 @@ def test_the_version_is_printed(
 def test_help_names_every_verb_and_how_to_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
     for verb in VERBS:
         assert f"\n  {verb} " in said
-    assert "Start with: reverie serve" in said
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself_within_80_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert run(monkeypatch, verb, "--help") == 0
-    said = capsys.readouterr().out
-    assert f"reverie {verb}" in said.splitlines()[0]
+    assert "Start with:" in said
+    assert "reverie serve " in said
+    assert "..." not in said.partition("Commands:")[2]  # nothing is cut short
     assert max(map(len, said.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_an_option_that_no_verb_has_exits_with_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+@pytest.mark.parametrize("verb", ALL, ids=" ".join)
+def test_every_verb_explains_itself_within_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
 ) -> None:
-    assert run(monkeypatch, verb, "--colour") == 2
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *verb, "--help") == 0
+    said = capsys.readouterr().out
+    assert f"reverie {' '.join(verb)}" in said.splitlines()[0]
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_without_a_verb_the_help_is_shown_and_the_exit_status_is_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "Start with:" in printed.out + printed.err
+
+
+@pytest.mark.parametrize("verb", ALL, ids=" ".join)
+def test_an_option_that_no_verb_has_exits_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, *verb, "--colour") == 2
     assert "--colour" in capsys.readouterr().err
 
 

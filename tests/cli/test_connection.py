@@ -95,7 +95,7 @@ def test_what_is_no_such_server_is_told(server: ThreadedEngine) -> None:
     server.script = Script(html=True, status=502)
     assert "answers with the status 502" in failure(server.url)
     server.script = Script(raw=b"SSH-2.0-OpenSSH\r\n", die_how="close")
-    assert "broke" in failure(server.url)
+    assert "is it another server?" in failure(server.url)
     server.script = Script(body=b"data: no JSON\n\n")
     assert "is it another server?" in failure(server.url)
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from reverie import cli
-from reverie.settings import Settings, load
+from reverie.settings import Settings, StoreSettings, load
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +42,15 @@ def test_yes_takes_the_defaults_which_are_those_of_the_server(run: Run, tmp_path
     assert written.default_model.source == "smollm2-135m"
     assert "reverie serve" in out
     assert (tmp_path / "reverie.toml").read_text().count("#") > 5
+
+
+def test_the_usual_store_is_left_out_so_that_each_user_has_their_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--yes")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    store = load(tmp_path / "reverie.toml", environ={}).store
+    assert store.url == f"sqlite:///{tmp_path}/another/reverie/reverie.db"
 
 
 def test_enter_alone_takes_the_same(run: Run, tmp_path: Path) -> None:
@@ -89,7 +98,7 @@ def test_a_wrong_answer_is_asked_again(run: Run, tmp_path: Path) -> None:
     said = out + err
     assert "there is no such model" in said
     assert "REVERIE_STORE_URL" in said
-    assert load(tmp_path / "reverie.toml", environ={}).store.url == "sqlite:///reverie.db"
+    assert load(tmp_path / "reverie.toml", environ={}).store == StoreSettings()
     assert "secret" not in (tmp_path / "reverie.toml").read_text()
 
 

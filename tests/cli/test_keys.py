@@ -29,7 +29,8 @@ def run(
 ) -> Run:
     """Run a command in a folder with a store; give its exit status, output and errors, without
     the line that names the store."""
-    folder = tmp_path / "reverie"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "reverie"  # where the default store is
     folder.mkdir()
     shutil.copy(empty_store, folder / "reverie.db")
     monkeypatch.chdir(folder)
@@ -350,7 +351,8 @@ def test_a_store_that_isn_t_there_is_said_to_be_missing_and_isn_t_made(
     status, out, err = run(*arguments)
     assert (status, out) == (1, "")
     assert err == (
-        "error: store.url: there is no file reverie.db; create a key, or start the server\n"
+        f"error: store.url: there is no file {Path('reverie.db').absolute()}; "
+        "create a key, or start the server\n"
     )
     assert not Path("reverie.db").exists()
 
@@ -389,8 +391,8 @@ def test_a_locked_store_is_one_sentence_and_makes_no_key(
     status, out, err = run("keys", "create", "--name", "alice")
     assert (status, out) == (1, "")
     assert err == (
-        "error: store.url: the store can't be used: reverie.db is locked by another "
-        "program; end that one, or raise store.timeout\n"
+        f"error: store.url: the store can't be used: {Path('reverie.db').absolute()} is locked by "
+        "another program; end that one, or raise store.timeout\n"
     )
     other.execute("ROLLBACK")
     other.close()
@@ -404,7 +406,8 @@ def test_a_store_that_is_gone_in_the_midst_is_no_traceback(run: Run) -> None:
     store.close()
     status, out, err = run("keys", "list")
     assert (status, out) == (1, "")
-    assert err == "error: store.url: the store can't be used: reverie.db: no such table: keys\n"
+    file = Path("reverie.db").absolute()
+    assert err == f"error: store.url: the store can't be used: {file}: no such table: keys\n"
 
 
 @pytest.mark.parametrize("verb", ["create", "list", "show", "update", "revoke", "rotate"])

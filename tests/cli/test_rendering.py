@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from reverie.cli import rendering
+from reverie.cli.connection import Piece
 from reverie.cli.rendering import MarkdownOutput, PlainOutput, output
 from tests.cli.terminal import screen
 
@@ -106,10 +107,24 @@ def test_an_answer_that_is_broken_off_stays() -> None:
     assert "Half an ans" in screen(file.getvalue())
 
 
+def test_an_answer_that_begins_anew_stands_below_what_had_come(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pieces = [Piece("**Half**"), Piece(begins_anew=True), Piece("**Whole**")]
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, height=24)
+    for shown in (MarkdownOutput(console), PlainOutput()):
+        with shown:
+            for piece in pieces:
+                shown.add_piece(piece)
+    assert [line for line in screen(file.getvalue()) if line] == ["Half", "Whole"]
+    assert capsys.readouterr().out == "**Half**\n\n**Whole**\n"
+
+
 def test_plain_text_is_the_answer_and_a_lines_end(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainOutput() as shown:
-        shown.add_reasoning("Hm.")
-        shown.add("**a**")
+        shown.add_piece(Piece(reasoning="Hm."))
+        shown.add_piece(Piece("**a**"))
         assert capsys.readouterr().out == "**a**"  # at once
         shown.add("\x1b")
     assert capsys.readouterr().out == "\x1b\n"

@@ -28,8 +28,11 @@ FIRST = 2**40
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    shutil.copy(empty_store, tmp_path / "reverie.db")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "reverie"  # where the default store is
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "reverie.db")
+    monkeypatch.chdir(folder)
     for variable in ("REVERIE_CONFIG", "REVERIE_STORE_URL"):
         monkeypatch.delenv(variable, raising=False)
     opened = Store(StoreSettings(url="sqlite:///reverie.db"))
@@ -203,7 +206,7 @@ def test_what_a_real_gateway_answered_is_listed(tmp_path: Path) -> None:
         with gateway(tmp_path / "served", engine) as server:
             server.ask()
             server.ask("other")
-            url = f"sqlite:///{tmp_path}/served/reverie.db"
+            url = f"sqlite:///{tmp_path}/served/state/reverie/reverie.db"
             done = reverie("requests", "--json", REVERIE_STORE_URL=url)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("store: ")

@@ -286,7 +286,9 @@ def test_a_signal_during_the_start_ends_it_though_a_thread_still_works(
     write(tmp_path, m=url)
     with (tmp_path / "reverie.toml").open("a") as file:
         file.write("[store]\ntimeout = 60\n")
-    with closing(sqlite3.connect(tmp_path / "reverie.db", isolation_level=None)) as store:
+    file = tmp_path / "state" / "reverie" / "reverie.db"
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file, isolation_level=None)) as store:
         store.execute("PRAGMA journal_mode = WAL")
         store.execute("BEGIN EXCLUSIVE")  # which the start waits for
         port = free_port()

@@ -64,6 +64,8 @@ def test_in_a_pipe_it_is_plain_lines(server: Serving) -> None:
     assert done.stdout.startswith("OK: Reverie ")
     assert done.stdout.isascii()
     lines = [line.split() for line in done.stdout.splitlines() if line]
+    assert lines[1] == f"A page to chat on: {server.url}/".split()
+    del lines[1]
     assert lines[1] == ["model", "state", "task", "slots", "queue", "aliases"]
     assert lines[2] == ["m", "ready", "generate", "0/3", "0", "other"]
     assert lines[3][:3] == ["model", "backend", "state"]

@@ -85,6 +85,50 @@ def test_in_a_terminal_a_request_is_chosen_and_cancelled(
     assert busy == [409]
 
 
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (40, 10)])
+def test_it_fits_the_window_and_its_keys_sort_and_cancel(
+    server: Serving, busy: list[int], tmp_path: Path, columns: int, lines: int
+) -> None:
+    size = {"columns": columns, "lines": lines}
+    with terminal("top", "--url", server.url, cwd=tmp_path, **size, **KEYS) as shown:
+        shown.until("my-requ")
+        shown.type("s")
+        shown.until("sorted by tokens")
+        shown.type("\x1b[Bc")
+        shown.until("cancelled my-request")
+        shown.until("\x1b[H")
+        frame = shown.until("c cancel")
+        shown.type("q")
+        assert shown.end() == 0
+    drawn = [line.rstrip() for line in frame.replace("\r", "").splitlines()]
+    assert max(map(len, drawn)) <= columns
+    assert len(drawn) <= lines
+    text = "\n".join(drawn)
+    assert "0 running, 0 waiting, 0 of 3 slots" in text
+    assert "today: " in text
+    while not busy:
+        pass
+    assert busy == [409]
+
+
+def test_it_tells_what_today_has_cost_and_how_each_backend_does(
+    server: Serving, busy: list[int]
+) -> None:
+    done = reverie("top", "--once", "--url", server.url, **KEYS)
+    assert "\ntoday: 0.00 for 0 requests, 0 prompt and 0 completion tokens\n" in done.stdout
+    assert "ready, 1/3 slots" in done.stdout
+    httpx.post(
+        f"{server.url}/admin/v1/requests/my-request/cancel",
+        headers={"Authorization": f"Bearer {ADMIN}"},
+    )
+    while not busy:
+        pass
+    spent = json.loads(reverie("top", "--json", "--url", server.url, **KEYS).stdout)["today"]
+    assert spent["requests"] == 1
+    assert spent["costs"][0]["currency"] == "USD"
+    assert spent["costs"][0]["nano"] > 0
+
+
 def test_without_the_admin_key_it_says_which_variable(server: Serving) -> None:
     done = reverie("top", "--url", server.url)
     assert done.returncode == 1

@@ -28,7 +28,8 @@ NOVEMBER = ["--since", "2026-11-01", "--until", "2026-11-30"]
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = tmp_path / "reverie"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "reverie"  # where the default store is
     folder.mkdir()
     shutil.copy(empty_store, folder / "reverie.db")
     monkeypatch.chdir(folder)

@@ -39,7 +39,7 @@ def reverie_serve(*arguments: str, cwd: Path, **environ: str) -> Iterator[Served
         env={
             **os.environ,
             "REVERIE_API_KEYS": "",
-            "XDG_STATE_HOME": str(cwd / "state"),
+            "XDG_STATE_HOME": str(cwd / "state"),  # and with it the default store
             **environ,
         },
         stdout=subprocess.PIPE,

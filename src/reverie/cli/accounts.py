@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from reverie.cli.stores import whereabouts
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def use_store(settings: Settings, *, create: bool = False) -> Generator[Store, N
     # Imported here: SQLAlchemy takes half a second, and an option may be wrong already.
     from reverie.gateway.accounts.store import opened
 
+    if sentence := left_behind(settings.store):
+        typer.echo(f"warning: {sentence}", err=True)
     with opened(settings.store, create=create) as store:
         typer.echo(f"store: {whereabouts(settings.store)}", err=True)
         yield store

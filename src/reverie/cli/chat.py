@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from reverie.cli.answers import Answer
 from reverie.cli.connection import CallFailed, Connection, Piece, Url, without_controls
 from reverie.cli.conversation import SETTINGS, Conversation, WrongInput
 from reverie.cli.line_input import LineInput
@@ -128,17 +129,15 @@ class _Chat:
 
     def _ask(self, said: str) -> None:
         """Show the answer. Ctrl-C stops it, and what has come of it stays."""
-        answer = _Answer()
-        stream = self._connection.stream(self._conversation.ask(said))
+        answer = _Record()
+        body = self._conversation.ask(said)
+        stream = Answer(self._connection, body, may_begin_anew=True).pieces()
         try:
             # Closed even if it is stopped, so that the server stops, too.
             with closing(stream), output() as shown:
                 for piece in stream:
                     answer.take(piece)
-                    if piece.reasoning:
-                        shown.add_reasoning(piece.reasoning)
-                    if piece.text:
-                        shown.add(piece.text)
+                    shown.add_piece(piece)
         except KeyboardInterrupt:
             _dim("(stopped)")
         except CallFailed as error:
@@ -201,7 +200,7 @@ class _Chat:
         _dim("the conversation begins anew")
 
 
-class _Answer:
+class _Record:
     """What has come of an answer, and how fast."""
 
     def __init__(self) -> None:
@@ -215,6 +214,8 @@ class _Answer:
         self._last = time.monotonic()
         if self._first is None and (piece.text or piece.reasoning):
             self._first = self._last
+        if piece.begins_anew:
+            self.texts = []
         self.texts.append(piece.text)
         self._finish = piece.finish_reason or self._finish
         if piece.usage is not None:

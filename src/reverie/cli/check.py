@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
-from reverie.cli.stores import whereabouts
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 from reverie.settings import CONFIG_FILE, ModelSettings, Settings
 
@@ -96,12 +96,16 @@ def _check(
 
     settings = settings_of(host, port, config, model, no_auth, ai_models, ollama, remark=_warn)
     problems: list[str] = []
+    if sentence := left_behind(settings.store):
+        _warn(sentence)
     keyless = False
     accounts = None
     try:
         store = open_store(settings)
         keys = authenticator(settings, store)
         keys.check_store()
+        if store is not None:
+            store.require_creatable()
         keyless = keys.open
         require_keys(settings.server, keyless=keyless)
         callers = "callers without a key" if keyless else "callers with a key"

@@ -23,26 +23,35 @@ from reverie.cli.top import top
 from reverie.cli.usage import usage
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 
+_EPILOG = """\b
+Start with:
+  reverie serve                       a server, with a page to chat on
+  reverie chat                        a conversation, here
+  cat FILE | reverie run "Summarise"  one answer
+  reverie models --suggest            better models that fit this machine
+  reverie VERB --help                 what a verb can do, with an example
+"""
+
 app = typer.Typer(
     name="reverie",
     help="A self-hosted gateway that generates text with language models.",
-    epilog="Start with: reverie serve, or reverie chat",
+    epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(serve)
-app.command()(chat)
-app.command("run")(run_verb)
-app.command()(pull)
-app.command()(models)
-app.command()(init)
-app.command()(check)
-app.command()(status)
-app.command()(top)
-app.add_typer(keys.app)
-app.command()(usage)
-app.command()(requests)
+app.command(short_help="Serve text generation, the API and a page to chat on.")(serve)
+app.command(short_help="Talk to a model.")(chat)
+app.command("run", short_help="Ask one question; text can be piped in.")(run_verb)
+app.command(short_help="Fetch a model before it is served.")(pull)
+app.command(short_help="List models: those here, and what this machine could run.")(models)
+app.command(short_help="Write a first reverie.toml, from four questions.")(init)
+app.command(short_help="Say what serve would run, or what is wrong.")(check)
+app.command(short_help="Say how a server is doing: models, slots, queue.")(status)
+app.command(short_help="Watch what runs; sort and cancel requests.")(top)
+app.add_typer(keys.app, short_help="Create, list, change and revoke callers' keys.")
+app.command(short_help="Say what was used: requests, tokens, money.")(usage)
+app.command(short_help="List the last requests: who asked what, how it ended.")(requests)
 
 
 def _show_version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -14,7 +14,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from reverie.backends.decoding.sse import ProtocolError, SSEParser
+from reverie.backends.decoding.sse import ProtocolError, SSEParser, field_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "REVERIE_URL"
@@ -33,6 +33,12 @@ Url: TypeAlias = Annotated[
 _CONNECT_TIMEOUT = 10.0
 _READ_TIMEOUT = 960.0
 """Longer than a server lets one request take by default, which then says so itself."""
+_CANCEL_TIMEOUT = 2.0
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""A machine that is gone, or a network that was changed, is found out within 35 s."""
+_PATIENCE = 180.0
+_PASSING = frozenset({"overloaded", "model_loading", "request_in_progress"})
+_CHAT = "/v1/chat/completions"
 _READ_BYTES = 64 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -42,6 +48,36 @@ class CallFailed(Exception):
     """The server refuses, fails, or can't be reached. The message is a sentence for the user."""
 
 
+class Lost(CallFailed):
+    """The connection broke, or the answer ended too early. The server may have gone on with it."""
+
+
+class Unreachable(Lost):
+    """Nobody listens there."""
+
+
+class Refused(CallFailed):
+    """The server's error, before an answer or within it.
+
+    Args:
+        status: 0 within an answer.
+        retry_after: seconds, if the server names them.
+    """
+
+    def __init__(
+        self, sentence: str, *, status: int = 0, code: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+    @property
+    def is_passing(self) -> bool:
+        """True if the same request may succeed a little later."""
+        return self.code in _PASSING or self.status in (502, 503, 504)
+
+
 class Piece(Struct, frozen=True):
     """What one event of an answer brings. All parts may be empty."""
 
@@ -49,6 +85,10 @@ class Piece(Struct, frozen=True):
     reasoning: str = ""
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
+    id: str | None = None
+    """The event's number, with which an answer is gone on with."""
+    begins_anew: bool = False
+    """All that came before is void."""
 
 
 def without_controls(text: str) -> str:
@@ -73,12 +113,14 @@ class Connection:
 
     Args:
         url: with or without a ``/v1`` at its end.
+        patience: seconds for which an answer that was begun waits for a server that is away.
 
     Raises:
         typer.BadParameter: the URL can't be used.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, *, patience: float = _PATIENCE) -> None:
+        self.patience = patience
         self._parts = _parts_of(url)
         self._key = key
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -101,7 +143,7 @@ class Connection:
         Raises:
             CallFailed: no answer came.
         """
-        with self._answer("GET", path, None, key) as response:
+        with self._answer("GET", path, key=key) as response:
             return response.status, response.read(_MAX_BODY)
 
     def get_json(self, path: str, *, key: str | None = None, also: int = 200) -> Any:
@@ -113,9 +155,10 @@ class Connection:
         Raises:
             CallFailed: there is none, or the server refuses it.
         """
-        status, body = self.get(path, key=key)
-        if status not in (200, also):
-            raise self._refused(status, body)
+        with self._answer("GET", path, key=key) as response:
+            body = response.read(_MAX_BODY)
+            if response.status not in (200, also):
+                raise self._refused(response, body)
         return self.parsed(body)
 
     def post_json(self, path: str) -> Any:
@@ -124,41 +167,55 @@ class Connection:
         Raises:
             CallFailed: it is refused.
         """
-        with self._answer("POST", path, None) as response:
-            answer = response.read(_MAX_BODY)
-            if response.status != 200:
-                raise self._refused(response.status, answer)
-        return self.parsed(answer)
+        with self._answer("POST", path) as response:
+            return self._whole(response)
 
-    def ask(self, body: dict[str, Any]) -> Any:
+    def ask(self, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         """The whole answer to a request for a chat completion.
 
         Raises:
             CallFailed: there is none.
         """
-        with self._answer("POST", "/v1/chat/completions", body) as response:
-            answer = response.read(_MAX_BODY)
-            if response.status != 200:
-                raise self._refused(response.status, answer)
-        return self.parsed(answer)
+        with self._answer("POST", _CHAT, body, headers=headers) as response:
+            return self._whole(response)
 
-    def stream(self, body: dict[str, Any]) -> Generator[Piece, None, None]:
-        """The pieces of an answer, as they come. Closing the generator cancels the request.
+    def cancel(self, body: dict[str, Any], headers: Mapping[str, str]) -> None:
+        """End the answer that this body and these headers asked for. Waits for it shortly.
+
+        Raises:
+            CallFailed
+        """
+        path = f"{_CHAT}/cancel"
+        with self._answer("POST", path, body, headers=headers, timeout=_CANCEL_TIMEOUT) as response:
+            self._whole(response)
+
+    def stream(
+        self, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Generator[Piece, None, None]:
+        """The pieces of an answer, as they come. Closing the generator ends the connection.
 
         Raises:
             CallFailed: there is no answer, or it broke off.
         """
-        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        with self._answer("POST", "/v1/chat/completions", asked) as response:
+        with self._answer("POST", _CHAT, streamed(body), headers=headers) as response:
             if response.status != 200:
-                raise self._refused(response.status, response.read(_MAX_BODY))
+                raise self._refused(response, response.read(_MAX_BODY))
             parser = SSEParser()
             while data := response.read1(_READ_BYTES):
-                for payload in self._events(parser, data):
+                for event in self._events(parser, data):
+                    payload = field_of(event, b"data")
+                    if payload is None:
+                        continue
                     if payload.strip() == b"[DONE]":
                         return
-                    yield self._piece(payload)
-        raise CallFailed(f"The answer broke off: {self.url} ended it before it was complete.")
+                    yield self._piece(payload, field_of(event, b"id"))
+        raise Lost(f"The answer broke off: {self.url} ended it before it was complete.")
+
+    def _whole(self, response: http.client.HTTPResponse) -> Any:
+        answer = response.read(_MAX_BODY)
+        if response.status != 200:
+            raise self._refused(response, answer)
+        return self.parsed(answer)
 
     def parsed(self, body: bytes) -> Any:
         """The JSON of an answer.
@@ -177,69 +234,104 @@ class Connection:
 
     @contextmanager
     def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Generator[http.client.HTTPResponse, None, None]:
         """The response to a request. Whatever breaks while it is read is translated, too."""
         secure = self._parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self._parts.hostname or "", self._port, timeout=_CONNECT_TIMEOUT)
-        headers = {"Accept": "*/*", "Content-Type": "application/json"}
+        connection = kind(
+            self._parts.hostname or "", self._port, timeout=timeout or _CONNECT_TIMEOUT
+        )
+        sent = {"Accept": "*/*", "Content-Type": "application/json", **(headers or {})}
         if key := key or self._key:
-            headers["Authorization"] = f"Bearer {key}"
+            sent["Authorization"] = f"Bearer {key}"
         try:
             try:
                 connection.connect()
             except OSError as error:
                 raise self._unreachable(error) from error
-            connection.sock.settimeout(_READ_TIMEOUT)
+            connection.sock.settimeout(timeout or _READ_TIMEOUT)
+            _keep_alive(connection.sock)
             payload = None if body is None else msgspec.json.encode(body)
             base = self._parts.path.rstrip("/").removesuffix("/v1")
-            connection.request(method, base + path, payload, headers)
+            connection.request(method, base + path, payload, sent)
             yield connection.getresponse()
         except TimeoutError as error:
-            raise CallFailed(f"{self.url} fell silent.") from error
+            raise Lost(f"{self.url} fell silent.") from error
+        except http.client.BadStatusLine as error:
+            if isinstance(error, http.client.RemoteDisconnected):
+                raise Lost(f"The connection to {self.url} broke.") from error
+            raise self._unknown() from error
         except (http.client.HTTPException, OSError) as error:
-            raise CallFailed(f"The connection to {self.url} broke.") from error
+            raise Lost(f"The connection to {self.url} broke.") from error
         finally:
             connection.close()
 
-    def _unreachable(self, error: OSError) -> CallFailed:
+    def _unreachable(self, error: OSError) -> Unreachable:
         reason = "it doesn't answer in time" if isinstance(error, TimeoutError) else error.strerror
-        return CallFailed(f"No server answers at {self.url} ({reason or error}).")
+        return Unreachable(f"No server answers at {self.url} ({reason or error}).")
 
     def _events(self, parser: SSEParser, data: bytes) -> list[bytes]:
         try:
-            return parser.feed(data)
+            return parser.feed_events(data)
         except ProtocolError as error:
             raise self._unknown() from error
 
-    def _piece(self, payload: bytes) -> Piece:
+    def _piece(self, payload: bytes, id: bytes | None) -> Piece:
         try:
             chunk = msgspec.json.decode(payload, type=_Chunk)
         except msgspec.MsgspecError as error:
             raise self._unknown() from error
         if chunk.error is not None:
-            raise CallFailed(_sentence(chunk.error) or "The answer broke off.")
+            raise Refused(
+                _sentence(chunk.error) or "The answer broke off.", code=_code(chunk.error)
+            )
         choice = chunk.choices[0] if chunk.choices else _Choice()
         delta = choice.delta
         return Piece(
-            delta.content or "", delta.reasoning_content or "", choice.finish_reason, chunk.usage
+            delta.content or "",
+            delta.reasoning_content or "",
+            choice.finish_reason,
+            chunk.usage,
+            None if id is None else id.decode("ascii", "replace"),
         )
 
     def _unknown(self) -> CallFailed:
         return CallFailed(f"{self.url} doesn't answer as Reverie does: is it another server?")
 
-    def _refused(self, status: int, body: bytes) -> CallFailed:
+    def _refused(self, response: http.client.HTTPResponse, body: bytes) -> Refused:
         """The server's own sentence, and what to do about a key."""
+        status = response.status
         try:
             said = msgspec.json.decode(body)
-            sentence = _sentence(said.get("error")) if isinstance(said, dict) else ""
+            error = said.get("error") if isinstance(said, dict) else None
         except msgspec.MsgspecError:
-            sentence = ""
-        sentence = sentence or f"{self.url} answers with the status {status}."
+            error = None
+        sentence = _sentence(error) or f"{self.url} answers with the status {status}."
         if status == 401 and self._key is None:
             sentence += f" Set {KEY_VARIABLE} to your key."
-        return CallFailed(sentence)
+        wait = response.headers.get("Retry-After", "")
+        retry_after = float(wait) if wait.isdecimal() else None
+        return Refused(sentence, status=status, code=_code(error), retry_after=retry_after)
+
+
+def streamed(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of a request for a stream, as it is sent."""
+    return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        if hasattr(socket, option):  # not everywhere
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class _Delta(Struct):
@@ -261,6 +353,11 @@ class _Chunk(Struct):
 def _sentence(error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else error
     return without_controls(message) if isinstance(message, str) else ""
+
+
+def _code(error: Any) -> str:
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) else ""
 
 
 def _parts_of(url: str) -> SplitResult:

@@ -14,10 +14,16 @@ from pydantic import ValidationError
 
 from reverie.addresses import is_loopback
 from reverie.errors import ConfigurationError, ModelError
-from reverie.settings import CONFIG_FILE, DEFAULT_MODEL, NO_STORE, Settings
+from reverie.settings import (
+    CONFIG_FILE,
+    DEFAULT_MODEL,
+    NO_STORE,
+    STORE_FILE,
+    Settings,
+    StoreSettings,
+)
 
 _URLS = ("http://", "https://", "http+unix://")
-_STORE = "sqlite:///reverie.db"
 
 
 class _Answers(NamedTuple):
@@ -44,7 +50,7 @@ def init(
     Example: reverie init --yes
     """
     _mind_existing(file, ask=not yes)
-    answers = _Answers(DEFAULT_MODEL, "127.0.0.1", False, _STORE) if yes else _ask()
+    answers = _Answers(DEFAULT_MODEL, "127.0.0.1", False, StoreSettings().url) if yes else _ask()
     text = _text(answers)
     _check(text)
     try:
@@ -77,7 +83,7 @@ def _ask() -> _Answers:
     keys = typer.confirm("Do callers need a key?", default=not is_loopback(host))
     store = _prompt(
         "Store of keys and usage: sqlite:///FILE, postgresql://USER@HOST/DATABASE, none",
-        _STORE,
+        StoreSettings().url,
         _checked_store,
     )
     return _Answers(model, host, keys, store)
@@ -155,6 +161,14 @@ def _server(answers: _Answers) -> str:
 
 
 def _store_section(answers: _Answers) -> str:
+    """The default isn't written out: it is another for each user."""
+    if answers.store == StoreSettings().url:
+        return f"""\
+[store]
+# Where keys, limits and usage are kept; "none" keeps no accounts. What is left out is
+# {STORE_FILE} in the state directory, ~/.local/state/reverie.
+# url = "sqlite:////srv/reverie/{STORE_FILE}"
+"""
     return f"""\
 [store]
 # Where keys, limits and usage are kept; "none" keeps no accounts.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from reverie.paths import state_directory
+from reverie.paths import make_folder, state_directory
 
 _HISTORY_LINES = 1000
 _PROMPT = ">>> "
@@ -87,7 +87,7 @@ class LineInput:
         if self._readline is not None:
             self._readline.add_history(line)
         with contextlib.suppress(OSError):  # a chat goes on without a history
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._file.parent)
             opened = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with open(opened, "w", encoding="utf-8", errors="replace") as writing:
                 writing.write(line + "\n")

@@ -58,7 +58,8 @@ def server(url: str | None, model: str | None) -> Generator[Found, None, None]:
     """
     connection = Connection(url or DEFAULT_URL, key_from())
     if url is not None or connection.accepts():
-        yield Found(connection, model)
+        with _ended_by_signals():  # so that an answer is ended on the server, too
+            yield Found(connection, model)
         return
     typer.echo(f"No server answers at {DEFAULT_URL}: starting one until this ends …", err=True)
     arguments, name = _prepare(model)
@@ -67,7 +68,7 @@ def server(url: str | None, model: str | None) -> Generator[Found, None, None]:
         address = _wait_until_ready(child)
         if address is None:
             raise _failure(log)
-        yield Found(Connection(address, key), name)
+        yield Found(Connection(address, key, patience=0), name)
 
 
 def _prepare(model: str | None) -> tuple[list[str], str | None]:

@@ -13,7 +13,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from reverie.cli.connection import without_controls
+from reverie.cli.connection import Piece, without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,11 +39,8 @@ class Output(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def add(self, text: str) -> None:
-        """Show more of the answer."""
-
-    def add_reasoning(self, text: str) -> None:
-        """Show more of what the model thinks before it answers."""
+    def add_piece(self, piece: Piece) -> None:
+        """Show more of the answer, or of what the model thinks before it answers."""
 
 
 def replace_what_has_no_code() -> None:
@@ -90,15 +87,17 @@ class PlainOutput:
         if self._last not in ("", "\n") and not isinstance(error, BrokenPipeError):
             self.add("\n")
 
+    def add_piece(self, piece: Piece) -> None:
+        if piece.begins_anew and self._last:
+            self.add("\n\n")
+        self.add(piece.text)
+
     def add(self, text: str) -> None:
         shown = text if self._controls else without_controls(text)
         if shown:
             self._last = shown[-1]
             sys.stdout.write(shown)
             sys.stdout.flush()
-
-    def add_reasoning(self, text: str) -> None:
-        pass
 
 
 class MarkdownOutput:
@@ -131,6 +130,15 @@ class MarkdownOutput:
         self._end_reasoning()
         self._print(self._open)
         self._open = ""
+
+    def add_piece(self, piece: Piece) -> None:
+        if piece.begins_anew:
+            self._print(self._open)
+            self._open = self._reasoning = ""
+        if piece.reasoning:
+            self.add_reasoning(piece.reasoning)
+        if piece.text:
+            self.add(piece.text)
 
     def add(self, text: str) -> None:
         self._end_reasoning()

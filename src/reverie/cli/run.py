@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from reverie.cli.accounts import AsJson, print_json
-from reverie.cli.connection import Connection, Url
+from reverie.cli.answers import Answer
+from reverie.cli.connection import Url
 from reverie.cli.own_server import server
 from reverie.cli.rendering import output
 
@@ -60,8 +62,9 @@ def run(
     """Ask a model, and print its answer as it comes.
 
     On a terminal the answer is rendered as Markdown, elsewhere it is plain text. If no server is
-    named and none answers, one is started until the answer is there. Exits with 1 and a sentence
-    if there is no whole answer.
+    named and none answers, one is started until the answer is there. A connection that drops is
+    taken up again, also after a restart of the server. Exits with 1 and a sentence if there is no
+    whole answer.
 
     Example: cat report.txt | reverie run "Summarise this in three lines"
     """
@@ -71,10 +74,11 @@ def run(
     with server(url, model) as (connection, name):
         if name is not None:
             body["model"] = name
+        answer = Answer(connection, body, may_begin_anew=as_json or sys.stdout.isatty())
         if as_json:
-            print_json(connection.ask(body))
+            print_json(answer.whole())
         else:
-            _print_answer(connection, body)
+            _print_answer(answer)
 
 
 def _messages(prompt: str | None, system: str | None) -> list[dict[str, Any]]:
@@ -97,14 +101,11 @@ def _piped() -> str:
         raise typer.BadParameter("it isn't text in UTF-8", param_hint="standard input") from None
 
 
-def _print_answer(connection: Connection, body: dict[str, Any]) -> None:
+def _print_answer(answer: Answer) -> None:
     finish = None
-    with output() as shown:
-        for piece in connection.stream(body):
-            if piece.reasoning:
-                shown.add_reasoning(piece.reasoning)
-            if piece.text:
-                shown.add(piece.text)
+    with closing(answer.pieces()) as pieces, output() as shown:
+        for piece in pieces:
+            shown.add_piece(piece)
             finish = piece.finish_reason or finish
     if finish == "length":
         typer.echo("note: the answer was cut; --max-tokens allows a longer one", err=True)

@@ -23,7 +23,7 @@ import reverie
 from reverie import log
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
-from reverie.cli.stores import whereabouts
+from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
 
@@ -58,6 +58,8 @@ def serve(
     log.configure(settings.server.log_level, settings.server.log_format)
     for sentence in remarks:
         _log_remark(sentence)
+    if old := left_behind(settings.store):
+        logger.warning("a store isn't used", extra=log.fields(remark=old))
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
     fetch_missing(settings)
     with (

@@ -53,6 +53,7 @@ def _report(connection: Connection) -> dict[str, Any]:
         }
         report = {
             "url": connection.url,
+            "page": f"{connection.url}/",
             **{name: health[name] for name in ("status", "version", "draining", "failing")},
         }
     except (KeyError, TypeError, AttributeError):
@@ -103,6 +104,7 @@ def _aliases(connection: Connection) -> dict[str, dict[str, Any]]:
 def _print(report: dict[str, Any]) -> None:
     draining = ", draining" if report["draining"] else ""
     typer.echo(f"{report['status']}{draining}: Reverie {report['version']} at {report['url']}")
+    typer.echo(f"A page to chat on: {report['page']}")
     if report["failing"]:
         typer.echo(f"failing: {', '.join(map(str, report['failing']))}")
     typer.echo()

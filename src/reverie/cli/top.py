@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
 import sys
 import termios
+import time
 import tty
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import typer
 
@@ -24,25 +28,28 @@ from reverie.cli.connection import (
     key_from,
     without_controls,
 )
+from reverie.cli.live_view import HEADS, NUMBERS, head_line, more_lines, row, screen
 from reverie.cli.tables import print_rows
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 _INTERVAL = 1.0
 """Seconds between two looks."""
-_HELP = "q quit   s sort by age or tokens   j/k or arrows choose   c cancel the chosen request"
+_SPEND_INTERVAL = 30.0
+_HELP = (
+    "q quit   s sort by age or tokens   j/k or arrows choose   c cancel the chosen request",
+    "q quit  s sort  j/k choose  c cancel",
+)
 _END = "\x04"
 _KEY = re.compile(r"\x1b\[[A-Z]|.", re.DOTALL)
-_HEADS = ("id", "key", "model", "backend", "state", "s", "ttft", "tokens")
-_RIGHT = ("s", "ttft", "tokens")
 
 Order: TypeAlias = Literal["age", "tokens"]
 Once = Annotated[bool, typer.Option("--once", help="Look once, and print plain lines.")]
 
 
 def top(once: Once = False, as_json: AsJson = False, url: Url = None) -> None:
-    """Watch a server: the requests that run, its queue, slots, rates and latest errors.
+    """Watch a server: what runs and waits, its backends, rates, errors, and what today has cost.
 
     The admin key is read from REVERIE_ADMIN_KEY. Keys: q quits, s sorts by age or by tokens, j and
     k (or the arrows) choose a request, c cancels it.
@@ -53,127 +60,131 @@ def top(once: Once = False, as_json: AsJson = False, url: Url = None) -> None:
     if key is None:
         raise CallFailed(f"Set {ADMIN_KEY_VARIABLE} to the server's admin key.")
     connection = Connection(url or DEFAULT_URL, key)
-    live = connection.get_json("/admin/v1/live")
+    look = _Look(connection)
+    seen = look.again()
     if as_json:
-        print_json(live)
+        print_json({**seen.live, "today": seen.today})
     elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        _print_once(live)
+        _print_once(seen)
     else:
-        _Watch(connection, live).run()
+        _Watch(look, seen).run(partial(_cancel, connection))
 
 
-def _print_once(live: dict[str, Any]) -> None:
-    for line in _summary(live):
+def _cancel(connection: Connection, id: str) -> str:
+    try:
+        connection.post_json(f"/admin/v1/requests/{quote(id, safe='')}/cancel")
+    except CallFailed as failure:
+        return str(failure)
+    return f"cancelled {without_controls(id)}"
+
+
+def _print_once(seen: _Seen) -> None:
+    for line in (head_line(seen.live), *more_lines(seen.live, seen.today)):
         typer.echo(line)
     typer.echo()
-    print_rows(_HEADS, [_row(request) for request in live["requests"]], right=_RIGHT)
+    print_rows(HEADS, [row(request) for request in seen.live["requests"]], right=NUMBERS)
+
+
+class _Seen(NamedTuple):
+    """What a server told."""
+
+    live: dict[str, Any]
+    today: dict[str, Any] | None
+    """The sums of this day (UTC); None where no accounts are kept."""
+
+
+class _Look:
+    """Looks at a server. What was spent is asked for less often: the store has to sum it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._today: dict[str, Any] | None = None
+        self._asked_at = -math.inf
+
+    def again(self) -> _Seen:
+        """Raises:
+        CallFailed: the server doesn't tell.
+        """
+        live = self._connection.get_json("/admin/v1/live")
+        if time.monotonic() - self._asked_at >= _SPEND_INTERVAL:
+            self._asked_at = time.monotonic()
+            self._today = self._spent()
+        return _Seen(live, self._today)
+
+    def _spent(self) -> dict[str, Any] | None:
+        try:
+            total: dict[str, Any] = self._connection.get_json("/admin/v1/usage?since=1d")["total"]
+        except CallFailed:  # no store, or it is slow: the rest is worth to be seen
+            return None
+        return total
 
 
 class _Watch:
     """The screen, and what was chosen on it."""
 
-    def __init__(self, connection: Connection, live: dict[str, Any]) -> None:
-        self._connection = connection
-        self._live = live
+    def __init__(self, look: _Look, seen: _Seen) -> None:
+        self._look = look
+        self._seen = seen
         self._order: Order = "age"
         self._chosen = 0
         self._said = ""
+        self._away = ""
 
-    def run(self) -> None:
-        """Show it until ``q`` or Ctrl-C."""
+    def run(self, cancel: Callable[[str], str]) -> None:
+        """Show it until ``q`` or Ctrl-C.
+
+        Args:
+            cancel: ends the request with this id; gives a sentence on it.
+        """
+        from rich.console import Console
         from rich.live import Live
 
+        console = Console(highlight=False)
         with (
             _single_keys(),
             contextlib.suppress(KeyboardInterrupt),
-            Live(self._screen(), screen=True, auto_refresh=False) as screen,
+            Live(self._screen(console), console=console, screen=True, auto_refresh=False) as shown,
         ):
             while True:
                 for key in _keys_within(_INTERVAL):
                     if key in ("q", _END):
                         return
-                    self._obey(key)
-                with contextlib.suppress(CallFailed):
-                    self._live = self._connection.get_json("/admin/v1/live")
-                screen.update(self._screen(), refresh=True)
+                    self._obey(key, cancel)
+                try:
+                    self._seen, self._away = self._look.again(), ""
+                except CallFailed as failure:
+                    self._away = str(failure)
+                shown.update(self._screen(console), refresh=True)
 
     def _requests(self) -> list[dict[str, Any]]:
         by = "seconds" if self._order == "age" else "tokens"
-        found = sorted(self._live["requests"], key=lambda request: request[by], reverse=True)
+        found = sorted(self._seen.live["requests"], key=lambda request: request[by], reverse=True)
         self._chosen = max(0, min(self._chosen, len(found) - 1))
         return found
 
-    def _obey(self, key: str) -> None:
+    def _obey(self, key: str, cancel: Callable[[str], str]) -> None:
         self._said = ""
         if key == "s":
             self._order = "tokens" if self._order == "age" else "age"
+            self._said = f"sorted by {self._order}"
         elif key in ("j", "\x1b[B"):
             self._chosen += 1
         elif key in ("k", "\x1b[A"):
             self._chosen -= 1
         elif key == "c" and (requests := self._requests()):
-            self._cancel(requests[self._chosen]["id"])
+            self._said = cancel(requests[self._chosen]["id"])
 
-    def _cancel(self, id: str) -> None:
-        try:
-            self._connection.post_json(f"/admin/v1/requests/{id}/cancel")
-        except CallFailed as failure:
-            self._said = str(failure)
-        else:
-            self._said = f"cancelled {without_controls(id)}"
-
-    def _screen(self) -> RenderableType:
-        from rich import box
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
-        for head in _HEADS:
-            justify: Literal["left", "right"] = "right" if head in _RIGHT else "left"
-            table.add_column(head, justify=justify, overflow="ellipsis", no_wrap=True)
-        for number, request in enumerate(self._requests()):
-            style = "reverse" if number == self._chosen else ""
-            table.add_row(*(Text(cell) for cell in _row(request)), style=style)
-        lines = [Text(line) for line in _summary(self._live)]
-        return Group(*lines, table, Text(self._said, style="bold"), Text(_HELP, style="dim"))
-
-
-def _summary(live: dict[str, Any]) -> list[str]:
-    """What stands above the requests, a line each."""
-    models = live["models"]
-    last = live["minutes"][-2:][0] if live["minutes"] else {}
-    hour = {
-        name: sum(minute[name] for minute in live["minutes"])
-        for name in ("requests", "failed", "failovers", "completion_tokens")
-    }
-    lines = [
-        f"{live['running']} running, {sum(model['waiting'] for model in models)} waiting, "
-        f"{sum(model['in_flight'] for model in models)} of "
-        f"{sum(model['slots'] for model in models)} slots in use",
-        f"last minute: {last.get('requests', 0)} requests, "
-        f"{last.get('completion_tokens', 0) / 60:.1f} tokens/s",
-        f"last hour: {hour['requests']} requests, {hour['failed']} failed, "
-        f"{hour['failovers']} failovers; first token {_times(live['time_to_first_token'])}; "
-        f"whole {_times(live['duration'])}",
-    ]
-    if live["errors"]:
-        error = live["errors"][-1]
-        reason = f" ({error['reason']})" if error["reason"] else ""
-        lines.append(without_controls(f"latest error: {error['at']} {error['error']}{reason}"))
-    return lines
-
-
-def _times(percentiles: dict[str, float | None]) -> str:
-    if percentiles["p50"] is None:
-        return "-"
-    return f"{percentiles['p50']} s (p95 {percentiles['p95']} s)"
-
-
-def _row(request: dict[str, Any]) -> list[str]:
-    names = ("id", "key", "model", "backend", "state", "seconds", "time_to_first_token", "tokens")
-    cells = [request[name] for name in names]
-    return ["" if cell is None else without_controls(str(cell)) for cell in cells]
+    def _screen(self, console: Console) -> RenderableType:
+        return screen(
+            self._away or head_line(self._seen.live),
+            more_lines(self._seen.live, self._seen.today),
+            self._requests(),
+            self._chosen,
+            self._said,
+            _HELP,
+            width=console.width,
+            height=console.height,
+        )
 
 
 @contextlib.contextmanager

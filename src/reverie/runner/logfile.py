@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from reverie.paths import state_directory
+from reverie.paths import make_folder, state_directory
 
 MAX_BYTES = 10 * 1024 * 1024
 """A larger log is truncated; what it held moves to ``NAME.log.1``."""
@@ -45,7 +45,7 @@ class LogFile:
         If another server holds ``NAME.log``, this takes the first free one of ``NAME-2.log``, …,
         and holds it until ``release``.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if self._lock is None:
             self._take()
         if self.path.exists():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.backends.decoding.sse import ProtocolError, SSEParser
+from reverie.backends.decoding.sse import ProtocolError, SSEParser, field_of
 
 CORPUS = [
     (b'data: {"a":1}\n\ndata: {"a":2}\n\n', [b'{"a":1}', b'{"a":2}']),
@@ -54,6 +54,15 @@ def test_every_two_cuts(stream: bytes, payloads: list[bytes]) -> None:
 @pytest.mark.parametrize(("stream", "payloads"), CORPUS)
 def test_byte_by_byte(stream: bytes, payloads: list[bytes]) -> None:
     assert parse(*(stream[at : at + 1] for at in range(len(stream)))) == payloads
+
+
+def test_the_fields_of_an_event_are_there_wherever_it_is_cut() -> None:
+    stream = b"\xef\xbb\xbfid: 1\r\ndata: a\r\n\r\n: ping\n\ndata: b\nid:2\ndata: c\n\nid: 3\n"
+    for cut in range(len(stream) + 1):
+        parser = SSEParser()
+        events = [*parser.feed_events(stream[:cut]), *parser.feed_events(stream[cut:])]
+        found = [(field_of(event, b"id"), field_of(event, b"data")) for event in events]
+        assert found == [(b"1", b"a"), (None, None), (b"2", b"b\nc")], cut
 
 
 PARTS = st.sampled_from(

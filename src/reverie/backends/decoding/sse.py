@@ -1,7 +1,7 @@
 """Server-sent events, sans-IO: bytes in, the payloads of complete events out.
 
 Source: the WHATWG HTML standard, §9.2 "Server-sent events", without what a model's answer never
-uses (event types, ids, reconnection).
+uses (event types, reconnection). Ids are for those who go on with an answer (``feed_events``).
 
 Rule 1: the result depends on the bytes alone, never on how they were cut into reads.
 
@@ -50,6 +50,16 @@ class SSEParser:
         Raises:
             ProtocolError: an event is larger than the limit.
         """
+        complete = self._complete(data)
+        return [] if complete is None else self._payloads(complete)
+
+    def feed_events(self, data: bytes) -> list[bytes]:
+        """As ``feed``, but return whole events, for ``field_of``."""
+        complete = self._complete(data)
+        return [] if complete is None else self._split(complete)
+
+    def _complete(self, data: bytes) -> bytes | None:
+        """The events that ``data`` completes, without the last blank line; None if it does none."""
         if self._after_cr or b"\r" in data:
             data = self._with_single_line_ends(data)
         held = self._held
@@ -66,7 +76,7 @@ class SSEParser:
             held += data[end + 2 :] if end >= 0 else data
         if len(held) > self._limit:
             raise ProtocolError(f"an event exceeds {self._limit} bytes")
-        return self._payloads(complete) if end >= 0 else []
+        return complete if end >= 0 else None
 
     def _with_single_line_ends(self, data: bytes) -> bytes:
         if self._after_cr and data:
@@ -78,23 +88,29 @@ class SSEParser:
 
     def _payloads(self, complete: bytes) -> list[bytes]:
         """The payloads of complete events; ``complete`` lacks the last blank line."""
+        payloads: list[bytes] = []
+        for event in self._split(complete):
+            if event.startswith(_DATA) and b"\n" not in event:  # nearly all of them
+                payloads.append(event[6:])
+            elif (payload := field_of(event, b"data")) is not None:
+                payloads.append(payload)
+        return payloads
+
+    def _split(self, complete: bytes) -> list[bytes]:
         if self._at_start:
             self._at_start = False
             complete = complete.removeprefix(_BOM)
-        payloads: list[bytes] = []
-        for event in complete.split(_EVENT_END):
-            if len(event) > self._limit:
-                raise ProtocolError(f"an event exceeds {self._limit} bytes")
-            if event.startswith(_DATA) and b"\n" not in event:  # nearly all of them
-                payloads.append(event[6:])
-            else:
-                lines = [value for line in event.split(b"\n") if (value := _data(line)) is not None]
-                if lines:
-                    payloads.append(b"\n".join(lines))
-        return payloads
+        events = complete.split(_EVENT_END)
+        if max(map(len, events)) > self._limit:
+            raise ProtocolError(f"an event exceeds {self._limit} bytes")
+        return events
 
 
-def _data(line: bytes) -> bytes | None:
-    """The value of a ``data`` field, without the space after its colon; None for other lines."""
-    name, _, value = line.partition(b":")
-    return value.removeprefix(b" ") if name == b"data" else None
+def field_of(event: bytes, name: bytes) -> bytes | None:
+    """The value of an event's field, its lines joined with ``\\n``; None if it has none."""
+    values = []
+    for line in event.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == name:
+            values.append(value.removeprefix(b" "))
+    return b"\n".join(values) if values else None

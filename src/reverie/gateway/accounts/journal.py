@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from reverie.paths import state_directory
+from reverie.paths import make_folder, state_directory
 from reverie.store.settlements import Settlement
 
 _encode = msgspec.json.Encoder().encode
@@ -67,7 +67,7 @@ class Journal:
 
     def _open(self) -> int:
         """Create the file. It gets its name once it is locked, so that nobody takes it over."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self._path.parent)
         unnamed = self._path.with_suffix(".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         file = os.open(unnamed, flags, 0o600)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -73,6 +74,19 @@ class Store:
         with self._translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
+    def require_creatable(self) -> None:
+        """Find out whether SQLite's file could be made, if there is none yet. Makes none.
+
+        Raises:
+            ConfigurationError: it couldn't.
+        """
+        if self.path is None or self.path.exists():
+            return
+        try:
+            tempfile.TemporaryFile(dir=self.path.parent).close()
+        except OSError as error:
+            raise _not_usable(f"{self.path} can't be made", error) from None
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -119,9 +133,9 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     assert url.database is not None
     folder = Path(url.database).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError([f"store.url: {folder} can't be made: {error.strerror}"]) from None
+        raise _not_usable(f"the folder {folder} can't be made", error) from None
     engine = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=settings.timeout)
     synchronous = "FULL" if settings.durability == "power" else "NORMAL"
 
@@ -142,6 +156,11 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _not_usable(what: str, error: OSError) -> ConfigurationError:
+    advice = "name a place that can be written in store.url (REVERIE_STORE_URL), or none"
+    return ConfigurationError([f"store.url: {what} ({error.strerror}); {advice}"])
 
 
 def _use_wal(cursor: sqlite3.Cursor, timeout: float) -> None:
