@@ -1,7 +1,7 @@
 // The chat: what is on screen, and what happens when its user does something.
 
 import { Answer } from "./answer.js";
-import { ApiError, BASE, apiKey, models } from "./api.js";
+import { ApiError, BASE, apiKey, models, sentence } from "./api.js";
 import { Composer } from "./composer.js";
 import { Controls, completed, fieldsOf } from "./controls.js";
 import { Conversations } from "./conversations.js";
@@ -245,12 +245,11 @@ export class Chat extends Component {
     if (event.key === "Escape" && this.state.growing) this.stop();
   };
 
-  render(_, state) {
+  render({ isHidden }, state) {
     const { current, growing } = state;
     return html`
-      <div class="page" onKeyDown=${this.onKey}>
-        <a class="skip" href="#message">Skip to your message</a>
-        ${this.header(state)}
+      <div class="chat" hidden=${isHidden} onKeyDown=${this.onKey}>
+        ${this.toolbar(state)}
         <div class="columns">
           <nav id="list" aria-label="Conversations" hidden=${!state.showsList}>
             <${Conversations} conversations=${state.conversations} current=${current}
@@ -280,10 +279,9 @@ export class Chat extends Component {
     `;
   }
 
-  header({ model, models: found, showsList, showsSettings }) {
+  toolbar({ model, models: found, showsList, showsSettings }) {
     const choose = (event) => this.setState({ model: event.target.value });
-    return html`<header>
-      <h1>Reverie</h1>
+    return html`<div class="toolbar" role="toolbar" aria-label="Chat">
       <label for="model" class="off-screen">Model</label>
       <select id="model" value=${model} onChange=${choose}>
         ${found.map((one) => html`<option key=${one.id} value=${one.id}>${optionOf(one)}</option>`)}
@@ -293,7 +291,7 @@ export class Chat extends Component {
         onClick=${() => this.setState({ showsList: !showsList })}>Conversations</button>
       <button type="button" aria-expanded=${String(showsSettings)} aria-controls="settings"
         onClick=${() => this.setState({ showsSettings: !showsSettings })}>Settings</button>
-    </header>`;
+    </div>`;
   }
 
   message(message, position, { growing, current }) {
@@ -336,10 +334,4 @@ function requestOnScreen(conversation, draft, model, settings) {
 function optionOf({ id, aliasOf, loaded }) {
   const name = aliasOf === null ? id : `${id} = ${aliasOf}`;
   return loaded ? `${name} · ready` : `${name} · loads when asked`;
-}
-
-/** An error in words. A failed `fetch` says little, and each browser something else. */
-function sentence(error) {
-  if (error instanceof TypeError) return "The server can't be reached. Check that it runs.";
-  return error.message;
 }
