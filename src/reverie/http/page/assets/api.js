@@ -88,7 +88,8 @@ async function errorOf(response) {
   return new ApiError(response.status, { message }, wait);
 }
 
-/** The models that generate, the default one first: `[{id, loaded, aliasOf, context}]`. */
+/** The models that generate, the default one first. `defaults` are their own, for what a request
+ * leaves open; `pricing` is null for those that cost nothing. */
 export async function models() {
   const [{ data }, { model_id: preferred }] = await Promise.all(
     ["v1/models", "version"].map(async (path) => (await call(path)).json()),
@@ -99,7 +100,9 @@ export async function models() {
       id: one.id,
       loaded: one.loaded,
       aliasOf: one.alias_of ?? null,
-      context: one.max_input_tokens ?? null,
+      seesImages: one.input_modalities?.includes("image") ?? false,
+      pricing: one.pricing ?? null,
+      defaults: one.defaults ?? {},
     }));
   return found.sort((a, b) => (b.id === preferred) - (a.id === preferred));
 }
