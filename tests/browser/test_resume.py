@@ -75,6 +75,7 @@ async def test_an_answer_goes_on_after_its_server_was_killed(
     config.write_text(
         f'[server]\nport = {port}\n[store]\nurl = "sqlite:///{tmp_path}/reverie.db"\n'
         f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\nkind = "vllm"\n'
+        "[models.defaults]\nmax_tokens = 99\n"
     )
     async with server(config, port) as first:
         page = await open_page(f"http://127.0.0.1:{port}/")
@@ -91,6 +92,7 @@ async def test_an_answer_goes_on_after_its_server_was_killed(
     last = engine.requests[-1].body
     assert last["messages"][-1]["role"] == "assistant"
     assert last["messages"][-1]["content"].startswith("word0 word1 ")
+    assert last["max_tokens"] == 99 - 10  # what is left of the model's own
 
 
 async def test_a_server_that_stays_away_is_no_reason_not_to_stop(

@@ -9,9 +9,9 @@ export const Attachments = ({ images, onDescribe, onRemove }) => html`
     ${images.map((image, at) => html`<li key=${image.id}>
       <img src=${image.url} alt=${image.alt || `Image ${at + 1}`} />
       <div class="description">
-        <label for=${`alt-${image.id}`}>What image ${at + 1} shows (optional)</label>
+        <label for=${`alt-${image.id}`}>Image ${at + 1} shows</label>
         <input id=${`alt-${image.id}`} type="text" maxlength="300" value=${image.alt}
-          onInput=${(event) => onDescribe(image, event.target.value)} />
+          placeholder="Optional" onInput=${(event) => onDescribe(image, event.target.value)} />
       </div>
       <button type="button" class="quiet" onClick=${() => onRemove(image)}>
         Remove<span class="off-screen"> image ${at + 1}</span>

@@ -77,7 +77,7 @@ export class Chat extends Component {
       const isThere = found.some(({ id }) => id === this.state.model);
       const model = isThere ? this.state.model : (found[0]?.id ?? "");
       const problem = found.length ? "" : "This server has no model that generates text.";
-      this.setState({ models: found, model, problem });
+      await new Promise((drawn) => this.setState({ models: found, model, problem }, drawn));
     } catch (error) {
       this.report(error);
     }
@@ -220,7 +220,16 @@ export class Chat extends Component {
 
   cancelEdit = () => this.setState({ editing: null, draft: NO_DRAFT, refusal: "" });
 
-  send = () => {
+  /** What is sent depends on the model, so who is quicker than the list of models waits for it. */
+  send = async () => {
+    if (this.isWaiting) return;
+    this.isWaiting = true;
+    if (!this.state.models.length) await this.loadModels();
+    this.isWaiting = false;
+    if (this.state.models.length) this.sendDraft();
+  };
+
+  sendDraft() {
     const { current, draft, editing, growing } = this.state;
     const { content, images } = draft;
     if (growing || !(content.trim() || images.length)) return;
@@ -230,7 +239,7 @@ export class Chat extends Component {
     current.messages = messages;
     this.setState({ draft: NO_DRAFT, editing: null });
     this.ask();
-  };
+  }
 
   regenerate = () => {
     const { messages } = this.state.current;
