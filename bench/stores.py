@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.dialects import sqlite
 
 from reverie.settings import StoreSettings
-from reverie.store import keys, usage
+from reverie.store import key_list, keys, usage
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key
@@ -19,6 +19,7 @@ from reverie.times import DAY_MS, day_of, now_ms
 DAYS = 90
 _ACTIVE = 1000
 _MODELS = 3
+_TEAMS = 20
 _KEY = "printf('key_%08x%08x', i * 2654435761 % 4294967296, i)"
 """The id of key i, in SQL: in no order, so that no two keys of a row are neighbours on disk."""
 
@@ -27,7 +28,7 @@ def make(file: Path, clients: int, *, all_keys: int = 0, rows: int = 0) -> list[
     """Make a store with a key for each client, under limits that are looked at and never reached.
 
     Args:
-        all_keys: how many keys there are in all.
+        all_keys: how many keys there are in all; each has one of 20 tags.
         rows: closed rows of the ledger, of the first 1000 keys on 3 models, over 90 days.
 
     Returns:
@@ -66,6 +67,10 @@ def _fill(file: Path, clients: int, all_keys: int, rows: int) -> None:
             f"SELECT {_KEY}, 'client-' || i, randomblob(32), {today}, 1, 1000, 1000000 FROM n"
         )
         connection.execute(
+            f"{counting.format(0, all_keys)} "
+            f"INSERT INTO key_tags (key_id, tag) SELECT {_KEY}, 'team:' || i % {_TEAMS} FROM n"
+        )
+        connection.execute(
             "INSERT INTO gateways (id, process, started_at, seen_at, ended_at) "
             f"VALUES (1, 'earlier', 0, {today}, {today})"
         )
@@ -101,11 +106,12 @@ def ask_usage(file: Path, rounds: int) -> list[tuple[str, float, str]]:
     month = period_begin("month", now / 1000)
     store = Store(StoreSettings(url=f"sqlite:///{file}"))
     with store.read() as connection:
-        busiest = keys.listed(connection, limit=1)[0].id
+        busiest = key_list.listed(connection, now, limit=1).keys[0].id
     queries = {
         "by key, this month": usage.UsageQuery(since=month, until=today),
         "by key, a day": usage.UsageQuery(since=today - 1, until=today - 1),
         "by key, 90 days": usage.UsageQuery(since=today - DAYS, until=today),
+        "by tag, this month": usage.UsageQuery(by=("tag",), since=month, until=today),
         "of one key, by model and day, 90 days": usage.UsageQuery(
             by=("model", "day"), since=today - DAYS, until=today, key=busiest
         ),
