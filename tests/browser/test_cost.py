@@ -27,7 +27,7 @@ async def test_an_answer_tells_its_cost_as_the_ledger_has_it(
     await expect(figures).to_contain_text(format_amount(cost, "USD"))
     headers = {"Authorization": f"Bearer {ADMIN}"}
     _, usage, _ = await gateway.get("/admin/v1/usage", headers)
-    assert usage["data"][0]["costs"][0]["formatted"] == format_amount(cost, "USD")
+    assert usage["total"]["costs"][0]["formatted"] == format_amount(cost, "USD")
 
 
 async def test_an_answer_of_a_model_without_a_price_tells_no_cost(
