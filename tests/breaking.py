@@ -21,9 +21,12 @@ class ServerPlace:
 
     Args:
         kind: the kind of engine that they are told they have.
+        more: further lines of the configuration's one model.
     """
 
-    def __init__(self, folder: Path, engine: ScriptedEngine, kind: str = "vllm") -> None:
+    def __init__(
+        self, folder: Path, engine: ScriptedEngine, kind: str = "vllm", more: str = ""
+    ) -> None:
         with listen("127.0.0.1", 0) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/"
@@ -31,7 +34,7 @@ class ServerPlace:
         self._config.write_text(
             f'[server]\nport = {port}\n[store]\nurl = "sqlite:///{folder}/reverie.db"\n'
             f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{engine.url}"\n'
-            f'kind = "{kind}"\n'
+            f'kind = "{kind}"\n{more}'
         )
 
     @asynccontextmanager

@@ -124,8 +124,10 @@ async def test_a_screen_reader_finds_its_way_and_hears_what_happens(
 ) -> None:
     engine.script = Script(tokens=("Hello", " world"), stall_after=1)
     page = await open_page(gateway.url, viewport={"width": 1400, "height": 800})
-    for role in ("banner", "main", "navigation", "complementary", "log"):
+    for role in ("banner", "main", "complementary", "log"):
         await expect(page.get_by_role(role)).to_have_count(1)
+    for name in ("Views", "Conversations"):
+        await expect(page.get_by_role("navigation", name=name)).to_be_visible()
     await ask(page, "Hi")
     status = page.get_by_role("status")
     await expect(status).to_have_text("The answer is being written.")

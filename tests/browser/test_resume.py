@@ -37,7 +37,7 @@ async def test_an_answer_goes_on_after_its_server_was_killed(
     engine: ScriptedEngine, open_page: OpenPage, tmp_path: Path
 ) -> None:
     engine.script = Script(tokens=WORDS, stall_after=10)
-    place = ServerPlace(tmp_path, engine)
+    place = ServerPlace(tmp_path, engine, more="[models.defaults]\nmax_tokens = 99\n")
     async with place.server() as first:
         page = await open_page(place.url)
         await ask(page, "Hi")
@@ -53,6 +53,7 @@ async def test_an_answer_goes_on_after_its_server_was_killed(
     last = engine.requests[-1].body
     assert last["messages"][-1]["role"] == "assistant"
     assert last["messages"][-1]["content"].startswith("word0 word1 ")
+    assert last["max_tokens"] == 99 - 10  # what is left of the model's own
 
 
 async def test_a_server_that_stays_away_is_no_reason_not_to_stop(

@@ -16,6 +16,10 @@ LOCK = json.loads((FOLDER / "vendor" / "vendor.lock.json").read_text())
 LOCKED = {file["to"]: file["sha256"] for package in LOCK["packages"] for file in package["files"]}
 OWN = {name: file for name, file in load().files.items() if not name.startswith("vendor/")}
 
+IMPORTS = re.compile(
+    rb'^(?:import|export)\b(?:[^;"(]*?\bfrom)?\s*"([^"]+)";|\bimport\("([^"]+)"\)', re.MULTILINE
+)
+
 
 def test_the_whole_page_weighs_less_than_350_kb_compressed() -> None:
     loaded = load()
@@ -40,8 +44,8 @@ def test_modules_import_only_files_that_are_here() -> None:
     for name, file in load().files.items():
         if not name.endswith(("js", "mjs")):
             continue
-        targets = re.findall(rb'^(?:import|export)\b[^;"]*?"([^"]+)";', file.body, re.MULTILINE)
-        for target in targets:
+        targets = IMPORTS.findall(file.body)
+        for target in map(b"".join, targets):
             assert target.startswith((b"./", b"../")), f"{name} imports {target!r}"
             path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target.decode()))
             assert path in load().files, f"{name} imports {target!r}"

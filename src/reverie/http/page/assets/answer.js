@@ -28,6 +28,7 @@ export class Answer {
   resumed = 0;
 
   #body;
+  #maxTokens;
   #sent;
   #key;
   #lastId = null;
@@ -36,9 +37,11 @@ export class Answer {
   #complete = false;
   #isContinuation = false;
 
-  /** `onChange(notice)` is called after each piece, and with a sentence when something is amiss. */
-  constructor(body, { signal, onChange }) {
+  /** `onChange(notice)` is called after each piece, and with a sentence when something is amiss.
+   * `maxTokens` holds also where the body leaves it to a default. */
+  constructor(body, { signal, onChange, maxTokens }) {
     this.#body = body;
+    this.#maxTokens = maxTokens;
     this.signal = signal;
     this.onChange = onChange;
     this.#ask(body);
@@ -155,7 +158,7 @@ export class Answer {
   }
 
   #continue() {
-    const left = this.#body.max_tokens - this.#pieces;
+    const left = this.#maxTokens - this.#pieces;
     if (!this.content || this.toolCalls.length || left < 1) {
       this.#restart();
       return;

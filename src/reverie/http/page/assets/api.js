@@ -1,6 +1,4 @@
-// Calls the server that this page came from, with the key that its user gave.
-
-const KEY = "reverie.key";
+// Calls the server that this page came from, with the keys that its user gave.
 
 /** The server's address, with whatever path a proxy puts in front: this file lies two folders
  * below it. */
@@ -23,36 +21,59 @@ export class ApiError extends Error {
   }
 }
 
-/** The key for this tab; it is forgotten with it. */
-export const apiKey = {
+/** A key for this tab, which is forgotten with it. */
+class KeptKey {
+  constructor(name) {
+    this.name = name;
+  }
+
   get() {
     try {
-      return sessionStorage.getItem(KEY) ?? "";
+      return sessionStorage.getItem(this.name) ?? "";
     } catch {
       return ""; // storage is switched off
     }
-  },
+  }
+
   set(key) {
     try {
-      if (key) sessionStorage.setItem(KEY, key);
-      else sessionStorage.removeItem(KEY);
+      if (key) sessionStorage.setItem(this.name, key);
+      else sessionStorage.removeItem(this.name);
     } catch {
       // as above: then there is no key
     }
-  },
-};
+  }
+}
+
+/** The key that requests of the chat carry, and the one of the server's operator. */
+export const apiKey = new KeptKey("reverie.key");
+export const adminKey = new KeptKey("reverie.admin-key");
 
 /** Fetches below the server's address. Rejects with an `ApiError` unless it answers 2xx, and with
  * whatever `fetch` rejects with if it can't be reached. */
-export async function call(path, { body, headers = {}, signal } = {}) {
+export async function call(path, options = {}) {
+  const { body, headers = {}, signal, key = apiKey.get() } = options;
+  const { method = body === undefined ? "GET" : "POST" } = options;
   const sent = { Accept: "application/json, text/event-stream", ...headers };
-  const key = apiKey.get();
   if (key) sent.Authorization = `Bearer ${key}`;
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  const method = body === undefined ? "GET" : "POST";
   const response = await fetch(BASE + path, { method, body, headers: sent, signal });
   if (!response.ok) throw await errorOf(response);
   return response;
+}
+
+/** Asks the admin API, below `admin/v1/`, and gives its answer's JSON.
+ * `value`, if there is one, is sent as JSON. */
+export async function admin(path, value, { method, signal } = {}) {
+  const body = value === undefined ? undefined : JSON.stringify(value);
+  const options = { method, body, signal, key: adminKey.get() };
+  return (await call(`admin/v1/${path}`, options)).json();
+}
+
+/** An error in words. A failed `fetch` says little, and each browser something else. */
+export function sentence(error) {
+  if (error instanceof TypeError) return "The server can't be reached. Check that it runs.";
+  return error.message;
 }
 
 async function errorOf(response) {
@@ -67,7 +88,8 @@ async function errorOf(response) {
   return new ApiError(response.status, { message }, wait);
 }
 
-/** The models that generate, the default one first: `[{id, loaded, aliasOf, context}]`. */
+/** The models that generate, the default one first. `defaults` are their own, for what a request
+ * leaves open; `pricing` is null for those that cost nothing. */
 export async function models() {
   const [{ data }, { model_id: preferred }] = await Promise.all(
     ["v1/models", "version"].map(async (path) => (await call(path)).json()),
@@ -78,7 +100,9 @@ export async function models() {
       id: one.id,
       loaded: one.loaded,
       aliasOf: one.alias_of ?? null,
-      context: one.max_input_tokens ?? null,
+      seesImages: one.input_modalities?.includes("image") ?? false,
+      pricing: one.pricing ?? null,
+      defaults: one.defaults ?? {},
     }));
   return found.sort((a, b) => (b.id === preferred) - (a.id === preferred));
 }

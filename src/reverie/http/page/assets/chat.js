@@ -1,31 +1,29 @@
 // The chat: what is on screen, and what happens when its user does something.
 
 import { Answer } from "./answer.js";
-import { ApiError, BASE, apiKey, models } from "./api.js";
+import { ApiError, BASE, apiKey, models, sentence } from "./api.js";
 import { Composer } from "./composer.js";
-import { Controls, completed, fieldsOf } from "./controls.js";
+import { Controls, fromKept, maxTokensOf, toKeep } from "./controls.js";
 import { Conversations } from "./conversations.js";
 import { CopyAs } from "./copy_as.js";
+import { filesIn, readImage } from "./images.js";
+import { fetchImages, forgetImages, keepImages } from "./kept_images.js";
 import { KeyField, KeyQuestion } from "./key.js";
 import { Message, figuresOf } from "./message.js";
+import { Question } from "./parts.js";
+import { requestOf, requestOnScreen } from "./request.js";
 import * as store from "./store.js";
+import { Toolbar } from "./toolbar.js";
 import { Component, createRef, html } from "./view.js";
+import { Welcome } from "./welcome.js";
 
 const DRAW_EVERY = 40;
 const WIDE = "(min-width: 64rem)";
 const NO_ROOM = "This browser has no room left: delete or export conversations to keep this one.";
 
-/** The messages and fields of the request that answers this conversation. */
-export function requestOf(conversation, model, settings) {
-  const told = conversation.messages
-    .filter(({ role, content }) => role === "user" || content)
-    .map(({ role, content }) => ({ role, content }));
-  const system = conversation.system.trim();
-  const messages = system ? [{ role: "system", content: system }, ...told] : told;
-  const body = { model, messages, ...fieldsOf(settings) };
-  if (body.stream) body.stream_options = { include_usage: true };
-  return body;
-}
+const NO_DRAFT = { content: "", images: [] };
+/** Until the server has told which there are. */
+const NO_MODEL = { id: "", loaded: true, seesImages: false, pricing: null, defaults: {} };
 
 export class Chat extends Component {
   log = createRef();
@@ -39,11 +37,13 @@ export class Chat extends Component {
     this.state = {
       conversations: [current, ...conversations],
       current,
-      settings: completed(store.loadSettings()),
+      settings: fromKept(store.loadSettings()),
       models: [],
       model: "",
-      draft: "",
+      draft: NO_DRAFT,
+      refusal: "", // why the draft can't be sent, or an image not attached
       editing: null, // the position of the message that is edited
+      forgetting: null, // the conversation that may be deleted
       growing: null, // {answer, message, conversation, controller, notice}
       said: "", // for screen readers
       problem: "", // a sentence about the page as a whole
@@ -77,11 +77,16 @@ export class Chat extends Component {
       const isThere = found.some(({ id }) => id === this.state.model);
       const model = isThere ? this.state.model : (found[0]?.id ?? "");
       const problem = found.length ? "" : "This server has no model that generates text.";
-      this.setState({ models: found, model, problem });
+      await new Promise((drawn) => this.setState({ models: found, model, problem }, drawn));
     } catch (error) {
       this.report(error);
     }
   };
+
+  /** The model that is chosen. */
+  get model() {
+    return this.state.models.find(({ id }) => id === this.state.model) ?? NO_MODEL;
+  }
 
   /** Shows what went wrong with the page as a whole; a missing key is asked for. */
   report(error) {
@@ -104,7 +109,7 @@ export class Chat extends Component {
 
   setSetting = (name, value) => {
     const settings = { ...this.state.settings, [name]: value };
-    store.saveSettings(settings);
+    store.saveSettings(toKeep(settings));
     this.setState({ settings });
   };
 
@@ -112,10 +117,11 @@ export class Chat extends Component {
   keep(conversation) {
     conversation.changed = Date.now();
     const problem = store.saveConversation(conversation) ? "" : NO_ROOM;
+    keepImages(conversation).then((areKept) => areKept || this.setState({ problem: NO_ROOM }));
     const others = this.state.conversations.filter((one) => one !== conversation);
     const isListed = others.length < this.state.conversations.length; // else it was deleted
     if (isListed) this.setState({ conversations: [conversation, ...others], problem });
-    else store.deleteConversation(conversation);
+    else this.erase(conversation);
   }
 
   keepGrowing = () => {
@@ -131,22 +137,32 @@ export class Chat extends Component {
 
   choose = (current, conversations = this.state.conversations) => {
     this.isAtEnd = true;
-    this.setState({ current, conversations, draft: "", editing: null });
+    this.setState({ current, conversations, draft: NO_DRAFT, refusal: "", editing: null });
     if (!matchMedia(WIDE).matches) this.setState({ showsList: false });
     this.composer.current?.focus();
+    fetchImages(current).then(() => this.setState({}));
   };
 
-  forget = (conversation) => {
-    if (!confirm(`Delete “${store.titleOf(conversation)}”?`)) return;
-    if (this.state.growing?.conversation === conversation) this.stop();
-    store.deleteConversation(conversation);
+  forget = () => {
+    const { forgetting: conversation, growing, current } = this.state;
+    if (growing?.conversation === conversation) this.stop();
+    this.erase(conversation);
     const conversations = this.state.conversations.filter((one) => one !== conversation);
-    this.setState({ conversations });
-    if (conversation === this.state.current) this.setState({}, this.start);
+    this.setState({ conversations, forgetting: null });
+    if (conversation === current) this.setState({}, this.start);
+    else this.composer.current?.focus();
   };
+
+  erase(conversation) {
+    store.deleteConversation(conversation);
+    forgetImages(conversation);
+  }
 
   bringIn = (conversations) => {
-    for (const one of conversations) store.saveConversation(one);
+    for (const one of conversations) {
+      store.saveConversation(one);
+      keepImages(one);
+    }
     this.setState({ conversations: [...conversations, ...this.state.conversations] });
   };
 
@@ -156,40 +172,98 @@ export class Chat extends Component {
     this.keep(current);
   };
 
-  edit = (position) => {
-    this.setState({ editing: position, draft: this.state.current.messages[position].content });
+  setDraft = (draft) => this.setState({ draft, refusal: "" });
+
+  attach = async (files) => {
+    const refusal = this.model.seesImages ? "" : this.blindness();
+    this.setState({ refusal });
+    if (refusal) return;
+    for (const file of files) {
+      try {
+        const image = await readImage(file);
+        const withIt = ({ content, images }) => ({ content, images: [...images, image] });
+        this.setState(({ draft }) => ({ draft: withIt(draft), said: "The image is attached." }));
+      } catch (error) {
+        this.setState({ refusal: error.message });
+      }
+    }
     this.composer.current?.focus();
   };
 
-  cancelEdit = () => this.setState({ editing: null, draft: "" });
-
-  send = () => {
-    const { current, draft, editing, growing } = this.state;
-    if (growing || !draft.trim()) return;
-    if (editing !== null) current.messages.length = editing;
-    current.messages.push({ role: "user", content: draft });
-    this.setState({ draft: "", editing: null });
-    this.ask();
+  /** A file that is dropped beside the field would take the place of the page. */
+  onDrop = (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    if (event.type === "drop") this.attach(filesIn(event.dataTransfer));
   };
+
+  /** Why no image can be sent now. */
+  blindness() {
+    const others = this.state.models.some(({ seesImages }) => seesImages);
+    const way = others ? "Choose one that does." : "No model here does.";
+    return `${this.model.id} doesn't see images. ${way}`;
+  }
+
+  /** True if these messages may be sent to the chosen model; else their sender is told why not. */
+  mayAsk(messages) {
+    const isSeen = this.model.seesImages || !messages.some(({ images }) => images?.length);
+    const told = `This conversation has images, and ${this.blindness()}`;
+    this.setState({ refusal: isSeen ? "" : told });
+    return isSeen;
+  }
+
+  edit = (position) => {
+    const { content, images = [] } = this.state.current.messages[position];
+    this.setState({ editing: position, draft: { content, images }, refusal: "" });
+    this.composer.current?.focus();
+  };
+
+  cancelEdit = () => this.setState({ editing: null, draft: NO_DRAFT, refusal: "" });
+
+  /** What is sent depends on the model, so who is quicker than the list of models waits for it. */
+  send = async () => {
+    if (this.isWaiting) return;
+    this.isWaiting = true;
+    if (!this.state.models.length) await this.loadModels();
+    this.isWaiting = false;
+    if (this.state.models.length) this.sendDraft();
+  };
+
+  sendDraft() {
+    const { current, draft, editing, growing } = this.state;
+    const { content, images } = draft;
+    if (growing || !(content.trim() || images.length)) return;
+    const message = { role: "user", content, ...(images.length && { images }) };
+    const messages = [...current.messages.slice(0, editing ?? undefined), message];
+    if (!this.mayAsk(messages)) return;
+    current.messages = messages;
+    this.setState({ draft: NO_DRAFT, editing: null });
+    this.ask();
+  }
 
   regenerate = () => {
     const { messages } = this.state.current;
+    if (!this.mayAsk(messages)) return;
     while (messages.at(-1)?.role === "assistant") messages.pop();
     this.ask();
   };
 
   /** Asks for the answer to the conversation as it is. */
   async ask() {
-    const { current: conversation, model, settings } = this.state;
+    const { model } = this;
+    const { current: conversation, settings } = this.state;
     const controller = new AbortController();
-    const message = { role: "assistant", content: "", reasoning: "", toolCalls: [], model };
     const answer = new Answer(requestOf(conversation, model, settings), {
       signal: controller.signal,
       onChange: (notice) => this.draw(notice),
+      maxTokens: maxTokensOf(settings, model.defaults),
     });
+    const message = { role: "assistant", content: "", reasoning: "", toolCalls: [] };
+    message.model = model.id;
     conversation.messages.push(message);
     this.isAtEnd = true;
-    const growing = { answer, message, conversation, controller, notice: "" };
+    const notice = model.loaded ? "" : `${model.id} is being loaded. It answers after that.`;
+    const growing = { answer, message, conversation, controller, notice };
     this.setState({ growing, said: "The answer is being written." });
     this.keep(conversation);
     let said;
@@ -206,7 +280,7 @@ export class Chat extends Component {
       }
     }
     this.take(growing);
-    const figures = figuresOf(answer);
+    const figures = figuresOf(answer, model.pricing);
     message.figures = controller.signal.aborted ? `stopped · ${figures}` : figures;
     this.setState({ growing: null, said });
     this.keep(conversation);
@@ -241,21 +315,30 @@ export class Chat extends Component {
     this.composer.current?.focus();
   };
 
+  /** Writes a first question into the field. */
+  begin = (content) => {
+    this.setDraft({ ...this.state.draft, content });
+    this.composer.current?.focus();
+  };
+
   onKey = (event) => {
     if (event.key === "Escape" && this.state.growing) this.stop();
   };
 
-  render(_, state) {
+  render({ isHidden }, state) {
     const { current, growing } = state;
     return html`
-      <div class="page" onKeyDown=${this.onKey}>
-        <a class="skip" href="#message">Skip to your message</a>
-        ${this.header(state)}
+      <div class="chat" hidden=${isHidden} onKeyDown=${this.onKey} onDragOver=${this.onDrop}
+        onDrop=${this.onDrop}>
+        <${Toolbar} ...${state} onModel=${(model) => this.setState({ model, refusal: "" })}
+          onStart=${this.start}
+          onList=${() => this.setState({ showsList: !state.showsList })}
+          onSettings=${() => this.setState({ showsSettings: !state.showsSettings })} />
         <div class="columns">
           <nav id="list" aria-label="Conversations" hidden=${!state.showsList}>
             <${Conversations} conversations=${state.conversations} current=${current}
-              onChoose=${(one) => this.choose(one)} onDelete=${this.forget}
-              onImport=${this.bringIn} />
+              onChoose=${(one) => this.choose(one)} onImport=${this.bringIn}
+              onDelete=${(forgetting) => this.setState({ forgetting })} />
           </nav>
           <aside id="settings" aria-label="Settings" hidden=${!state.showsSettings}>
             ${this.sidebar(state)}
@@ -266,34 +349,24 @@ export class Chat extends Component {
             ${state.problem && html`<p role="alert" class="error">${state.problem}</p>`}
             <div class="log" role="log" aria-label="Conversation" tabindex="0" ref=${this.log}
               onScroll=${this.onScroll}>
-              ${!current.messages.length && html`<p class="welcome">Ask something.</p>`}
+              ${!current.messages.length && html`<${Welcome} onChoose=${this.begin} />`}
               ${current.messages.map((message, at) => this.message(message, at, state))}
             </div>
             <${Composer} fieldRef=${this.composer} draft=${state.draft}
+              refusal=${state.refusal} canAttach=${this.model.seesImages}
               isEditing=${state.editing !== null} isBusy=${growing !== null}
-              onDraft=${(draft) => this.setState({ draft })} onSend=${this.send}
+              onDraft=${this.setDraft} onFiles=${this.attach} onSend=${this.send}
               onStop=${this.stop} onCancelEdit=${this.cancelEdit} />
             <p role="status" class="off-screen">${state.said}</p>
           </main>
         </div>
+        ${state.forgetting && html`<${Question} action="Delete" onYes=${this.forget}
+          title=${`Delete “${store.titleOf(state.forgetting)}”?`}
+          onNo=${() => this.setState({ forgetting: null })}>
+          <p>It is kept in this browser only, and gone then.</p>
+        <//>`}
       </div>
     `;
-  }
-
-  header({ model, models: found, showsList, showsSettings }) {
-    const choose = (event) => this.setState({ model: event.target.value });
-    return html`<header>
-      <h1>Reverie</h1>
-      <label for="model" class="off-screen">Model</label>
-      <select id="model" value=${model} onChange=${choose}>
-        ${found.map((one) => html`<option key=${one.id} value=${one.id}>${optionOf(one)}</option>`)}
-      </select>
-      <button type="button" onClick=${this.start}>New chat</button>
-      <button type="button" aria-expanded=${String(showsList)} aria-controls="list"
-        onClick=${() => this.setState({ showsList: !showsList })}>Conversations</button>
-      <button type="button" aria-expanded=${String(showsSettings)} aria-controls="settings"
-        onClick=${() => this.setState({ showsSettings: !showsSettings })}>Settings</button>
-    </header>`;
   }
 
   message(message, position, { growing, current }) {
@@ -308,7 +381,8 @@ export class Chat extends Component {
       notice=${isGrowing ? growing.notice : ""} actions=${actions} />`;
   }
 
-  sidebar({ current, settings, draft, model }) {
+  sidebar({ current, settings, draft }) {
+    const { model } = this;
     return html`
       <h2>Settings</h2>
       <div class="control">
@@ -317,29 +391,10 @@ export class Chat extends Component {
           aria-describedby="system-meaning"></textarea>
         <p id="system-meaning" class="hint">What this conversation's model is told first.</p>
       </div>
-      <${Controls} settings=${settings} onChange=${this.setSetting} />
+      <${Controls} settings=${settings} own=${model.defaults} onChange=${this.setSetting} />
       <${KeyField} onKey=${this.setKey} />
       <${CopyAs} base=${BASE} hasKey=${apiKey.get() !== ""}
         request=${requestOnScreen(current, draft, model, settings)} />
     `;
   }
-}
-
-/** What "Send" would send; with nothing written, what the last answer was asked with. */
-function requestOnScreen(conversation, draft, model, settings) {
-  const messages = [...conversation.messages];
-  if (draft.trim()) messages.push({ role: "user", content: draft });
-  else while (messages.at(-1)?.role === "assistant") messages.pop();
-  return requestOf({ ...conversation, messages }, model, settings);
-}
-
-function optionOf({ id, aliasOf, loaded }) {
-  const name = aliasOf === null ? id : `${id} = ${aliasOf}`;
-  return loaded ? `${name} · ready` : `${name} · loads when asked`;
-}
-
-/** An error in words. A failed `fetch` says little, and each browser something else. */
-function sentence(error) {
-  if (error instanceof TypeError) return "The server can't be reached. Check that it runs.";
-  return error.message;
 }

@@ -1,5 +1,6 @@
 // The list of conversations: choose, delete, export, import.
 
+import { fetchImages } from "./kept_images.js";
 import { Component, createRef, html } from "./view.js";
 import { exportText, importText, titleOf } from "./store.js";
 
@@ -8,7 +9,8 @@ export class Conversations extends Component {
   state = { error: "" };
   file = createRef();
 
-  exportAll = () => {
+  exportAll = async () => {
+    await Promise.all(this.props.conversations.map(fetchImages));
     const blob = new Blob([exportText(this.props.conversations)], { type: "application/json" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);

@@ -2,6 +2,10 @@
 
 import { html, Component, CopyButton } from "./view.js";
 
+/** Longer ones of images are cut where the request is shown. */
+const LONGEST_URL = 200;
+/** A command can't have a longer argument: Linux takes 128 KiB. */
+const LONGEST_ARGUMENT = 100_000;
 const SHELL_KEY = "$REVERIE_API_KEY";
 
 /** What OpenAI's SDK for Python knows by itself; the rest goes into `extra_body`. */
@@ -20,9 +24,10 @@ export const FORMS = {
       `curl ${body.stream ? "-N " : ""}${shell(`${base}v1/chat/completions`)}`,
       ...(hasKey ? [`-H "Authorization: Bearer ${SHELL_KEY}"`] : []),
       "-H 'Content-Type: application/json'",
-      `-d ${shell(JSON.stringify(body, null, 2))}`,
     ];
-    return lines.join(" \\\n  ");
+    const sent = JSON.stringify(body, null, 2);
+    if (sent.length < LONGEST_ARGUMENT) return [...lines, `-d ${shell(sent)}`].join(BREAK);
+    return `${[...lines, "--data-binary @- <<'END'"].join(BREAK)}\n${sent}\nEND`;
   },
 
   Python: (base, body, hasKey) => {
@@ -54,10 +59,12 @@ ${body.stream ? JAVASCRIPT_STREAM : JAVASCRIPT_WHOLE}
 
   "Livepeer SDK": (base, body, hasKey) => {
     const fields = Object.entries(body).filter(([name]) => LIVEPEER_FIELDS.includes(name));
-    const request = { ...Object.fromEntries(fields), stream: false };
+    const messages = body.messages.map(({ role, content }) => ({ role, content: textOf(content) }));
+    const request = { ...Object.fromEntries(fields), messages, stream: false };
     const missing = Object.keys(body).filter(
       (name) => !(name in request) && name !== "stream_options",
     );
+    if (body.messages.some(({ content }) => Array.isArray(content))) missing.push("images");
     const note = missing.length ? `# The SDK has no ${missing.join(", ")}.\n` : "";
     return `${note}${pythonKey(hasKey)}from livepeer_ai import Livepeer
 
@@ -69,6 +76,8 @@ with Livepeer(
 `;
   },
 };
+
+const BREAK = " \\\n  ";
 
 const PYTHON_STREAM = `for chunk in answer:
     for choice in chunk.choices:
@@ -88,6 +97,23 @@ for await (const part of response.body.pipeThrough(new TextDecoderStream())) {
     process.stdout.write(chunk.choices[0]?.delta.content ?? "");
   }
 }`;
+
+const textOf = (content) =>
+  Array.isArray(content) ? content.map(({ text = "" }) => text).join("") : content;
+
+const isLong = ({ image_url: image }) => image?.url.length > LONGEST_URL;
+
+const hasLongImages = ({ messages }) =>
+  messages.some(({ content }) => Array.isArray(content) && content.some(isLong));
+
+/** The body with the data: URLs of its images cut. */
+function shortened(body) {
+  const cut = (part) =>
+    isLong(part) ? { ...part, image_url: { url: `${part.image_url.url.slice(0, 60)}…` } } : part;
+  const messages = body.messages.map((one) =>
+    Array.isArray(one.content) ? { ...one, content: one.content.map(cut) } : one);
+  return { ...body, messages };
+}
 
 const pythonKey = (hasKey) =>
   hasKey ? 'import os\n\nKEY = os.environ["REVERIE_API_KEY"]\n' : "";
@@ -110,12 +136,12 @@ function python(value, depth = 0) {
   return `${isList ? "[" : "{"}${inner}\n${"    ".repeat(depth)}${isList ? "]" : "}"}`;
 }
 
-/** The forms, one of which is shown. `request()` gives the body that is on screen. */
+/** The forms, one of which is shown. `request` is the body that is on screen. */
 export class CopyAs extends Component {
   state = { form: "curl" };
 
   render({ base, request, hasKey }) {
-    const text = FORMS[this.state.form](base, request, hasKey);
+    const write = (body) => FORMS[this.state.form](base, body, hasKey);
     const choose = (event) => this.setState({ form: event.target.value });
     return html`<details class="copy-as">
       <summary>Copy as…</summary>
@@ -124,9 +150,11 @@ export class CopyAs extends Component {
         <select id="copy-form" value=${this.state.form} onChange=${choose}>
           ${Object.keys(FORMS).map((name) => html`<option>${name}</option>`)}
         </select>
-        <${CopyButton} label="Copy" text=${() => text} />
+        <${CopyButton} label="Copy" text=${() => write(request)} />
       </div>
-      <pre id="copy-text" tabindex="0" role="region" aria-label="The request">${text}</pre>
+      ${hasLongImages(request) && html`<p class="hint">Images are cut short here. They are copied whole.</p>`}
+      <pre id="copy-text" tabindex="0" role="region"
+        aria-label="The request">${write(shortened(request))}</pre>
     </details>`;
   }
 }

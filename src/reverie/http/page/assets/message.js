@@ -1,5 +1,6 @@
 // One message of a conversation, and what can be done with it.
 
+import { costOf } from "./cost.js";
 import { Component, CopyButton, createRef, html } from "./view.js";
 import { markdown } from "./markdown.js";
 
@@ -24,8 +25,8 @@ class Markdown extends Component {
   }
 }
 
-/** What was measured of an answer, in words. */
-export function figuresOf(answer) {
+/** What was measured of an answer, in words; with its cost, where its model has a price. */
+export function figuresOf(answer, pricing) {
   const told = [];
   const tokens = answer.usage?.completion_tokens;
   if (tokens !== undefined) {
@@ -37,6 +38,8 @@ export function figuresOf(answer) {
   }
   const speed = answer.tokensPerSecond;
   if (speed !== null) told.push(`${speed.toFixed(1)} tokens/s`);
+  const cost = answer.usage ? costOf(pricing, answer.usage) : "";
+  if (cost) told.push(`${answer.usage.estimated ? "about " : ""}${cost}`);
   if (answer.finishReason === "length") told.push("cut by max_tokens or the context");
   if (answer.resumed) told.push("gone on with after a lost connection");
   return told.join(" · ");
@@ -44,7 +47,7 @@ export function figuresOf(answer) {
 
 /** A message. `actions` are `{onEdit, onRegenerate}`, each null where it can't be done now. */
 export function Message({ message, isGrowing, notice, actions }) {
-  const { role, content, reasoning, toolCalls = [], model, figures, error } = message;
+  const { role, content, images = [], reasoning, toolCalls = [], model, figures, error } = message;
   const name = role === "user" ? "You" : model || "Answer";
   return html`<article class=${`message ${role}`} aria-busy=${isGrowing ? "true" : "false"}>
     <h2>${name}</h2>
@@ -52,9 +55,12 @@ export function Message({ message, isGrowing, notice, actions }) {
       <summary>${isGrowing && !content ? "Reasoning…" : "Reasoning"}</summary>
       <${Markdown} text=${reasoning} />
     </details>`}
+    ${images.length > 0 && html`<ul class="images">
+      ${images.map((image) => html`<li key=${image.id}>${shown(image)}</li>`)}
+    </ul>`}
     ${role === "assistant"
       ? html`<${Markdown} text=${content} />`
-      : html`<div class="text plain">${content}</div>`}
+      : content && html`<div class="text plain">${content}</div>`}
     ${toolCalls.map((call) => html`<section class="tool-call" aria-label=${`Calls ${call.name}`}>
       <p>Calls <code>${call.name}</code></p>
       <pre tabindex="0" role="region" aria-label="Arguments">${pretty(call.arguments)}</pre>
@@ -71,6 +77,10 @@ export function Message({ message, isGrowing, notice, actions }) {
     </div>
   </article>`;
 }
+
+const shown = ({ url, alt }) => url
+  ? html`<img src=${url} alt=${alt || "An image without a description"} />`
+  : html`<span class="hint">An image that isn't kept any more${alt && `: ${alt}`}</span>`;
 
 const button = (label, onClick) =>
   html`<button type="button" class="quiet" onClick=${onClick}>${label}</button>`;

@@ -1,12 +1,14 @@
 // Conversations and settings, in this browser's storage and nowhere else.
 //
-// Each conversation has an entry of its own, so that two tabs don't overwrite each other's.
+// Each conversation has an entry of its own, so that two tabs don't overwrite each other's. Its
+// images are kept elsewhere, see kept_images.js.
 
 import { randomName } from "./api.js";
 
 const PREFIX = "reverie.conversation.";
 const SETTINGS = "reverie.settings";
 const ROLES = ["user", "assistant"];
+const IMAGE_URL = /^data:image\/(?:jpeg|png|webp|gif);base64,[A-Za-z0-9+/]+={0,2}$/;
 const FORMAT = "reverie-conversations";
 
 const read = (name) => {
@@ -52,8 +54,14 @@ export function loadConversations() {
 /** Keeps a conversation, unless it is still empty; false if there is no room for it. */
 export function saveConversation(conversation) {
   if (!conversation.messages.length && !conversation.system) return true;
-  return write(PREFIX + conversation.id, conversation);
+  return write(PREFIX + conversation.id, withoutUrls(conversation));
 }
+
+const withoutUrls = ({ messages, ...rest }) => ({
+  ...rest,
+  messages: messages.map((one) =>
+    one.images ? { ...one, images: one.images.map(({ id, alt }) => ({ id, alt })) } : one),
+});
 
 export function deleteConversation({ id }) {
   try {
@@ -65,8 +73,10 @@ export function deleteConversation({ id }) {
 
 /** What a list shows of a conversation. */
 export function titleOf({ messages }) {
-  const first = messages.find(({ role }) => role === "user")?.content.trim() ?? "";
-  return first.length > 60 ? `${first.slice(0, 59)}…` : first || "New conversation";
+  const asked = messages.find(({ role }) => role === "user");
+  const first = asked?.content.trim() || asked?.images?.[0]?.alt || "";
+  if (first.length > 60) return `${first.slice(0, 59)}…`;
+  return first || (asked ? "An image" : "New conversation");
 }
 
 export const exportText = (conversations) =>
@@ -105,7 +115,10 @@ function asConversation(value) {
 function asMessage(value) {
   if (!ROLES.includes(value?.role) || typeof value.content !== "string") return null;
   const { role, content } = value;
-  if (role === "user") return { role, content };
+  if (role === "user") {
+    const images = Array.isArray(value.images) ? value.images.map(asImage).filter(Boolean) : [];
+    return images.length ? { role, content, images } : { role, content };
+  }
   return {
     role,
     content,
@@ -115,6 +128,13 @@ function asMessage(value) {
     figures: text(value.figures),
     error: text(value.error),
   };
+}
+
+/** An image; null if it is none. A file may hold any URL: only the image itself is taken. */
+function asImage(value) {
+  if (typeof value?.id !== "string") return null;
+  const image = { id: value.id, alt: text(value.alt) };
+  return IMAGE_URL.test(value.url) ? { ...image, url: value.url } : image;
 }
 
 const asCall = (call) => ({

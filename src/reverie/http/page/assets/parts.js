@@ -1,0 +1,82 @@
+// Parts that several views are made of: tables, questions, numbers as people read them.
+
+import { Component, createRef, html } from "./view.js";
+
+const WHOLE = new Intl.NumberFormat("en");
+
+/** A whole number with its thousands parted; "–" where there is none. */
+export const whole = (number) => (number == null ? "–" : WHOLE.format(number));
+
+/** Seconds as people say them: "0.42 s", "3 min 5 s", "2 h 10 min". */
+export function span(seconds) {
+  if (seconds == null) return "–";
+  if (seconds < 10) return `${seconds.toFixed(2)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+const UNITS = ["B", "kB", "MB", "GB", "TB"];
+
+/** Bytes as people say them, in powers of 1000. */
+export function bytes(count) {
+  if (count == null) return "–";
+  let unit = 0;
+  for (; count >= 1000 && unit < UNITS.length - 1; unit += 1) count /= 1000;
+  return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${UNITS[unit]}`;
+}
+
+/** A moment that the server wrote, on the clock of whoever looks on. */
+export function moment(written) {
+  if (!written) return "–";
+  const then = new Date(written);
+  const isToday = then.toDateString() === new Date().toDateString();
+  return isToday ? then.toLocaleTimeString() : then.toLocaleString();
+}
+
+/** What things cost, in each currency: "0.18 USD + 2.00 EUR"; "–" for nothing. */
+export const costs = (list) => list.map(({ formatted }) => formatted).join(" + ") || "–";
+
+/** A table that scrolls in itself where it is wider than the screen.
+ *
+ * `columns` are `{name, label, isNumber, cell}`: `cell(row)` gives what stands there, by default
+ * the row's value of that name. `keyOf(row)` names a row. `empty` is said where there are none. */
+export function Table({ caption, columns, rows, keyOf, empty }) {
+  if (!rows.length) return html`<p class="hint">${empty}</p>`;
+  return html`<div class="scrolls" role="region" aria-label=${caption} tabindex="0">
+    <table class="list">
+      <caption class="off-screen">${caption}</caption>
+      <thead><tr>
+        ${columns.map(({ name, label, isNumber }) => html`<th key=${name} scope="col"
+          class=${isNumber ? "number" : ""}>${label}</th>`)}
+      </tr></thead>
+      <tbody>
+        ${rows.map((row) => html`<tr key=${keyOf(row)}>
+          ${columns.map(({ name, isNumber, cell }) => html`<td key=${name}
+            class=${isNumber ? "number" : ""}>${cell ? cell(row) : row[name]}</td>`)}
+        </tr>`)}
+      </tbody>
+    </table>
+  </div>`;
+}
+
+/** A question before something that can't be undone: a dialog that the browser keeps focus in. */
+export class Question extends Component {
+  dialog = createRef();
+
+  componentDidMount() {
+    this.dialog.current.showModal();
+  }
+
+  render({ title, children, action, onYes, onNo }) {
+    return html`<dialog ref=${this.dialog} aria-labelledby="question" onClose=${onNo}>
+      <h3 id="question">${title}</h3>
+      ${children}
+      <div class="row">
+        <button type="button" class="main" onClick=${onYes}>${action}</button>
+        <button type="button" onClick=${() => this.dialog.current.close()}>Cancel</button>
+      </div>
+    </dialog>`;
+  }
+}
