@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.dialects import sqlite
 
 from reverie.settings import StoreSettings
-from reverie.store import keys, usage
+from reverie.store import key_list, keys, usage
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key
@@ -101,7 +101,7 @@ def ask_usage(file: Path, rounds: int) -> list[tuple[str, float, str]]:
     month = period_begin("month", now / 1000)
     store = Store(StoreSettings(url=f"sqlite:///{file}"))
     with store.read() as connection:
-        busiest = keys.listed(connection, limit=1)[0].id
+        busiest = key_list.listed(connection, now, limit=1).keys[0].id
     queries = {
         "by key, this month": usage.UsageQuery(since=month, until=today),
         "by key, a day": usage.UsageQuery(since=today - 1, until=today - 1),

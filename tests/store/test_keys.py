@@ -69,16 +69,6 @@ def test_a_rotated_key_is_found_by_its_new_secret_only(store: Store) -> None:
         assert keys.by_hash(connection, keys.hash_of(new.encode())) == key
 
 
-def test_keys_are_listed_page_by_page(store: Store) -> None:
-    made = sorted(make(store, f"key_{n}")[0].id for n in range(5))
-    pages: list[str] = []
-    with store.read() as connection:
-        while page := keys.listed(connection, after=pages[-1] if pages else "", limit=2):
-            assert len(page) <= 2
-            pages += [key.id for key in page]
-    assert pages == made
-
-
 def test_a_store_knows_whether_it_ever_had_a_key(store: Store) -> None:
     with store.read() as connection:
         assert not keys.any_exists(connection)

@@ -40,8 +40,10 @@ _OPTIONS = {
     "expires_at": "--expires",
     "weight": "--weight",
     "model_limits": "--model-limit",
+    "tags": "--tag",
     "key": "NAME|ID",
 }
+_FILTERS = {"q": "--search", "tag": "--tag", "status": "--status"}
 
 
 _Models = Annotated[
@@ -71,6 +73,10 @@ _ModelLimit = Annotated[
         help="Limits on one model, as big:rpm=10,tpm=1000,concurrency=2; repeatable.",
     ),
 ]
+_Tag = Annotated[
+    list[str] | None,
+    typer.Option(help="A label, as team:search, to find it and sum up its use by; repeatable."),
+]
 
 
 @app.command()
@@ -86,6 +92,7 @@ def create(
     expires: _Expires = None,
     weight: _Weight = None,
     model_limit: _ModelLimit = None,
+    tag: _Tag = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +101,7 @@ def create(
     From then on callers need a key, on this machine too. Limits that aren't given don't exist.
 
     Example: reverie keys create --name alice --models smollm2-135m --rpm 60 --tpm 20000
-    --budget 10USD/month --expires 90d
+    --budget 10USD/month --expires 90d --tag team:search --tag prod
     """
     from reverie.gateway.accounts import key_service
 
@@ -110,6 +117,7 @@ def create(
             expires_at=expires,
             weight=1 if weight is None else weight,
             model_limits=_model_limits(model_limit or []),
+            tags=tuple(tag or ()),
         )
         now = now_ms()
         key_service.key_of(spec, now)  # before the store is opened: a mistake must not create one
@@ -132,12 +140,14 @@ def update(
     expires: _Expires = None,
     weight: _Weight = None,
     model_limit: _ModelLimit = None,
+    tag: _Tag = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all its tags away.")] = False,
     clear: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="Take a limit away: models, rpm, tpm, concurrency, budget, expires or "
-            "model-limit; several, as rpm,tpm.",
+            help="Take a limit away: models, rpm, tpm, concurrency, budget, expires, model-limit "
+            "or tag; several, as rpm,tpm.",
         ),
     ] = None,
     config: Config = None,
@@ -146,7 +156,7 @@ def update(
     """Change a key. What isn't given stays, and so does its secret.
 
     The key's next request is subject to its new limits, on every server that uses this store.
-    The models and model limits that are given replace all that there were.
+    The models, model limits and tags that are given replace all that there were.
 
     Example: reverie keys update alice --rpm 120 --budget 20USD/month --clear expires,models
     """
@@ -163,9 +173,11 @@ def update(
         "expires_at": expires,
         "weight": weight,
         "model_limits": _model_limits(model_limit) if model_limit else None,
+        "tags": tuple(tag) if tag else None,
     }
     wanted: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
-    changes = key_service.KeyChanges(**wanted, **_cleared(clear or [], wanted))
+    cleared = _cleared([*(clear or ()), *(["tag"] if no_tags else ())], wanted)
+    changes = key_service.KeyChanges(**wanted, **cleared)
     now = now_ms()
     with plain_errors(_OPTIONS), use_store(settings) as store, store.write() as connection:
         key = key_service.update(connection, which, changes, now)
@@ -179,38 +191,48 @@ def update(
 
 
 @app.command("list")
-def list_keys(config: Config = None, as_json: AsJson = False) -> None:
+def list_keys(
+    q: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            metavar="TEXT",
+            help="Only those with this in the name, or whose id begins so.",
+        ),
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only those that are active, expired or revoked.")
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
     """List the keys, those in use first.
 
-    Example: reverie keys list
+    Example: reverie keys list --tag team:search --status active
     """
     from reverie.gateway.accounts import key_service
 
     now = now_ms()
-    with use_store(load(config)) as store, store.read() as connection:
-        found = key_service.describe(connection, key_service.page(connection), now)
+    with (
+        plain_errors(_OPTIONS | _FILTERS),
+        use_store(load(config)) as store,
+        store.read() as connection,
+    ):
+        page = key_service.page(connection, now, q=q, tag=tag, status=status)
+        found = key_service.describe(connection, page.keys, now)
     found.sort(key=lambda key: (key["status"] != "active", key["name"], key["created_at"]))
     if as_json:
         print_json(found)
         return
     if not found:
-        typer.echo("There are no keys yet. Make one: reverie keys create --name NAME")
+        none = "There are no keys yet. Make one: reverie keys create --name NAME"
+        typer.echo("There are no such keys." if q or tag or status else none)
         return
-    rows = [
-        [
-            key["name"],
-            key["id"],
-            key["status"],
-            _models(key),
-            _limits(key),
-            key["budget"] or "",
-            key["spent"] or "",
-            key["expires_at"] or "never",
-        ]
-        for key in found
-    ]
-    heads = ["name", "id", "status", "models", "limits", "budget", "spent", "expires"]
-    print_rows(heads, rows, right=("budget", "spent"))
+    heads = ["name", "id", "status", "tags", "models", "limits", "budget", "spent", "expires"]
+    print_rows(
+        heads, [_row(key) for key in found], right=("budget", "spent"), whole=("id", "status")
+    )
 
 
 @app.command()
@@ -284,11 +306,13 @@ def _cleared(written: list[str], wanted: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         if name in ("name", "weight", _OPTIONS["key"]) or name not in fields:
             raise typer.BadParameter(
-                "write one or more of models, rpm, tpm, concurrency, budget, expires, model-limit",
+                "write one or more of models, rpm, tpm, concurrency, budget, expires, model-limit, "
+                "tag",
                 param_hint="'--clear'",
             )
         if fields[name] in wanted:
-            raise typer.BadParameter(f"--{name} is given as well", param_hint="'--clear'")
+            option = "--no-tags" if name == "tag" else "--clear"
+            raise typer.BadParameter(f"--{name} is given as well", param_hint=f"'{option}'")
     if not names and not wanted:
         raise typer.BadParameter(
             "say what to change, as in --rpm 120 or --clear rpm", param_hint=f"'{_OPTIONS['key']}'"
@@ -341,12 +365,32 @@ def _show_secret(key: dict[str, Any], secret: str, done: str, as_json: bool) -> 
     typer.echo(secret)
 
 
+def _row(key: dict[str, Any]) -> list[str]:
+    return [
+        key["name"],
+        key["id"],
+        key["status"],
+        ", ".join(key["tags"]),
+        _models(key),
+        _limits(key),
+        key["budget"] or "",
+        key["spent"] or "",
+        _moment(key["expires_at"] or "never"),
+    ]
+
+
+def _moment(written: str) -> str:
+    """A moment to the minute, in a form that breaks where a column is narrow."""
+    return written[:16].replace("T", " ")
+
+
 def _print_key(key: dict[str, Any]) -> None:
     spent = f"{key['spent']} since {key['spent_since']}" if key["spent"] else None
     lines = {
         "name": key["name"],
         "id": key["id"],
         "status": key["status"],
+        "tags": ", ".join(key["tags"]) or None,
         "models": _models(key),
         "limits": _limits(key) or "none",
         "budget": key["budget"] or "none",

@@ -11,16 +11,22 @@ _GAP = "  "
 
 
 def print_rows(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[str] = (),
+    whole: Collection[str] = (),
 ) -> None:
-    """Print a table: on a terminal its cells are broken to fit, elsewhere nothing is.
+    """Print a table: on a terminal its cells are broken to fit, and columns without any are left
+    out; elsewhere neither is done.
 
     Args:
         right: the heads of columns of numbers.
+        whole: the heads of columns whose cells are copied from the screen, and never broken.
     """
     shown = [["".join(map(_printable, cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_fitted(heads, shown, right)
+        _print_fitted(heads, shown, right, whole)
     else:
         _print_plain(heads, shown, right)
 
@@ -45,7 +51,10 @@ def _print_plain(
 
 
 def _print_fitted(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str],
+    whole: Collection[str],
 ) -> None:
     from rich import box
     from rich.console import Console
@@ -53,8 +62,14 @@ def _print_fitted(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+    filled = [column for column in range(len(heads)) if not rows or any(r[column] for r in rows)]
+    for head in (heads[column] for column in filled):
+        table.add_column(
+            head,
+            justify="right" if head in right else "left",
+            overflow="fold",
+            no_wrap=head in whole,
+        )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: names aren't markup
+        table.add_row(*(Text(row[column]) for column in filled))  # Text: names aren't markup
     Console(highlight=False).print(table)

@@ -1,4 +1,4 @@
-"""``reverie usage``: what was used, by key, model and day."""
+"""``reverie usage``: what was used, by key, model, day and tag."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from reverie.times import now_ms
 if TYPE_CHECKING:
     from reverie.gateway.accounts.usage_report import UsageReport
 
-_OPTIONS = {field: f"--{field}" for field in ("by", "since", "until", "key", "model")}
+_OPTIONS = {field: f"--{field}" for field in ("by", "since", "until", "key", "model", "tag")}
 
 
 def usage(
     by: Annotated[
         list[str] | None,
-        typer.Option(metavar="WHAT", help="key, model or day; several, as key,day. Default: key."),
+        typer.Option(
+            metavar="WHAT", help="key, model, day or tag; several, as key,day. Default: key."
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -38,6 +40,7 @@ def usage(
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="NAME|ID", help="Of this key alone.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Of the keys with this tag alone.")] = None,
     config: Config = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
@@ -47,6 +50,9 @@ def usage(
     A request counts once it has ended, on the day on which it began. Cancelled, failed and lost
     requests are among the requests, and cached tokens among the prompts'.
 
+    By tag, a key counts in the row of each tag that it has now, and in the row - if it has none.
+    The total counts each request once, so that it isn't the sum of these rows.
+
     Example: reverie usage --by key,model --since 7d
     """
     from reverie.gateway.accounts import usage_report
@@ -54,7 +60,7 @@ def usage(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="'--csv'")
     with plain_errors(_OPTIONS):
-        query = usage_report.parse_query(by or (), since, until, key, model, now_ms())
+        query = usage_report.parse_query(by or (), since, until, key, model, tag, now_ms())
         with use_store(load(config)) as store, store.read() as connection:
             report = usage_report.make(connection, query)
     if as_json:

@@ -104,13 +104,13 @@ def new_id() -> str:
 
 def by_hash(connection: Connection, digest: bytes) -> Key | None:
     row = connection.execute(select(_KEYS).where(_KEYS.c.hash == digest)).first()
-    return None if row is None else _key(row)
+    return None if row is None else key_of_row(row)
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     listed = list(ids)
     rows = _BY_IDS.execute(connection, listed=listed) if listed else ()
-    return {row.id: _key(row) for row in rows}
+    return {row.id: key_of_row(row) for row in rows}
 
 
 _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
@@ -123,13 +123,7 @@ def find(connection: Connection, name_or_id: str) -> list[Key]:
     rows = connection.execute(
         select(_KEYS).where(_KEYS.c.name == name_or_id).order_by(_KEYS.c.created_at)
     )
-    return [_key(row) for row in rows]
-
-
-def listed(connection: Connection, *, after: str = "", limit: int | None = None) -> list[Key]:
-    """Keys ordered by id, from the first one after ``after``."""
-    query = select(_KEYS).where(_KEYS.c.id > after).order_by(_KEYS.c.id).limit(limit)
-    return [_key(row) for row in connection.execute(query)]
+    return [key_of_row(row) for row in rows]
 
 
 def any_exists(connection: Connection) -> bool:
@@ -176,7 +170,8 @@ def _columns(key: Key) -> dict[str, Any]:
     }
 
 
-def _key(row: Row[Any]) -> Key:
+def key_of_row(row: Row[Any]) -> Key:
+    """A key as its row of the table has it."""
     columns = dict(row._mapping)
     del columns["hash"]
     limits = RateLimits(*(columns.pop(kind) for kind in RateLimits.__struct_fields__))

@@ -20,11 +20,12 @@ from reverie.store.database.prepared import add_into
 from reverie.store.keys import Key
 from reverie.store.limits import period_begin
 
-Dimension: TypeAlias = Literal["key", "model", "day"]
+Dimension: TypeAlias = Literal["key", "model", "day", "tag"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 _USAGE = schema.usage_daily
-_COLUMNS = {"key": _USAGE.c.key_id, "model": _USAGE.c.model, "day": _USAGE.c.day}
+_TAGS = schema.key_tags
+_COLUMNS = {"key": "key_id", "model": "model", "day": "day"}
 
 
 class Counts(Struct):
@@ -110,13 +111,15 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
     key: str | None = None
     """A key's name or id, or what a caller without a stored key is called; see ``key_ids``."""
     model: str | None = None
+    tag: str | None = None
+    """A tag that keys have now, whenever they used something."""
 
 
 class UsageGroup(Counts, kw_only=True):
     """The sums of one group, or of all groups."""
 
-    group: tuple[str | int, ...] = ()
-    """A key's id, a model's name, a day: in the order of ``UsageQuery.by``."""
+    group: tuple[str | int | None, ...] = ()
+    """A key's id, a model's name, a day, a tag: in the order of ``UsageQuery.by``. None: no tag."""
     costs: dict[str, int] = {}
     """Currency → nano-units, without those that are zero."""
 
@@ -131,10 +134,37 @@ class UsageGroup(Counts, kw_only=True):
 def statement(query: UsageQuery, key_ids: Collection[str] | None = None) -> Select[Any]:
     """The SELECT that answers a query: one row for each group and currency.
 
+    What a key with several tags used is in the row of each of them.
+
     Args:
         key_ids: what the sums call the query's key, if it is about one.
     """
-    dimensions = [_COLUMNS[dimension] for dimension in query.by]
+    columns = [_COLUMNS[dimension] for dimension in query.by if dimension != "tag"]
+    if "tag" not in query.by and query.tag is None:
+        return _sums(query, columns, key_ids)
+    # Tags are joined to sums by key: there are far fewer of these than rows of the table.
+    by_key = _sums(query, dict.fromkeys(["key_id", *columns]), key_ids).order_by(None).subquery()
+    dimensions = [
+        _TAGS.c.tag if dimension == "tag" else by_key.c[_COLUMNS[dimension]]
+        for dimension in query.by
+    ]
+    grouped = [*dimensions, by_key.c.currency]
+    sums = [func.sum(by_key.c[name]).label(name) for name in (*COUNTS, "cost")]
+    joined = select(*grouped, *sums)
+    if "tag" in query.by:
+        joined = joined.outerjoin_from(by_key, _TAGS, _TAGS.c.key_id == by_key.c.key_id)
+    if query.tag is not None:
+        having = _TAGS.alias()
+        same_key = select(having.c.tag).where(having.c.key_id == by_key.c.key_id)
+        joined = joined.where(same_key.where(having.c.tag == query.tag).exists())
+    return joined.group_by(*grouped).order_by(*grouped)
+
+
+def _sums(
+    query: UsageQuery, columns: Iterable[str], key_ids: Collection[str] | None
+) -> Select[Any]:
+    """The sums by these columns and the currency, of all but the query's tag."""
+    dimensions = [_USAGE.c[name] for name in columns]
     sums = [func.sum(_USAGE.c[name]).label(name) for name in (*COUNTS, "cost")]
     conditions: list[ColumnElement[bool]] = [
         _USAGE.c.day >= query.since,
@@ -167,7 +197,7 @@ def groups_of(
     connection: Connection, query: UsageQuery, ids: Collection[str] | None
 ) -> list[UsageGroup]:
     """As ``groups``, of the keys that the sums call by these names; None: of all."""
-    found: dict[tuple[str | int, ...], UsageGroup] = {}
+    found: dict[tuple[str | int | None, ...], UsageGroup] = {}
     for row in connection.execute(statement(query, ids)):
         columns = row._mapping
         group = tuple(row[: len(query.by)])
@@ -180,7 +210,7 @@ def groups_of(
 
 
 def total(uses: Iterable[UsageGroup]) -> UsageGroup:
-    """All groups together."""
+    """All groups together. Groups by tag share requests, so that this counts some twice."""
     whole = UsageGroup()
     for use in uses:
         whole.add(use)

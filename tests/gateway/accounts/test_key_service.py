@@ -96,7 +96,7 @@ def test_strange_names_are_kept_as_they_are_and_found(store: Store) -> None:
             assert key.name == name
             assert key.may_use(name)
             key_service.revoke(connection, name, NOW)
-        assert len(keys.listed(connection)) == len(STRANGE)
+        assert len(key_service.page(connection, NOW).keys) == len(STRANGE)
 
 
 def test_a_name_is_found_however_its_accents_are_encoded(store: Store) -> None:
@@ -296,9 +296,64 @@ def test_pages_of_keys_follow_each_other(store: Store) -> None:
     made = sorted(make(store, f"k{n}")[0].id for n in range(5))
     found: list[str] = []
     with store.read() as connection:
-        while page := key_service.page(connection, found[-1] if found else "", 2):
+        while page := key_service.page(
+            connection, NOW, after=found[-1] if found else "", limit=2
+        ).keys:
             found += [key.id for key in page]
     assert found == made
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("after", "\0"), ("q", " "), ("q", "a\0"), ("tag", "a,b"), ("tag", ""), ("status", "gone")],
+)
+def test_a_filter_that_can_t_be_meant_names_its_field(store: Store, field: str, value: str) -> None:
+    with store.read() as connection, pytest.raises(InvalidInput) as caught:
+        key_service.page(connection, NOW, **{field: value})
+    assert caught.value.field == field
+
+
+# Tags -------------------------------------------------------------------------------------
+
+
+def tags(store: Store, key: Key) -> list[str]:
+    with store.read() as connection:
+        [described] = key_service.describe(connection, [key], NOW)
+    found: list[str] = described["tags"]
+    return found
+
+
+def test_a_key_s_tags_are_told_sorted_and_each_once(store: Store) -> None:
+    key, _ = make(store, tags=("team:search", "prod", "Zoe\u0308", "prod", "Zo\u00eb"))
+    assert tags(store, key) == ["Zo\u00eb", "prod", "team:search"]
+    assert tags(store, make(store, "bob")[0]) == []
+
+
+def test_a_change_replaces_all_tags_or_leaves_them(store: Store) -> None:
+    key, _ = make(store, tags=("a", "b"))
+    for changes, expected in (
+        (KeyChanges(rpm=5), ["a", "b"]),
+        (KeyChanges(tags=("b", "c")), ["b", "c"]),
+        (KeyChanges(tags=None), []),
+        (KeyChanges(tags=("d",)), ["d"]),
+        (KeyChanges(tags=()), []),
+    ):
+        with store.write() as connection:
+            key_service.update(connection, "alice", changes, NOW)
+        assert tags(store, key) == expected
+
+
+@pytest.mark.parametrize(
+    "tag", ["", " ", " a", "a ", "a,b", "a\nb", "a\0", "\udcff", "a\u202eb", "x" * 51]
+)
+def test_what_can_t_be_a_tag_is_refused(tag: str) -> None:
+    assert refused(tags=("fine", tag)).field == "tags"
+
+
+def test_a_key_has_up_to_16_tags(store: Store) -> None:
+    sixteen = tuple(f"{n:050}" for n in range(16))
+    assert tags(store, make(store, tags=sixteen)[0]) == list(sixteen)
+    assert "at most 16 tags" in refused(tags=(*sixteen, "one more")).message
 
 
 # Describing -------------------------------------------------------------------------------

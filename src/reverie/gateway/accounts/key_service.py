@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import UNSET, Struct, UnsetType, structs
 from sqlalchemy import Connection
 
 from reverie.money import Budget, format_amount, format_budget, parse_budget
-from reverie.store import keys
+from reverie.store import key_list, keys
+from reverie.store.key_list import KeyFilter, KeyPage
 from reverie.store.keys import Key as Key
+from reverie.store.keys import Status
 from reverie.store.limits import RateLimits as RateLimits
 from reverie.store.limits import period_begin
+from reverie.store.tags import set_tags, tags_of
 from reverie.store.usage import spent
 from reverie.times import format_day, format_moment, parse_moment
 
@@ -26,6 +29,9 @@ MAX_COUNT = 2**31 - 1
 """No limit is larger: what PostgreSQL's ``integer`` holds."""
 MAX_WEIGHT = 1000
 _MAX_MODELS = 1000
+_MAX_TAGS = 16
+_MAX_TAG = 50
+STATUSES: tuple[Status, ...] = get_args(Status)
 _RESERVED = re.compile(r"anonymous|(?:static|file)-[0-9]+|key_.*", re.IGNORECASE)
 """Names of callers without a stored key in the ledger, and what ids look like."""
 
@@ -62,6 +68,7 @@ class KeySpec(Struct, frozen=True, kw_only=True):
     """As in ``30d`` or ``2027-01-31``, or in RFC 3339."""
     weight: int = 1
     model_limits: Mapping[str, RateLimits] = {}
+    tags: tuple[str, ...] = ()
 
 
 class KeyChanges(Struct, frozen=True, kw_only=True):
@@ -76,13 +83,15 @@ class KeyChanges(Struct, frozen=True, kw_only=True):
     expires_at: str | UnsetType | None = UNSET
     weight: int | UnsetType | None = UNSET
     model_limits: Mapping[str, RateLimits] | UnsetType | None = UNSET
+    tags: tuple[str, ...] | UnsetType | None = UNSET
 
 
 # Checking ---------------------------------------------------------------------------------
 
 
 def key_of(spec: KeySpec, now: int) -> Key:
-    """Check a specification; return the key that it describes, with a new id.
+    """Check a specification; return the key that it describes, with a new id. Its tags are no
+    part of it.
 
     Args:
         now: milliseconds since 1970.
@@ -93,6 +102,7 @@ def key_of(spec: KeySpec, now: int) -> Key:
     name = checked_name(spec.name, "name")
     if _RESERVED.fullmatch(name):
         raise InvalidInput("name", f"the name {name} is reserved; choose another")
+    checked_tags(spec.tags)
     budget = _budget(spec.budget)
     return Key(
         id=keys.new_id(),
@@ -148,6 +158,32 @@ def checked_name(name: str, field: str) -> str:
     if not name.isprintable():
         raise InvalidInput(field, "a name holds printable characters only, and no line breaks")
     return name
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags in Unicode's normal form, each once.
+
+    Raises:
+        InvalidInput: there are too many, or one of them can't be a tag.
+    """
+    if len(tags) > _MAX_TAGS:
+        raise InvalidInput("tags", f"a key has at most {_MAX_TAGS} tags")
+    return tuple(dict.fromkeys(checked_tag(tag, "tags") for tag in tags))
+
+
+def checked_tag(tag: str, field: str) -> str:
+    """One tag, as ``checked_tags`` has it.
+
+    Raises:
+        InvalidInput
+    """
+    tag = unicodedata.normalize("NFC", tag)
+    if not 0 < len(tag) <= _MAX_TAG or tag != tag.strip() or "," in tag or not tag.isprintable():
+        raise InvalidInput(
+            field,
+            f"a tag has 1 to {_MAX_TAG} printable characters, no comma, and no space at its ends",
+        )
+    return tag
 
 
 def _budget(written: str | None) -> Budget | None:
@@ -207,6 +243,7 @@ def create(connection: Connection, spec: KeySpec, now: int) -> tuple[Key, str]:
     _require_own_name(connection, key, now)
     secret = keys.new_secret()
     keys.create(connection, key, secret)
+    set_tags(connection, key.id, checked_tags(spec.tags))
     return key, secret
 
 
@@ -225,6 +262,8 @@ def update(connection: Connection, name_or_id: str, changes: KeyChanges, now: in
     if key.usable(now):
         _require_own_name(connection, key, now)
     keys.update(connection, key)
+    if changes.tags is not UNSET:
+        set_tags(connection, key.id, checked_tags(changes.tags or ()))
     return key
 
 
@@ -253,10 +292,33 @@ def by_id(connection: Connection, id: str) -> Key:
     return next(iter(found.values()))
 
 
-def page(connection: Connection, after: str = "", limit: int | None = None) -> list[Key]:
-    """Keys ordered by id, from the first one after ``after``; all of them by default."""
+def page(
+    connection: Connection,
+    now: int,
+    *,
+    after: str = "",
+    limit: int | None = None,
+    q: str | None = None,
+    tag: str | None = None,
+    status: str | None = None,
+) -> KeyPage:
+    """Keys ordered by id, from the first one after ``after``; all of them by default.
+
+    Args:
+        q: a part of the name, in upper or lower case, or the beginning of the id.
+
+    Raises:
+        InvalidInput: its field is the argument that is wrong.
+    """
+    if status is not None and status not in STATUSES:
+        raise InvalidInput("status", f"write one of {', '.join(STATUSES)}")
+    wanted = KeyFilter(
+        part=None if q is None else checked_name(q, "q"),
+        tag=None if tag is None else checked_tag(tag, "tag"),
+        status=status,
+    )
     checked = checked_name(after, "after") if after else ""
-    return keys.listed(connection, after=checked, limit=limit)
+    return key_list.listed(connection, now, wanted, after=checked, limit=limit)
 
 
 def find(connection: Connection, name_or_id: str, now: int) -> Key:
@@ -313,10 +375,11 @@ def describe(connection: Connection, found: Sequence[Key], now: int) -> list[dic
     have ended in the current period.
     """
     money = spent(connection, [key for key in found if key.budget is not None], now)
-    return [_description(key, money.get(key.id, 0), now) for key in found]
+    tags = tags_of(connection, [key.id for key in found])
+    return [_description(key, tags.get(key.id, []), money.get(key.id, 0), now) for key in found]
 
 
-def _description(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
+def _description(key: Key, tags: list[str], spent_nano: int, now: int) -> dict[str, Any]:
     description: dict[str, Any] = {
         "id": key.id,
         "name": key.name,
@@ -324,6 +387,7 @@ def _description(key: Key, spent_nano: int, now: int) -> dict[str, Any]:
         "created_at": format_moment(key.created_at),
         "expires_at": None if key.expires_at is None else format_moment(key.expires_at),
         "revoked_at": None if key.revoked_at is None else format_moment(key.revoked_at),
+        "tags": tags,
         "weight": key.weight,
         "models": None if key.models is None else list(key.models),
         **structs.asdict(key.limits),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import structs
@@ -9,23 +10,40 @@ from sqlalchemy import Connection, func, select
 
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.key_service import describe
+from reverie.gateway.accounts.usage_report import UsageReport, parse_query, sums
 from reverie.money import format_amount
 from reverie.store import keys, usage, windows
 from reverie.store.database import schema
 from reverie.store.keys import Key
 from reverie.store.limits import LimitUsage, RateLimits, period_end
-from reverie.store.usage import COUNTS, UsageGroup, UsageQuery
+from reverie.store.usage import UsageQuery as UsageQuery
 from reverie.store.windows import subjects_of
 from reverie.times import day_of, first_of_month, format_day, format_moment
 
 _LEDGER = schema.ledger
 
 
-def own_usage(connection: Connection, caller: Caller, now: int) -> dict[str, Any]:
+def own_query(
+    by: Sequence[str], since: str | None, until: str | None, now: int
+) -> UsageQuery | None:
+    """What a holder asks of its own use; None: nothing in particular.
+
+    Raises:
+        InvalidInput: its field is the argument that is wrong.
+    """
+    if not by and since is None and until is None:
+        return None
+    return parse_query(by, since, until, None, None, None, now, dimensions=("model", "day"))
+
+
+def own_usage(
+    connection: Connection, caller: Caller, now: int, query: UsageQuery | None = None
+) -> dict[str, Any]:
     """The view of one caller, as JSON. Nothing in it is another's.
 
     Args:
         now: milliseconds since 1970.
+        query: days and dimensions of what the caller wants to know besides.
     """
     key = keys.by_ids(connection, {caller.key_id}).get(caller.key_id) if caller.stored else None
     today = day_of(now)
@@ -40,6 +58,10 @@ def own_usage(connection: Connection, caller: Caller, now: int) -> dict[str, Any
     if key is not None:
         (view["key"],) = describe(connection, [key], now)
         view["left"] = _left(connection, key, now)
+    if query is not None:
+        groups = usage.groups_of(connection, query, (caller.key_id,))
+        report = UsageReport(query, groups, usage.total(groups), {})
+        view |= {"since": report.first, "until": report.last, "rows": report.rows()}
     return view
 
 
@@ -91,16 +113,6 @@ def _spent(connection: Connection, caller: Caller, since: int, until: int) -> di
     return {
         "since": format_day(since),
         "until": format_day(until),
-        "by_model": [{"model": group.group[0], **_sums(group)} for group in groups],
-        "total": _sums(usage.total(groups)),
-    }
-
-
-def _sums(group: UsageGroup) -> dict[str, Any]:
-    return {
-        **{name: getattr(group, name) for name in COUNTS},
-        "costs": [
-            {"currency": currency, "nano": nano, "formatted": format_amount(nano, currency)}
-            for currency, nano in sorted(group.costs.items())
-        ],
+        "by_model": [{"model": group.group[0], **sums(group)} for group in groups],
+        "total": sums(usage.total(groups)),
     }

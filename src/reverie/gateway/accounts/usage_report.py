@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection
 
-from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound, checked_name
+from reverie.gateway.accounts.key_service import (
+    InvalidInput,
+    KeyNotFound,
+    checked_name,
+    checked_tag,
+)
 from reverie.money import format_amount
 from reverie.store import keys, usage
 from reverie.store.usage import COUNTS as COUNTS
@@ -23,6 +28,7 @@ class UsageReport(Struct, frozen=True):
     query: UsageQuery
     groups: list[UsageGroup]
     total: UsageGroup
+    """Each request once. By tag it isn't the sum of the groups: a key may have several tags."""
     names: dict[str, str]
     """Key's id → its name, for keys of the store."""
 
@@ -37,11 +43,14 @@ class UsageReport(Struct, frozen=True):
         return format_day(self.query.until)
 
     def labels(self, group: UsageGroup) -> list[str]:
-        """What to call a group: a key by its name, with its id where other keys share the name."""
+        """What to call a group: a key by its name, with its id where other keys share the name;
+        what has no tag by a dash."""
         values = zip(self.query.by, group.group, strict=True)
         return [self._label(dimension, value) for dimension, value in values]
 
-    def _label(self, dimension: Dimension, value: str | int) -> str:
+    def _label(self, dimension: Dimension, value: str | int | None) -> str:
+        if value is None:
+            return "-"
         if isinstance(value, int):
             return format_day(value)
         name = self.names.get(value) if dimension == "key" else None
@@ -56,9 +65,13 @@ class UsageReport(Struct, frozen=True):
             "by": list(self.query.by),
             "since": self.first,
             "until": self.last,
-            "rows": [{**self._dimensions(group), **_sums(group)} for group in self.groups],
-            "total": _sums(self.total),
+            "rows": self.rows(),
+            "total": sums(self.total),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The groups as JSON."""
+        return [{**self._dimensions(group), **sums(group)} for group in self.groups]
 
     def _dimensions(self, group: UsageGroup) -> dict[str, Any]:
         dimensions: dict[str, Any] = {}
@@ -75,7 +88,8 @@ def format_costs(group: UsageGroup) -> str:
     return " + ".join(written) or "0.00"
 
 
-def _sums(group: UsageGroup) -> dict[str, Any]:
+def sums(group: UsageGroup) -> dict[str, Any]:
+    """The counts and costs of a group as JSON."""
     return {
         **{name: getattr(group, name) for name in COUNTS},
         "costs": [
@@ -91,13 +105,16 @@ def parse_query(
     until: str | None,
     key: str | None,
     model: str | None,
+    tag: str | None,
     now: int,
+    dimensions: Sequence[Dimension] = DIMENSIONS,
 ) -> UsageQuery:
-    """Read what an operator wrote. The default is the current month, by key.
+    """Read what an operator wrote. The default is the current month, by the first dimension.
 
     Args:
         by: dimensions; each item may be a list with commas.
         now: milliseconds since 1970.
+        dimensions: those that may be asked for.
 
     Raises:
         InvalidInput: its field is the argument that is wrong.
@@ -118,19 +135,20 @@ def parse_query(
     if first > last:
         raise InvalidInput("since", f"{format_day(first)} is after {format_day(last)}")
     return UsageQuery(
-        by=_dimensions_of(by),
+        by=_dimensions_of(by, dimensions),
         since=first,
         until=last,
         key=None if key is None else checked_name(key, "key"),
         model=None if model is None else checked_name(model, "model"),
+        tag=None if tag is None else checked_tag(tag, "tag"),
     )
 
 
-def _dimensions_of(by: Iterable[str]) -> tuple[Dimension, ...]:
+def _dimensions_of(by: Iterable[str], allowed: Sequence[Dimension]) -> tuple[Dimension, ...]:
     names = [name.strip() for part in by for name in part.split(",")]
-    if any(name not in DIMENSIONS for name in names):
-        raise InvalidInput("by", f"write one or more of {','.join(DIMENSIONS)}")
-    return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)) or ("key",))
+    if any(name not in allowed for name in names):
+        raise InvalidInput("by", f"write one or more of {','.join(allowed)}")
+    return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)) or (allowed[0],))
 
 
 def make(connection: Connection, query: UsageQuery) -> UsageReport:
@@ -143,8 +161,13 @@ def make(connection: Connection, query: UsageQuery) -> UsageReport:
     if groups is None:
         raise KeyNotFound("key", f"there is no key {query.key}")
     names = _names(connection, query, groups)
-    groups.sort(key=lambda one: [names.get(str(value), value) for value in one.group])
-    return UsageReport(query, groups, usage.total(groups), names)
+    groups.sort(  # what has no tag comes last
+        key=lambda one: [(value is None, names.get(str(value), value)) for value in one.group]
+    )
+    once = groups
+    if "tag" in query.by:
+        once = usage.groups(connection, structs.replace(query, by=())) or []
+    return UsageReport(query, groups, usage.total(once), names)
 
 
 def _names(

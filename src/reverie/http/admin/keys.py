@@ -39,7 +39,7 @@ class ModelLimits(_Strict):
     concurrency: int | None = None
 
 
-class _KeyLimits(_Strict):
+class _KeyFields(_Strict):
     models: list[str] | None = None
     """The models that it may use; null: all."""
     rpm: int | None = None
@@ -52,7 +52,7 @@ class _KeyLimits(_Strict):
     """What it may spend in a day or a month (UTC)."""
 
 
-class NewKey(_KeyLimits):
+class NewKey(_KeyFields):
     """A key to make; a limit that is absent or null isn't there."""
 
     name: str
@@ -63,9 +63,11 @@ class NewKey(_KeyLimits):
     """Its share of a full server, beside other keys'."""
     model_limits: dict[str, ModelLimits] = {}
     """A model's name → limits of this key on it."""
+    tags: list[str] = Field(default=[], examples=[["team:search", "prod"]])
+    """Labels to find it and to sum up its use by."""
 
 
-class ChangedKey(_KeyLimits):
+class ChangedKey(_KeyFields):
     """What to change of a key: what is absent stays, null takes a limit away."""
 
     name: str = Field(default_factory=str)
@@ -76,6 +78,8 @@ class ChangedKey(_KeyLimits):
     """Its share of a full server, beside other keys'; null: 1."""
     model_limits: dict[str, ModelLimits] | None = None
     """A model's name → limits of this key on it. They replace all that there were."""
+    tags: list[str] | None = None
+    """Its labels. They replace all that there were; null: none."""
 
 
 class Page(Parameters):
@@ -83,6 +87,12 @@ class Page(Parameters):
     """The `last_id` of the page before."""
     limit: int = Field(default=100, ge=1, le=1000)
     """Keys on the page."""
+    q: str | None = None
+    """Only keys with this in their name, in upper or lower case, or whose id begins with it."""
+    tag: str | None = None
+    """Only keys with this tag."""
+    status: str | None = None
+    """Only keys that are `active`, `expired` or `revoked`."""
 
 
 KeyId = Annotated[str, Path(description="The key's id, as key_9f8e7d6c5b4a3928")]
@@ -104,13 +114,14 @@ def routes(store: Store) -> APIRouter:
     @router.get("/keys", summary="The keys, page by page")
     def list_keys(page: Annotated[Page, Query()]) -> dict[str, Any]:
         with store.read() as connection:
-            found = key_service.page(connection, page.after, page.limit + 1)
-            data = key_service.describe(connection, found[: page.limit], now_ms())
+            now = now_ms()
+            found = key_service.page(connection, now, **page.model_dump())
+            data = key_service.describe(connection, found.keys, now)
         return {
             "object": "list",
             "data": data,
-            "has_more": len(found) > page.limit,
-            "last_id": data[-1]["id"] if data else None,
+            "has_more": found.next is not None,
+            "last_id": found.next or (data[-1]["id"] if data else None),
         }
 
     @router.post(

@@ -1,4 +1,4 @@
-"""``GET /admin/v1/usage``: what was used, by key, model and day."""
+"""``GET /admin/v1/usage``: what was used, by key, model, day and tag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from reverie.times import now_ms
 
 class UsageQuery(Parameters):
     by: tuple[str, ...] = ()
-    """`key`, `model` or `day`; several with commas; default: `key`."""
+    """`key`, `model`, `day` or `tag`; several with commas; default: `key`. A key counts in the
+    row of each of its tags, so that rows by tag don't add up to the total."""
     since: str | None = None
     """The first day (UTC), as 2026-11-01, or 7d; default: the first of the month."""
     until: str | None = None
@@ -23,6 +24,8 @@ class UsageQuery(Parameters):
     """A key's name or id."""
     model: str | None = None
     """A model's name."""
+    tag: str | None = None
+    """A tag: what the keys that have it now have used."""
 
 
 def routes(store: Store) -> APIRouter:
@@ -32,7 +35,7 @@ def routes(store: Store) -> APIRouter:
     @router.get("/usage", summary="What was used")
     def usage(query: Annotated[UsageQuery, Query()]) -> dict[str, Any]:
         wanted = usage_report.parse_query(
-            query.by, query.since, query.until, query.key, query.model, now_ms()
+            query.by, query.since, query.until, query.key, query.model, query.tag, now_ms()
         )
         with store.read() as connection:
             return usage_report.make(connection, wanted).to_json()

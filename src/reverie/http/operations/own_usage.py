@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
-from reverie.errors import AccountsUnavailable, StoreFailure
+from reverie.errors import AccountsUnavailable, InvalidRequest, StoreFailure
 from reverie.gateway.accounts.authentication import Caller
-from reverie.gateway.accounts.own_usage import own_usage
+from reverie.gateway.accounts.key_service import InvalidInput
+from reverie.gateway.accounts.own_usage import UsageQuery, own_query, own_usage
 from reverie.gateway.accounts.store import Store
 from reverie.http.access import Access
 from reverie.http.operations.security import checked_router
@@ -17,17 +18,31 @@ from reverie.times import now_ms
 
 PATHS = ("/v1/usage", "/usage", "/llm/usage")
 """The same under each; the first is in the API's description."""
+_By: TypeAlias = Annotated[
+    tuple[str, ...], Query(description="`model` or `day`, or both with a comma; default: `model`")
+]
+_Since: TypeAlias = Annotated[
+    str | None, Query(description="The first day (UTC), as 2026-11-01, or 7d")
+]
+_Until: TypeAlias = Annotated[str | None, Query(description="The last day; default: today")]
 
 
 def routes(store: Store | None, access: Access) -> APIRouter:
     router = checked_router("accounts", access.admit)
 
-    async def show(request: Request) -> dict[str, Any]:
+    async def show(
+        request: Request, by: _By = (), since: _Since = None, until: _Until = None
+    ) -> dict[str, Any]:
         caller = await access.admit(request.scope)
+        now = now_ms()
+        try:
+            query = own_query(by, since, until, now)
+        except InvalidInput as error:
+            raise InvalidRequest(f"{error.field}: {error.message}.", param=error.field) from None
         if store is None:
             return {"object": "usage", "key": {"id": caller.key_id, "name": caller.name}}
         try:
-            return await asyncio.to_thread(_read, store, caller)
+            return await asyncio.to_thread(_read, store, caller, now, query)
         except StoreFailure:
             raise AccountsUnavailable from None
 
@@ -38,6 +53,6 @@ def routes(store: Store | None, access: Access) -> APIRouter:
     return router
 
 
-def _read(store: Store, caller: Caller) -> dict[str, Any]:
+def _read(store: Store, caller: Caller, now: int, query: UsageQuery | None) -> dict[str, Any]:
     with store.read() as connection:
-        return own_usage(connection, caller, now_ms())
+        return own_usage(connection, caller, now, query)

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. A store must have been brought to it."""
 
 metadata = MetaData(
@@ -69,6 +69,16 @@ keys = Table(
     Column("model_limits", Text),
     Index("keys_hash", "hash", unique=True),
     Index("keys_name", "name"),
+)
+
+key_tags = Table(
+    "key_tags",
+    metadata,
+    # An operator's labels of keys, to find keys and to sum their use by.
+    Column("key_id", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Index("key_tags_tag", "tag", "key_id"),
+    sqlite_with_rowid=False,
 )
 
 ledger = Table(
