@@ -41,15 +41,18 @@ export const costs = (list) => list.map(({ formatted }) => formatted).join(" + "
 /** A table that scrolls in itself where it is wider than the screen.
  *
  * `columns` are `{name, label, isNumber, cell}`: `cell(row)` gives what stands there, by default
- * the row's value of that name. `keyOf(row)` names a row. `empty` is said where there are none. */
-export function Table({ caption, columns, rows, keyOf, empty }) {
+ * the row's value of that name. `keyOf(row)` names a row. `empty` is said where there are none.
+ * `heading(column)` draws a column's heading, by default its label; `order` is what the rows are
+ * ordered by, if they are: `{name, isDescending}`. */
+export function Table({ caption, columns, rows, keyOf, empty, heading, order }) {
   if (!rows.length) return html`<p class="hint">${empty}</p>`;
   return html`<div class="scrolls" role="region" aria-label=${caption} tabindex="0">
     <table class="list">
       <caption class="off-screen">${caption}</caption>
       <thead><tr>
-        ${columns.map(({ name, label, isNumber }) => html`<th key=${name} scope="col"
-          class=${isNumber ? "number" : ""}>${label}</th>`)}
+        ${columns.map((column) => html`<th key=${column.name} scope="col"
+          class=${column.isNumber ? "number" : ""} aria-sort=${sortOf(column, order)}
+          >${heading ? heading(column) : column.label}</th>`)}
       </tr></thead>
       <tbody>
         ${rows.map((row) => html`<tr key=${keyOf(row)}>
@@ -61,22 +64,41 @@ export function Table({ caption, columns, rows, keyOf, empty }) {
   </div>`;
 }
 
-/** A question before something that can't be undone: a dialog that the browser keeps focus in. */
-export class Question extends Component {
+function sortOf({ name }, order) {
+  if (order?.name !== name) return undefined;
+  return order.isDescending ? "descending" : "ascending";
+}
+
+/** A dialog that the browser keeps focus in, and from which focus goes back to where it was.
+ *
+ * `children(close)` draws what is in it. `onClose` is told however it was closed. */
+export class Dialog extends Component {
   dialog = createRef();
 
   componentDidMount() {
     this.dialog.current.showModal();
   }
 
-  render({ title, children, action, onYes, onNo }) {
-    return html`<dialog ref=${this.dialog} aria-labelledby="question" onClose=${onNo}>
-      <h3 id="question">${title}</h3>
-      ${children}
-      <div class="row">
-        <button type="button" class="main" onClick=${onYes}>${action}</button>
-        <button type="button" onClick=${() => this.dialog.current.close()}>Cancel</button>
-      </div>
+  close = () => this.dialog.current?.close();
+
+  render({ title, children, onClose }) {
+    return html`<dialog ref=${this.dialog} aria-labelledby="dialog-title" onClose=${onClose}>
+      <h3 id="dialog-title">${title}</h3>
+      ${children(this.close)}
     </dialog>`;
   }
 }
+
+/** A question before something that can't be undone. Either answer closes it: `onNo` is told of
+ * that, and of "yes" `onYes` before. */
+export const Question = ({ title, children, action, onYes, onNo }) => html`
+  <${Dialog} title=${title} onClose=${onNo}>
+    ${(close) => html`
+      ${children}
+      <div class="row">
+        <button type="button" class="main" onClick=${() => { close(); onYes(); }}>${action}</button>
+        <button type="button" onClick=${close}>Cancel</button>
+      </div>
+    `}
+  <//>
+`;
