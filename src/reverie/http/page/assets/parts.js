@@ -38,6 +38,12 @@ export function moment(written) {
 /** What things cost, in each currency: "0.18 USD + 2.00 EUR"; "–" for nothing. */
 export const costs = (list) => list.map(({ formatted }) => formatted).join(" + ") || "–";
 
+/** How much of something is used: a bar, with `text` in figures. */
+export const Meter = ({ label, value, most, text }) => html`<div class="meter">
+  <p><span>${label}</span> <span class="figures">${text}</span></p>
+  <meter aria-label=${`${label}: ${text}`} min="0" max=${most} value=${Math.min(value, most)}></meter>
+</div>`;
+
 /** A table that scrolls in itself where it is wider than the screen.
  *
  * `columns` are `{name, label, isNumber, cell}`: `cell(row)` gives what stands there, by default

@@ -5,18 +5,16 @@ import { Component, html } from "./view.js";
 
 const SHOWN = 100;
 
-/** Less, equal or more, as `sort` wants it. Nothing comes last. */
-function compared(a, b) {
-  if (a == null || b == null) return (a == null) - (b == null);
-  return typeof a === "number" ? a - b : String(a).localeCompare(String(b));
-}
-
-/** `rows` in an order. `value(row)` of its column is what they are ordered by; by default the
- * row's value of its name. */
+/** `rows` in an order. `value(row)` of its column is what they are ordered by, by default the
+ * row's value of that name. Rows without one come last. */
 export function inOrder(rows, columns, { name, isDescending }) {
   const { value = (row) => row[name] } = columns.find((column) => column.name === name) ?? {};
-  const ordered = [...rows].sort((a, b) => compared(value(a), value(b)));
-  return isDescending ? ordered.reverse() : ordered;
+  const sign = isDescending ? -1 : 1;
+  return [...rows].sort((one, other) => {
+    const [a, b] = [value(one), value(other)];
+    if (a == null || b == null) return (a == null) - (b == null);
+    return sign * (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
+  });
 }
 
 /** A `Table` in the order `initial` until its user chooses another. It begins with so many rows as
