@@ -7,6 +7,9 @@ const WHOLE = new Intl.NumberFormat("en");
 /** A whole number with its thousands parted; "–" where there is none. */
 export const whole = (number) => (number == null ? "–" : WHOLE.format(number));
 
+/** "1 request", "2 requests". */
+export const counted = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : "s"}`;
+
 /** Seconds as people say them: "0.42 s", "3 min 5 s", "2 h 10 min". */
 export function span(seconds) {
   if (seconds == null) return "–";
@@ -16,6 +19,10 @@ export function span(seconds) {
   if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** Seconds of something short that is compared: "0.42 s", "12.3 s". */
+export const seconds = (number) =>
+  number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
@@ -61,12 +68,28 @@ export function Table({ caption, columns, rows, keyOf, empty }) {
   </div>`;
 }
 
+/** The most important numbers at a glance: `tiles` are pairs of a name and a text. */
+export const Tiles = ({ label, tiles }) => html`<dl class="tiles" aria-label=${label}>
+  ${tiles.map(([name, text]) => html`<div key=${name}><dt>${name}</dt><dd>${text}</dd></div>`)}
+</dl>`;
+
+/** How much of something is in use, drawn and in numbers. */
+export const Meter = ({ label, value, most }) => html`<span class="meter">
+  <meter aria-label=${label} min="0" max=${most || 1} value=${Math.min(value, most)}></meter>
+  <span>${whole(value)} of ${whole(most)}</span>
+</span>`;
+
 /** A question before something that can't be undone: a dialog that the browser keeps focus in. */
 export class Question extends Component {
   dialog = createRef();
 
   componentDidMount() {
     this.dialog.current.showModal();
+  }
+
+  /** Closed, it gives the focus back to where it was; just taken away, it doesn't. */
+  componentWillUnmount() {
+    this.dialog.current.close();
   }
 
   render({ title, children, action, onYes, onNo }) {
