@@ -49,7 +49,7 @@ function Key({ of: key, onTag, onAction }) {
     <div class="money">
       ${budget === null
         ? html`<p class="hint">No budget</p>`
-        : html`<${Meter} label="Spent" value=${key.spent_nano} most=${key.budget_nano}
+        : html`<${Meter} label=${`Spent by ${name}`} value=${key.spent_nano} most=${key.budget_nano}
           text=${`${key.spent} of ${budget}`} />`}
     </div>
     <div class="row does">

@@ -94,6 +94,7 @@ class AllKeys extends Component {
   };
 
   act = async (what, { id }) => {
+    this.close();
     try {
       this.put(await admin(`keys/${id}/${what}`, undefined, { method: "POST" }));
     } catch (error) {

@@ -7,6 +7,9 @@ const WHOLE = new Intl.NumberFormat("en");
 /** A whole number with its thousands parted; "–" where there is none. */
 export const whole = (number) => (number == null ? "–" : WHOLE.format(number));
 
+/** "1 request", "2 requests". */
+export const counted = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : "s"}`;
+
 /** Seconds as people say them: "0.42 s", "3 min 5 s", "2 h 10 min". */
 export function span(seconds) {
   if (seconds == null) return "–";
@@ -16,6 +19,10 @@ export function span(seconds) {
   if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** Seconds of something short that is compared: "0.42 s", "12.3 s". */
+export const seconds = (number) =>
+  number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
@@ -37,12 +44,6 @@ export function moment(written) {
 
 /** What things cost, in each currency: "0.18 USD + 2.00 EUR"; "–" for nothing. */
 export const costs = (list) => list.map(({ formatted }) => formatted).join(" + ") || "–";
-
-/** How much of something is used: a bar, with `text` in figures. */
-export const Meter = ({ label, value, most, text }) => html`<div class="meter">
-  <p><span>${label}</span> <span class="figures">${text}</span></p>
-  <meter aria-label=${`${label}: ${text}`} min="0" max=${most} value=${Math.min(value, most)}></meter>
-</div>`;
 
 /** A table that scrolls in itself where it is wider than the screen.
  *
@@ -75,14 +76,31 @@ function sortOf({ name }, order) {
   return order.isDescending ? "descending" : "ascending";
 }
 
-/** A dialog that the browser keeps focus in, and from which focus goes back to where it was.
- *
- * `children(close)` draws what is in it. `onClose` is told however it was closed. */
+/** The most important numbers at a glance: `tiles` are pairs of a name and a text. */
+export const Tiles = ({ label, tiles }) => html`<dl class="tiles" aria-label=${label}>
+  ${tiles.map(([name, text]) => html`<div key=${name}><dt>${name}</dt><dd>${text}</dd></div>`)}
+</dl>`;
+
+/** How much of something is in use, drawn and in words: by default in whole numbers. */
+export const Meter = ({ label, value, most, text = `${whole(value)} of ${whole(most)}` }) => html`
+  <span class="meter">
+    <meter aria-label=${label} min="0" max=${most || 1} value=${Math.min(value, most)}></meter>
+    <span>${text}</span>
+  </span>
+`;
+
+/** A dialog that the browser keeps focus in. `children(close)` draws what is in it; `onClose` is
+ * told when it was closed. */
 export class Dialog extends Component {
   dialog = createRef();
 
   componentDidMount() {
     this.dialog.current.showModal();
+  }
+
+  /** Closed, it gives the focus back to where it was; just taken away, it doesn't. */
+  componentWillUnmount() {
+    this.dialog.current.close();
   }
 
   close = () => this.dialog.current?.close();
@@ -95,14 +113,13 @@ export class Dialog extends Component {
   }
 }
 
-/** A question before something that can't be undone. Either answer closes it: `onNo` is told of
- * that, and of "yes" `onYes` before. */
+/** A question before something that can't be undone. */
 export const Question = ({ title, children, action, onYes, onNo }) => html`
   <${Dialog} title=${title} onClose=${onNo}>
     ${(close) => html`
       ${children}
       <div class="row">
-        <button type="button" class="main" onClick=${() => { close(); onYes(); }}>${action}</button>
+        <button type="button" class="main" onClick=${onYes}>${action}</button>
         <button type="button" onClick=${close}>Cancel</button>
       </div>
     `}
