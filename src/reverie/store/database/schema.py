@@ -69,6 +69,8 @@ keys = Table(
     Column("model_limits", Text),
     Index("keys_hash", "hash", unique=True),
     Index("keys_name", "name"),
+    # All that a search through the keys looks at, in the order of its pages.
+    Index("keys_search", "id", "name", "revoked_at", "expires_at"),
 )
 
 key_tags = Table(

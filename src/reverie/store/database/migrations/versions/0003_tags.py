@@ -1,4 +1,4 @@
-"""Tags of keys."""
+"""Tags of keys, and an index to search keys through."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,3 +18,4 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("key_tags_tag", "key_tags", ["tag", "key_id"], unique=False)
+    op.create_index("keys_search", "keys", ["id", "name", "revoked_at", "expires_at"], unique=False)
