@@ -1,4 +1,4 @@
-// Charts of the last hour. Who can't see them has a sentence on each, and a table of the numbers.
+// Charts over time. Who can't see them has a sentence on each, and a table of the numbers.
 
 import uPlot from "./vendor/uplot.mjs";
 import { Component, createRef, html } from "./view.js";
@@ -23,9 +23,16 @@ const colour = (name) => () =>
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 export const timeOfDay = (seconds) => clock.format(new Date(seconds * 1000));
 
-/** One chart. `series` are `{name, label, colour, isBars}`: `name` names a figure of the rows of
- * `hour`, `colour` a variable of the style sheet. `format(number)` writes a figure; `isWhole` if
- * there are no halves of it. */
+const MINUTE = 60;
+const DAY = 86_400;
+const DAYS = [1, 2, 7, 14, 28, 56, 91, 182, 364].map((days) => days * DAY);
+const calendar = new Intl.DateTimeFormat([], { month: "short", day: "numeric", timeZone: "UTC" });
+const dayOf = (seconds) => calendar.format(new Date(seconds * 1000));
+
+/** One chart. `series` are `{name, label, colour, isBars}`: `name` names a figure of the `rows`,
+ * `colour` a variable of the style sheet. A row is a minute, or a day (UTC) where `isDaily`, and
+ * its `time` is when that begins, in seconds. `format(number)` writes a figure; `isWhole` if there
+ * are no halves of it. */
 export class Chart extends Component {
   place = createRef();
 
@@ -57,13 +64,15 @@ export class Chart extends Component {
   }
 
   data() {
-    const { hour, series } = this.props;
+    const { rows, series } = this.props;
     const figures = ["time", ...series.map(({ name }) => name)];
-    return figures.map((name) => hour.map((minute) => minute[name]));
+    return figures.map((name) => rows.map((row) => row[name]));
   }
 
   options() {
-    const { series, format, isWhole } = this.props;
+    const { series, format, isWhole, isDaily } = this.props;
+    const half = (isDaily ? DAY : MINUTE) / 2;
+    const when = isDaily ? dayOf : timeOfDay;
     const axis = {
       stroke: colour("soft"),
       font: "12px system-ui, sans-serif",
@@ -75,23 +84,26 @@ export class Chart extends Component {
       height: HEIGHT,
       padding: [8, 8, 0, 0],
       cursor: { drag: { x: false, y: false } },
+      tzDate: isDaily ? (time) => uPlot.tzDate(new Date(time * 1000), "Etc/UTC") : undefined,
       scales: {
-        x: { range: (_, first, last) => [first - 30, last + 30] },
+        x: { range: (_, first, last) => [first - half, last + half] },
         y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
       },
       axes: [
-        { ...axis, size: 28, space: 60, values: (_, times) => times.map(timeOfDay) },
-        { ...axis, size: 56, space: 36, incrs: isWhole ? WHOLE_STEPS : undefined, values: (_, all) => all.map((one) => format(one, true)) },
+        { ...axis, size: 28, space: 60, incrs: isDaily ? DAYS : undefined,
+          values: (_, times) => times.map(when) },
+        { ...axis, size: 56, space: 36, incrs: isWhole ? WHOLE_STEPS : undefined,
+          values: (_, all) => all.map((one) => format(one, true)) },
       ],
       series: [
-        { label: "Time", value: (_, time) => (time == null ? "–" : timeOfDay(time)) },
+        { label: isDaily ? "Day" : "Time", value: (_, time) => (time == null ? "–" : when(time)) },
         ...series.map((one) => ({
           label: one.label,
           stroke: colour(one.colour),
           fill: one.isBars ? colour(one.colour) : undefined,
           width: one.isBars ? 0 : 2,
           dash: one.isDashed ? [5, 4] : undefined,
-          paths: one.isBars ? uPlot.paths.bars({ size: [0.7, 12] }) : undefined,
+          paths: one.isBars ? uPlot.paths.bars({ size: [0.7, isDaily ? 40 : 12] }) : undefined,
           points: { show: !one.isBars, size: 5 },
           value: (_, figure) => (figure == null ? "–" : format(figure)),
         })),

@@ -27,19 +27,19 @@ export function LastHour({ hour, snapshot }) {
   const some = hour.filter((minute) => minute.requests || minute.completion || minute.prompt);
   return html`
     <div class="charts">
-      <${Chart} title="Requests per minute" hour=${hour} format=${short} isWhole
+      <${Chart} title="Requests per minute" rows=${hour} format=${short} isWhole
         summary=${requestsInWords(hour)} series=${[
           { name: "requests", label: "Requests", colour: "accent", isBars: true },
           { name: "failed", label: "Failed", colour: "error", isBars: true },
         ]} />
-      <${Chart} title="Generated tokens per minute" hour=${hour} format=${short} isWhole
+      <${Chart} title="Generated tokens per minute" rows=${hour} format=${short} isWhole
         summary=${tokensInWords(hour)} series=${[
           { name: "completion", label: "Tokens", colour: "accent", isBars: true },
         ]} />
-      <${Chart} title="Time to the first token" hour=${hour} format=${seconds}
+      <${Chart} title="Time to the first token" rows=${hour} format=${seconds}
         summary=${timesInWords(snapshot.time_to_first_token)}
         series=${percentiles("ttft")} />
-      <${Chart} title="Duration of a request" hour=${hour} format=${seconds}
+      <${Chart} title="Duration of a request" rows=${hour} format=${seconds}
         summary=${timesInWords(snapshot.duration)} series=${percentiles("duration")} />
     </div>
     <details>
