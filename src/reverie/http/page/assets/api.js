@@ -70,6 +70,12 @@ export async function admin(path, value, { method, signal } = {}) {
   return (await call(`admin/v1/${path}`, options)).json();
 }
 
+/** The fields that are set, as an address's query. */
+export function queryOf(fields) {
+  const set = Object.entries(fields).filter(([, value]) => value !== "" && value != null);
+  return new URLSearchParams(set).toString();
+}
+
 /** An error in words. A failed `fetch` says little, and each browser something else. */
 export function sentence(error) {
   if (error instanceof TypeError) return "The server can't be reached. Check that it runs.";

@@ -1,6 +1,7 @@
 // The list of conversations: choose, delete, export, import.
 
 import { Component, createRef, html } from "./view.js";
+import { saveFile } from "./files.js";
 import { exportText, importText, titleOf } from "./store.js";
 
 /** `onChoose`, `onDelete` get a conversation, `onImport` a list of new ones. */
@@ -9,12 +10,7 @@ export class Conversations extends Component {
   file = createRef();
 
   exportAll = () => {
-    const blob = new Blob([exportText(this.props.conversations)], { type: "application/json" });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = "conversations.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    saveFile("conversations.json", "application/json", exportText(this.props.conversations));
   };
 
   importFile = async (event) => {

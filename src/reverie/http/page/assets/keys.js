@@ -1,6 +1,6 @@
 // The view "Keys": who may call, within which limits.
 
-import { admin, sentence } from "./api.js";
+import { admin, queryOf, sentence } from "./api.js";
 import { KeyForm } from "./key_form.js";
 import { KeyList } from "./key_list.js";
 import { Secret } from "./key_secret.js";
@@ -61,8 +61,7 @@ class AllKeys extends Component {
     this.loading?.abort();
     const { signal } = (this.loading = new AbortController());
     const { q, tag, status } = this.state;
-    const asked = { limit: PAGE, q: q.trim(), tag: tag.trim(), status, after: after ?? "" };
-    const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+    const query = queryOf({ limit: PAGE, q: q.trim(), tag: tag.trim(), status, after });
     try {
       const page = await admin(`keys?${query}`, undefined, { signal });
       const keys = after === null ? page.data : [...this.state.keys, ...page.data];
