@@ -96,7 +96,7 @@ export class AllUsage extends Component {
         <select value=${then} onChange=${(event) => this.change({ then: event.target.value })}>
           ${options([["", "–"], ...BY.filter(([value]) => value !== by)])}
         </select></label>
-      ${field("key", "Only this key (name or id)")}
+      ${field("key", "Only this key", { placeholder: "name or id" })}
       ${field("model", "Only this model", { list: "served-models" })}
       ${field("tag", "Only this tag")}
       <datalist id="served-models">

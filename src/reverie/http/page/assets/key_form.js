@@ -161,7 +161,8 @@ export class KeyForm extends Component {
         ${this.modelNames(values).map((model) => html`<label key=${model} class="choice">
           <input type="checkbox" checked=${values.models.has(model)}
             onChange=${(event) => this.check(model, event.target.checked)} />
-          <span>${model}${!isServed.has(model) && html`<span class="hint"> (not served)</span>`}</span>
+          <span>${model}</span>
+          ${!isServed.has(model) && html`<span class="hint">not served</span>`}
         </label>`)}
       </div>`}
       ${this.said("models", "Those that it may use.")}

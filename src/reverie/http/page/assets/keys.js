@@ -10,7 +10,9 @@ import { Component, html } from "./view.js";
 
 const PAGE = 50;
 const TYPING = 250;
-const STATUSES = [["", "Any"], ["active", "Active"], ["expired", "Expired"], ["revoked", "Revoked"]];
+const STATUSES = [
+  ["", "Any"], ["active", "Active"], ["expired", "Expired"], ["revoked", "Revoked"],
+];
 
 export const Keys = () => html`<${ForOperator} title="Keys">
   ${(onRefused) => html`<${AllKeys} onRefused=${onRefused} />`}
@@ -106,9 +108,11 @@ class AllKeys extends Component {
       <form class="filters" role="search" aria-label="Keys"
         onSubmit=${(event) => event.preventDefault()}>
         <label>Name or id
-          <input type="search" name="q" value=${q} onInput=${this.search} autocomplete="off" /></label>
+          <input type="search" name="q" value=${q} onInput=${this.search}
+            autocomplete="off" /></label>
         <label>Tag
-          <input type="search" name="tag" value=${tag} onInput=${this.search} autocomplete="off" /></label>
+          <input type="search" name="tag" value=${tag} onInput=${this.search}
+            autocomplete="off" /></label>
         <label>Status
           <select name="status" value=${status} onChange=${this.search}>
             ${STATUSES.map(([value, label]) => html`<option value=${value}>${label}</option>`)}

@@ -30,7 +30,8 @@ const COLUMNS = [
     cell: (row) => whole(row.prompt_tokens) },
   { name: "completion_tokens", label: "Answer tokens", isNumber: true,
     cell: (row) => whole(row.completion_tokens) },
-  { name: "cost", label: "Cost", isNumber: true, cell: (row) => (row.cost_nano ? row.cost : "–") },
+  { name: "cost", label: "Cost", isNumber: true,
+    cell: (row) => (row.cost_nano ? row.cost : "–") },
   { name: "ttft", label: "First token", isNumber: true, cell: (row) => inSeconds(row.ttft_ms) },
   { name: "duration", label: "Duration", isNumber: true,
     cell: (row) => inSeconds(row.duration_ms) },
@@ -72,7 +73,7 @@ export class LastRequests extends Component {
 
   render(_, { outcome, rows, next, problem }) {
     return html`
-      <div class="row title">
+      <div class="row part">
         <h3>Last requests</h3>
         <label class="row">Outcome
           <select value=${outcome} onChange=${this.choose}>

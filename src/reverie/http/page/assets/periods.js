@@ -49,7 +49,8 @@ export function PeriodField({ period, onChange }) {
   return html`
     <label>Days (UTC)
       <select value=${period.preset} onChange=${choose}>
-        ${PRESETS.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}
+        ${PRESETS.map(([value, label]) => html`
+          <option key=${value} value=${value}>${label}</option>`)}
       </select></label>
     ${period.preset === "days" && html`
       <label>From <input type="date" name="since" value=${period.since} onChange=${take} /></label>

@@ -38,7 +38,7 @@ const FIGURES = [
   count("failed", "Failed", ({ failed, lost }) => failed + lost),
   count("cancelled", "Cancelled"),
   count("prompt_tokens", "Prompt tokens"),
-  count("cached_tokens", "of them cached"),
+  count("cached_tokens", "Of them cached"),
   count("completion_tokens", "Answer tokens"),
   { name: "cost", label: "Cost", isNumber: true, value: (row) => row.costs[0]?.nano ?? 0,
     cell: (row) => costs(row.costs) },
@@ -60,7 +60,7 @@ export function UsageTable({ title, by, rows, file }) {
     : { name: "prompt_tokens", isDescending: true };
   const save = () => saveFile(`${file}.csv`, "text/csv", usageCsv(by, rows));
   return html`
-    <div class="row title">
+    <div class="row part">
       <h3>${title}</h3>
       ${rows.length > 0 && html`<button type="button" onClick=${save}>Save as CSV</button>`}
     </div>
@@ -130,7 +130,7 @@ export class Days extends Component {
     const { label, ...how } = shown[name];
     const choose = (event) => this.setState({ shows: event.target.value });
     return html`
-      <div class="row title">
+      <div class="row part">
         <h3>By day</h3>
         <label class="row">Show
           <select value=${name} onChange=${choose}>

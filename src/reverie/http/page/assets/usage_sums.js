@@ -37,6 +37,7 @@ export function summedBy(rows, dimension) {
 export const tokensOf = (row) => row.prompt_tokens + row.completion_tokens;
 
 /** The currencies in which anything cost something. */
-export const currenciesOf = (rows) => [
-  ...new Set(rows.flatMap(({ costs }) => costs).filter(({ nano }) => nano).map((one) => one.currency)),
-].sort();
+export function currenciesOf(rows) {
+  const costs = rows.flatMap((row) => row.costs).filter(({ nano }) => nano);
+  return [...new Set(costs.map(({ currency }) => currency))].sort();
+}
