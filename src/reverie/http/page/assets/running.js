@@ -15,7 +15,7 @@ export class Running extends Component {
     const { id } = this.state.asked;
     this.setState({ asked: null, said: "", problem: "" });
     try {
-      await admin(`requests/${encodeURIComponent(id)}/cancel`, {});
+      await admin(`requests/${encodeURIComponent(id)}/cancel`, null);
       this.setState({ said: `The request ${id} was cancelled.` });
     } catch (error) {
       if (!this.props.onRefused(error)) this.setState({ problem: sentence(error) });
