@@ -156,7 +156,7 @@ class AllKeys extends Component {
 const QUESTIONS = {
   rotate: {
     title: (name) => `Give ${name} a new secret?`,
-    says: "The secret that it has now is refused at once. The new one is shown once.",
+    says: "The secret that it has now ends within a second. The new one is shown once.",
     action: "Rotate",
   },
   revoke: {
