@@ -161,6 +161,13 @@ def test_key_model_and_limit_narrow_it(run: Run, store: Store) -> None:
     assert ids(run, "--model", "x' OR '1'='1") == []
 
 
+def test_outcomes_narrow_it(run: Run, store: Store) -> None:
+    for number, outcome in enumerate(("ok", "failed", None, "lost"), start=1):
+        add(store, number, outcome=outcome)
+    assert ids(run, "--outcome", "failed") == ["req_2"]
+    assert ids(run, "--outcome", "running, lost") == ["req_4", "req_3"]
+
+
 def test_no_requests_is_a_sentence_and_an_empty_list(run: Run, store: Store) -> None:
     assert run() == (0, "There are no such requests.\n", "")
     assert listed(run) == []
@@ -174,6 +181,7 @@ def test_no_requests_is_a_sentence_and_an_empty_list(run: Run, store: Store) -> 
         (["--key", "nobody"], "--key"),
         (["--key", "a\nb"], "--key"),
         (["--model", ""], "--model"),
+        (["--outcome", "fine"], "--outcome"),
     ],
 )
 def test_a_mistake_names_the_option(run: Run, arguments: list[str], option: str) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import insert, update
 
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.history import last_requests
+from reverie.store.history import last_requests, moment_of
 from tests.store.ledger_helpers import ask, make_key, request
 
 MINUTE = 60_000
@@ -79,3 +79,44 @@ def test_keys_and_models_narrow_it_before_the_limit(store: Store) -> None:
     assert last(store, 2, model="m") == ["1.3", "1.2"]
     assert last(store, 2, key_ids=("key_b",), model="m") == ["1.2"]
     assert last(store, 2, key_ids=()) == []
+
+
+def test_outcomes_narrow_it_and_none_is_what_runs(store: Store) -> None:
+    gateway(store, 1, NOW)
+    for number, outcome in enumerate(("ok", "failed", None, "lost", "ok"), start=1):
+        add(store, 1, number, NOW + number)
+        with store.write() as connection:
+            of = schema.ledger.c.request_id == f"1.{number}"
+            connection.execute(update(schema.ledger).where(of).values(outcome=outcome))
+    assert last(store, 9, outcomes=("ok",)) == ["1.5", "1.1"]
+    assert last(store, 9, outcomes=(None,)) == ["1.3"]
+    assert last(store, 9, outcomes=("lost", None, "failed")) == ["1.4", "1.3", "1.2"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pages_follow_each_other_over_several_gateways(store: Store, size: int) -> None:
+    """Also where rows of one moment, or of clocks that differ, meet the end of a page."""
+    for id in (1, 2, 3):
+        gateway(store, id, NOW)
+    for number in range(1, 25):
+        if number % 5:  # what is refused leaves holes in the numbers
+            jitter = MINUTE // 2 if number % 7 == 0 else 0
+            at = NOW - 15 * MINUTE + number // 2 * MINUTE + jitter
+            add(store, 1 + number % 3, number, at)
+    whole = last(store, 100)
+    assert len(whole) == 20
+    found: list[str] = []
+    before = None
+    while True:
+        with store.read() as connection:
+            page = last_requests(connection, size, before=before)
+            if not page:
+                break
+            before = moment_of(connection, page[-1].id)
+        found += [row.request_id for row in page]
+    assert found == whole
+
+
+def test_a_row_that_is_not_there_has_no_place(store: Store) -> None:
+    with store.read() as connection:
+        assert moment_of(connection, 5) is None

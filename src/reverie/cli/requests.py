@@ -10,7 +10,7 @@ from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, use_s
 from reverie.cli.tables import print_rows
 from reverie.settings import load
 
-_OPTIONS = {field: f"--{field}" for field in ("key", "model", "limit")}
+_OPTIONS = {field: f"--{field}" for field in ("key", "model", "outcome", "limit")}
 _HEADS = ["time (UTC)", "key", "model", "outcome", "prompt", "answer", "cost", "TTFT"]
 _RIGHT = ("prompt", "answer", "cost", "TTFT")
 
@@ -18,6 +18,13 @@ _RIGHT = ("prompt", "answer", "cost", "TTFT")
 def requests(
     key: Annotated[str | None, typer.Option(metavar="NAME|ID", help="Of this key alone.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="Those that ended so: ok, length, cancelled, failed, lost; or running. "
+            "Several, as failed,lost."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="How many, at most 10000.")] = 20,
     config: Config = None,
     as_json: AsJson = False,
@@ -26,7 +33,7 @@ def requests(
 
     What is refused before it costs anything isn't among them. Counts with a ~ are estimates.
 
-    Example: reverie requests --key alice --limit 50
+    Example: reverie requests --key alice --outcome failed,lost --limit 50
     """
     from reverie.gateway.accounts.request_list import last_requests
 
@@ -35,7 +42,8 @@ def requests(
         use_store(load(config)) as store,
         store.read() as connection,
     ):
-        found = last_requests(connection, limit, key, model)
+        page = last_requests(connection, limit, key=key, model=model, outcome=outcome)
+        found = page.requests
     if as_json:
         print_json(found)
     elif found:

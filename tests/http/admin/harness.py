@@ -21,6 +21,7 @@ from reverie.store.database.engine import Store
 
 KEYS = "/admin/v1/keys"
 USAGE = "/admin/v1/usage"
+REQUESTS = "/admin/v1/requests"
 ADMIN = "an-admin-key-of-good-length"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 USER = hashlib.sha256(b"a-user").digest()
@@ -37,6 +38,7 @@ ROUTES = [
     ("POST", f"{KEYS}/key_1/revoke"),
     ("POST", f"{KEYS}/key_1/rotate"),
     ("GET", USAGE),
+    ("GET", REQUESTS),
 ]
 """Those that ask the store."""
 

@@ -20,8 +20,8 @@ async def test_a_store_that_fails_is_503_and_worth_another_try(
     client: httpx2.AsyncClient, store: Store, method: str, path: str
 ) -> None:
     with store.write() as connection:
-        connection.execute(text("DROP TABLE keys"))
-        connection.execute(text("DROP TABLE usage_daily"))
+        for table in ("keys", "usage_daily", "gateways"):
+            connection.execute(text(f"DROP TABLE {table}"))
     answer = await client.request(
         method, path, json={"name": "n"} if path == KEYS or method == "PATCH" else None
     )
@@ -48,6 +48,7 @@ async def test_the_api_s_description_shows_the_routes_and_their_fields(app: Fast
         "until",
         "key",
         "model",
+        "tag",
     }
     assert f"{KEYS}/{{id}}" in document["paths"]
     for path in document["paths"].values():

@@ -119,6 +119,7 @@ async def test_a_change_keeps_what_is_absent_and_clears_what_is_null(
         ({"rpm": "5"}, (400, "invalid_request", "rpm")),
         ({"expires_at": "2020-01-01"}, (400, "invalid_request", "expires_at")),
         ({"models": []}, (400, "invalid_request", "models")),
+        ({"tags": ["fine", " odd"]}, (400, "invalid_request", "tags")),
         ({"rpm": 5, "secret": "mine"}, (400, "unsupported_parameter", "secret")),
         ({"id": "key_1"}, (400, "unsupported_parameter", "id")),
         ([], (400, "invalid_request", None)),
@@ -155,6 +156,43 @@ async def test_keys_are_paged_through(client: httpx2.AsyncClient) -> None:
             break
         after = {"after": page["last_id"]}
     assert listed == made
+
+
+async def test_tags_are_kept_replaced_and_cleared(client: httpx2.AsyncClient) -> None:
+    made = await make(client, tags=["team:search", "prod", "prod"])
+    assert made["tags"] == ["prod", "team:search"]
+    one = f"{KEYS}/{made['id']}"
+    for body, tags in (
+        ({"rpm": 5}, made["tags"]),
+        ({"tags": ["dev"]}, ["dev"]),
+        ({"tags": None}, []),
+    ):
+        assert (await client.patch(one, json=body)).json()["tags"] == tags
+        assert (await client.get(one)).json()["tags"] == tags
+
+
+async def test_keys_are_found_by_what_is_known_of_them(client: httpx2.AsyncClient) -> None:
+    alice = await make(client, "Alice", tags=["prod"])
+    bob = await make(client, "bob's", tags=["prod", "team:a"])
+    await client.delete(f"{KEYS}/{(await make(client, 'carol'))['id']}")
+
+    async def found(**params: str) -> list[str]:
+        page = (await client.get(KEYS, params=params)).json()
+        assert page["has_more"] is False
+        return sorted(key["name"] for key in page["data"])
+
+    assert await found(tag="prod") == ["Alice", "bob's"]
+    assert await found(tag="team:a") == ["bob's"]
+    assert await found(tag="nobody's") == []
+    assert await found(q="alI") == ["Alice"]
+    assert await found(q=bob["id"][:12]) == ["bob's"]
+    assert await found(q="b'", status="active", tag="prod") == ["bob's"]
+    assert await found(status="revoked") == ["carol"]
+    page = (await client.get(KEYS, params={"tag": "prod", "limit": "1"})).json()
+    assert page["has_more"] is True
+    first, second = sorted((alice, bob), key=lambda key: str(key["id"]))
+    assert [key["id"] for key in page["data"]] == [first["id"]]
+    assert await found(tag="prod", after=page["last_id"]) == [second["name"]]
 
 
 async def test_a_key_that_isn_t_there_is_404(client: httpx2.AsyncClient) -> None:
@@ -199,6 +237,11 @@ async def test_an_id_that_no_database_can_hold_is_400(client: httpx2.AsyncClient
         ({"name": "n", "models": ["a\0"]}, "models"),
         ({"name": "n", "model_limits": {"m": {"rpm": -1}}}, "model_limits"),
         ({"name": "n", "model_limits": {"m": 5}}, "model_limits.m"),
+        ({"name": "n", "tags": "prod"}, "tags"),
+        ({"name": "n", "tags": None}, "tags"),
+        ({"name": "n", "tags": ["a,b"]}, "tags"),
+        ({"name": "n", "tags": [5]}, "tags.0"),
+        ({"name": "n", "tags": [str(n) for n in range(17)]}, "tags"),
     ],
 )
 async def test_a_wrong_field_is_named(
@@ -285,6 +328,9 @@ async def test_text_of_every_sort_is_kept_as_it_is(client: httpx2.AsyncClient) -
         (f"{KEYS}?after=a&after=b", "after", "invalid_request"),
         (f"{KEYS}?after=%00", "after", "invalid_request"),
         (f"{KEYS}?before=x", "before", "unsupported_parameter"),
+        (f"{KEYS}?status=gone", "status", "invalid_request"),
+        (f"{KEYS}?tag=a,b", "tag", "invalid_request"),
+        (f"{KEYS}?q=%00", "q", "invalid_request"),
     ],
 )
 async def test_a_wrong_parameter_is_named(

@@ -51,6 +51,49 @@ async def test_usage_is_grouped_and_summed_as_asked(
         assert (one["key"], one["requests"]) == (alice, row["requests"])
 
 
+async def test_by_tag_a_key_counts_in_each_of_its_rows_and_once_in_the_total(
+    client: httpx2.AsyncClient, store: Store
+) -> None:
+    alice = (await make(client, tags=["prod", "team:a"]))["id"]
+    bob = (await make(client, "bob", tags=["prod"]))["id"]
+    carol = (await make(client, "carol"))["id"]
+    row = {"model": "m", "currency": "USD", "cost": 0, **dict.fromkeys(COUNTS, 0)}
+    rows = [
+        {
+            **row,
+            "day": parse_day(f"2026-11-{10 + number % 2}"),
+            "key_id": id,
+            "requests": 10**number,
+        }
+        for number, id in enumerate((alice, bob, carol, "static-1"))
+    ]
+    with store.write() as connection:
+        connection.execute(insert(schema.usage_daily), rows)
+    november = {"since": "2026-11-01", "until": "2026-11-30"}
+
+    async def asked(**more: str) -> tuple[list[tuple[object, ...]], int]:
+        report = (await client.get(USAGE, params=november | more)).json()
+        rows = [(*(one[name] for name in report["by"]), one["requests"]) for one in report["rows"]]
+        return rows, report["total"]["requests"]
+
+    assert await asked(by="tag") == ([("prod", 11), ("team:a", 1), (None, 1100)], 1111)
+    assert await asked(by="day,tag") == (
+        [
+            ("2026-11-10", "prod", 1),
+            ("2026-11-10", "team:a", 1),
+            ("2026-11-10", None, 100),
+            ("2026-11-11", "prod", 10),
+            ("2026-11-11", None, 1000),
+        ],
+        1111,
+    )
+    assert await asked(by="tag", tag="team:a") == ([("prod", 1), ("team:a", 1)], 1)
+    assert await asked(by="model", tag="prod") == ([("m", 11)], 11)
+    assert await asked(by="tag", key="alice") == ([("prod", 1), ("team:a", 1)], 1)
+    await client.patch(f"/admin/v1/keys/{bob}", json={"tags": ["team:a"]})
+    assert await asked(by="tag") == ([("prod", 1), ("team:a", 11), (None, 1100)], 1111)
+
+
 async def test_usage_of_a_key_that_nobody_knows_is_404(client: httpx2.AsyncClient) -> None:
     assert error_of(await client.get(USAGE, params={"key": "nobody"})) == (404, "not_found", None)
 
@@ -65,6 +108,7 @@ async def test_usage_of_a_key_that_nobody_knows_is_404(client: httpx2.AsyncClien
         (f"{USAGE}?since=2026-11-02&until=2026-11-01", "since", "invalid_request"),
         (f"{USAGE}?key=a%00b", "key", "invalid_request"),
         (f"{USAGE}?model=%00", "model", "invalid_request"),
+        (f"{USAGE}?tag=a,b", "tag", "invalid_request"),
         (f"{USAGE}?format=csv", "format", "unsupported_parameter"),
         (f"{USAGE}?model=m&model=n", "model", "invalid_request"),
     ],

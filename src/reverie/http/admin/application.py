@@ -16,7 +16,7 @@ from reverie.gateway.live import Live
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
-from reverie.http.admin import backends, keys, reload, usage
+from reverie.http.admin import backends, keys, reload, requests, usage
 from reverie.http.admin import live as live_routes
 from reverie.http.admin.guard import Guard
 from reverie.http.operations.errors import error_response
@@ -36,7 +36,7 @@ def add_admin(
     """Add the admin routes to an application; return it behind their guard.
 
     Args:
-        store: without one, there are no routes for keys and usage.
+        store: without one, there are no routes for keys, usage and requests.
         models: returns the models that are served at the moment.
         live: what runs now.
     """
@@ -46,7 +46,7 @@ def add_admin(
         reload.routes(reload_configuration),
     ]
     if store is not None:
-        routers += [keys.routes(store), usage.routes(store)]
+        routers += [keys.routes(store), usage.routes(store), requests.routes(store)]
     for router in routers:
         app.include_router(router)
     for failure in (InvalidInput, StoreFailure):
