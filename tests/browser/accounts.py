@@ -54,13 +54,11 @@ async def use_key(page: Page, secret: str) -> None:
 
 
 async def new_key(page: Page, name: str, **fields: str) -> str:
-    """Make a key on the page; give the secret that it shows. The labels of fields have spaces."""
+    """Make a key on the page; give the secret that it shows."""
     await page.get_by_role("button", name="New key").click()
     await page.get_by_label("Name", exact=True).fill(name)
     for label, value in fields.items():
-        await (
-            page.get_by_role("dialog").get_by_label(label.replace("_", " "), exact=True).fill(value)
-        )
+        await page.get_by_role("dialog").get_by_label(label, exact=True).fill(value)
     await page.get_by_role("button", name="Make the key").click()
     dialog = page.get_by_role("dialog", name="The secret of")
     secret = await dialog.get_by_label("Secret", exact=True).text_content()

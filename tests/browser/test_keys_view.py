@@ -101,7 +101,7 @@ async def test_limits_changed_on_the_page_hold_for_the_next_request(
     await page.get_by_label("Tokens a minute").fill("")
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("dialog")).to_have_count(0)
-    await expect(page.locator(".facts")).to_contain_text("1 requests/min · more on 1 model")
+    await expect(page.locator(".terms")).to_contain_text("1 requests/min · more on 1 model")
     assert sent == [{"rpm": 1, "tpm": None}]
     assert (await say(gateway, secret))[0] == 429
     await expect(page.get_by_role("button", name="Change alice")).to_be_focused()

@@ -41,7 +41,7 @@ function Key({ of: key, onTag, onAction }) {
         </button>`)}
       </p>`}
     </div>
-    <dl class="facts">
+    <dl class="terms">
       <div><dt>Limits</dt><dd>${limitsOf(key)}</dd></div>
       <div><dt>Models</dt><dd>${modelsOf(key)}</dd></div>
       <div><dt>Ends</dt><dd>${endOf(key)}</dd></div>

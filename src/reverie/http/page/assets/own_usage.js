@@ -90,7 +90,7 @@ function Holder({ usage: { key, left = {}, rows } }) {
   return html`<div class="card holder">
     <p class="row"><strong class="name" dir="auto">${key.name}</strong>
       ${isStored && html`<code class="hint">${key.id}</code>`}
-      ${(key.tags ?? []).map((tag) => html`<span class="badge name" dir="auto" key=${tag}
+      ${(key.tags ?? []).map((tag) => html`<span class="tag" dir="auto" key=${tag}
         >${tag}</span>`)}
     </p>
     ${meters.length > 0
