@@ -131,6 +131,7 @@ async def test_a_revoked_key_is_refused_at_its_next_request(
     await question.get_by_role("button", name="Revoke").click()
     alice = page.get_by_role("listitem").filter(has_text="alice")
     await expect(alice.locator(".badge")).to_have_text("revoked")
+    await expect(alice).to_be_focused()
     await expect(page.get_by_role("button", name="Rotate alice")).to_have_count(0)
     assert (await say(gateway, secret))[0] == 401
 

@@ -23,14 +23,15 @@ export function KeyList({ keys, isSearched, hasMore, onMore, onTag, onAction }) 
 function nothing(isSearched, hasMore) {
   if (hasMore) return "None of the keys that were looked through is such a one.";
   if (isSearched) return "No key is such a one. Search for less, or for another status.";
-  return "There is no key yet. Make one: its holder sends it as “Authorization: Bearer …”.";
+  return "There is no key yet. Make one: its holder sends it as “Authorization: Bearer …”. "
+    + "A server that has a key answers nobody without one.";
 }
 
 function Key({ of: key, onTag, onAction }) {
   const { name, id, status, tags, budget } = key;
   const button = (kind, label) => html`<button type="button" class="quiet"
     onClick=${() => onAction(kind, key)}>${label}<span class="off-screen"> ${name}</span></button>`;
-  return html`<li class="card key-card">
+  return html`<li class="card key-card" id=${id} tabindex="-1">
     <div class="who">
       <p class="row"><strong class="name" dir="auto">${name}</strong>
         <span class=${`badge ${status}`}>${status}</span></p>
@@ -50,7 +51,7 @@ function Key({ of: key, onTag, onAction }) {
       ${budget === null
         ? html`<p class="hint">No budget</p>`
         : html`<${Meter} label=${`Spent by ${name}`} value=${key.spent_nano} most=${key.budget_nano}
-          text=${`${key.spent} of ${budget}`} />`}
+          text=${`${key.spent} of ${budget} spent`} />`}
     </div>
     <div class="row does">
       ${button("form", "Change")}

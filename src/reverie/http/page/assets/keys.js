@@ -98,6 +98,8 @@ class AllKeys extends Component {
     this.close();
     try {
       this.put(await admin(`keys/${id}/${what}`, undefined, { method: "POST" }));
+      // The button that had the focus is gone with what it did.
+      if (what === "revoke") this.setState({}, () => document.getElementById(id)?.focus());
     } catch (error) {
       this.report(error);
     }

@@ -85,7 +85,7 @@ export class LastRequests extends Component {
       ${problem && html`<p role="alert" class="error">${problem}</p>`}
       ${rows !== null && html`
         <${Table} caption="Last requests" columns=${COLUMNS} rows=${rows}
-          keyOf=${(row) => row.request_id} empty="No request is such a one." />
+          keyOf=${(row) => `${row.request_id} ${row.at}`} empty="No request is such a one." />
         ${next !== null && html`<p><button type="button" onClick=${() => this.load(next)}>
           Show more
         </button></p>`}
