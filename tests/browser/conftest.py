@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -82,6 +83,34 @@ async def ask(page: Page, text: str) -> None:
     await page.get_by_role("button", name="Send").click()
 
 
+ADMIN_KEY = "an-admin-key-of-good-length"
+
+
+async def open_view(open_page: OpenPage, url: str, name: str, **options: Any) -> Page:
+    """One of the operator's views, with the admin key given."""
+    page = await open_page(url, **options)
+    await page.get_by_role("navigation", name="Views").get_by_role("link", name=name).click()
+    await page.get_by_label("Admin key").fill(ADMIN_KEY)
+    await page.get_by_role("button", name="Use this key").click()
+    await expect(page.get_by_role("button", name="Forget the admin key")).to_be_visible()
+    return page
+
+
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""Pixels that the page is wider than its window."""
+
+
+async def serious(page: Page, axe: str) -> list[str]:
+    """What axe-core finds that is serious or worse."""
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run().then((r) => JSON.stringify(r.violations))")
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']]}"
+        for one in json.loads(found)
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.fixture(scope="session")
 def axe() -> str:
     """The source of axe-core, fetched once; the test is skipped only where it can't be had."""
@@ -99,7 +128,10 @@ class Link:
     """A proxy that passes bytes on to a server, and whose connections can be cut."""
 
     def __init__(self, server: str) -> None:
-        self._server = urlsplit(server)
+        self.server = server
+        """Where new connections lead."""
+        self.streams = 0
+        """Connections on which the server's live feed comes now."""
         self._open: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Link:
@@ -117,7 +149,8 @@ class Link:
             writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._server.hostname, self._server.port
+        server = urlsplit(self.server)
+        host, port = server.hostname, server.port
         try:
             upstream, sink = await asyncio.open_connection(host, port)
         except OSError:
@@ -126,16 +159,37 @@ class Link:
         ends = {writer, sink}
         self._open |= ends
         try:
-            await asyncio.gather(_copy(reader, sink), _copy(upstream, writer))
+            await asyncio.gather(self._watch(reader, sink), _copy(upstream, writer))
         finally:
             self._open -= ends
             for end in ends:
                 end.transport.abort()
 
+    async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Copy what a browser asks. A stream that it leaves takes its connection with it."""
+        is_stream = False
+        try:
+            async for data in _parts(reader):
+                if not is_stream and b" /admin/v1/live" in data:
+                    is_stream = True
+                    self.streams += 1
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # cut
+        finally:
+            self.streams -= is_stream
+            writer.transport.abort()
+
+
+async def _parts(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while data := await reader.read(65536):
+        yield data
+
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while data := await reader.read(65536):
+        async for data in _parts(reader):
             writer.write(data)
             await writer.drain()
     except OSError:
