@@ -25,7 +25,8 @@ const parts = (large, largeUnit, small, smallUnit) =>
 
 /** Seconds of something short that is compared: "0.42 s", "12.3 s". */
 export const seconds = (number) =>
-  number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
+  number >= 60 ? span(number)
+    : number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
