@@ -87,10 +87,9 @@ def test_the_command_as_installed_does_the_same(hub: HubServer) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("hf:owner/repo is ready: ")
-    assert done.stderr.splitlines() == [
-        "fetching owner/repo/m.Q4_0.gguf",
-        "fetched owner/repo/m.Q4_0.gguf",
-    ]
+    first, last = done.stderr.splitlines()
+    assert first == "fetching owner/repo/m.Q4_0.gguf (0.3 MB)"
+    assert last.startswith("fetched owner/repo/m.Q4_0.gguf: 0.3 MB")
 
 
 @pytest.mark.parametrize("ref", ["hf:owner/repo", "hf:owner/repo/m.Q4_0.gguf"])
