@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import reverie
 from reverie.addresses import require_keys
 from reverie.backends.base import Backend
 from reverie.errors import ConfigurationError, ReverieError, StoreFailure
@@ -15,6 +17,7 @@ from reverie.gateway.accounts.authentication import Authenticator, admin_key, st
 from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.metrics import Metrics
+from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
@@ -36,6 +39,7 @@ from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
+from reverie.times import format_moment, now_ms
 
 __all__ = ["Application"]
 
@@ -84,6 +88,8 @@ class Application:
         self.in_flight = InFlight()
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ)
+        self._pulls = Pulls()
+        self._started_at = format_moment(now_ms())
         self.ledger = None if self._store is None else Ledger(self._store)
         self._reloader = Reloader(
             self.registry, self._keys, read_settings or (lambda: settings), environ
@@ -118,9 +124,12 @@ class Application:
             application.build(self.registry, access, metrics, self.in_flight, self._store),
             access,
             store=self._store,
-            models=lambda: self.models.all,
+            models=lambda: self.models,
             live=metrics.live,
+            pulls=self._pulls,
+            gateway=self._about,
             reload_configuration=self.reload,
+            preview_reload=self._reloader.preview,
         )
 
     @property
@@ -137,6 +146,19 @@ class Application:
     def keyless(self) -> bool:
         """True if callers need no key."""
         return self._keys.open
+
+    def _about(self) -> dict[str, Any]:
+        """What is true of all of it, for the operator."""
+        store = "none"
+        if self.ledger is not None:
+            store = "up" if self.ledger.healthy else "down"
+        return {
+            "version": reverie.__version__,
+            "started_at": self._started_at,
+            "keyless": self.keyless,
+            "admin": True,
+            "store": store,
+        }
 
     async def start(self) -> None:
         """Open the accounts and start the backends; returns before those are ready.
@@ -176,6 +198,7 @@ class Application:
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
         await self.end_reloads()
+        await self._pulls.stop()
         await self.registry.stop()
         await self._keys.stop()
         if self.ledger is not None:

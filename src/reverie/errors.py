@@ -196,6 +196,13 @@ class AnswerNotKept(ClientError):
         )
 
 
+class Conflict(ClientError):
+    """What an operator asks for can't be done while something else runs."""
+
+    status = 409
+    code = "conflict"
+
+
 class AnswerCancelled(ClientError):
     """Its client asked for the end of an answer that it didn't wait for itself, or the operator."""
 

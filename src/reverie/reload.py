@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 from reverie import log
@@ -66,9 +67,31 @@ class Reloader:
             except ConfigurationError as error:
                 logger.error("not reloaded", extra=log.fields(reason="; ".join(error.problems)))
                 raise
-        changed = {kind: ",".join(keys) or None for kind, keys in changes._asdict().items()}
-        logger.info("reloaded", extra=log.fields(**changed))
+        logger.info(
+            "reloaded",
+            extra=log.fields(
+                added=",".join(changes.added) or None,
+                removed=",".join(changes.removed) or None,
+                changed=",".join(changes.changed) or None,
+                needs_restart=",".join(changes.needs_restart) or None,
+            ),
+        )
         return changes
+
+    async def preview(self) -> Changes:
+        """Read the configuration and check it, without changing or starting anything.
+
+        Raises:
+            ConfigurationError: it can't be used.
+            Overloaded: the server is stopping.
+        """
+        async with self._one:
+            if self._closed:
+                raise _server_stops()
+            written, wanted, _ = await self._read_wanted()
+            async with _within_check_timeout():
+                await self._registry.check(wanted)
+            return compare(self._registry.settings, written)
 
     async def _apply_unless_closed(self) -> Changes:
         """Apply, in a task that ``close`` can cancel.
@@ -87,6 +110,22 @@ class Reloader:
             raise _server_stops() from None
 
     async def _apply(self) -> Changes:
+        before = self._registry.settings
+        written, wanted, static = await self._read_wanted()
+        async with _within_check_timeout():
+            await self._registry.apply(wanted)
+        self._keys.replace_static(static)
+        warn_of_own_backends(wanted)
+        if wanted.server.log_level != before.server.log_level:
+            log.set_level(wanted.server.log_level)
+        return compare(before, written)
+
+    async def _read_wanted(self) -> tuple[Settings, Settings, list[tuple[bytes, str]]]:
+        """The configuration as it is written, what of it can be put in force, and the static keys.
+
+        Raises:
+            ConfigurationError: it can't be used, as far as is known without its models.
+        """
         written, static = await self._read_again()
         before = self._registry.settings
         if before.file is not None and written.file is None:
@@ -95,18 +134,7 @@ class Reloader:
             parse_url(written.store.url)  # or the next start would fail
         wanted = applicable(before, written)
         require_keys(wanted.server, keyless=self._keys.open_with(static))
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT):
-                await self._registry.apply(wanted)
-        except TimeoutError:
-            raise ConfigurationError(
-                [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
-            ) from None
-        self._keys.replace_static(static)
-        warn_of_own_backends(wanted)
-        if wanted.server.log_level != before.server.log_level:
-            log.set_level(wanted.server.log_level)
-        return compare(before, written)
+        return written, wanted, static
 
     async def _read_again(self) -> tuple[Settings, list[tuple[bytes, str]]]:
         """Read the configuration and the static keys.
@@ -136,6 +164,17 @@ class Reloader:
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
             self._applying.cancel()
             await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
+
+
+@contextlib.asynccontextmanager
+async def _within_check_timeout() -> AsyncGenerator[None, None]:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT):
+            yield
+    except TimeoutError:
+        raise ConfigurationError(
+            [f"the models could not be checked within {_CHECK_TIMEOUT:g} s"]
+        ) from None
 
 
 def warn_of_own_backends(settings: Settings) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 _MAX_LENGTH = 64
+_FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/(?:[^/\s:]+/)*(?=[^/\s])")
+"""The folders of a path, and nothing of a URL."""
 
 
 def require_printable(text: str) -> str:
@@ -14,6 +18,11 @@ def require_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must not have control characters")
     return text
+
+
+def without_folders(text: str) -> str:
+    """``text`` with each path in it cut to its last part, for those who aren't on this machine."""
+    return _FOLDERS.sub("", text)
 
 
 def printable(text: str) -> str:

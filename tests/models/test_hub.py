@@ -39,11 +39,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def hf_home(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    hub.use(monkeypatch, tmp_path / "hf")
     return tmp_path / "hf"
 
 
@@ -87,10 +83,9 @@ def test_the_command_as_installed_does_the_same(hub: HubServer) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("hf:owner/repo is ready: ")
-    assert done.stderr.splitlines() == [
-        "fetching owner/repo/m.Q4_0.gguf",
-        "fetched owner/repo/m.Q4_0.gguf",
-    ]
+    first, last = done.stderr.splitlines()
+    assert first == "fetching owner/repo/m.Q4_0.gguf (0.3 MB)"
+    assert last.startswith("fetched owner/repo/m.Q4_0.gguf: 0.3 MB")
 
 
 @pytest.mark.parametrize("ref", ["hf:owner/repo", "hf:owner/repo/m.Q4_0.gguf"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reverie.models import progress as module
-from reverie.models.progress import Progress
+from reverie.models.progress import ShownProgress
 from tests.models.file_server import FileServer
 from tests.models.package_index import (
     MEMBER,
@@ -28,7 +28,7 @@ def test_elsewhere_than_on_a_terminal_there_is_a_plain_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LINE_INTERVAL", 0.0)
-    with Progress("m", 4_000_000) as progress:
+    with ShownProgress("m", 4_000_000) as progress:
         progress.update(0)
         progress.update(2_000_000)
         progress.update(4_000_000)
@@ -41,14 +41,14 @@ def test_elsewhere_than_on_a_terminal_there_is_a_plain_line_now_and_then(
 
 
 def test_lines_are_not_written_for_every_update(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("m", 1000) as progress:
+    with ShownProgress("m", 1000) as progress:
         for done in range(1000):
             progress.update(done)
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_a_download_that_fails_is_not_called_fetched(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OSError), Progress("m", 1_000_000) as progress:  # noqa: PT011 - any will do
+    with pytest.raises(OSError), ShownProgress("m", 1_000_000) as progress:  # noqa: PT011 - any will do
         progress.update(1)
         raise OSError
     assert capsys.readouterr().err.splitlines() == ["fetching m (1.0 MB)"]

@@ -196,6 +196,10 @@ class EmbeddedBackend:
         await self.runner.start(on_change)
         await self._http.start(on_change)
 
+    def forget_failure(self) -> None:
+        """Let the engine be started again though it failed for good. It must be stopped."""
+        self.runner.forget_failure()
+
     async def stop(self) -> None:
         await self._http.stop()
         await self.runner.stop()

@@ -49,10 +49,12 @@ def _print(lines: list[tuple[str, ...]]) -> None:
 
 
 def _suggest(as_json: bool) -> None:
-    from reverie.models.suggestions import fitting
-    from reverie.runner.resources import usable_memory
+    import asyncio
 
-    main, of_gpu = usable_memory(), _gpu_memory()
+    from reverie.http.operations.hardware import for_models
+    from reverie.models.suggestions import fitting
+
+    main, of_gpu = asyncio.run(for_models())
     found = fitting(max(main, of_gpu))
     if as_json:
         print_json([_described(one, of_gpu) for one in found])
@@ -86,15 +88,6 @@ def _described(one: Suggestion, of_gpu: int) -> dict[str, Any]:
         "fits_gpu": one.memory <= of_gpu,
         "pinned": False,
     }
-
-
-def _gpu_memory() -> int:
-    """Bytes of the largest GPU; 0 where NVIDIA's driver reports none."""
-    import asyncio
-
-    from reverie.http.operations.hardware import info
-
-    return max((int(gpu["memory_total"]) for gpu in asyncio.run(info()).values()), default=0)
 
 
 def _catalogue() -> list[dict[str, Any]]:

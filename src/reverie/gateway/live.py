@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reverie.errors import AnswerCancelled
+from reverie.gateway.pulls import Pull
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.scheduling.pool import Pool
+from reverie.gateway.scheduling.description import describe_backend
+from reverie.gateway.serving.served_models import ServedModel
 from reverie.times import format_moment
 
 _MINUTES = 60
@@ -21,13 +23,26 @@ _SAMPLES = 64
 _ERRORS = 50
 _SHOWN = 500
 """Running requests that are listed; more are only counted."""
+_OF_BACKENDS = (
+    "name", "state", "reason", "draining", "ready", "in_flight", "slots", "tokens_per_second",
+    "last_error",
+)  # fmt: skip
 
 
 class _Minute:
     """What ended within one minute. Times are in seconds."""
 
-    __slots__ = ("completion", "durations", "failed", "failovers", "number", "prompt", "requests",
-                 "ttfts")  # fmt: skip
+    __slots__ = (
+        "_shown",
+        "completion",
+        "durations",
+        "failed",
+        "failovers",
+        "number",
+        "prompt",
+        "requests",
+        "ttfts",
+    )  # fmt: skip
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -39,8 +54,17 @@ class _Minute:
         self.completion = 0
         self.ttfts: list[float] = []
         self.durations: list[float] = []
+        self._shown: tuple[int, dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """All of it. It is kept until one more request has ended."""
+        seen = self.requests + self.failed + self.completion + len(self.durations)
+        if self._shown is None or self._shown[0] != seen:
+            self._shown = seen, self._to_json()
+        return self._shown[1]
+
+    def _to_json(self) -> dict[str, Any]:
+        ttft, duration = _percentiles(sorted(self.ttfts)), _percentiles(sorted(self.durations))
         return {
             "at": format_moment(self.number * 60_000),
             "requests": self.requests,
@@ -48,6 +72,10 @@ class _Minute:
             "failovers": self.failovers,
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
+            "ttft_p50": ttft["p50"],
+            "ttft_p95": ttft["p95"],
+            "duration_p50": duration["p50"],
+            "duration_p95": duration["p95"],
         }
 
 
@@ -96,8 +124,18 @@ class Live:
                 record.cancel(AnswerCancelled(by="the server's operator"))
         return len(found)
 
-    def snapshot(self, pools: Iterable[Pool]) -> dict[str, Any]:
-        """All of it, ready for JSON. Durations are in seconds."""
+    def snapshot(
+        self,
+        models: Iterable[ServedModel],
+        pulls: Iterable[Pull] = (),
+        gateway: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """All of it, ready for JSON. Durations are in seconds.
+
+        Args:
+            pulls: the downloads that run.
+            gateway: what is true of all of it.
+        """
         self._minute()
         minutes = list(self._minutes)
         running = list(self._running)
@@ -107,11 +145,13 @@ class Live:
             "at": format_moment(int(time.time() * 1000)),
             "running": len(running),
             "requests": [_to_json(record) for record in running[:_SHOWN]],
-            "models": [_pool_to_json(pool) for pool in pools],
+            "models": [_model_to_json(model) for model in models],
             "minutes": [minute.to_json() for minute in minutes],
             "time_to_first_token": _percentiles(ttfts),
             "duration": _percentiles(durations),
             "errors": list(self._errors),
+            "pulls": [pull.to_json() for pull in pulls],
+            "gateway": gateway,
         }
 
     def _minute(self) -> _Minute:
@@ -149,22 +189,17 @@ def _to_json(record: RequestRecord) -> dict[str, Any]:
     }
 
 
-def _pool_to_json(pool: Pool) -> dict[str, Any]:
+def _model_to_json(model: ServedModel) -> dict[str, Any]:
+    pool = model.pool
+    described = [describe_backend(model.name, state) for state in pool.states]
     return {
-        "model": pool.model,
+        "model": model.name,
+        "state": model.state,
+        "task": model.settings.task,
         "waiting": pool.waiting,
         "in_flight": pool.in_flight,
         "slots": sum(state.backend.slots for state in pool.states if state.backend.ready),
-        "backends": [
-            {
-                "name": state.name,
-                "state": state.circuit,
-                "ready": state.backend.ready,
-                "in_flight": state.in_flight,
-                "slots": state.backend.slots,
-            }
-            for state in pool.states
-        ],
+        "backends": [{key: one[key] for key in _OF_BACKENDS} for one in described],
     }
 
 

@@ -25,7 +25,11 @@ _NO_MODEL = "none"
 _OF_BACKENDS: tuple[tuple[str, str, Callable[[BackendState], float | None]], ...] = (
     ("reverie_in_flight", "Requests on a backend.", lambda state: state.in_flight),
     ("reverie_slots", "Requests that a backend runs at once.", lambda state: state.backend.slots),
-    ("reverie_backend_ready", "1 if a backend takes requests.", lambda state: state.backend.ready),
+    (
+        "reverie_backend_ready",
+        "1 if a backend takes requests.",
+        lambda state: state.backend.ready and not state.draining,
+    ),
     (
         "reverie_backend_consecutive_failures",
         "Failures since the last whole answer.",

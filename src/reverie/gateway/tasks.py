@@ -176,8 +176,9 @@ async def ask_any(model: ServedModel, request: TaskRequest[R], caller: Caller) -
         slot_request = SlotRequest(key=caller.key_id, weight=caller.weight)
         (await pool.acquire(slot_request)).release()
     failure: ReverieError | None = None
+    in_service = [state.backend for state in pool.in_service]
     for backend in able:
-        if not backend.ready:
+        if not backend.ready or backend not in in_service:
             continue
         try:
             return await backend.run(request)

@@ -6,14 +6,14 @@ huggingface_hub is slow to import, so only the functions that need it import it.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from reverie.errors import ModelError
 from reverie.models.disk import FULL, verify
-from reverie.models.progress import say
+from reverie.models.progress import Progress, Show, ShownProgress
 from reverie.models.reference import HubReference
 
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0", "Q4_1", "F16", "BF16")
@@ -76,7 +76,7 @@ def _cached_repos() -> dict[str, set[str]]:
     }
 
 
-def fetch_from_hub(reference: HubReference) -> Path:
+def fetch_from_hub(reference: HubReference, show: Show = ShownProgress) -> Path:
     """Download the model, all parts of it. Gives the path of its file, or of the first part.
 
     huggingface_hub resumes when a connection breaks, but not what another process began.
@@ -90,12 +90,37 @@ def fetch_from_hub(reference: HubReference) -> Path:
         file = reference.file or choose(HfApi().list_repo_files(reference.repo))
         if file is None:
             raise ModelError(f"The repository {reference.repo} holds no .gguf file.")
+        parts = parts_of(file)
+        found = [hf_hub_download(reference.repo, part, dry_run=True) for part in parts]
+        total = sum(one.file_size or 0 for one in found if one.will_download)
         paths = []
-        for part in parts_of(file):
-            with _plain_progress(f"{reference.repo}/{part}"):
-                paths.append(Path(hf_hub_download(reference.repo, part)))
+        with show(f"{reference.repo}/{file}", total) as progress:
+            bar = _bar_for(progress)
+            for part in parts:
+                paths.append(Path(hf_hub_download(reference.repo, part, tqdm_class=bar)))
                 _verify(paths[-1], f"{reference.repo}/{part}")
     return paths[0]
+
+
+def _bar_for(progress: Progress) -> Any:
+    """A class of bars for huggingface_hub, which show nothing and tell ``progress``."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    done = 0
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
+            # Its fast protocol has two bars: one for what was written, one for what came.
+            self._counts = "downloading bytes" not in str(options.get("desc"))
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal done
+            if self._counts:
+                done += int(n or 0)
+                progress.update(done)
+
+    return Bar
 
 
 def _verify(file: Path, what: str) -> None:
@@ -107,17 +132,6 @@ def _verify(file: Path, what: str) -> None:
     blob = file.resolve()
     if _SHA256.fullmatch(blob.name):
         verify(blob, blob.name, what)
-
-
-@contextmanager
-def _plain_progress(what: str) -> Generator[None, None, None]:
-    """Print a line before and after, unless huggingface_hub shows its bar, as on a terminal."""
-    plain = not sys.stderr.isatty()
-    if plain:
-        say(f"fetching {what}")
-    yield
-    if plain:
-        say(f"fetched {what}")
 
 
 def choose(files: Iterable[str]) -> str | None:

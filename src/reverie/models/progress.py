@@ -1,11 +1,15 @@
-"""Shows the progress of a download on standard error: a bar on a terminal, else plain lines."""
+"""How far a download has come: shown on standard error, or reported to whoever asked for it.
+
+On standard error it is a bar on a terminal, else plain lines.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:  # it is slow to import, so it is imported only where it is shown
     import rich.progress
@@ -20,8 +24,49 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-class Progress:
-    """Shows how far one download has come. Use it as a context manager.
+class Progress(Protocol):
+    """Is told how far one download has come. It is a context manager, around the download."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, done: int) -> None:
+        """Note that ``done`` bytes have arrived so far. Call it often, also while none arrive."""
+
+
+Show: TypeAlias = Callable[[str, int], Progress]
+"""Makes the progress of a download, by what it is of and the bytes of the whole."""
+
+
+class ReportedProgress:
+    """Hands each step on.
+
+    Args:
+        report: called with the bytes that have arrived, and those of the whole.
+    """
+
+    def __init__(self, report: Callable[[int, int], None], total: int) -> None:
+        self._report = report
+        self._total = total
+
+    def __enter__(self) -> Self:
+        self.update(0)
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, done: int) -> None:
+        self._report(done, self._total)
+
+
+class ShownProgress:
+    """Shows it on standard error.
 
     Args:
         what: the name to show.
@@ -55,7 +100,6 @@ class Progress:
             say(f"fetched {self._what}: {self._done / _MB:.1f} MB, {self._rate():.1f} MB/s")
 
     def update(self, done: int) -> None:
-        """Show that ``done`` bytes have arrived so far. Call it often, also while none arrive."""
         self._done = done
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)

@@ -68,6 +68,15 @@ def aliases_of(ref: str) -> tuple[str, ...]:
     return reference.aliases if isinstance(reference, CatalogueEntry) else ()
 
 
+def shown(ref: str) -> str:
+    """The reference for those who aren't on this machine: of a path, only the last part."""
+    try:
+        reference = parse(ref)
+    except ModelError:
+        return Path(ref).name
+    return reference.path.name if isinstance(reference, FileReference) else ref
+
+
 def name_of(ref: str) -> str:
     """The name to serve a model by if the configuration gives none.
 

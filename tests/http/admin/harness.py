@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import httpx2
@@ -13,7 +12,9 @@ from starlette.types import ASGIApp
 
 from reverie.gateway.accounts.authentication import Authenticator
 from reverie.gateway.live import Live
+from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.config_diff import Changes
+from reverie.gateway.serving.served_models import ServedModels
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.operations.errors import translate_errors
@@ -53,12 +54,15 @@ def admin_api(app: FastAPI, store: Store) -> ASGIApp:
         store=store,
         models=no_models,
         live=Live(),
+        pulls=Pulls(),
+        gateway=dict,
         reload_configuration=no_reload,
+        preview_reload=no_reload,
     )
 
 
-def no_models() -> Iterable[Any]:
-    return ()
+def no_models() -> ServedModels:
+    raise AssertionError("nobody asked for a model")
 
 
 async def no_reload() -> Changes:

@@ -14,6 +14,9 @@ Rule 2: a request that began before the circuit opened says nothing of what happ
 Rule 3: a backend whose circuit is closed, but which failed or was busy just now, or is silent, is
 used only if no other has room. One whose connection broke may have died: it is used only if there
 is no other to wait for, until a probe or another request shows that it lives.
+
+Rule 4: a backend that drains gets no request, whatever its circuit and whoever else is left: its
+operator took it out of service. What runs there ends as it would.
 """
 
 from __future__ import annotations
@@ -125,6 +128,8 @@ class BackendState:
         self.failures = 0
         """Failures since the last whole answer."""
         self.last_error: LastError | None = None
+        self.draining = False
+        """True while its operator keeps requests from it. The pool sets it."""
         self._model = model
         self._clock = clock
         self._chance = chance
@@ -202,6 +207,8 @@ class BackendState:
     @property
     def reason(self) -> str | None:
         """Why requests pass, or don't, as a code; None if nothing has happened yet."""
+        if self.draining:
+            return "draining"
         if self._closed:
             if self.in_cooldown:
                 return "paused" if self.pausing else "cooldown"

@@ -13,11 +13,13 @@ which backend it gets.
 Rule 4: a request waits only if waiting may help. While every backend that it could go to is known
 to fail, and none is due for a trial, it is refused at once, and told when to return. If its client
 has a part of an answer, it waits for ``RESUME_GRACE`` seconds even so: a server may be restarting.
+While all that it could go to drain, it is refused at once in any case.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence, Set
@@ -28,9 +30,14 @@ from reverie.gateway.scheduling import routing
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.queue import Queue, Waiter
+from reverie.log import fields
+
+logger = logging.getLogger("reverie.backends")
 
 RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
+_DRAINED_RETRY = 30.0
+"""Seconds after which a request may come again that found all backends draining: a guess."""
 _ALARM_SLACK = 0.001
 """Seconds by which the alarm is late, so that the moment it was set for has surely passed."""
 
@@ -96,7 +103,27 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        return any(backend.ready for backend in self.backends)
+        return any(state.backend.ready for state in self.in_service)
+
+    @property
+    def drained(self) -> bool:
+        """True if the operator keeps requests from every backend."""
+        return not self.in_service
+
+    def set_draining(self, name: str, draining: bool) -> BackendState | None:
+        """Keep new requests from a backend, or let them go there again; None: there is none."""
+        state = self._by_name.get(name)
+        if state is not None and state.draining != draining:
+            state.draining = draining
+            message = "backend drains" if draining else "backend is back in service"
+            logger.info(message, extra=fields(model=self.model, backend=name))
+            self.wake()
+        return state
+
+    @property
+    def in_service(self) -> list[BackendState]:
+        """The backends that don't drain."""
+        return [state for state in self.states if not state.draining]
 
     @property
     def failure(self) -> str | None:
@@ -109,12 +136,14 @@ class Pool:
 
         Raises:
             Overloaded: the queue is full and this key has the most of it, this request made room
-                there for another key's, or its deadline has passed.
+                there for another key's, its deadline has passed, or every backend drains.
             ModelLoading: no backend became ready in time, or the queue is full while none is.
             BackendError: no backend of this model can ever become ready, or all fail just now.
         """
         if self.failure is not None:
             raise _unservable(self.failure)
+        if self._is_drained_for(slot_request):
+            raise _drained()
         if not self._queue and (chosen := self._choose(slot_request)) is not None:
             return self._grant(chosen, slot_request)
         grace_ends = self.clock() + RESUME_GRACE if slot_request.resuming else -math.inf
@@ -139,7 +168,7 @@ class Pool:
 
     def can_take(self, slot_request: SlotRequest) -> bool:
         """True if a retry makes sense: a backend that it may go to can take it, or may soon."""
-        left = any(backend.name not in slot_request.excluded for backend in self.backends)
+        left = any(state.name not in slot_request.excluded for state in self.in_service)
         able = left and self.failure is None
         return able and (slot_request.resuming or self._seconds_to_trial(slot_request) is None)
 
@@ -178,6 +207,10 @@ class Pool:
                 continue
             route = waiter.request.route
             held_up.add(route)
+            if self._is_drained_for(route):
+                for one in self._queue.on_route(route):
+                    self._end(one, _drained())
+                continue
             if (seconds := self._seconds_to_trial(route)) is not None:
                 grace_ends = self._fail_hopeless(route, seconds)
                 if grace_ends == math.inf:
@@ -298,15 +331,24 @@ class Pool:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(moment - self.clock() + _ALARM_SLACK, self.wake)
 
+    def _is_drained_for(self, slot_request: SlotRequest) -> bool:
+        """True if a request could go nowhere but to backends that drain."""
+        if not any(state.draining for state in self.states):
+            return False
+        allowed = [s for s in self.states if s.name not in slot_request.excluded]
+        usable = [state for state in allowed if state.backend.failure is None]
+        return bool(usable) and all(state.draining for state in usable)
+
     def _seconds_to_trial(self, slot_request: SlotRequest) -> float | None:
         """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
 
         None if there is one to send to, or to wait for: one that starts, or is on trial.
         """
-        if len(self.states) == 1 and not slot_request.resuming:
+        states = self.in_service
+        if len(states) == 1 and not slot_request.resuming:
             return None
         waits = []
-        for state in self.states:
+        for state in states:
             if state.name in slot_request.excluded or state.backend.failure is not None:
                 continue
             if routing.is_eligible(state, slot_request) or state.on_trial:
@@ -347,6 +389,14 @@ class Pool:
 def _unservable(reason: str) -> BackendError:
     return BackendError(
         "This model can't be served at the moment. Its operator's log says why.", reason=reason
+    )
+
+
+def _drained() -> Overloaded:
+    return Overloaded(
+        "This model is out of service for now: its operator lets no new request to it. Try again "
+        "later.",
+        retry_after=_DRAINED_RETRY,
     )
 
 

@@ -42,6 +42,7 @@ def choose(
 
     A model's only backend is tried whatever its health: to refuse would help nobody. Where all fail
     requests, those that answer probes are tried, too: they may fail one client's requests alone.
+    One that drains isn't there.
     One that asked for a pause, or may have died, is left alone for as long as there is another to
     wait for.
 
@@ -49,6 +50,7 @@ def choose(
         now: on the states' clock.
         awaited: names of backends whose room is for others, who come first.
     """
+    states = [state for state in states if not state.draining]
     ready = [s for s in states if s.backend.ready and s.name not in slot_request.excluded]
     usable = [state for state in ready if is_eligible(state, slot_request)]
     if not usable and not slot_request.resuming:

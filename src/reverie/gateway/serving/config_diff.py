@@ -1,11 +1,12 @@
-"""Which keys differ between two configurations."""
+"""Which keys differ between two configurations, and how."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from reverie.gateway.serving.config_text import table_of, text_of
 from reverie.settings import Settings
 
 FIXED_SERVER_KEYS = (
@@ -20,6 +21,15 @@ FIXED_SERVER_KEYS = (
 """The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
 
 
+class Difference(NamedTuple):
+    """One key, or a whole model, by its name."""
+
+    key: str
+    before: str | None
+    """As text, without secrets; None: it wasn't there."""
+    after: str | None
+
+
 class Changes(NamedTuple):
     """Models by name, and keys with dots: ``server.queue_size``, ``MODEL.price``."""
 
@@ -31,25 +41,38 @@ class Changes(NamedTuple):
     """Keys."""
     needs_restart: list[str]
     """Keys whose change takes effect only after a restart."""
+    differences: list[Difference]
+    """All of these, with what they were and what they are."""
 
 
 def compare(old: Settings, new: Settings) -> Changes:
     """List the differences between two configurations."""
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
-    server = _differing(old.server, new.server)
-    changed = [f"server.{key}" for key in server if key not in FIXED_SERVER_KEYS]
+    added = [name for name in after if name not in before]
+    removed = [name for name in before if name not in after]
+    server = _differing("server", old.server, new.server)
+    fixed = {f"server.{key}" for key in FIXED_SERVER_KEYS}
+    changed = [one for one in server if one.key not in fixed]
     if old.default_model.name != new.default_model.name:
-        changed.append("default")
+        changed.append(Difference("default", old.default_model.name, new.default_model.name))
     for name in before.keys() & after.keys():
-        keys = _differing(before[name], after[name])
-        changed += [f"{name}.{key}" for key in keys if key != "default"]
+        found = _differing(name, before[name], after[name])
+        changed += [one for one in found if one.key != f"{name}.default"]
+    changed.sort()
+    restart = [one for one in server if one.key in fixed]
+    restart += _differing("store", old.store, new.store)
     return Changes(
-        added=[name for name in after if name not in before],
-        removed=[name for name in before if name not in after],
-        changed=sorted(changed),
-        needs_restart=[f"server.{key}" for key in server if key in FIXED_SERVER_KEYS]
-        + [f"store.{key}" for key in _differing(old.store, new.store)],
+        added=added,
+        removed=removed,
+        changed=[one.key for one in changed],
+        needs_restart=[one.key for one in restart],
+        differences=[
+            *(Difference(name, None, table_of(after[name])) for name in added),
+            *(Difference(name, table_of(before[name]), None) for name in removed),
+            *changed,
+            *restart,
+        ],
     )
 
 
@@ -61,9 +84,10 @@ def applicable(old: Settings, new: Settings) -> Settings:
     )
 
 
-def _differing(old: BaseModel, new: BaseModel) -> list[str]:
-    def values(section: BaseModel) -> dict[str, Any]:
-        return {key: getattr(section, key) for key in type(section).model_fields}
-
-    before, after = values(old), values(new)
-    return [key for key in before if before[key] != after[key]]
+def _differing(name: str, old: BaseModel, new: BaseModel) -> list[Difference]:
+    """The keys of a section that differ, each with the section's name."""
+    return [
+        Difference(f"{name}.{key}", text_of(old, key), text_of(new, key))
+        for key in type(old).model_fields
+        if getattr(old, key) != getattr(new, key)
+    ]

@@ -122,7 +122,7 @@ class Deployment:
 
     def load_for_request(self) -> None:
         """Load the embedded engine if need be: a request is about to wait for a slot."""
-        if self.on_demand is not None:
+        if self.on_demand is not None and not self.pool.drained:
             self.on_demand.load_for_request()
 
     @contextmanager

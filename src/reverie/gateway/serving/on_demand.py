@@ -4,6 +4,9 @@ Rule 1: one load or unload at a time. ``_transition`` is held while the engine s
 the decision whether that is still needed is made while holding it.
 
 Rule 2: the engine isn't unloaded while a request holds the model.
+
+Rule 3: an operator's load and unload are decided by the same state, and the latest wins: an unload
+ends a load that no request needs. A request that comes meanwhile loads the model again.
 """
 
 from __future__ import annotations
@@ -53,12 +56,15 @@ class OnDemandModel:
         self.in_memory = False
         self.last_used = time.monotonic()
         self.loading_on_request = False
-        """True while the engine is being loaded because a request asked for it."""
+        """True while the engine is being loaded because somebody asked for it."""
+        self.load_failure: str | None = None
+        """Why the latest load failed, for the operator."""
         self._backend = backend
         self._budget = budget
         self._idle_unload = idle_unload
         self._on_change = on_change
         self._holders = 0
+        self._unloads = 0
         self._used_since_idle = False
         self._transition = asyncio.Lock()
         self._stopping = False
@@ -74,8 +80,18 @@ class OnDemandModel:
         return 0 if self._backend.failure is not None else self._backend.memory
 
     @property
+    def estimated_memory(self) -> int:
+        """Bytes that the engine takes when it is loaded, by the same estimate."""
+        return self._backend.memory
+
+    @property
     def in_use(self) -> bool:
         return self._holders > 0
+
+    @property
+    def holders(self) -> int:
+        """Requests that hold the model."""
+        return self._holders
 
     @property
     def is_cold(self) -> bool:
@@ -131,15 +147,30 @@ class OnDemandModel:
     def load(self, *, on_request: bool = True) -> None:
         """Begin to load the engine, unless it is loaded or being loaded."""
         if self.is_cold:
-            self.loading_on_request = on_request
-            self._loading = background.once("model load", self._load)
+            self._begin_to_load(on_request)
+
+    def load_for_operator(self) -> None:
+        """Begin to load the engine as for a request, also one that has failed for good."""
+        if self.is_cold or (self._loading is None and self._backend.failure is not None):
+            self._begin_to_load(on_request=True)
+
+    def _begin_to_load(self, on_request: bool) -> None:
+        self.loading_on_request = on_request
+        self._loading = background.once("model load", self._load)
 
     async def _load(self) -> None:
+        self.load_failure = None
         try:
             async with self._transition:
+                if self._backend.failure is not None:
+                    await self._stop_engine()
+                    self._backend.forget_failure()
                 if await self._budget.make_room(self):
                     await self._start_engine()
+                else:
+                    self.load_failure = "models that are in use take the memory"
         except ModelError as error:
+            self.load_failure = str(error)
             logger.error("model not loaded", extra=fields(model=self.name, reason=str(error)))
         finally:
             self._loading = None
@@ -178,8 +209,36 @@ class OnDemandModel:
             self._stopping = True
             await self._stop_engine()
 
+    async def unload_for_operator(self) -> bool:
+        """Unload the engine, and end a load of it. False: requests hold the model.
+
+        Cancelling this cancels the wait only.
+        """
+        if self.in_use:
+            return False
+        before = self._unloads
+        self._unloading = background.once("model unload", self._unload_for_operator)
+        await asyncio.shield(self._unloading)
+        return self._unloads > before or not self.in_memory
+
+    async def _unload_for_operator(self) -> None:
+        if (loading := self._loading) is not None:
+            loading.cancel()
+            await asyncio.wait({loading})
+            if self._loading is loading:  # it was cancelled before it had begun
+                self._loading = None
+            if self.in_use:  # the request that came meanwhile relied on that load
+                self.load()
+                return
+        await self._unload("an operator")
+        if self.is_cold:
+            self.load_failure = None
+            self._backend.forget_failure()
+            self._on_change()
+
     async def _stop_engine(self) -> None:
         await self._backend.stop()
+        self._unloads += 1
         self._load_began = None
         self.in_memory = self._stopping = False
         self._budget.notify()

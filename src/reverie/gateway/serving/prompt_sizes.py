@@ -133,7 +133,7 @@ class PromptSizes:
         return 0, 0
 
     async def _ask(self, request: GenerateRequest) -> int | None:
-        for backend in self._pool.backends:
+        for backend in (state.backend for state in self._pool.in_service):
             if backend.can_count and backend.ready:
                 count = await backend.count_prompt(request)
                 if count is not None:

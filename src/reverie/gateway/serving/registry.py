@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reverie.backends.base import Backend
 from reverie.backends.build import backends_of, build_backends
@@ -91,12 +91,7 @@ class ModelRegistry:
         Raises:
             ConfigurationError: with what is wrong, a sentence for each model.
         """
-        kept = {
-            model.name: deployment
-            for model in settings.models
-            if (deployment := self._deployments.get(model.name)) is not None
-            and deployment.can_serve(model)
-        }
+        kept = self._kept_by(settings)
         added = await self._prepare_missing(settings, kept)
         # From here on there is no await: a request sees all of the change, or none of it.
         deployments = {**kept, **added}
@@ -117,10 +112,31 @@ class ModelRegistry:
         self._changed.set()
         self._budget.notify()
 
+    async def check(self, settings: Settings) -> None:
+        """Check that ``apply`` could serve these settings, as far as can be told without a start.
+
+        Raises:
+            ConfigurationError: with what is wrong, a sentence for each model.
+        """
+        added = await self._prepare_missing(settings, self._kept_by(settings), start=False)
+        await _stop_all(added.values())
+
+    def _kept_by(self, settings: Settings) -> dict[str, Deployment]:
+        """The deployments that can serve these settings as they are."""
+        return {
+            model.name: deployment
+            for model in settings.models
+            if (deployment := self._deployments.get(model.name)) is not None
+            and deployment.can_serve(model)
+        }
+
     async def _prepare_missing(
-        self, settings: Settings, kept: Mapping[str, Deployment]
+        self, settings: Settings, kept: Mapping[str, Deployment], *, start: bool = True
     ) -> dict[str, Deployment]:
         """Build and prepare a deployment for each model that isn't ``kept``: all, or none.
+
+        Args:
+            start: False prepares engines that run here alone, which only checks them.
 
         Raises:
             ConfigurationError: with what is wrong, a sentence for each model.
@@ -137,13 +153,14 @@ class ModelRegistry:
                     build = functools.partial(backends_of, model, settings.server, self._environ)
                     backends = await run_in_daemon_thread(build)
                     added[model.name] = self._deploy(model, backends, settings)
-                    await added[model.name].prepare()
+                    if start or added[model.name].on_demand is not None:
+                        await added[model.name].prepare()
                 except ModelError as error:
                     problems.append(f"model {model.name}: {error}")
             if problems := problems or _budget_problems(settings, {**kept, **added}):
                 raise ConfigurationError(problems)
         except BaseException:
-            await asyncio.gather(*(deployment.stop() for deployment in added.values()))
+            await _stop_all(added.values())
             raise
         return added
 
@@ -153,6 +170,10 @@ class ModelRegistry:
         await asyncio.gather(
             *(deployment.stop() for deployment in deployments), return_exceptions=True
         )
+
+
+async def _stop_all(deployments: Iterable[Deployment]) -> None:
+    await asyncio.gather(*(deployment.stop() for deployment in deployments))
 
 
 def _budget_problems(settings: Settings, deployments: Mapping[str, Deployment]) -> list[str]:

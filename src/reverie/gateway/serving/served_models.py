@@ -44,7 +44,8 @@ class ServedModel:
 
     @property
     def state(self) -> State:
-        if all(backend.down for backend in self.pool.states):  # as their latest probes say
+        # As their latest probes say, or their operator.
+        if all(backend.down or backend.draining for backend in self.pool.states):
             return "down"
         if self.pool.ready:
             return "ready"

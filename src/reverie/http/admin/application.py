@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp
@@ -13,12 +14,15 @@ from reverie.errors import AccountsUnavailable, InvalidRequest, NotFound, Reveri
 from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound
 from reverie.gateway.accounts.store import Store
 from reverie.gateway.live import Live
-from reverie.gateway.serving.config_diff import Changes
-from reverie.gateway.serving.served_models import ServedModel
+from reverie.gateway.pulls import Pulls
+from reverie.gateway.serving.served_models import ServedModels
 from reverie.http.access import Access
 from reverie.http.admin import backends, keys, reload, requests, usage
 from reverie.http.admin import live as live_routes
+from reverie.http.admin import models as model_routes
+from reverie.http.admin import pulls as pull_routes
 from reverie.http.admin.guard import Guard
+from reverie.http.admin.reload import Reload
 from reverie.http.operations.errors import error_response
 
 logger = logging.getLogger("reverie.admin")
@@ -29,9 +33,12 @@ def add_admin(
     access: Access,
     *,
     store: Store | None,
-    models: Callable[[], Iterable[ServedModel]],
+    models: Callable[[], ServedModels],
     live: Live,
-    reload_configuration: Callable[[], Awaitable[Changes]],
+    pulls: Pulls,
+    gateway: Callable[[], Mapping[str, Any]],
+    reload_configuration: Reload,
+    preview_reload: Reload,
 ) -> ASGIApp:
     """Add the admin routes to an application; return it behind their guard.
 
@@ -39,11 +46,16 @@ def add_admin(
         store: without one, there are no routes for keys, usage and requests.
         models: returns the models that are served at the moment.
         live: what runs now.
+        pulls: the models that are being fetched.
+        gateway: returns what is true of all of it.
+        preview_reload: gives what ``reload_configuration`` would change.
     """
     routers = [
         backends.routes(models),
-        live_routes.routes(live, models),
-        reload.routes(reload_configuration),
+        model_routes.routes(models),
+        pull_routes.routes(pulls),
+        live_routes.routes(live, models, pulls, gateway),
+        reload.routes(reload_configuration, preview_reload),
     ]
     if store is not None:
         routers += [keys.routes(store), usage.routes(store), requests.routes(store)]

@@ -1,21 +1,40 @@
-"""``GET /admin/v1/backends``: the state of each backend. It is there without a store, too."""
+"""``/admin/v1/backends``: the state of each backend, and taking one out of service.
+
+It is there without a store, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import Field
 
-from reverie.gateway.scheduling.backend_state import BackendState
-from reverie.gateway.scheduling.pool import Pool
-from reverie.gateway.serving.served_models import ServedModel
-from reverie.http.admin.router import NO_PARAMETERS, admin_router
-from reverie.times import format_moment
+from reverie.errors import NotFound
+from reverie.gateway.scheduling.description import describe_backend
+from reverie.gateway.serving.served_models import ServedModels
+from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
+from reverie.http.operations.errors import not_found
 
 
-def routes(models: Callable[[], Iterable[ServedModel]]) -> APIRouter:
-    """The route.
+class NamedBackend(Body):
+    """One backend of a model."""
+
+    model: str = Field(min_length=1)
+    """The model's name, or an alias."""
+    backend: str
+    """The backend's `name`, as the list has it."""
+
+
+_OF_ONE: Any = {
+    "dependencies": NO_PARAMETERS,
+    "responses": not_found("There is no such model, or it has no such backend"),
+}
+
+
+def routes(models: Callable[[], ServedModels]) -> APIRouter:
+    """The routes.
 
     Args:
         models: returns the models that are served at the moment.
@@ -26,41 +45,29 @@ def routes(models: Callable[[], Iterable[ServedModel]]) -> APIRouter:
         "/backends", summary="The backends, and the state of each", dependencies=NO_PARAMETERS
     )
     async def list_backends() -> dict[str, Any]:
-        pools = [model.pool for model in models()]
-        data = [_to_json(pool, state) for pool in pools for state in pool.states]
+        data = [
+            describe_backend(model.name, state)
+            for model in models().all
+            for state in model.pool.states
+        ]
         return {"object": "list", "data": data}
 
+    @router.post("/backends/drain", summary="Send no new request to a backend", **_OF_ONE)
+    async def drain(asked: NamedBackend) -> dict[str, Any]:
+        return set_draining(asked, True)
+
+    @router.post("/backends/resume", summary="Send requests to a backend again", **_OF_ONE)
+    async def resume(asked: NamedBackend) -> dict[str, Any]:
+        return set_draining(asked, False)
+
+    def set_draining(asked: NamedBackend, draining: bool) -> dict[str, Any]:
+        model = models().find(asked.model)
+        state = model.pool.set_draining(asked.backend, draining)
+        if state is None:
+            known = ", ".join(one.name for one in model.pool.states)
+            raise NotFound(
+                f"{model.name} has no such backend. Its backends: {known}.", param="backend"
+            )
+        return describe_backend(model.name, state)
+
     return router
-
-
-def _to_json(pool: Pool, state: BackendState) -> dict[str, Any]:
-    """A backend, with no secret, no prompt and no engine's text."""
-    backend, speed = state.backend, state.speed
-    error, health = state.last_error, backend.health
-    return {
-        "model": pool.model,
-        "name": state.name,
-        "kind": backend.kind,
-        "url": backend.url or None,
-        "state": state.circuit,
-        "reason": state.reason,
-        "retry_in": round(state.retry_in, 1),
-        "ready": backend.ready,
-        "slots": backend.slots,
-        "in_flight": state.in_flight,
-        "weight": backend.weight,
-        "tokens_per_second": round(1 / speed.per_token, 1) if speed.per_token else None,
-        "time_to_first_token": None if speed.ttft is None else round(speed.ttft, 4),
-        "consecutive_failures": state.failures,
-        "last_error": error and {"code": error.code, "at": _timestamp(error.at)},
-        "last_probe": health
-        and {
-            "ok": health.ok,
-            "code": health.error_code or None,
-            "at": _timestamp(health.checked_at),
-        },
-    }
-
-
-def _timestamp(seconds: float) -> str:
-    return format_moment(int(seconds * 1000))

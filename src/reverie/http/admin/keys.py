@@ -11,27 +11,21 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Connection
 
 from reverie import log
 from reverie.gateway.accounts import key_service
 from reverie.gateway.accounts.key_service import Key, KeyChanges, KeySpec
 from reverie.gateway.accounts.store import Store
-from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
+from reverie.http.admin.router import NO_PARAMETERS, Body, Parameters, admin_router
 from reverie.http.operations.errors import not_found
 from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.admin")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
-    )
-
-
-class ModelLimits(_Strict):
+class ModelLimits(Body):
     """Limits on one model; one that is absent or null isn't there."""
 
     rpm: int | None = None
@@ -39,7 +33,7 @@ class ModelLimits(_Strict):
     concurrency: int | None = None
 
 
-class _KeyFields(_Strict):
+class _KeyFields(Body):
     models: list[str] | None = None
     """The models that it may use; null: all."""
     rpm: int | None = None
@@ -61,7 +55,7 @@ class NewKey(_KeyFields):
     """When it ends: RFC 3339, a day, or a span from now, as `30d`."""
     weight: int = 1
     """Its share of a full server, beside other keys'."""
-    model_limits: dict[str, ModelLimits] = {}
+    model_limits: dict[str, ModelLimits] = Field(default={})
     """A model's name → limits of this key on it."""
     tags: list[str] = Field(default=[], examples=[["team:search", "prod"]])
     """Labels to find it and to sum up its use by."""

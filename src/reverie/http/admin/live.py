@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ from fastapi.responses import Response, StreamingResponse
 
 from reverie.errors import NotFound
 from reverie.gateway.live import Live
-from reverie.gateway.serving.served_models import ServedModel
+from reverie.gateway.pulls import Pulls
+from reverie.gateway.serving.served_models import ServedModels
 from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
 
 _INTERVAL = 1.0
@@ -31,9 +32,17 @@ class LiveQuery(Parameters):
 class _Feed:
     """Snapshots as JSON, each made once for all who watch."""
 
-    def __init__(self, live: Live, models: Callable[[], Iterable[ServedModel]]) -> None:
+    def __init__(
+        self,
+        live: Live,
+        models: Callable[[], ServedModels],
+        pulls: Pulls,
+        gateway: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._live = live
         self._models = models
+        self._pulls = pulls
+        self._gateway = gateway
         self._made_at = -_INTERVAL
         self._made = b""
 
@@ -41,8 +50,8 @@ class _Feed:
         now = time.monotonic()
         if now - self._made_at >= 0.9 * _INTERVAL:
             self._made_at = now
-            pools = [model.pool for model in self._models()]
-            self._made = msgspec.json.encode(self._live.snapshot(pools))
+            snapshot = self._live.snapshot(self._models().all, self._pulls.running, self._gateway())
+            self._made = msgspec.json.encode(snapshot)
         return self._made
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -51,14 +60,20 @@ class _Feed:
             await asyncio.sleep(_INTERVAL)
 
 
-def routes(live: Live, models: Callable[[], Iterable[ServedModel]]) -> APIRouter:
+def routes(
+    live: Live,
+    models: Callable[[], ServedModels],
+    pulls: Pulls,
+    gateway: Callable[[], Mapping[str, Any]],
+) -> APIRouter:
     """The routes.
 
     Args:
         models: returns the models that are served at the moment.
+        gateway: returns what is true of all of it.
     """
     router = admin_router()
-    feed = _Feed(live, models)
+    feed = _Feed(live, models, pulls, gateway)
 
     @router.get(
         "/live",

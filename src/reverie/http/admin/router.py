@@ -21,6 +21,14 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class Body(BaseModel):
+    """The body of a request; one that isn't a field is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
 async def _refuse_all(parameters: Annotated[Parameters, Query()]) -> None:
     """Refuse a query where nothing of it would be used."""
 

@@ -17,6 +17,7 @@ from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
 from reverie.http.operations.health import about
 from reverie.http.operations.security import OR_NONE, checked_router
+from reverie.runner.resources import usable_memory
 
 _QUERY_TIMEOUT = 5.0
 _INFO = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap")
@@ -61,6 +62,12 @@ async def info() -> dict[str, dict[str, Any]]:
             "minor": int(minor) if minor.isdigit() else 0,
         }
     return found
+
+
+async def for_models() -> tuple[int, int]:
+    """Bytes that a model may take: of main memory, and of the largest GPU (0: there is none)."""
+    gpus = await info()
+    return usable_memory(), max((int(gpu["memory_total"]) for gpu in gpus.values()), default=0)
 
 
 async def stats() -> dict[str, dict[str, Any]]:

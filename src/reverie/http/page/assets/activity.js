@@ -73,7 +73,7 @@ const Errors = ({ errors }) => html`<${Table} caption="Recent errors"
 
 const ERROR_COLUMNS = [
   { name: "at", label: "When", cell: ({ at }) => moment(at) },
-  { name: "error", label: "What", cell: ({ error, reason }) =>
+  { name: "error", label: "What", isWide: true, cell: ({ error, reason }) =>
     `${errorInWords(error ?? "internal_error")}${reason ? `: ${reason}` : "."}` },
   { name: "model", label: "Model", cell: ({ model }) => model ?? "–" },
   { name: "backend", label: "Backend", cell: ({ backend }) => backend ?? "–" },

@@ -4,8 +4,8 @@ import uPlot from "./vendor/uplot.mjs";
 import { Component, createRef, html } from "./view.js";
 
 const HEIGHT = 170;
-const WHOLE_STEPS = [1, 2, 5].flatMap((step) => Array.from({ length: 12 }, (_, n) => step * 10 ** n))
-  .sort((a, b) => a - b);
+/** 1, 2, 5, 10, 20, … */
+const WHOLE_STEPS = Array.from({ length: 36 }, (_, n) => [1, 2, 5][n % 3] * 10 ** Math.floor(n / 3));
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
 /** The library's own styles, once, when charts are first wanted. */
@@ -90,10 +90,20 @@ export class Chart extends Component {
         y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
       },
       axes: [
-        { ...axis, size: 28, space: 60, incrs: isDaily ? DAYS : undefined,
-          values: (_, times) => times.map(when) },
-        { ...axis, size: 56, space: 36, incrs: isWhole ? WHOLE_STEPS : undefined,
-          values: (_, all) => all.map((one) => format(one, true)) },
+        {
+          ...axis,
+          size: 28,
+          space: 60,
+          incrs: isDaily ? DAYS : undefined,
+          values: (_, times) => times.map(when),
+        },
+        {
+          ...axis,
+          size: 56,
+          space: 36,
+          incrs: isWhole ? WHOLE_STEPS : undefined,
+          values: (_, figures) => figures.map((figure) => format(figure, true)),
+        },
       ],
       series: [
         { label: isDaily ? "Day" : "Time", value: (_, time) => (time == null ? "–" : when(time)) },

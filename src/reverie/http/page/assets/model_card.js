@@ -37,9 +37,10 @@ function Engine({ model: { name, state }, act }) {
   const unload = () => act("models/unload", { model: name },
     `${name} was unloaded. The next request loads it again.`);
   const canLoad = state === "cold" || state === "failed";
+  const word = canLoad ? "Load" : "Unload";
   // One button, so that the focus stays where it is when the state changes.
   return html`<button type="button" onClick=${canLoad ? load : unload}
-    aria-label=${`${canLoad ? "Load" : "Unload"} ${name}`}>${canLoad ? "Load" : "Unload"}</button>`;
+    aria-label=${`${word} ${name}`}>${word}</button>`;
 }
 
 function factsOf(model) {
@@ -78,18 +79,18 @@ function limitsInWords({ rpm, tpm, concurrency }) {
 }
 
 const columnsOf = (model, act) => [
-  { name: "name", label: "Backend", cell: ({ name, kind, url }) => html`
+  { name: "name", label: "Backend", isWide: true, cell: ({ name, kind, url }) => html`
     <strong>${name}</strong><br /><span class="hint">${kind}${url && `, ${url}`}</span>` },
-  { name: "state", label: "State", cell: Standing },
+  { name: "state", label: "State", isWide: true, cell: Standing },
   { name: "use", label: "Slots in use", cell: ({ name, in_flight, slots }) => html`
     <${Meter} label=${`Slots of ${name} in use`} value=${in_flight} most=${slots} />` },
   { name: "speed", label: "Tokens / s", isNumber: true,
     cell: ({ tokens_per_second: speed }) => (speed === null ? "–" : speed.toFixed(1)) },
   { name: "first", label: "First token", isNumber: true,
     cell: (backend) => seconds(backend.time_to_first_token) },
-  { name: "error", label: "Last error", cell: ({ last_error: error }) =>
+  { name: "error", label: "Last error", isWide: true, cell: ({ last_error: error }) =>
     (error ? `${errorInWords(error.code)}, ${moment(error.at)}` : "none") },
-  { name: "probe", label: "Last probe", cell: ({ last_probe: probe }) => {
+  { name: "probe", label: "Last probe", isWide: true, cell: ({ last_probe: probe }) => {
     if (!probe) return "–";
     return `${probe.ok ? "well" : errorInWords(probe.code)}, ${moment(probe.at)}`;
   } },
@@ -100,12 +101,16 @@ const columnsOf = (model, act) => [
 function Standing({ state, reason, retry_in, draining, in_flight }) {
   const isWell = state === "closed" && !draining;
   const words = draining ? "drained" : circuitInWords(state);
-  const wait = state === "open" && retry_in > 0 ? ` The next trial is in ${span(retry_in)}.` : "";
-  const left = !draining ? ""
-    : in_flight ? ` ${counted(in_flight, "request")} still ${in_flight === 1 ? "runs" : "run"} there.`
-      : " Nothing runs there any more.";
-  return html`<span class=${`badge ${isWell ? "ready" : draining ? "cold" : "down"}`}>${words}</span>
+  const wait = state === "open" && retry_in > 0 ? ` The next trial is in about ${Math.ceil(retry_in)} s.` : "";
+  const left = draining ? ` ${leftInWords(in_flight)}` : "";
+  const look = draining ? "cold" : isWell ? "ready" : "down";
+  return html`<span class=${`badge ${look}`}>${words}</span>
     ${reason && html`<br /><span class="hint">${reasonInWords(reason)}${wait}${left}</span>`}`;
+}
+
+function leftInWords(count) {
+  if (!count) return "Nothing runs there any more.";
+  return count === 1 ? "1 request still runs there." : `${count} requests still run there.`;
 }
 
 function Drain({ model, backend: { name, draining }, act }) {

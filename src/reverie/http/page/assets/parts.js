@@ -13,16 +13,20 @@ export const counted = (number, noun) => `${whole(number)} ${noun}${number === 1
 /** Seconds as people say them: "0.42 s", "3 min 5 s", "2 h 10 min". */
 export function span(seconds) {
   if (seconds == null) return "–";
-  if (seconds < 10) return `${seconds.toFixed(2)} s`;
+  if (seconds < 10) return `${Number.isInteger(seconds) ? seconds : seconds.toFixed(2)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (minutes < 60) return parts(minutes, "min", Math.floor(seconds % 60), "s");
+  return parts(Math.floor(minutes / 60), "h", minutes % 60, "min");
 }
+
+const parts = (large, largeUnit, small, smallUnit) =>
+  `${large} ${largeUnit}${small ? ` ${small} ${smallUnit}` : ""}`;
 
 /** Seconds of something short that is compared: "0.42 s", "12.3 s". */
 export const seconds = (number) =>
-  number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
+  number >= 60 ? span(number)
+    : number == null ? "–" : `${number.toFixed(number < 10 ? 2 : 1)} s`;
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
@@ -47,10 +51,11 @@ export const costs = (list) => list.map(({ formatted }) => formatted).join(" + "
 
 /** A table that scrolls in itself where it is wider than the screen.
  *
- * `columns` are `{name, label, isNumber, cell}`: `cell(row)` gives what stands there, by default
- * the row's value of that name. `keyOf(row)` names a row. `empty` is said where there are none.
- * `heading(column)` draws a column's heading, by default its label; `order` is what the rows are
- * ordered by, if they are: `{name, isDescending}`. */
+ * `columns` are `{name, label, isNumber, isWide, cell}`: `cell(row)` gives what stands there, by
+ * default the row's value of that name. A wide one holds words, and keeps room for them.
+ * `keyOf(row)` names a row. `empty` is said where there are none. `heading(column)` draws a
+ * column's heading, by default its label; `order` is what the rows are ordered by, if they are:
+ * `{name, isDescending}`. */
 export function Table({ caption, columns, rows, keyOf, empty, heading, order }) {
   if (!rows.length) return html`<p class="hint">${empty}</p>`;
   return html`<div class="scrolls" role="region" aria-label=${caption} tabindex="0">
@@ -58,18 +63,20 @@ export function Table({ caption, columns, rows, keyOf, empty, heading, order }) 
       <caption class="off-screen">${caption}</caption>
       <thead><tr>
         ${columns.map((column) => html`<th key=${column.name} scope="col"
-          class=${column.isNumber ? "number" : ""} aria-sort=${sortOf(column, order)}
+          class=${classOf(column)} aria-sort=${sortOf(column, order)}
           >${heading ? heading(column) : column.label}</th>`)}
       </tr></thead>
       <tbody>
         ${rows.map((row) => html`<tr key=${keyOf(row)}>
-          ${columns.map(({ name, isNumber, cell }) => html`<td key=${name}
-            class=${isNumber ? "number" : ""}>${cell ? cell(row) : row[name]}</td>`)}
+          ${columns.map((column) => html`<td key=${column.name} class=${classOf(column)}>
+            ${column.cell ? column.cell(row) : row[column.name]}</td>`)}
         </tr>`)}
       </tbody>
     </table>
   </div>`;
 }
+
+const classOf = ({ isNumber, isWide }) => (isNumber ? "number" : isWide ? "wide" : "");
 
 function sortOf({ name }, order) {
   if (order?.name !== name) return undefined;

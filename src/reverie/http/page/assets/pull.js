@@ -61,8 +61,9 @@ export class Pulls extends Component {
   };
 
   columns = [
-    { name: "model", label: "Model", cell: (model) => html`<strong>${model.title}</strong>
-      <br /><span class="hint">${model.note}</span>` },
+    { name: "model", label: "Model", isWide: true, cell: (model) => html`
+      <strong>${model.title}</strong><br />
+      <span class="hint">${model.note}<br />${sourceOf(model)}</span>` },
     { name: "bytes", label: "Size", isNumber: true, cell: (model) => bytes(model.bytes) },
     { name: "memory", label: "Memory, about", isNumber: true,
       cell: (model) => bytes(model.memory_bytes) },

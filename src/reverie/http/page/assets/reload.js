@@ -40,9 +40,9 @@ export class Reload extends Component {
       <p class="hint">The server reads its reverie.toml and environment when it starts. A reload
         reads them again; requests that run aren't disturbed.</p>
       <div class="row">
-        <button type="button" onClick=${this.show} aria-disabled=${isBusy}>Show what a reload
-          would change</button>
-        ${changes && html`<button type="button" class="main" onClick=${this.reload}
+        <button type="button" onClick=${this.show} aria-disabled=${isBusy}>
+          Show what a reload would change</button>
+        ${changes && !isSame(changes) && html`<button type="button" class="main" onClick=${this.reload}
           aria-disabled=${isBusy}>Reload</button>`}
       </div>
       <div role="alert" class="error">${problems.length > 0 && html`
@@ -54,9 +54,12 @@ export class Reload extends Component {
   }
 }
 
-function Differences({ changes: { added, removed, differences, needs_restart: fixed } }) {
-  const isSame = !added.length && !removed.length && !differences.length;
-  if (isSame) return html`<p>A reload would change nothing.</p>`;
+const isSame = ({ added, removed, differences }) =>
+  !added.length && !removed.length && !differences.length;
+
+function Differences({ changes }) {
+  if (isSame(changes)) return html`<p>A reload would change nothing.</p>`;
+  const { added, removed, differences, needs_restart: fixed } = changes;
   const effect = ({ key }) => (fixed.includes(key) ? "after a restart" : "at once");
   return html`
     ${added.length > 0 && html`<p>Models that are added: ${added.join(", ")}</p>`}
@@ -75,6 +78,6 @@ const written = (value) => (value === null ? "–" : html`<code>${value}</code>`
 
 function outcome({ added, removed, changed, needs_restart: fixed }) {
   const count = added.length + removed.length + changed.length;
-  const done = count ? "The new configuration is in force." : "Nothing that can be reloaded changed.";
+  const done = count ? "The new configuration is in force." : "Nothing was there to be reloaded.";
   return fixed.length ? `${done} Only a restart changes ${fixed.join(", ")}.` : done;
 }

@@ -1,4 +1,4 @@
-// What the server's codes mean, in words for its operator. A code that isn't here is shown as it is.
+// What the server's codes mean, in words for its operator. Other codes are shown as they are.
 
 /** What a model does. */
 const STATES = {
