@@ -68,7 +68,10 @@ class Link:
     """A proxy that passes bytes on to a server, and whose connections can be cut."""
 
     def __init__(self, server: str) -> None:
-        self._server = urlsplit(server)
+        self.server = server
+        """Where new connections lead."""
+        self.streams = 0
+        """Connections on which the server's live feed comes now."""
         self._open: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Link:
@@ -86,7 +89,8 @@ class Link:
             writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._server.hostname, self._server.port
+        server = urlsplit(self.server)
+        host, port = server.hostname, server.port
         try:
             upstream, sink = await asyncio.open_connection(host, port)
         except OSError:
@@ -95,16 +99,37 @@ class Link:
         ends = {writer, sink}
         self._open |= ends
         try:
-            await asyncio.gather(_copy(reader, sink), _copy(upstream, writer))
+            await asyncio.gather(self._watch(reader, sink), _copy(upstream, writer))
         finally:
             self._open -= ends
             for end in ends:
                 end.transport.abort()
 
+    async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Copy what a browser asks. A stream that it leaves takes its connection with it."""
+        is_stream = False
+        try:
+            async for data in _parts(reader):
+                if not is_stream and b" /admin/v1/live" in data:
+                    is_stream = True
+                    self.streams += 1
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # cut
+        finally:
+            self.streams -= is_stream
+            writer.transport.abort()
+
+
+async def _parts(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while data := await reader.read(65536):
+        yield data
+
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while data := await reader.read(65536):
+        async for data in _parts(reader):
             writer.write(data)
             await writer.drain()
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,6 +80,34 @@ def _note(message: Any, failures: list[str]) -> None:
 async def ask(page: Page, text: str) -> None:
     await page.get_by_label("Your message").fill(text)
     await page.get_by_role("button", name="Send").click()
+
+
+ADMIN_KEY = "an-admin-key-of-good-length"
+
+
+async def open_view(open_page: OpenPage, url: str, name: str, **options: Any) -> Page:
+    """One of the operator's views, with the admin key given."""
+    page = await open_page(url, **options)
+    await page.get_by_role("navigation", name="Views").get_by_role("link", name=name).click()
+    await page.get_by_label("Admin key").fill(ADMIN_KEY)
+    await page.get_by_role("button", name="Use this key").click()
+    await expect(page.get_by_role("button", name="Forget the admin key")).to_be_visible()
+    return page
+
+
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""Pixels that the page is wider than its window."""
+
+
+async def serious(page: Page, axe: str) -> list[str]:
+    """What axe-core finds that is serious or worse."""
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run().then((r) => JSON.stringify(r.violations))")
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']]}"
+        for one in json.loads(found)
+        if one["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.fixture(scope="session")

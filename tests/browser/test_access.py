@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import aiohttp.web
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from reverie.testing import Script, ScriptedEngine
-from tests.browser.conftest import OpenPage, ask
+from tests.browser.conftest import WIDER, OpenPage, ask, serious
 from tests.harness import Gateway, StartGateway
 
 LONG = "A" * 300 + "\n\n| " + " | ".join("column" for _ in range(20)) + " |\n|" + "-|" * 20
 CODE = "\n\n```python\n" + "x = 1  # " + "y" * 300 + "\n```\n"
-FIGURES = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-async def serious(page: Page, axe: str) -> list[str]:
-    """What axe-core finds that is serious or worse."""
-    await page.evaluate(axe)
-    found = await page.evaluate("axe.run().then((r) => JSON.stringify(r.violations))")
-    return [
-        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']]}"
-        for one in json.loads(found)
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -62,7 +48,7 @@ async def test_nothing_is_wider_than_the_screen(
 ) -> None:
     engine.script = Script(tokens=(LONG, CODE))
     page = await open_page(gateway.url, viewport={"width": width, "height": 640})
-    assert await page.evaluate(FIGURES) <= 0
+    assert await page.evaluate(WIDER) <= 0
     await ask(page, "B" * 300)
     await expect(page.locator(".figures")).to_be_visible()
     for name in ("Conversations", "Settings"):
@@ -70,7 +56,7 @@ async def test_nothing_is_wider_than_the_screen(
         if await button.get_attribute("aria-expanded") == "false":
             await button.click()
     await page.get_by_text("Copy as…").click()
-    assert await page.evaluate(FIGURES) <= 0
+    assert await page.evaluate(WIDER) <= 0
     log = page.get_by_role("log")
     assert await log.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 from tests.models.file_server import FileServer
 
@@ -45,6 +49,14 @@ class HubServer(FileServer):
     ) -> None:
         super().__exit__(kind, error, traceback)
         self.cdn.__exit__(kind, error, traceback)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        """Let what fetches models ask this hub, and nothing of the user's own settings."""
+        for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HF_ENDPOINT", self.url)
+        monkeypatch.setenv("HF_HOME", str(home))
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(http.path).path)

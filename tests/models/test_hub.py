@@ -39,11 +39,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def hf_home(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    hub.use(monkeypatch, tmp_path / "hf")
     return tmp_path / "hf"
 
 

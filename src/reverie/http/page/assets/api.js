@@ -6,11 +6,12 @@ export const BASE = new URL("../../", import.meta.url).href;
 
 /** An error that the server told. Its message is a sentence for people. */
 export class ApiError extends Error {
-  constructor(status, { message, code = "", param = null }, retryAfter = null) {
+  constructor(status, { message, code = "", param = null, problems = [] }, retryAfter = null) {
     super(message);
     this.status = status;
     this.code = code;
     this.param = param;
+    this.problems = problems; // of a configuration that was refused, a sentence each
     this.retryAfter = retryAfter;
   }
 
@@ -63,11 +64,18 @@ export async function call(path, options = {}) {
 }
 
 /** Asks the admin API, below `admin/v1/`, and gives its answer's JSON.
- * `value`, if there is one, is sent as JSON. */
+ * `value`, if there is one, is sent as JSON; null asks by POST without a body. */
 export async function admin(path, value, { method, signal } = {}) {
-  const body = value === undefined ? undefined : JSON.stringify(value);
+  const body = value == null ? undefined : JSON.stringify(value);
+  if (value === null) method ??= "POST";
   const options = { method, body, signal, key: adminKey.get() };
   return (await call(`admin/v1/${path}`, options)).json();
+}
+
+/** The fields that are set, as an address's query. */
+export function queryOf(fields) {
+  const set = Object.entries(fields).filter(([, value]) => value !== "" && value != null);
+  return new URLSearchParams(set).toString();
 }
 
 /** An error in words. A failed `fetch` says little, and each browser something else. */

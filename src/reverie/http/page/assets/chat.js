@@ -59,7 +59,10 @@ export class Chat extends Component {
     addEventListener("pagehide", this.keepGrowing);
   }
 
-  componentDidUpdate() {
+  componentDidUpdate(before) {
+    // Another view may have been told the key meanwhile.
+    const isBack = before.isHidden && !this.props.isHidden;
+    if (isBack && this.state.keyProblem !== null && apiKey.get()) this.setKey(apiKey.get());
     const log = this.log.current;
     if (log && this.isAtEnd) log.scrollTop = log.scrollHeight;
   }

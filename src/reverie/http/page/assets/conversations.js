@@ -2,6 +2,7 @@
 
 import { fetchImages } from "./kept_images.js";
 import { Component, createRef, html } from "./view.js";
+import { saveFile } from "./files.js";
 import { exportText, importText, titleOf } from "./store.js";
 
 /** `onChoose`, `onDelete` get a conversation, `onImport` a list of new ones. */
@@ -11,12 +12,7 @@ export class Conversations extends Component {
 
   exportAll = async () => {
     await Promise.all(this.props.conversations.map(fetchImages));
-    const blob = new Blob([exportText(this.props.conversations)], { type: "application/json" });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = "conversations.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    saveFile("conversations.json", "application/json", exportText(this.props.conversations));
   };
 
   importFile = async (event) => {

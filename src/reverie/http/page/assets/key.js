@@ -3,7 +3,8 @@
 import { apiKey } from "./api.js";
 import { Component, createRef, html } from "./view.js";
 
-/** The server has said that it needs a key, or another one. */
+/** The server has said that it needs a key, or another one. Each such question on the page has an
+ * `id` of its own. */
 export class KeyQuestion extends Component {
   field = createRef();
 
@@ -17,17 +18,17 @@ export class KeyQuestion extends Component {
     if (key) this.props.onKey(key);
   };
 
-  render({ problem }) {
-    return html`<form class="key" onSubmit=${this.submit} aria-labelledby="key-question">
-      <h2 id="key-question">This server asks for an API key</h2>
+  render({ problem, id = "asked-key" }) {
+    return html`<form class="key" onSubmit=${this.submit} aria-labelledby=${`${id}-question`}>
+      <h2 id=${`${id}-question`}>This server asks for an API key</h2>
       <p role="alert" class="error">${problem}</p>
-      <label for="asked-key">API key</label>
+      <label for=${id}>API key</label>
       <div class="row">
-        <input id="asked-key" type="password" autocomplete="off" ref=${this.field}
-          aria-describedby="asked-key-hint" />
+        <input id=${id} type="password" autocomplete="off" ref=${this.field}
+          aria-describedby=${`${id}-hint`} />
         <button type="submit" class="main">Use this key</button>
       </div>
-      <p id="asked-key-hint" class="hint">It is kept for this tab only.</p>
+      <p id=${`${id}-hint`} class="hint">It is kept for this tab only.</p>
     </form>`;
   }
 }

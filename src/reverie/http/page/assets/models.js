@@ -1,6 +1,98 @@
-// The view "Models".
+// The view "Models": how each model and each of its backends stands, and what can be done with it.
 
+import { admin, sentence } from "./api.js";
+import { Live } from "./live.js";
+import { ModelCard } from "./model_card.js";
 import { ForOperator } from "./operator.js";
-import { html } from "./view.js";
+import { Pulls } from "./pull.js";
+import { Reload } from "./reload.js";
+import { Component, html } from "./view.js";
 
-export const Models = () => html`<${ForOperator} title="Models">${() => html`<p>…</p>`}<//>`;
+export const Models = () => html`<${ForOperator} title="Models and backends">${(onRefused) => html`
+  <${Live} onRefused=${onRefused}>${(snapshot, notice) => html`
+    <p role="status" class=${notice ? "notice" : ""}>${notice}</p>
+    <${Overview} snapshot=${snapshot} onRefused=${onRefused} />
+  `}<//>
+`}<//>`;
+
+/** How long it takes to look again while a model is loaded. */
+const LOADING = 2_000;
+
+/** The models as the server describes them, asked for anew when the live feed shows a change. */
+class Overview extends Component {
+  state = { models: null, said: "", problem: "" };
+
+  componentDidMount() {
+    this.load();
+  }
+
+  componentDidUpdate(before) {
+    const { snapshot } = this.props;
+    if (snapshot !== before.snapshot && before.snapshot !== null
+      && standing(snapshot) !== standing(before.snapshot)) this.load();
+  }
+
+  componentWillUnmount() {
+    this.isGone = true;
+    clearTimeout(this.timer);
+  }
+
+  load = async () => {
+    clearTimeout(this.timer);
+    try {
+      const { data } = await admin("models");
+      if (this.isGone) return;
+      this.setState({ models: data, problem: "" });
+      if (data.some(({ state }) => state === "loading")) {
+        this.timer = setTimeout(this.load, LOADING);
+      }
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  /** Asks the server to do something, says what it did, and looks again. */
+  act = async (path, value, said) => {
+    this.setState({ said: "", problem: "" });
+    try {
+      await admin(path, value);
+      this.setState({ said });
+      await this.load();
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  report(error) {
+    if (!this.isGone && !this.props.onRefused(error)) this.setState({ problem: sentence(error) });
+  }
+
+  render({ snapshot, onRefused }, { models, said, problem }) {
+    const moving = new Map((snapshot?.models ?? []).map((model) => [model.model, model]));
+    return html`
+      <p role="alert" class="error">${problem}</p>
+      <p role="status" class=${said ? "notice" : ""}>${said}</p>
+      ${models === null && !problem && html`<p class="waiting">…</p>`}
+      ${models?.length === 0 && html`<p class="hint">This server has no model. Add one to its
+        reverie.toml, and reload it below.</p>`}
+      ${models?.map((model) => html`<${ModelCard} key=${model.name} act=${this.act}
+        model=${merged(model, moving.get(model.name))} />`)}
+      <${Pulls} running=${snapshot?.pulls} onRefused=${onRefused} />
+      <${Reload} onRefused=${onRefused} onReloaded=${this.load} />
+    `;
+  }
+}
+
+/** What the description of the models follows from, as far as the live feed has it. */
+const standing = ({ models }) => JSON.stringify(models.map(({ model, state, backends }) => [
+  model, state, backends.map((backend) => [backend.name, backend.state, backend.reason]),
+]));
+
+/** A model's description with the figures of this second. */
+function merged(model, now) {
+  if (now === undefined) return model;
+  const known = new Map(now.backends.map((backend) => [backend.name, backend]));
+  const backends = model.backends.map((backend) => ({ ...backend, ...known.get(backend.name) }));
+  const { in_flight, waiting, slots } = now;
+  return { ...model, in_flight, waiting, slots, backends };
+}

@@ -1,0 +1,164 @@
+// Fetching models onto the server's disk: what there is to choose from, and how far each came.
+
+import { admin, sentence } from "./api.js";
+import { Table, bytes, span } from "./parts.js";
+import { Component, CopyButton, createRef, html } from "./view.js";
+
+/** `running` are the live feed's downloads; undefined while it has none. */
+export class Pulls extends Component {
+  state = { catalogue: null, memory: null, pulls: [], said: "", problem: "" };
+  field = createRef();
+
+  componentDidMount() {
+    this.load();
+  }
+
+  /** A download that began or ended changes what there is. */
+  componentDidUpdate(before) {
+    const sources = (pulls) => (pulls ?? []).map(({ source }) => source).join("\n");
+    if (sources(before.running) !== sources(this.props.running)) this.load();
+  }
+
+  componentWillUnmount() {
+    this.isGone = true;
+  }
+
+  load = async () => {
+    try {
+      const [catalogue, pulls] = await Promise.all(
+        ["models/catalogue", "models/pulls"].map((path) => admin(path)),
+      );
+      if (this.isGone) return;
+      const { data, memory_bytes } = catalogue;
+      this.setState({ catalogue: data, memory: memory_bytes, pulls: pulls.data });
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  act = async (path, source, said) => {
+    this.setState({ said: "", problem: "" });
+    try {
+      await admin(path, { source });
+      this.setState({ said });
+      await this.load();
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  report(error) {
+    if (!this.isGone && !this.props.onRefused(error)) this.setState({ problem: sentence(error) });
+  }
+
+  pull = (source) => this.act("models/pull", source, `${source} is being fetched.`);
+  cancel = (source) => this.act("models/pull/cancel", source, `The fetching of ${source} ended.`);
+
+  submit = (event) => {
+    event.preventDefault();
+    const source = this.field.current.value.trim();
+    if (source) this.pull(source);
+  };
+
+  columns = [
+    { name: "model", label: "Model", isWide: true, cell: (model) => html`
+      <strong>${model.title}</strong><br />
+      <span class="hint">${model.note}<br />${sourceOf(model)}</span>` },
+    { name: "bytes", label: "Size", isNumber: true, cell: (model) => bytes(model.bytes) },
+    { name: "memory", label: "Memory, about", isNumber: true,
+      cell: (model) => bytes(model.memory_bytes) },
+    { name: "fits", label: "Fits", cell: ({ fits }) => (fits ? "yes" : "not in the memory here") },
+    { name: "pinned", label: "Checksum", cell: ({ pinned }) =>
+      (pinned ? "known beforehand" : "its owner's") },
+    { name: "fetch", label: html`<span class="off-screen">Action</span>`, cell: (model) => {
+      const source = sourceOf(model);
+      if (model.here) return html`<span class="hint">is here</span>`;
+      return html`<button type="button" class="small" onClick=${() => this.pull(source)}
+        aria-label=${`Fetch ${source}`}>Fetch</button>`;
+    } },
+  ];
+
+  render({ running }, { catalogue, memory, pulls, said, problem }) {
+    return html`<section aria-labelledby="pull">
+      <h3 id="pull">Fetch a model</h3>
+      ${current(pulls, running).map((pull) => html`<${Pull} key=${pull.source + pull.began_at}
+        pull=${pull} task=${taskOf(catalogue, pull.source)}
+        onCancel=${() => this.cancel(pull.source)} />`)}
+      <p role="alert" class="error">${problem}</p>
+      <p role="status" class=${said ? "notice" : ""}>${said}</p>
+      <form onSubmit=${this.submit}>
+        <label for="source">From the Hugging Face hub</label>
+        <div class="row">
+          <input id="source" ref=${this.field} autocomplete="off" spellcheck=${false}
+            placeholder="hf:OWNER/REPO" aria-describedby="source-hint" />
+          <button type="submit">Fetch</button>
+        </div>
+        <p id="source-hint" class="hint"><code>hf:OWNER/REPO</code>, or
+          <code> hf:OWNER/REPO/FILE.gguf</code> for one of several files.</p>
+      </form>
+      ${catalogue && html`<details>
+        <summary>Models that are worth a try</summary>
+        <p class="hint">This machine has ${bytes(memory)} of memory. Sizes are estimates, save of
+          those whose checksum is known.</p>
+        <${Table} caption="Models to fetch" rows=${catalogue} columns=${this.columns}
+          keyOf=${sourceOf} empty="There is none." />
+      </details>`}
+    </section>`;
+  }
+}
+
+const sourceOf = ({ name, source }) => source ?? name;
+
+const taskOf = (catalogue, source) =>
+  catalogue?.find((model) => sourceOf(model) === source)?.task ?? "generate";
+
+/** The downloads, with the figures of this second: the running ones first. */
+function current(pulls, running = []) {
+  const ended = pulls.filter(({ state }) => state !== "running");
+  const known = pulls.filter(({ state }) => state === "running");
+  return [...(running.length ? running : known), ...ended];
+}
+
+/** One download: how far it is, why it failed, or how its model is served. */
+function Pull({ pull, task, onCancel }) {
+  const { source, state, error } = pull;
+  if (state === "running") {
+    return html`<div class="card">
+      <div class="row"><strong>${source}</strong><span class="gap"></span>
+        <button type="button" class="small" onClick=${onCancel}
+          aria-label=${`Cancel the fetching of ${source}`}>Cancel</button></div>
+      <progress aria-label=${`Fetching ${source}`} max=${pull.total ?? undefined}
+        value=${pull.total ? pull.done : undefined}></progress>
+      <p class="hint">${progressInWords(pull)}</p>
+    </div>`;
+  }
+  if (state !== "done") {
+    return html`<div class="card"><strong>${source}</strong>
+      <p class=${state === "failed" ? "error" : "hint"}>${error ?? "It was cancelled."}</p></div>`;
+  }
+  const lines = configurationOf(source, task);
+  return html`<div class="card"><strong>${source}</strong>
+    <p class="hint">It is here. To serve it, add these lines to reverie.toml, and reload the
+      configuration below.</p>
+    <div class="code-block"><div class="code-bar"><span>reverie.toml</span>
+      <${CopyButton} label="Copy" text=${() => lines} /></div>
+      <pre tabindex="0" role="region" aria-label=${`Lines to serve ${source}`}>${lines}</pre></div>
+  </div>`;
+}
+
+function progressInWords({ done, total, bytes_per_second: speed }) {
+  const told = [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done)];
+  if (speed) told.push(`${bytes(speed)}/s`);
+  if (speed && total) told.push(`${span(Math.ceil((total - done) / speed))} to go`);
+  return told.join(", ");
+}
+
+/** The lines of a configuration that serve it. JSON's strings are TOML's. */
+function configurationOf(source, task) {
+  const [, repository = source] = source.split("/"); // of "hf:OWNER/REPO"
+  const name = repository.replace(/[-_.]?gguf$/i, "").toLowerCase();
+  const lines = ["[[models]]", `name = ${JSON.stringify(name)}`];
+  lines.push(`source = ${JSON.stringify(source)}`);
+  if (task !== "generate") lines.push(`task = ${JSON.stringify(task)}`);
+  return `${lines.join("\n")}\n`;
+}
