@@ -79,8 +79,10 @@ def listen(host: str, port: int, *, asked_by: str = "server.port") -> socket.soc
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            [f"{asked_by}: can't listen on {host} port {port}: {error.strerror or error}; "
-             "choose another port (--port, or REVERIE_PORT), or end what listens there"]
+            [
+                f"{asked_by}: can't listen on {host} port {port}: {error.strerror or error}; "
+                "choose another port (--port, or REVERIE_PORT), or end what listens there"
+            ]
         ) from None
     listener.setblocking(False)
     return listener

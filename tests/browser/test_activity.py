@@ -10,7 +10,8 @@ import pytest
 from playwright.async_api import Page, expect
 
 from reverie.testing import Script, ScriptedEngine
-from tests.browser.conftest import ADMIN_KEY, WIDER, Link, OpenPage, open_view, serious
+from tests.breaking import Link
+from tests.browser.conftest import ADMIN_KEY, WIDER, OpenPage, open_view, serious
 from tests.harness import Gateway, StartGateway, chat
 
 ENVIRON = {"REVERIE_ADMIN_KEY": ADMIN_KEY, "REVERIE_API_KEYS": "a-user-key"}
