@@ -89,7 +89,8 @@ def _translated(path: Path) -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise ModelError(
-            f"{path} can't be used: {error.strerror}. Set REVERIE_HOME to a folder that can be written."
+            f"{path} can't be used: {error.strerror}. "
+            "Set REVERIE_HOME to a folder that can be written."
         ) from None
 
 
