@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -52,20 +53,31 @@ def exit_soon() -> None:
     timer.start()
 
 
+_ADVICE = {
+    errno.EADDRINUSE: "end what listens there, or choose another port (--port, REVERIE_PORT)",
+    errno.EACCES: "ports below 1024 are the administrator's: choose another (--port, REVERIE_PORT)",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose another (--host, REVERIE_HOST)",
+}
+
+
 def listen_as_ollama() -> socket.socket:
     """Listen where Ollama's clients look for it, on this machine alone.
 
     Raises:
         ConfigurationError: the port is taken, as by Ollama itself.
     """
-    return listen(OLLAMA_HOST, OLLAMA_PORT, asked_by="--ollama")
+    advice = "end what listens there, or set server.ollama, which needs no port of its own"
+    return listen(OLLAMA_HOST, OLLAMA_PORT, asked_by="--ollama", advice=advice)
 
 
-def listen(host: str, port: int, *, asked_by: str = "server.port") -> socket.socket:
+def listen(
+    host: str, port: int, *, asked_by: str = "server.port", advice: str | None = None
+) -> socket.socket:
     """Listen on the address, before anything costly is started.
 
     Args:
         asked_by: the setting or option that the error names.
+        advice: what to do about the error; default: by its kind.
 
     Raises:
         ConfigurationError: the address can't be taken.
@@ -78,11 +90,10 @@ def listen(host: str, port: int, *, asked_by: str = "server.port") -> socket.soc
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        advice = advice or _ADVICE.get(error.errno or 0, "check server.host and server.port")
+        reason = error.strerror or error
         raise ConfigurationError(
-            [
-                f"{asked_by}: can't listen on {host} port {port}: {error.strerror or error}; "
-                "choose another port (--port, or REVERIE_PORT), or end what listens there"
-            ]
+            [f"{asked_by}: can't listen on {host} port {port}: {reason}; {advice}"]
         ) from None
     listener.setblocking(False)
     return listener

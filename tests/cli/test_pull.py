@@ -29,7 +29,7 @@ def test_a_file_is_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ref", "reason"),
     [
-        ("/nowhere/m.gguf", "There is no model file /nowhere/m.gguf."),
+        ("/nowhere/m.gguf", "There is no model file /nowhere/m.gguf. Check the path."),
         ("./" + "n" * 300 + ".gguf", "File name too long"),
         ("/", "/ is a folder, not a model file."),
         (os.devnull, "null is not a GGUF model file."),

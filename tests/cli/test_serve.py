@@ -358,5 +358,6 @@ def test_a_port_of_ollamas_that_is_taken_is_told_in_one_sentence(tmp_path: Path,
         with serving(tmp_path, ["--ollama"], with_ollamas_port(port)) as server:
             assert server.process.wait(PATIENCE) == 1
             assert server.log.splitlines() == [
-                f"error: --ollama: can't listen on 127.0.0.1 port {port}: Address already in use"
+                f"error: --ollama: can't listen on 127.0.0.1 port {port}: Address already in use; "
+                "end what listens there, or set server.ollama, which needs no port of its own"
             ]

@@ -143,7 +143,10 @@ def test_a_tensor_of_a_type_that_is_not_known_is_no_reason_to_refuse(write: Writ
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert sentence(tmp_path / "none.gguf") == f"There is no model file {tmp_path}/none.gguf."
+    assert (
+        sentence(tmp_path / "none.gguf")
+        == f"There is no model file {tmp_path}/none.gguf. Check the path."
+    )
 
 
 def test_a_folder_is_called_a_folder(tmp_path: Path) -> None:

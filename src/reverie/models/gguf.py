@@ -156,7 +156,7 @@ def read_header(path: Path) -> Header:
             f"{path.name} is damaged or was not downloaded whole; fetch it again."
         ) from None
     except FileNotFoundError:
-        raise ModelError(f"There is no model file {path}.") from None
+        raise ModelError(f"There is no model file {path}. Check the path.") from None
     except IsADirectoryError:
         raise ModelError(f"{path} is a folder, not a model file.") from None
     except OSError as error:

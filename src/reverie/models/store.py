@@ -41,7 +41,7 @@ def find(ref: str) -> Path | None:
     if isinstance(reference, FileReference):
         with _translated(reference.path):
             if not reference.path.exists():
-                raise ModelError(f"There is no model file {reference.path}.")
+                raise ModelError(f"There is no model file {reference.path}. Check the path.")
         return reference.path
     if isinstance(reference, HubReference):
         from reverie.models.hub import find_in_cache
@@ -91,7 +91,10 @@ def _translated(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise ModelError(f"{path} can't be used: {error.strerror}.") from None
+        raise ModelError(
+            f"{path} can't be used: {error.strerror}. "
+            "Set REVERIE_HOME to a folder that can be written."
+        ) from None
 
 
 @contextmanager

@@ -155,7 +155,8 @@ class Runner:
             await asyncio.shield(self._preparing)
         except OSError as error:
             self.failure = (
-                f"The engine of {self.name} can't be prepared: {error.strerror}: {error.filename}."
+                f"The engine of {self.name} can't be prepared: {error.strerror}: {error.filename}. "
+                "Set XDG_STATE_HOME to a folder that can be written."
             )
             raise ModelError(self.failure) from None
         except ModelError as error:
