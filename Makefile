@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes docs vendor chromium lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes docs vendor chromium screenshot lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ vendor: ## fetch the page's libraries again, as their lock file lists them
 
 chromium: ## the browser that the tests drive
 	@tests/install-chromium.sh
+
+screenshot: setup chromium ## take the README's picture of the page anew
+	$(BIN)/reverie pull smollm2-135m
+	REVERIE_SCREENSHOT=1 $(BIN)/pytest tests/browser/test_screenshot.py
 
 postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh

@@ -105,6 +105,23 @@ async def test_a_whole_conversation_takes_no_mouse(
     await expect(page.get_by_label("temperature")).to_be_visible()
 
 
+async def test_a_small_screen_is_left_to_the_conversation(
+    gateway: Gateway, engine: ScriptedEngine, open_page: OpenPage
+) -> None:
+    engine.script = Script(tokens=(LONG * 5,))
+    page = await open_page(gateway.url, viewport={"width": 360, "height": 800})
+    await ask(page, "Hi")
+    await expect(page.locator(".figures")).to_be_visible()
+    log = await page.get_by_role("log").bounding_box()
+    assert log is not None
+    assert log["y"] < 120
+    assert log["height"] > 500
+    await expect(page.locator(".figures")).to_be_in_viewport()
+    await expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
+    for name in ("New chat", "Conversations", "Settings"):
+        await expect(page.get_by_role("button", name=name)).to_be_in_viewport()
+
+
 async def test_a_screen_reader_finds_its_way_and_hears_what_happens(
     gateway: Gateway, engine: ScriptedEngine, open_page: OpenPage
 ) -> None:

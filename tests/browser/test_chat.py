@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from playwright.async_api import expect
 
 from reverie.testing import Script, ScriptedEngine, ToolCall
@@ -130,6 +131,42 @@ async def test_reasoning_is_folded_and_tool_calls_are_shown(
     await expect(thought).to_be_visible()
     call = page.get_by_role("region", name="Calls look_up")
     await expect(call.locator("pre")).to_have_text('{\n  "a": 1\n}')
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_several_tool_calls_are_each_shown_whole(
+    gateway: Gateway, engine: ScriptedEngine, open_page: OpenPage, streamed: bool
+) -> None:
+    engine.script = Script(
+        tokens=(),
+        tool_calls=(
+            ToolCall(name="look_up", arguments=('{"word"', ': "se', 'a"}'), id="call_1"),
+            ToolCall(name="look_up", arguments=('{"word": ', '"sky"}'), id="call_2"),
+            ToolCall(name="now", arguments=("{", "}"), id="call_3"),
+        ),
+    )
+    page = await open_page(gateway.url, viewport={"width": 1400, "height": 1000})
+    if not streamed:
+        await page.get_by_label("stream").uncheck()
+    await ask(page, "Hi")
+    await expect(page.locator(".figures")).to_be_visible()
+    calls = page.get_by_role("region", name="Calls ")
+    await expect(calls.locator("pre")).to_have_text(
+        ['{\n  "word": "sea"\n}', '{\n  "word": "sky"\n}', "{}"]
+    )
+    await expect(calls.locator("p")).to_have_text(["Calls look_up", "Calls look_up", "Calls now"])
+
+
+async def test_an_empty_conversation_offers_a_first_question(
+    gateway: Gateway, engine: ScriptedEngine, open_page: OpenPage
+) -> None:
+    page = await open_page(gateway.url)
+    await page.get_by_role("button", name="What is photosynthesis?").click()
+    await expect(page.get_by_label("Your message")).to_be_focused()
+    assert engine.generations == 0  # it can be changed before it is sent
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".user .text")).to_have_text("What is photosynthesis?")
+    await expect(page.get_by_role("region", name="To begin with")).to_have_count(0)
 
 
 async def test_a_wrong_key_is_refused_in_a_sentence_and_the_right_one_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from playwright.async_api import Page, expect
 from reverie.testing import ScriptedEngine
 from tests.browser.conftest import OpenPage, ask
 from tests.browser.test_access import FIGURES, serious
+from tests.browser.test_copy_as import run
 from tests.harness import Gateway, StartGateway
 
 WIDE = {"width": 1400, "height": 1000}
@@ -26,8 +28,8 @@ async def seeing(engine: ScriptedEngine, start_gateway: StartGateway) -> Gateway
     return await start_gateway(engine, backend={"vision": True})
 
 
-def png(width: int, height: int) -> bytes:
-    """A plain picture of this size."""
+def png(width: int, height: int, *, noise: bool = False) -> bytes:
+    """A picture of this size: plain, or one that can't be compressed."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return b"%b%b%b%b" % (
@@ -37,7 +39,9 @@ def png(width: int, height: int) -> bytes:
             struct.pack(">I", zlib.crc32(kind + data)),
         )
 
-    rows = (b"\0" + b"\x20\x60\xc0" * width) * height
+    dots = random.Random(1)
+    row = b"\x20\x60\xc0" * width
+    rows = b"".join(b"\0" + (dots.randbytes(3 * width) if noise else row) for _ in range(height))
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
     return (
@@ -268,17 +272,20 @@ async def test_copied_requests_show_images_short_and_carry_them_whole(
 ) -> None:
     allowed = ["clipboard-read", "clipboard-write"]
     page = await open_page(seeing.url, viewport=WIDE, permissions=allowed)
-    await attach(page, file(content=png(900, 900)))
+    await attach(page, file(content=png(300, 300, noise=True)))
     await ask(page, "Hi")
     await answered(page)
     url = engine.requests[-1].body["messages"][0]["content"][0]["image_url"]["url"]
     await page.get_by_text("Copy as…").click()
     await expect(page.get_by_text("Images are cut short here.")).to_be_visible()
-    assert url[:40] in await page.locator("#copy-text").inner_text()
-    assert url not in await page.locator("#copy-text").inner_text()
+    shown = await page.locator("#copy-text").inner_text()
+    assert url[:40] in shown
+    assert url not in shown
     await page.locator(".copy-as").get_by_role("button", name="Copy").click()
     await expect(page.locator(".copy-as").get_by_text("Copied")).to_be_visible()
-    assert url in await page.evaluate("navigator.clipboard.readText()")
+    command = await page.evaluate("navigator.clipboard.readText()")
+    assert "Hello" in await run("sh", "-c", command)  # an argument can't be as long as this image
+    assert engine.requests[-1].body["messages"][0]["content"][0]["image_url"]["url"] == url
     await page.get_by_label("This conversation's request as").select_option("Livepeer SDK")
     await expect(page.locator("#copy-text")).to_contain_text("The SDK has no images")
 

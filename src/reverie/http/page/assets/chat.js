@@ -1,17 +1,17 @@
 // The chat: what is on screen, and what happens when its user does something.
 
 import { Answer } from "./answer.js";
-import { ApiError, BASE, apiKey, models, sentence } from "./api.js";
+import { ApiError, apiKey, models, sentence } from "./api.js";
 import { Composer } from "./composer.js";
-import { Controls, fromKept, maxTokensOf, toKeep } from "./controls.js";
+import { fromKept, maxTokensOf, toKeep } from "./controls.js";
 import { Conversations } from "./conversations.js";
-import { CopyAs } from "./copy_as.js";
 import { filesIn, readImage } from "./images.js";
 import { fetchImages, forgetImages, keepImages } from "./kept_images.js";
-import { KeyField, KeyQuestion } from "./key.js";
+import { KeyQuestion } from "./key.js";
 import { Message, figuresOf } from "./message.js";
 import { Question } from "./parts.js";
 import { requestOf, requestOnScreen } from "./request.js";
+import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { Toolbar } from "./toolbar.js";
 import { Component, createRef, html } from "./view.js";
@@ -169,9 +169,9 @@ export class Chat extends Component {
     this.setState({ conversations: [...conversations, ...this.state.conversations] });
   };
 
-  setSystem = (event) => {
+  setSystem = (system) => {
     const { current } = this.state;
-    current.system = event.target.value;
+    current.system = system;
     this.keep(current);
   };
 
@@ -344,7 +344,9 @@ export class Chat extends Component {
               onDelete=${(forgetting) => this.setState({ forgetting })} />
           </nav>
           <aside id="settings" aria-label="Settings" hidden=${!state.showsSettings}>
-            ${this.sidebar(state)}
+            <${Sidebar} system=${current.system} model=${this.model} settings=${state.settings}
+              request=${requestOnScreen(current, state.draft, this.model, state.settings)}
+              onSystem=${this.setSystem} onSetting=${this.setSetting} onKey=${this.setKey} />
           </aside>
           <main>
             ${state.keyProblem !== null && html`
@@ -382,22 +384,5 @@ export class Chat extends Component {
     };
     return html`<${Message} key=${position} message=${message} isGrowing=${isGrowing}
       notice=${isGrowing ? growing.notice : ""} actions=${actions} />`;
-  }
-
-  sidebar({ current, settings, draft }) {
-    const { model } = this;
-    return html`
-      <h2>Settings</h2>
-      <div class="control">
-        <label for="system">System prompt</label>
-        <textarea id="system" rows="3" value=${current.system} onInput=${this.setSystem}
-          aria-describedby="system-meaning"></textarea>
-        <p id="system-meaning" class="hint">What this conversation's model is told first.</p>
-      </div>
-      <${Controls} settings=${settings} own=${model.defaults} onChange=${this.setSetting} />
-      <${KeyField} onKey=${this.setKey} />
-      <${CopyAs} base=${BASE} hasKey=${apiKey.get() !== ""}
-        request=${requestOnScreen(current, draft, model, settings)} />
-    `;
   }
 }

@@ -2,10 +2,11 @@
 
 import { html } from "./view.js";
 
+/** Such as the default model, which is small, answers well. */
 const QUESTIONS = [
-  "Explain in three sentences how rain forms.",
-  "Write a Python function that tells whether a number is prime.",
-  "List five vegetables that grow in the shade.",
+  "What is photosynthesis?",
+  "Show me a Python function that reverses a string.",
+  "Write a polite e-mail that asks for a day off.",
 ];
 
 /** `onChoose` gets a question, which isn't sent yet. */
