@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs vendor chromium lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-page docs vendor chromium lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ bench-dialects: setup ## measure what a chunk costs in each dialect
 
 bench-second-turn: setup ## measure what the second turn of a coding agent waits
 	$(BIN)/python bench/second_turn.py
+
+bench-page: setup ## measure what the page weighs, waits and costs the server
+	$(BIN)/python bench/page.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reverie.settings import Settings, load
 from reverie.testing import ScriptedEngine
-from tests.harness import StartGateway, chat
+from tests.harness import Gateway, StartGateway, chat
 from tests.reloading import ADMIN, AS_ADMIN, RELOAD, refused, reload, text
 
 
@@ -272,6 +273,70 @@ async def test_only_the_admin_key_reloads(
     gateway = await start_gateway(engine, environ=environ, store={"url": "none"})
     assert (await gateway.post({}, RELOAD))[0] == 401
     assert (await gateway.post({}, RELOAD, {"Authorization": "Bearer user"}))[0] == 403
-    assert (await gateway.get(RELOAD, AS_ADMIN))[0] == 405
+    assert (await gateway.get(RELOAD, AS_ADMIN))[0] == 200
     assert (await gateway.post({}, RELOAD + "?file=x", AS_ADMIN))[0] == 400
     assert (await reload(gateway))["changed"] == []
+
+
+async def preview(gateway: Gateway) -> dict[str, Any]:
+    status, answer, _ = await gateway.get(RELOAD, AS_ADMIN)
+    assert status == 200, answer
+    return dict(answer)
+
+
+async def test_a_preview_tells_what_a_reload_would_change_and_changes_nothing(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN)
+    before = gateway.app.settings
+    assert (await preview(gateway))["differences"] == []
+    gateway.written["server"] |= {"queue_size": 5, "port": 1}
+    gateway.written["store"] = {"url": "postgresql://me:a-secret@db/reverie"}
+    gateway.written["models"][0]["price"] = {"input": "1USD"}
+    gateway.written["models"].append({"name": "new", "backends": [{"url": engine.url}]})
+    engine.requests.clear()
+    told = await preview(gateway)
+    assert told == {
+        "object": "reload",
+        "added": ["new"],
+        "removed": [],
+        "changed": ["m.price", "server.queue_size"],
+        "needs_restart": ["server.port", "store.url"],
+        "differences": [
+            {
+                "key": "new",
+                "before": None,
+                "after": f'{{ name = "new", backends = [{{ url = "{engine.url}" }}] }}',
+            },
+            {"key": "m.price", "before": "{}", "after": '{ input = "1USD" }'},
+            {"key": "server.queue_size", "before": "128", "after": "5"},
+            {"key": "server.port", "before": "0", "after": "1"},
+            {
+                "key": "store.url",
+                "before": '"sqlite:///reverie.db"',
+                "after": '"postgresql://me:***@db/reverie"',
+            },
+        ],
+        "problems": [],
+    }
+    assert gateway.app.settings is before
+    assert engine.requests == []
+    del told["problems"]
+    assert await reload(gateway) == told
+    assert gateway.app.settings.server.queue_size == 5
+
+
+async def test_a_preview_of_what_can_not_be_used_is_refused_like_its_reload(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, environ=ADMIN)
+    broken = tmp_path / "secret-folder" / "broken.gguf"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no model")
+    for source in (str(broken), "/nowhere/m.gguf", "hf:owner/none/m.gguf"):
+        gateway.written["models"] = [{"name": "m", "source": source}]
+        status, answer, _ = await gateway.get(RELOAD, AS_ADMIN)
+        assert (status, answer["error"]["code"]) == (400, "invalid_request")
+        assert answer["error"]["problems"] == await refused(gateway)
+        assert "folder" not in answer["error"]["message"]
+    assert await text(gateway) == "Hello world"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reverie.text import printable, require_printable
+from reverie.text import printable, require_printable, without_folders
 
 
 @pytest.mark.parametrize("text", ["a\0", "\x1b[31m", "a\nb", "\u202e", "\ud800"])
@@ -20,3 +20,16 @@ def test_what_is_shown_is_short() -> None:
     assert printable("x" * 65) == "x" * 64 + "…"
     assert len(printable("\x1b" * 10**6)) == 65
     assert require_printable("Ünïcode 模型") == printable("Ünïcode 模型") == "Ünïcode 模型"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/models/m.gguf can't be used", "m.gguf can't be used"),
+        ("there is no file ~/m.gguf.", "there is no file m.gguf."),
+        ("it is at http://127.0.0.1:9/v1/x", "it is at http://127.0.0.1:9/v1/x"),
+        ("write hf:OWNER/REPO", "write hf:OWNER/REPO"),
+    ],
+)
+def test_paths_lose_their_folders_for_those_elsewhere(text: str, shown: str) -> None:
+    assert without_folders(text) == shown

@@ -46,3 +46,24 @@ def test_what_is_kept_is_bounded_however_many_there_are() -> None:
     assert len(snapshot["requests"]) == 500
     assert len(snapshot["errors"]) == 50
     assert sum(minute["requests"] for minute in snapshot["minutes"]) == 5_000
+
+
+def test_each_minute_has_its_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Live()
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    for took in (1.0, 2.0, 3.0):
+        record = RequestRecord("id", "/llm")
+        live.began(record)
+        record.began, record.first_token, record.ended = 0.0, took / 2, took
+        record.outcome = "ok"
+        live.ended(record)
+    now[0] += 60
+    ended(live, "failed")
+    for _ in range(2):  # the second is as the first
+        first, second = live.snapshot([])["minutes"]
+        assert (first["duration_p50"], first["duration_p95"]) == (2.0, 3.0)
+        assert (first["ttft_p50"], first["ttft_p95"]) == (1.0, 1.5)
+        assert (second["requests"], second["ttft_p50"], second["duration_p95"]) == (1, None, None)
+    ended(live, "failed")
+    assert live.snapshot([])["minutes"][1]["failed"] == 2

@@ -5,6 +5,7 @@ Rule: nothing here is a client's own words: no prompt, no answer, no secret.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ class _Minute:
         "_shown",
         "completion",
         "durations",
+        "ended",
         "failed",
         "failovers",
         "number",
@@ -47,6 +49,8 @@ class _Minute:
     def __init__(self, number: int) -> None:
         self.number = number
         """Minutes since 1970."""
+        self.ended = 0
+        """Records of requests and generations that were counted."""
         self.requests = 0
         self.failed = 0
         self.failovers = 0
@@ -58,9 +62,8 @@ class _Minute:
 
     def to_json(self) -> dict[str, Any]:
         """All of it. It is kept until one more request has ended."""
-        seen = self.requests + self.failed + self.completion + len(self.durations)
-        if self._shown is None or self._shown[0] != seen:
-            self._shown = seen, self._to_json()
+        if self._shown is None or self._shown[0] != self.ended:
+            self._shown = self.ended, self._to_json()
         return self._shown[1]
 
     def _to_json(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ class Live:
     """The requests that run, and the last hour's, by minutes."""
 
     def __init__(self) -> None:
+        self.over = asyncio.Event()
+        """Set once the server stops: whoever watches is to leave."""
         self._running: dict[RequestRecord, None] = {}
         self._minutes: deque[_Minute] = deque(maxlen=_MINUTES)
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
@@ -94,6 +99,7 @@ class Live:
         """Count a request that has ended: it is in the record how."""
         self._running.pop(record, None)
         minute = self._minute()
+        minute.ended += 1
         minute.requests += record.name == "request"
         minute.failovers += record.failovers
         minute.prompt += record.prompt_tokens or 0

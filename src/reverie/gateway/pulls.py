@@ -50,6 +50,7 @@ class Pull:
         self.source = source
         self.state: State = "running"
         self.error: str | None = None
+        self._is_here = False
         self._done = 0
         self._total: int | None = None
         self._began_at = format_moment(now_ms())
@@ -70,14 +71,24 @@ class Pull:
         """Take what its process tells."""
         told = msgspec.json.decode(line)
         if "error" in told:
-            self.state, self.error = "failed", without_folders(told["error"])
+            self.error = without_folders(told["error"])
         elif "size" in told:
-            self.state = "done"
+            self._is_here = True
             self._total = self._total or told["size"]  # none was told if it was here already
             self._done = self._total
         else:
             self._done, self._total = told["done"], told["total"]
             self._steps.append((time.monotonic(), self._done))
+
+    def end(self, *, cancelled: bool) -> None:
+        """Note that its process has ended."""
+        if self._is_here:
+            self.state = "done"
+        elif cancelled:
+            self.state = "cancelled"
+        else:
+            self.state = "failed"
+            self.error = self.error or "The download ended before it was complete. Try again."
 
     def _rate(self) -> float | None:
         now = time.monotonic()
@@ -171,7 +182,6 @@ class Pulls:
                 start_new_session=True,
             )
         except OSError as error:
-            pull.state = "failed"
             pull.error = f"The download can't be started: {error.strerror}."
             return
         assert process.stdout is not None
@@ -184,10 +194,7 @@ class Pulls:
 
     def _note_end(self, pull: Pull, task: asyncio.Task[None]) -> None:
         del self._running[pull.source]
-        if pull.state == "running":
-            pull.state = "cancelled" if task.cancelled() else "failed"
-        if pull.state == "failed" and pull.error is None:
-            pull.error = "The download ended before it was complete. Try again."
+        pull.end(cancelled=task.cancelled())
         self._ended.append(pull)
         logger.info(
             "model pull ended",

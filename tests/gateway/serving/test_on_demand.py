@@ -213,3 +213,103 @@ async def test_an_engine_that_can_not_be_evicted_costs_one_try_and_not_the_serve
         new.load_for_request()
         await until(lambda: new_engine.starts == 1)
     assert old_engine.stops == 1
+
+
+async def test_an_operator_s_unload_ends_a_load_that_nobody_needs() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    model.load_for_operator()
+    assert await model.unload_for_operator()  # as soon as it has begun
+    assert (model.is_cold, model.in_memory) == (True, False)
+    model.load_for_operator()
+    await asyncio.sleep(0.01)
+    assert await model.unload_for_operator()
+    assert (model.is_cold, model.in_memory, engine.ready) == (True, False, False)
+    await loaded(engine, model)
+    assert await model.unload_for_operator()
+    assert await model.unload_for_operator()
+    assert model.is_cold
+
+
+async def test_an_operator_s_unload_is_refused_while_a_request_holds_the_model() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    await loaded(engine, model)
+    with held(model):
+        assert not await model.unload_for_operator()
+        assert (engine.ready, model.holders) == (True, 1)
+
+
+async def test_a_request_that_comes_while_an_operator_unloads_gets_the_engine_back() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    await loaded(engine, model)
+    engine.may_stop.clear()
+    unloading = asyncio.create_task(model.unload_for_operator())
+    await asyncio.sleep(0.01)
+    with held(model):
+        model.load_for_request()
+        engine.may_stop.set()
+        assert await unloading
+        await until(lambda: engine.starts == 2)
+        engine.become_ready()
+
+
+async def test_a_request_that_comes_while_a_load_is_cancelled_has_it_loaded_again() -> None:
+    engine = FakeEngine()
+    budget = MemoryBudget(100)
+    other_engine = FakeEngine()
+    other, model = await on_demand(other_engine, budget), await on_demand(engine, budget)
+    await loaded(other_engine, other)
+    with held(other):
+        model.hold()  # it waits for memory
+        model.load_for_operator()
+        await asyncio.sleep(0.01)
+        model.release()
+        unloading = asyncio.create_task(model.unload_for_operator())
+        await asyncio.sleep(0)
+        model.hold()
+        model.load_for_request()
+        await unloading
+        assert not model.is_cold
+    await until(lambda: engine.starts == 1)
+    model.release()
+
+
+async def test_a_load_that_fails_says_why_until_it_is_tried_again() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    engine.refuses = True
+    model.load_for_operator()
+    await until(lambda: model.is_cold)
+    assert model.load_failure == "It is no model."
+    engine.refuses = False
+    model.load()
+    await until(lambda: engine.starts == 1)
+    assert model.load_failure is None
+
+
+async def test_a_load_that_finds_no_memory_says_so() -> None:
+    engine, other_engine, budget = FakeEngine(), FakeEngine(), MemoryBudget(100)
+    other, model = await on_demand(other_engine, budget), await on_demand(engine, budget)
+    await loaded(other_engine, other)
+    with held(other):
+        model.load_for_operator()
+        await until(lambda: model.is_cold)
+    assert model.load_failure == "models that are in use take the memory"
+
+
+async def test_an_engine_that_failed_for_good_is_loaded_again_when_an_operator_asks() -> None:
+    engine = FakeEngine()
+    model = await on_demand(engine)
+    await loaded(engine, model)
+    engine.ready, engine.failure = False, "It died."
+    model.load()
+    assert model._loading is None  # no request can ask for that
+    model.load_for_operator()
+    await until(lambda: engine.starts == 2)
+    assert engine.failure is None
+    engine.become_ready()
+    engine.ready, engine.failure = False, "It died."
+    assert await model.unload_for_operator()
+    assert (model.is_cold, engine.failure) == (True, None)

@@ -29,7 +29,13 @@ async def test_models_come_go_and_change_and_the_default_moves(
             {"name": "m", "aliases": ["second"], "backends": [{"url": other.url}]},
             {"name": "new", "backends": [{"url": engine.url}], "default": True},
         ]
-        assert await reload(gateway) == {
+        changes = await reload(gateway)
+        differences = changes.pop("differences")
+        assert [one["key"] for one in differences] == [
+            "new", "default", "m.aliases", "m.backends"
+        ]  # fmt: skip
+        assert differences[1] == {"key": "default", "before": "m", "after": "new"}
+        assert changes == {
             "object": "reload",
             "added": ["new"],
             "removed": [],

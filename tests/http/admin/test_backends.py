@@ -47,6 +47,7 @@ async def test_the_operator_sees_how_each_backend_stands(
         "url": engine.url,
         "state": "closed",
         "reason": None,
+        "draining": False,
         "retry_in": 0.0,
         "ready": True,
         "slots": 3,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import reverie
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
 
@@ -128,3 +129,47 @@ async def test_it_is_the_operator_s_alone(gateway: Gateway, headers: dict[str, s
     for method, path in (("GET", PATH), ("POST", "/admin/v1/requests/mine/cancel")):
         async with gateway.http.request(method, gateway.url + path, headers=headers) as response:
             assert response.status in (401, 403, 404)
+
+
+async def test_models_backends_and_the_gateway_are_told_of(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = Script(status=500)
+    await gateway.post(chat(), headers=AS_USER)
+    (state,) = gateway.pool().states
+    body = {"model": "m", "backend": state.name}
+    await gateway.post(body, "/admin/v1/backends/drain", AS_ADMIN)
+    live = await seen(gateway)
+    (model,) = live["models"]
+    assert (model["state"], model["task"]) == ("down", "generate")
+    (backend,) = model["backends"]
+    assert backend.pop("last_error")["code"] == "backend_error"
+    assert backend == {
+        "name": state.name,
+        "state": "closed",
+        "reason": "draining",
+        "draining": True,
+        "ready": True,
+        "in_flight": 0,
+        "slots": 1,
+        "tokens_per_second": None,
+    }
+    started = live["gateway"].pop("started_at")
+    assert started.endswith("Z")
+    assert live["gateway"] == {
+        "version": reverie.__version__,
+        "keyless": False,
+        "admin": True,
+        "store": "up",
+    }
+    assert live["pulls"] == []
+
+
+async def test_a_server_that_stops_waits_for_no_watcher(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway.http.get(gateway.url + PATH + "?stream=true", headers=AS_ADMIN) as stream:
+        assert (await stream.content.readline()).startswith(b"data: ")
+        gateway.server.stop()
+        await stream.content.read()  # its proper end
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -76,4 +76,4 @@ def _store_url(url: str) -> str:
         return "…"
     if parsed.get_backend_name() == "sqlite":
         return f"sqlite:///{Path(parsed.database or '').name}"
-    return parsed.set(query={}).render_as_string(hide_password=True)
+    return parsed.set(drivername="postgresql", query={}).render_as_string(hide_password=True)

@@ -49,7 +49,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     @router.get("/models", summary="The models, and how each stands", dependencies=NO_PARAMETERS)
     async def list_models() -> dict[str, Any]:
         served = models()
-        data = [_describe(model, model is served.default) for model in served.all]
+        data = [_describe(model, served) for model in served.all]
         return {"object": "list", "data": data}
 
     @router.post(
@@ -59,7 +59,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
         model, engine = find(asked)
         engine.load_for_operator()
         logger.info("model load asked for", extra=log.fields(model=model.name))
-        return _describe(model, model is models().default)
+        return _describe(model, models())
 
     @router.post(
         "/models/unload",
@@ -75,7 +75,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
                 f"{hold} the model. Wait until no request does, or cancel them, and try again.",
                 param="model",
             )
-        return _describe(model, model is models().default)
+        return _describe(model, models())
 
     def find(asked: NamedModel) -> tuple[ServedModel, OnDemandModel]:
         model = models().find(asked.model)
@@ -90,7 +90,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     return router
 
 
-def _describe(model: ServedModel, is_default: bool) -> dict[str, Any]:
+def _describe(model: ServedModel, served: ServedModels) -> dict[str, Any]:
     """A model, with no secret and no path."""
     settings, pool = model.settings, model.pool
     engine = model.deployment.on_demand
@@ -100,7 +100,7 @@ def _describe(model: ServedModel, is_default: bool) -> dict[str, Any]:
         "name": model.name,
         "aliases": list(settings.aliases),
         "task": settings.task,
-        "default": is_default,
+        "default": model.name == served.default.name,
         "state": model.state,
         "reason": _reason(model),
         "seconds_to_ready": None if pool.ready else pool.seconds_to_ready(),
