@@ -19,6 +19,7 @@ from reverie.times import DAY_MS, day_of, now_ms
 DAYS = 90
 _ACTIVE = 1000
 _MODELS = 3
+_TEAMS = 20
 _KEY = "printf('key_%08x%08x', i * 2654435761 % 4294967296, i)"
 """The id of key i, in SQL: in no order, so that no two keys of a row are neighbours on disk."""
 
@@ -27,7 +28,7 @@ def make(file: Path, clients: int, *, all_keys: int = 0, rows: int = 0) -> list[
     """Make a store with a key for each client, under limits that are looked at and never reached.
 
     Args:
-        all_keys: how many keys there are in all.
+        all_keys: how many keys there are in all; each has one of 20 tags.
         rows: closed rows of the ledger, of the first 1000 keys on 3 models, over 90 days.
 
     Returns:
@@ -64,6 +65,10 @@ def _fill(file: Path, clients: int, all_keys: int, rows: int) -> None:
             f"{counting.format(clients, all_keys)} "
             "INSERT INTO keys (id, name, hash, created_at, weight, rpm, tpm) "
             f"SELECT {_KEY}, 'client-' || i, randomblob(32), {today}, 1, 1000, 1000000 FROM n"
+        )
+        connection.execute(
+            f"{counting.format(0, all_keys)} "
+            f"INSERT INTO key_tags (key_id, tag) SELECT {_KEY}, 'team:' || i % {_TEAMS} FROM n"
         )
         connection.execute(
             "INSERT INTO gateways (id, process, started_at, seen_at, ended_at) "
@@ -106,6 +111,7 @@ def ask_usage(file: Path, rounds: int) -> list[tuple[str, float, str]]:
         "by key, this month": usage.UsageQuery(since=month, until=today),
         "by key, a day": usage.UsageQuery(since=today - 1, until=today - 1),
         "by key, 90 days": usage.UsageQuery(since=today - DAYS, until=today),
+        "by tag, this month": usage.UsageQuery(by=("tag",), since=month, until=today),
         "of one key, by model and day, 90 days": usage.UsageQuery(
             by=("model", "day"), since=today - DAYS, until=today, key=busiest
         ),

@@ -115,6 +115,7 @@ TESTED_ELSEWHERE = {
     "errors.py": "test_docs.py",
     "prompt_bounds.py": "test_request.py",
     "events.py": "backends/decoding/test_chunks.py",
+    "gateway/serving/abilities.py": "http/ollama/test_models.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/accounts/request_list.py": "cli/test_requests.py",
     "gateway/attempts.py": "gateway/test_relay.py",

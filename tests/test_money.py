@@ -9,6 +9,7 @@ from reverie.money import (
     Budget,
     format_amount,
     format_budget,
+    format_price,
     parse_amount,
     parse_budget,
     parse_price,
@@ -100,3 +101,8 @@ def test_what_is_written_is_read_back_as_it_was(nano: int, currency: str) -> Non
     for period in ("day", "month"):
         budget = Budget(nano, currency, period)
         assert parse_budget(format_budget(budget)) == budget
+
+
+@pytest.mark.parametrize("written", ["0.18", "12.00", "0.001", "1000000.00"])
+def test_a_price_is_written_as_it_was_read(written: str) -> None:
+    assert format_price(parse_price(f"{written}USD").nano) == written

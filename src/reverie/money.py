@@ -103,6 +103,11 @@ def format_amount(nano: int, currency: str) -> str:
     return f"{sign}{units}.{decimals} {currency}".strip()
 
 
+def format_price(nano: int) -> str:
+    """Write nano-units per token as a price per million tokens, without its currency: ``0.18``."""
+    return format_amount(nano * _PER_MILLION, "")
+
+
 def format_budget(budget: Budget) -> str:
     """Write a budget as ``parse_budget`` reads it: ``10.00 USD/month``."""
     return f"{format_amount(budget.nano, budget.currency)}/{budget.period}"

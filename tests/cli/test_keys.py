@@ -17,6 +17,7 @@ from reverie.settings import StoreSettings
 from reverie.store import keys
 from reverie.store.database.engine import Store
 from tests.cli.command import Run, in_process
+from tests.cli.terminal import screen
 
 
 @pytest.fixture
@@ -108,6 +109,9 @@ def test_every_option_is_kept(run: Run) -> None:
         (["--model-limit", "m:weight=2"], "--model-limit", "MODEL:rpm=10"),
         (["--model-limit", "m:rpm=0"], "--model-limit", "from 1 to"),
         (["--model-limit", "m:rpm=1", "--model-limit", "m:tpm=1"], "--model-limit", "once a model"),
+        (["--tag", "a,b"], "--tag", "no comma"),
+        (["--tag", ""], "--tag", "1 to 50"),
+        ([f"--tag={n}" for n in range(17)], "--tag", "at most 16"),
         (["--name", "anonymous"], "--name", "reserved"),
         (["--name", "static-1"], "--name", "reserved"),
         (["--name", ""], "--name", "empty"),
@@ -222,6 +226,59 @@ def test_a_changed_key_has_what_was_given_and_keeps_the_rest(run: Run) -> None:
     assert changed["model_limits"] == {}
 
 
+def test_tags_are_given_shown_replaced_and_taken_away(run: Run) -> None:
+    assert made(run, "--tag", "team:search", "--tag", "prod")["tags"] == ["prod", "team:search"]
+    assert "tags     prod, team:search" in run("keys", "show", "alice")[1]
+    assert "prod, team:search" in run("keys", "list")[1]
+    assert run("keys", "update", "alice", "--rpm", "5")[0] == 0
+    assert listed(run)[0]["tags"] == ["prod", "team:search"]
+    assert run("keys", "update", "alice", "--tag", "dev")[0] == 0
+    assert listed(run)[0]["tags"] == ["dev"]
+    assert run("keys", "update", "alice", "--no-tags")[0] == 0
+    assert listed(run)[0]["tags"] == []
+
+
+def test_keys_are_found_by_what_is_known_of_them(run: Run) -> None:
+    ids = {}
+    for name, *tags in (("alice", "prod", "team:a"), ("Bob", "prod"), ("carol",)):
+        options = [part for tag in tags for part in ("--tag", tag)]
+        _, out, _ = run("keys", "create", "--json", "--name", name, *options)
+        ids[name] = json.loads(out)["id"]
+    run("keys", "revoke", "carol")
+
+    def found(*options: str) -> list[str]:
+        return [key["name"] for key in json.loads(run("keys", "list", "--json", *options)[1])]
+
+    assert found("--tag", "prod") == ["Bob", "alice"]
+    assert found("--tag", "team:a") == ["alice"]
+    assert found("--search", "bO") == ["Bob"]
+    assert found("--search", ids["alice"][:12]) == ["alice"]
+    assert found("--status", "revoked") == ["carol"]
+    assert found("--status", "active", "--tag", "prod", "--search", "ali") == ["alice"]
+    assert run("keys", "list", "--tag", "dev") == (0, "There are no such keys.\n", "")
+    for option, value in (("--status", "gone"), ("--tag", "a,b"), ("--search", " ")):
+        status, out, err = run("keys", "list", option, value)
+        assert (status, out) == (2, "")
+        assert f"'{option}'" in err
+
+
+def test_on_a_terminal_the_list_fits_80_columns_and_ids_stay_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--rpm=60", "--tpm=20000", "--budget=10USD/month", "--expires=90d", "--tag=team:a"]
+    alice = made(run, "--models", "smollm2-135m", *options)
+    run("keys", "create", "--name", "a-name/" * 20)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("keys", "list")
+    lines = screen(out)
+    assert max(map(len, lines)) <= 80
+    assert any(alice["id"] in line for line in lines)
+    without_limits = "".join(screen(run("keys", "list", "--search", "a-name")[1]))
+    assert "tags" in "".join(lines)
+    assert "tags" not in without_limits  # an empty column takes no room
+
+
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
@@ -230,6 +287,8 @@ def test_a_changed_key_has_what_was_given_and_keeps_the_rest(run: Run) -> None:
         (["--clear", "speed"], "'--clear': write one or more of models, rpm"),
         (["--clear", "name"], "'--clear': write one or more of models, rpm"),
         (["--clear", "rpm", "--rpm", "5"], "'--clear': --rpm is given as well"),
+        (["--tag", "a", "--no-tags"], "'--no-tags': --tag is given as well"),
+        (["--tag", "a,b"], "'--tag': a tag has 1 to 50 printable characters, no comma"),
         (["--name", "bob"], "'--name': a key in use is called bob"),
     ],
 )

@@ -173,6 +173,30 @@ def test_key_and_model_narrow_it(run: Run, store: Store) -> None:
     assert asked(run, *NOVEMBER, "--model", "x' OR '1'='1")["rows"] == []
 
 
+def test_by_tag_a_key_counts_in_each_row_and_once_in_the_total(run: Run, store: Store) -> None:
+    for name, tags in (("alice", ("prod", "dev")), ("bob", ("prod",)), ("carol", ())):
+        with store.write() as connection:
+            spec = KeySpec(name=name, tags=tags)
+            add_to = key_service.create(connection, spec, now_ms())[0].id
+        add(store, add_to)
+    _, out, _ = run(*NOVEMBER, "--by", "tag")
+    assert [row[:2] for row in rows(out)[1:]] == [
+        ["dev", "1"],
+        ["prod", "2"],
+        ["-", "1"],
+        ["total", "3"],
+    ]
+    _, out, _ = run(*NOVEMBER, "--by", "tag,key", "--tag", "prod", "--csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["tag"], row["name"]) for row in table] == [
+        ("dev", "alice"),
+        ("prod", "alice"),
+        ("prod", "bob"),
+    ]
+    assert asked(run, *NOVEMBER, "--tag", "dev")["total"]["requests"] == 1
+    assert asked(run, *NOVEMBER, "--by", "tag")["rows"][-1]["tag"] is None
+
+
 def test_by_default_it_is_about_this_month(run: Run, store: Store) -> None:
     today = now_ms() // DAY_MS
     add(store, "a", day=today)
@@ -202,6 +226,7 @@ def test_the_last_two_days_are_today_and_yesterday(run: Run, store: Store) -> No
         (["--key", "nobody"], "--key"),
         (["--key", "a\nb"], "--key"),
         (["--model", ""], "--model"),
+        (["--tag", "a,b"], "--tag"),
         (["--json", "--csv"], "--csv"),
     ],
 )
@@ -215,3 +240,4 @@ def test_help_teaches_with_an_example(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
     assert "Example: reverie usage --by key,model --since 7d" in out
+    assert "it isn't the sum of these rows" in " ".join(out.split())

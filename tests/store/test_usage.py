@@ -14,6 +14,7 @@ from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key
+from reverie.store.tags import set_tags
 from reverie.store.usage import COUNTS, UsageGroup, UsageQuery
 from reverie.times import parse_day
 
@@ -94,6 +95,47 @@ def test_of_keys_that_share_a_name_all_are_summed_up_and_of_an_unknown_one_nothi
     assert ask(filled, key="nobody") is None
 
 
+@pytest.fixture
+def tagged(filled: Store) -> Store:
+    with filled.write() as connection:
+        set_tags(connection, "a", ["t", "u"])
+        set_tags(connection, "b", ["u"])
+    add(filled, {"key_id": "c", "requests": 32}, {"key_id": "c", "requests": 64, "model": "n"})
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("query", "sums"),
+    [
+        ({"by": ("tag",)}, {("t",): 7, ("u",): 15, (None,): 96}),
+        (
+            {"by": ("day", "tag")},
+            {(DAY, "t"): 3, (DAY, "u"): 3, (DAY, None): 96, (DAY + 1, "t"): 4, (DAY + 1, "u"): 12},
+        ),
+        ({"by": ("tag", "key")}, {("t", "a"): 7, ("u", "a"): 7, ("u", "b"): 8, (None, "c"): 96}),
+        ({"by": ("tag",), "key": "a"}, {("t",): 7, ("u",): 7}),
+        ({"by": ("tag",), "model": "n"}, {("t",): 2, ("u",): 2, (None,): 64}),
+        ({"by": ("tag",), "tag": "t"}, {("t",): 7, ("u",): 7}),
+        ({"by": ("key",), "tag": "u"}, {("a",): 7, ("b",): 8}),
+        ({"by": ("model",), "tag": "t"}, {("m",): 5, ("n",): 2}),
+        ({"by": (), "tag": "u"}, {(): 15}),
+        ({"by": ("key",), "tag": "t' OR 1=1"}, {}),
+    ],
+)
+def test_sums_by_tag_hold_all_that_its_keys_ever_used(
+    tagged: Store, query: dict[str, Any], sums: dict[tuple[Any, ...], int]
+) -> None:
+    assert requests(ask(tagged, **query)) == sums
+
+
+def test_money_by_tag_is_told_apart_by_currency(store: Store) -> None:
+    with store.write() as connection:
+        set_tags(connection, "a", ["t"])
+    add(store, {"key_id": "a", "cost": 2**61}, {"key_id": "a", "cost": 5, "currency": "EUR"})
+    [use] = ask(store, by=("tag",)) or []
+    assert use.costs == {"USD": 2**61, "EUR": 5}
+
+
 def test_every_figure_is_summed_up(store: Store) -> None:
     figures = {name: 10**n for n, name in enumerate(COUNTS)}
     add(store, {"key_id": "a", **figures}, {"key_id": "a", "day": DAY + 1, **figures})
@@ -147,6 +189,8 @@ _QUERIES: dict[str, tuple[UsageQuery, tuple[str, ...] | None]] = {
     "a month in all": (UsageQuery(since=DAY, until=DAY + 29, by=()), None),
     "a week of a model": (UsageQuery(since=DAY, until=DAY + 6, model="m1"), None),
     "a month of a key": (UsageQuery(since=DAY, until=DAY + 29, by=("day",)), ("k7",)),
+    "a month by tag": (UsageQuery(since=DAY, until=DAY + 29, by=("tag",)), None),
+    "a month of a tag": (UsageQuery(since=DAY, until=DAY + 29, by=("day",), tag="t"), None),
     "a month of two keys": (UsageQuery(since=DAY, until=DAY + 29), ("k7", "k8")),
 }
 
@@ -172,6 +216,9 @@ def two_years(
             for model in range(3)
         ),
     )
+    with store.write() as connection:
+        for key in range(20):
+            set_tags(connection, f"k{key}", ["t"])
     if not store.is_sqlite:  # which keeps its statistics up to date by itself; SQLite has none
         with store.write() as connection:
             connection.execute(text("ANALYZE usage_daily"))
@@ -199,7 +246,7 @@ def test_usage_is_read_through_an_index_of_the_daily_sums(
         assert connection.execute(statement).first() is not None
     assert "ledger" not in plan
     assert "SCAN usage_daily" not in plan, plan  # SQLite's words for reading all of it
-    assert "Seq Scan" not in plan, plan  # and PostgreSQL's
+    assert "Seq Scan on usage_daily" not in plan, plan  # and PostgreSQL's
     if two_years.is_sqlite:
         by_key = key_ids is not None
         index = "PRIMARY KEY (key_id=? AND day>? AND day<?)" if by_key else "INDEX usage_daily_day"

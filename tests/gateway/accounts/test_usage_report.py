@@ -13,6 +13,7 @@ from reverie.gateway.accounts.usage_report import COUNTS, UsageReport
 from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.store.tags import set_tags
 from reverie.store.usage import UsageQuery
 from reverie.times import DAY_MS, parse_day
 
@@ -21,7 +22,7 @@ NOW = TODAY * DAY_MS + 1
 
 
 def query(**given: Any) -> UsageQuery:
-    plain = dict.fromkeys(("since", "until", "key", "model"))
+    plain = dict.fromkeys(("since", "until", "key", "model", "tag"))
     return usage_report.parse_query(**{"by": (), **plain, "now": NOW, **given})
 
 
@@ -62,6 +63,7 @@ def test_dimensions_may_be_repeated_or_listed_and_count_once() -> None:
         ("until", {"until": "7d"}),
         ("key", {"key": " "}),
         ("model", {"model": "a\nb"}),
+        ("tag", {"tag": "a,b"}),
     ],
 )
 def test_a_mistake_names_its_field(field: str, given: dict[str, Any]) -> None:
@@ -83,6 +85,25 @@ def test_groups_are_ordered_and_called_by_the_names_of_keys(store: Store) -> Non
         ["anonymous", "2026-11-23"],
         ["zoe", "2026-11-23"],
     ]
+
+
+def test_what_has_no_tag_comes_last_and_is_called_by_a_dash(store: Store) -> None:
+    for id, tags in (("key_1", ["prod", "dev"]), ("key_2", ["prod"]), ("key_3", [])):
+        make_key(store, id, id)
+        add(store, id)
+        with store.write() as connection:
+            set_tags(connection, id, tags)
+    add(store, "static-1")
+    found = report(store, by=["tag,key"])
+    assert [found.labels(group) for group in found.groups] == [
+        ["dev", "key_1"],
+        ["prod", "key_1"],
+        ["prod", "key_2"],
+        ["-", "key_3"],
+        ["-", "static-1"],
+    ]
+    assert found.total.requests == 4
+    assert found.to_json()["rows"][3]["tag"] is None
 
 
 def test_as_json_it_has_every_figure_and_exact_money(store: Store) -> None:

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
+from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
+from reverie.store.tags import set_tags
+from reverie.store.usage import COUNTS
 from reverie.testing import Script, ScriptedEngine
+from reverie.times import parse_day
 from tests.gateway.accounts.test_ledger import make_key
 from tests.harness import Gateway, StartGateway, chat, store_of_servers
 
+DAY = parse_day("2026-11-10")
 BUDGET = {"budget": 1_000_000_000, "budget_period": "day", "currency": "USD"}
 LIMITS = RateLimits(rpm=10, tpm=1000, concurrency=3)
 PRICED = {"price": {"input": "1000USD", "output": "1000USD"}}
@@ -35,6 +41,14 @@ async def start(
 
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
+
+
+def add_usage(store: Store, key_id: str, day: int, model: str, requests: int) -> None:
+    """Requests of one nano-unit each."""
+    counts = {**dict.fromkeys(COUNTS, 0), "requests": requests, "cost": requests}
+    row = {"key_id": key_id, "day": day, "model": model, "currency": "USD", **counts}
+    with store.write() as connection:
+        connection.execute(insert(schema.usage_daily), [row])
 
 
 async def until_settled(gateway: Gateway) -> None:
@@ -99,3 +113,68 @@ async def test_without_stored_keys_there_is_what_was_spent(
     status, view, _ = await gateway.get("/v1/usage")
     assert (status, view["key"]["name"], view["left"]) == (200, "anonymous", {})
     assert view["today"]["total"]["requests"] == 1
+
+
+async def test_a_holder_is_told_the_days_and_dimensions_that_it_asks_for(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    key = await asyncio.to_thread(make_key, store, "mine")
+    with store.write() as connection:
+        set_tags(connection, key.id, ["team:a", "prod"])
+    add_usage(store, key.id, DAY, "m", 1)
+    add_usage(store, key.id, DAY, "n", 2)
+    add_usage(store, key.id, DAY + 1, "m", 4)
+    add_usage(store, key.id, DAY + 40, "m", 8)
+    for other in ("key_other", "anonymous", "static-1"):
+        add_usage(store, other, DAY, "m", 100)
+    gateway = await start(start_gateway, engine, store)
+
+    async def asked(query: str) -> list[tuple[Any, ...]]:
+        status, view, _ = await gateway.get(f"/v1/usage?{query}", headers=bearer("mine"))
+        assert (status, view["since"], view["until"]) == (200, "2026-11-01", "2026-11-30")
+        assert view["key"]["tags"] == ["prod", "team:a"]
+        return [
+            (row.get("day"), row.get("model"), row["requests"], row["costs"][0]["nano"])
+            for row in view["rows"]
+        ]
+
+    november = "since=2026-11-01&until=2026-11-30"
+    by_model = [(None, "m", 5, 5), (None, "n", 2, 2)]
+    assert await asked(november) == by_model
+    assert await asked(f"{november}&by=model") == by_model
+    assert await asked(f"{november}&by=day") == [
+        ("2026-11-10", None, 3, 3),
+        ("2026-11-11", None, 4, 4),
+    ]
+    both = [
+        ("2026-11-10", "m", 1, 1),
+        ("2026-11-10", "n", 2, 2),
+        ("2026-11-11", "m", 4, 4),
+    ]
+    assert await asked(f"{november}&by=day,model") == both
+    assert await asked(f"{november}&by=day&by=model") == both
+    assert await asked(f"{november}&key=key_other&tag=prod") == by_model  # no word of a holder's
+    _, plain, _ = await gateway.get("/v1/usage", headers=bearer("mine"))
+    assert not {"rows", "since", "until"} & plain.keys()
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("by=key", "by"),
+        ("by=tag", "by"),
+        ("by=day,key", "by"),
+        ("by=", "by"),
+        ("since=yesterday", "since"),
+        ("until=7d", "until"),
+        ("since=2026-11-02&until=2026-11-01", "since"),
+    ],
+)
+async def test_a_holder_is_told_which_parameter_is_wrong(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store, query: str, param: str
+) -> None:
+    await asyncio.to_thread(make_key, store, "mine")
+    gateway = await start(start_gateway, engine, store)
+    status, answer, _ = await gateway.get(f"/v1/usage?{query}", headers=bearer("mine"))
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert answer["error"]["param"] == param

@@ -37,6 +37,11 @@ def defaults_of(model: ModelSettings) -> Defaults:
     return Defaults(each, {} if known.keys() & each.keys() else known)
 
 
+def if_all_open(defaults: Defaults) -> dict[str, float]:
+    """What holds for a request that leaves all of these fields open."""
+    return {**defaults.together, **defaults.each}
+
+
 def completed(request: GenerateRequest, defaults: Defaults) -> GenerateRequest:
     """The request, with the model's defaults for what it leaves open."""
     wanted = {name: value for name, value in defaults.each.items() if name in request.left_open}

@@ -7,19 +7,16 @@ import hashlib
 import time
 from typing import Any
 
-from reverie.errors import ClientError
+from reverie.gateway.serving.abilities import generates_text, sees_images, takes_tools
 from reverie.gateway.serving.names import tagged
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.dialects.ollama import moment
 from reverie.models.catalogue import look_up
 from reverie.models.facts import Facts, facts
-from reverie.request import GenerateRequest
 
 NEVER = "0001-01-01T00:00:00Z"
 """Go's time of nothing, which Ollama's clients show as "Never"."""
 _UNKNOWN = "unknown"
-_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-_IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 _THINKING = ("<think>", "enable_thinking", "reasoning_content", "reasoning_effort")
 """What a chat template holds if its model thinks before it answers."""
 
@@ -130,26 +127,13 @@ def _context(model: ServedModel) -> int:
 
 
 def _capabilities(model: ServedModel, known: Facts | None) -> list[str]:
-    question: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
-    image: list[dict[str, Any]] = [{"role": "user", "content": [_IMAGE]}]
-    tried = {
-        "completion": GenerateRequest(model="", messages=question),
-        "tools": GenerateRequest(model="", messages=question, tools=[_TOOL]),
-        "vision": GenerateRequest(model="", messages=image),
+    able = {
+        "completion": generates_text(model),
+        "tools": takes_tools(model),
+        "vision": sees_images(model),
+        "thinking": known is not None and any(mark in known.template for mark in _THINKING),
     }
-    found = [name for name, request in tried.items() if _takes(model, request)]
-    if known is not None and any(mark in known.template for mark in _THINKING):
-        found.append("thinking")
-    return found
-
-
-def _takes(model: ServedModel, request: GenerateRequest) -> bool:
-    """True if each of its backends takes the request."""
-    try:
-        model.check(request)
-    except ClientError:
-        return False
-    return True
+    return [name for name, is_able in able.items() if is_able]
 
 
 def _expires(model: ServedModel) -> str:
