@@ -298,5 +298,5 @@ async def test_a_thousand_keys_are_listed_and_searched_at_once(
     await expect(page.get_by_role("status")).to_have_text("50 keys shown.")
     await page.get_by_label("Tag", exact=True).fill("no such tag")
     await expect(page.get_by_text("No key is such a one.")).to_be_visible()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 30
     assert ADMIN_KEY not in page.url
