@@ -7,6 +7,8 @@ import re
 
 from reverie.models.catalogue import CATALOGUE, look_up
 from reverie.models.store import fetch
+from reverie.runner.supervisor import Runner
+from reverie.settings import ModelSettings
 
 
 def test_no_two_models_answer_to_one_name() -> None:
@@ -32,3 +34,11 @@ def test_the_default_model_is_the_file_that_it_is_pinned_to() -> None:
     with fetch(entry.name).open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
         assert file.tell() == entry.size
+
+
+async def test_what_a_model_is_said_to_take_is_what_its_engine_expects() -> None:
+    for entry in CATALOGUE:
+        settings = ModelSettings(name=entry.name, source=entry.name)
+        runner = Runner(entry.name, fetch(entry.name), settings)
+        await runner.check()
+        assert runner.memory == entry.memory

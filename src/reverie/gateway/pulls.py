@@ -77,7 +77,7 @@ class Pull:
             self._total = self._total or told["size"]  # none was told if it was here already
             self._done = self._total
         else:
-            self._done, self._total = told["done"], told["total"]
+            self._done, self._total = told["done"], told["total"] or None
             self._steps.append((time.monotonic(), self._done))
 
     def end(self, *, cancelled: bool) -> None:

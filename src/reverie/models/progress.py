@@ -109,7 +109,7 @@ class ShownProgress:
 
     def _line(self) -> str:
         rate = self._rate()
-        line = f"{self._what}: {100 * self._done / self._total:.0f} %, {rate:.1f} MB/s"
+        line = f"{self._what}: {100 * self._done / max(1, self._total):.0f} %, {rate:.1f} MB/s"
         if not self._done:
             return line
         return f"{line}, {(self._total - self._done) / _MB / rate:.0f} s left"

@@ -1,6 +1,6 @@
 """Values of the configuration as short text, for an operator who reads them elsewhere.
 
-Rule: no password and no folder of this machine is in it.
+Rule: no password is in it, and no folder of this machine save in the address of a Unix socket.
 """
 
 from __future__ import annotations

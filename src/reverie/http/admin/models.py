@@ -69,7 +69,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     async def unload(asked: NamedModel) -> dict[str, Any]:
         model, engine = find(asked)
         if not await engine.unload_for_operator():
-            held = engine.holders
+            held = max(1, engine.holders)  # it may just have ended
             hold = "1 request holds" if held == 1 else f"{held} requests hold"
             raise Conflict(
                 f"{hold} the model. Wait until no request does, or cancel them, and try again.",
