@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes docs vendor chromium screenshot lock clean
+.PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
+.PHONY: bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes bench-page
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -87,6 +88,9 @@ bench-second-turn: setup ## measure what the second turn of a coding agent waits
 
 bench-first-minutes: setup ## measure the seconds from git clone to the first answer
 	$(BIN)/python bench/first_minutes.py
+
+bench-page: setup ## measure what the page weighs, waits and costs the server
+	$(BIN)/python bench/page.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -81,7 +81,7 @@ async def engine() -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def reverie(
-    engine: str, folder: Path, store: str, callers: Sequence[str | None]
+    engine: str, folder: Path, store: str, callers: Sequence[str | None], **environ: str
 ) -> AsyncIterator[Target]:
     """Run Reverie in front of an engine."""
     folder.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ async def reverie(
         f'[[models.backends]]\nurl = "{engine}"\n'
     )
     command = (_REVERIE, "serve", "--port", "0", "--config", config)
-    env = {"XDG_STATE_HOME": str(folder)}
+    env = {"XDG_STATE_HOME": str(folder), **environ}
     async with _run(*command, core=SERVER_CORE, says=" at http://", env=env) as (pid, line):
         yield Target(line.rsplit(" at ", 1)[1], pid, callers)
 

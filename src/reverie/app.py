@@ -103,6 +103,7 @@ class Application:
         )
         admission = Admission(self.ledger)
         metrics = Metrics(self.registry, self.ledger)
+        self._live = metrics.live
         replays = Replays(
             admission=admission,
             in_flight=self.in_flight,
@@ -125,7 +126,7 @@ class Application:
             access,
             store=self._store,
             models=lambda: self.models,
-            live=metrics.live,
+            live=self._live,
             pulls=self._pulls,
             gateway=self._about,
             reload_configuration=self.reload,
@@ -209,6 +210,10 @@ class Application:
     def end_requests(self, error: ReverieError) -> None:
         """End the requests that still run."""
         self.in_flight.end_all(error)
+
+    def dismiss_watchers(self) -> None:
+        """End the streams of those who look on. Idempotent."""
+        self._live.over.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from playwright.async_api import Page, expect
@@ -26,10 +27,13 @@ async def gateway_with_keys(start_gateway: StartGateway, engine: ScriptedEngine)
 
 
 async def make_key(gateway: Gateway, name: str, **more: Any) -> str:
-    """Its secret."""
+    """Its secret. From now on the server answers nobody without a key."""
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     status, key, _ = await gateway.post({"name": name, **more}, "/admin/v1/keys", headers)
     assert status == 201, key
+    async with asyncio.timeout(10):  # that it has keys is known to it within a second
+        while (await gateway.get("/v1/usage"))[0] != 401:
+            await asyncio.sleep(0.05)
     secret: str = key["secret"]
     return secret
 
@@ -63,7 +67,7 @@ async def new_key(page: Page, name: str, **fields: str) -> str:
     dialog = page.get_by_role("dialog", name="The secret of")
     secret = await dialog.get_by_label("Secret", exact=True).text_content()
     await dialog.get_by_role("button", name="Done").click()
-    await expect(dialog).to_have_count(0)
+    await expect(page.locator("dialog")).to_have_count(0)  # closed ones have no role
     assert secret
     return secret
 

@@ -33,8 +33,8 @@ async def test_a_key_made_on_the_page_chats_and_is_counted(
     engine: ScriptedEngine, start_gateway: StartGateway, open_page: OpenPage
 ) -> None:
     gateway = await gateway_with_keys(start_gateway, engine)
+    await make_key(gateway, "bob")
     page = await open_view(open_page, gateway.url, "Keys")
-    await expect(page.get_by_text("There is no key yet.")).to_be_visible()
     secret = await new_key(page, "alice", Tags="team:search, prod", Budget="10USD/month")
     alice = page.get_by_role("listitem").filter(has_text="alice")
     await expect(alice).to_contain_text("team:search")
@@ -66,6 +66,7 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(
 ) -> None:
     gateway = await gateway_with_keys(start_gateway, engine)
     page = await open_view(open_page, gateway.url, "Keys")
+    await expect(page.get_by_text("answers nobody without one")).to_be_visible()
     secret = await new_key(page, "alice")
     assert not await holds(page, secret)
     await expect(page.get_by_role("button", name="New key")).to_be_focused()
@@ -78,7 +79,7 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(
     assert second
     assert await holds(page, second)
     await page.keyboard.press("Escape")
-    await expect(shown).to_have_count(0)
+    await expect(page.locator("dialog")).to_have_count(0)
     assert not await holds(page, second)
     assert (await say(gateway, second))[0] == 200
     async with asyncio.timeout(10):  # gateways know a secret for a second
@@ -297,5 +298,5 @@ async def test_a_thousand_keys_are_listed_and_searched_at_once(
     await expect(page.get_by_role("status")).to_have_text("50 keys shown.")
     await page.get_by_label("Tag", exact=True).fill("no such tag")
     await expect(page.get_by_text("No key is such a one.")).to_be_visible()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 30
     assert ADMIN_KEY not in page.url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +184,9 @@ async def test_models_to_choose_from_say_what_they_need(
     table = page.get_by_role("table", name="Models to fetch")
     await expect(table.get_by_role("row", name="smollm2-135m")).to_contain_text("98 MB")
     await expect(table.get_by_role("row", name="smollm2-135m")).to_contain_text("known beforehand")
-    await expect(table.get_by_role("button").first).to_have_accessible_name("Fetch")
+    await expect(table.get_by_role("button").first).to_have_accessible_name(
+        re.compile("^Fetch hf:")
+    )
 
 
 async def test_a_reload_is_shown_and_then_done(gateway: Gateway, open_page: OpenPage) -> None:

@@ -163,3 +163,13 @@ async def test_models_backends_and_the_gateway_are_told_of(
         "store": "up",
     }
     assert live["pulls"] == []
+
+
+async def test_a_server_that_stops_waits_for_no_watcher(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway.http.get(gateway.url + PATH + "?stream=true", headers=AS_ADMIN) as stream:
+        assert (await stream.content.readline()).startswith(b"data: ")
+        gateway.server.stop()
+        await stream.content.read()  # its proper end
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

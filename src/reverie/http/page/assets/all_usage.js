@@ -1,6 +1,6 @@
 // What all keys have used, for the server's operator.
 
-import { admin, queryOf, sentence } from "./api.js";
+import { admin, queryOf, sentence, servedModels } from "./api.js";
 import { PeriodField, THIS_MONTH, daysOf } from "./periods.js";
 import { LastRequests } from "./last_requests.js";
 import { Days, Totals, UsageTable } from "./usage_report.js";
@@ -30,12 +30,7 @@ export class AllUsage extends Component {
   }
 
   async loadModels() {
-    try {
-      const { data } = await admin("backends");
-      this.setState({ models: [...new Set(data.map(({ model }) => model))] });
-    } catch {
-      // then none is suggested
-    }
+    this.setState({ models: await servedModels() });
   }
 
   change(changed) {

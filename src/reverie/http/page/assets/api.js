@@ -72,6 +72,16 @@ export async function admin(path, value, { method, signal } = {}) {
   return (await call(`admin/v1/${path}`, options)).json();
 }
 
+/** The names of the models that are served, as the operator sees them: none if they can't be had,
+ * since they are only offered to choose from. */
+export async function servedModels() {
+  try {
+    return (await admin("models")).data.map(({ name }) => name);
+  } catch {
+    return [];
+  }
+}
+
 /** The fields that are set, as an address's query. */
 export function queryOf(fields) {
   const set = Object.entries(fields).filter(([, value]) => value !== "" && value != null);

@@ -1,6 +1,6 @@
 // The view "Keys": who may call, within which limits.
 
-import { admin, queryOf, sentence } from "./api.js";
+import { admin, queryOf, sentence, servedModels } from "./api.js";
 import { KeyForm } from "./key_form.js";
 import { KeyList } from "./key_list.js";
 import { Secret } from "./key_secret.js";
@@ -42,12 +42,7 @@ class AllKeys extends Component {
   }
 
   async loadModels() {
-    try {
-      const { data } = await admin("backends");
-      this.setState({ models: [...new Set(data.map(({ model }) => model))] });
-    } catch {
-      // then the form offers those that keys name
-    }
+    this.setState({ models: await servedModels() });
   }
 
   search = (event) => {

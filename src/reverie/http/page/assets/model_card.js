@@ -88,9 +88,9 @@ const columnsOf = (model, act) => [
     cell: ({ tokens_per_second: speed }) => (speed === null ? "–" : speed.toFixed(1)) },
   { name: "first", label: "First token", isNumber: true,
     cell: (backend) => seconds(backend.time_to_first_token) },
-  { name: "error", label: "Last error", isWide: true, cell: ({ last_error: error }) =>
+  { name: "error", label: "Last error", cell: ({ last_error: error }) =>
     (error ? `${errorInWords(error.code)}, ${moment(error.at)}` : "none") },
-  { name: "probe", label: "Last probe", isWide: true, cell: ({ last_probe: probe }) => {
+  { name: "probe", label: "Last probe", cell: ({ last_probe: probe }) => {
     if (!probe) return "–";
     return `${probe.ok ? "well" : errorInWords(probe.code)}, ${moment(probe.at)}`;
   } },

@@ -36,10 +36,10 @@ export function LastHour({ hour, snapshot }) {
         summary=${tokensInWords(hour)} series=${[
           { name: "completion", label: "Tokens", colour: "accent", isBars: true },
         ]} />
-      <${Chart} title="Time to the first token" rows=${hour} format=${seconds}
+      <${Chart} title="Time to the first token" rows=${hour} format=${lasting}
         summary=${timesInWords(snapshot.time_to_first_token)}
         series=${percentiles("ttft")} />
-      <${Chart} title="Duration of a request" rows=${hour} format=${seconds}
+      <${Chart} title="Duration of a request" rows=${hour} format=${lasting}
         summary=${timesInWords(snapshot.duration)} series=${percentiles("duration")} />
     </div>
     <details>
@@ -57,6 +57,12 @@ const percentiles = (name) => [
 
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 const short = (number, isAxis) => (isAxis ? SHORT.format(number) : whole(number));
+
+/** Seconds, which an axis has little room for. */
+function lasting(number, isAxis) {
+  if (!isAxis) return seconds(number);
+  return number < 60 ? `${Number(number.toFixed(2))} s` : `${Number((number / 60).toFixed(1))} min`;
+}
 
 function requestsInWords(hour) {
   const requests = sum(hour, "requests");
