@@ -4,6 +4,9 @@ import { admin, sentence } from "./api.js";
 import { Table, bytes, span } from "./parts.js";
 import { Component, CopyButton, createRef, html } from "./view.js";
 
+/** How long it takes to look again while something is fetched: the live feed may miss its end. */
+const FETCHING = 1_500;
+
 /** `running` are the live feed's downloads; undefined while it has none. */
 export class Pulls extends Component {
   state = { catalogue: null, memory: null, pulls: [], said: "", problem: "" };
@@ -21,9 +24,11 @@ export class Pulls extends Component {
 
   componentWillUnmount() {
     this.isGone = true;
+    clearTimeout(this.timer);
   }
 
   load = async () => {
+    clearTimeout(this.timer);
     try {
       const [catalogue, pulls] = await Promise.all(
         ["models/catalogue", "models/pulls"].map((path) => admin(path)),
@@ -31,6 +36,9 @@ export class Pulls extends Component {
       if (this.isGone) return;
       const { data, memory_bytes } = catalogue;
       this.setState({ catalogue: data, memory: memory_bytes, pulls: pulls.data });
+      if (pulls.data.some(({ state }) => state === "running")) {
+        this.timer = setTimeout(this.load, FETCHING);
+      }
     } catch (error) {
       this.report(error);
     }
@@ -81,7 +89,7 @@ export class Pulls extends Component {
   render({ running }, { catalogue, memory, pulls, said, problem }) {
     return html`<section aria-labelledby="pull">
       <h3 id="pull">Fetch a model</h3>
-      ${current(pulls, running).map((pull) => html`<${Pull} key=${pull.source + pull.began_at}
+      ${current(pulls, running).map((pull) => html`<${Pull} key=${nameOf(pull)}
         pull=${pull} task=${taskOf(catalogue, pull.source)}
         onCancel=${() => this.cancel(pull.source)} />`)}
       <p role="alert" class="error">${problem}</p>
@@ -112,11 +120,12 @@ const sourceOf = ({ name, source }) => source ?? name;
 const taskOf = (catalogue, source) =>
   catalogue?.find((model) => sourceOf(model) === source)?.task ?? "generate";
 
-/** The downloads, with the figures of this second: the running ones first. */
+const nameOf = ({ source, began_at }) => `${source} ${began_at}`;
+
+/** The downloads, the running ones with the figures of this second. */
 function current(pulls, running = []) {
-  const ended = pulls.filter(({ state }) => state !== "running");
-  const known = pulls.filter(({ state }) => state === "running");
-  return [...(running.length ? running : known), ...ended];
+  const now = new Map(running.map((pull) => [nameOf(pull), pull]));
+  return pulls.map((pull) => (pull.state === "running" && now.get(nameOf(pull))) || pull);
 }
 
 /** One download: how far it is, why it failed, or how its model is served. */
