@@ -115,9 +115,7 @@ def _conditions(
     if model is not None:
         conditions.append(_LEDGER.c.model == model)
     if tag is not None:
-        conditions.append(
-            _LEDGER.c.key_id.in_(select(_TAGS.c.key_id).where(_TAGS.c.tag == tag))
-        )
+        conditions.append(_LEDGER.c.key_id.in_(select(_TAGS.c.key_id).where(_TAGS.c.tag == tag)))
     if outcomes is not None:
         ended = [outcome for outcome in outcomes if outcome is not None]
         running = [_LEDGER.c.outcome.is_(None)] if None in outcomes else []
