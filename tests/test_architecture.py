@@ -121,6 +121,7 @@ TESTED_ELSEWHERE = {
     "gateway/attempts.py": "gateway/test_relay.py",
     "gateway/pulls.py": "http/admin/test_pulls.py",
     "gateway/scheduling/description.py": "http/admin/test_backends.py",
+    "gateway/scheduling/refusals.py": "gateway/scheduling/test_pool_drain.py",
     "models/fetching.py": "http/admin/test_pulls.py",
     "gateway/metrics.py": "http/operations/test_metrics.py",
     "gateway/scheduling/speed.py": "gateway/scheduling/test_routing.py",

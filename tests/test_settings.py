@@ -13,6 +13,7 @@ from reverie.settings import (
     load,
     variable_of,
 )
+from reverie.store.database.engine import parse_url
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -127,6 +128,15 @@ def test_the_default_store_is_in_the_state_directory_as_it_is_now(
     for name in ("a", "b"):
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
         assert Settings().store.url == f"sqlite:///{tmp_path}/{name}/reverie/reverie.db"
+
+
+@pytest.mark.parametrize("folder", ["what?", "50%20off", "a#b", "a:b@c"])
+def test_the_default_store_is_there_whatever_the_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / folder))
+    found = parse_url(Settings().store.url).database
+    assert found == str(tmp_path / folder / "reverie" / "reverie.db")
 
 
 def test_no_home_folder_is_a_mistake_that_names_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,11 +154,13 @@ def _default_store() -> str:
         ConfigurationError: there is no state directory.
     """
     try:
-        return f"sqlite:///{state_directory().absolute() / STORE_FILE}"
+        file = state_directory().absolute() / STORE_FILE
     except ConfigurationError:
         raise ConfigurationError(
             ["store.url: there is no home folder to keep a store in: set it, or XDG_STATE_HOME"]
         ) from None
+    written = str(file).replace("%", "%25").replace("?", "%3F")  # as a URL's path has them
+    return f"sqlite:///{written}"
 
 
 class StoreSettings(_Section):

@@ -128,10 +128,11 @@ async def test_the_operator_groups_filters_and_sorts(
     engine: ScriptedEngine, start_gateway: StartGateway, open_page: OpenPage
 ) -> None:
     gateway = await gateway_with_keys(start_gateway, engine)
+    secrets = {}
     for name, uses, tags in (("alice", 3, ["prod"]), ("bob", 1, ["prod"]), ("carol", 2, [])):
-        secret = await make_key(gateway, name, tags=tags)
+        secrets[name] = await make_key(gateway, name, tags=tags)
         for _ in range(uses):
-            assert (await say(gateway, secret))[0] == 200
+            assert (await say(gateway, secrets[name]))[0] == 200
     page = await as_operator(open_page, gateway)
     table = page.get_by_role("region", name="By key")
     first = table.get_by_role("rowheader").or_(table.locator("tbody td:first-child"))
@@ -150,12 +151,16 @@ async def test_the_operator_groups_filters_and_sorts(
     await page.keyboard.press("Enter")
     await expect(both.locator("tbody tr")).to_have_count(2)
     await expect(page.locator(".tiles")).to_contain_text("Requests4")
+    last = page.get_by_role("region", name="Last requests").locator("tbody tr")
+    await expect(last).to_have_count(4)
     await page.get_by_label("Only this key").fill("alice")
     await page.keyboard.press("Enter")
     await expect(page.locator(".tiles")).to_contain_text("Requests3")
-    await expect(
-        page.get_by_role("region", name="Last requests").locator("tbody tr")
-    ).to_have_count(3)
+    await expect(last).to_have_count(3)
+    assert (await say(gateway, secrets["alice"]))[0] == 200
+    await page.get_by_role("button", name="Refresh").click()
+    await expect(page.locator(".tiles")).to_contain_text("Requests4")
+    await expect(last).to_have_count(4)
     await page.get_by_label("Only this key").fill("nobody")
     await page.keyboard.press("Enter")
     await expect(page.locator("main.view").get_by_role("alert").first).to_contain_text(

@@ -30,6 +30,7 @@ def live(**backend: Any) -> dict[str, Any]:
     about = {"name": "b", "state": "closed", "reason": None, "ready": True, "in_flight": 1}
     none = {"p50": None, "p95": None}
     return {
+        "at": "2026-11-30T10:15:20Z",
         "models": [{"model": "m", "backends": [{**about, "slots": 3, **backend}]}],
         "minutes": [],
         "time_to_first_token": none,
@@ -93,3 +94,13 @@ def test_what_today_has_cost_is_in_each_currency() -> None:
 def test_a_server_s_words_reach_no_terminal_as_commands() -> None:
     [line] = [one for one in more_lines(live(reason="a\x1b[2J\nb"), None) if one.startswith("m on")]
     assert line.endswith(": a[2J b")
+
+
+@pytest.mark.parametrize(("minute", "count"), [("10:14", 120), ("09:50", 0), ("10:15", 0)])
+def test_the_last_minute_is_the_one_before_this_and_not_one_of_long_ago(
+    minute: str, count: int
+) -> None:
+    figures = {"requests": 120, "failed": 0, "failovers": 0, "completion_tokens": 600}
+    seen = {**live(), "minutes": [{"at": f"2026-11-30T{minute}:00Z", **figures}]}
+    (line,) = [line for line in more_lines(seen, None) if line.startswith("last minute")]
+    assert line == f"last minute: {count} requests, {count / 12:.1f} tokens/s"

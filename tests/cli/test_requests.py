@@ -164,6 +164,15 @@ def test_key_model_and_limit_narrow_it(run: Run, store: Store) -> None:
     assert ids(run, "--model", "x' OR '1'='1") == []
 
 
+def test_a_tag_narrows_it(run: Run, store: Store) -> None:
+    with store.write() as connection:
+        key, _ = key_service.create(connection, KeySpec(name="tagged", tags=("prod",)), NOW)
+    add(store, 1)
+    add(store, 2, key_id=key.id)
+    assert ids(run, "--tag", "prod") == ["req_2"]
+    assert ids(run, "--tag", "other") == []
+
+
 def test_outcomes_narrow_it(run: Run, store: Store) -> None:
     for number, outcome in enumerate(("ok", "failed", None, "lost"), start=1):
         add(store, number, outcome=outcome)

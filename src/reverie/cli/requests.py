@@ -10,7 +10,7 @@ from reverie.cli.accounts import AsJson, Config, plain_errors, print_json, use_s
 from reverie.cli.tables import print_rows
 from reverie.settings import load
 
-_OPTIONS = {field: f"--{field}" for field in ("key", "model", "outcome", "limit")}
+_OPTIONS = {field: f"--{field}" for field in ("key", "model", "tag", "outcome", "limit")}
 _HEADS = ["time (UTC)", "key", "model", "outcome", "prompt", "answer", "cost", "TTFT"]
 _RIGHT = ("prompt", "answer", "cost", "TTFT")
 
@@ -18,6 +18,7 @@ _RIGHT = ("prompt", "answer", "cost", "TTFT")
 def requests(
     key: Annotated[str | None, typer.Option(metavar="NAME|ID", help="Of this key alone.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Of the keys with this tag alone.")] = None,
     outcome: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +43,7 @@ def requests(
         use_store(load(config)) as store,
         store.read() as connection,
     ):
-        page = last_requests(connection, limit, key=key, model=model, outcome=outcome)
+        page = last_requests(connection, limit, key=key, model=model, tag=tag, outcome=outcome)
         found = page.requests
     if as_json:
         print_json(found)

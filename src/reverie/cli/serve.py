@@ -61,7 +61,9 @@ def serve(
     if old := left_behind(settings.store):
         logger.warning("a store isn't used", extra=log.fields(remark=old))
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
-    fetch_missing(settings)
+    if missing_models(settings):
+        _require_ports(settings, ollama=bool(ollama))  # or it is told after a long download only
+        fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -92,13 +94,33 @@ def _log_remark(sentence: str) -> None:
     logger.warning("part of --ai-models has no effect", extra=log.fields(remark=sentence))
 
 
+def missing_models(settings: Settings) -> list[str]:
+    """References to the models that run here and aren't on disk."""
+    from reverie.models.store import find
+
+    sources = [model.source for model in settings.models if model.source is not None]
+    return [source for source in sources if find(source) is None]
+
+
 def fetch_missing(settings: Settings) -> None:
     """Fetch the models that run here and aren't on disk, with a progress bar."""
-    from reverie.models.store import fetch, find
+    from reverie.models.store import fetch
 
-    for model in settings.models:
-        if model.source is not None and find(model.source) is None:
-            fetch(model.source)
+    for source in missing_models(settings):
+        fetch(source)
+
+
+def _require_ports(settings: Settings, *, ollama: bool) -> None:
+    """Find out whether the ports are free that the server will listen on.
+
+    Raises:
+        ConfigurationError: one of them isn't.
+    """
+    from reverie.server import listen, listen_as_ollama
+
+    listen(settings.server.host, settings.server.port).close()
+    if ollama:
+        listen_as_ollama().close()
 
 
 async def _serve(

@@ -17,6 +17,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from reverie.store.database import schema
 
 _LEDGER = schema.ledger
+_TAGS = schema.key_tags
 _GATEWAYS = schema.gateways
 _ROWS_OF_A_GATEWAY = 2**40
 _SLACK_MS = 60_000
@@ -69,16 +70,17 @@ def last_requests(
     *,
     key_ids: Collection[str] | None = None,
     model: str | None = None,
+    tag: str | None = None,
     outcomes: Collection[str | None] | None = None,
     before: Moment | None = None,
 ) -> list[RequestRow]:
-    """The newest rows, at most ``limit``, of these keys, this model and these outcomes; None: of
-    all.
+    """The newest rows, at most ``limit``, of these keys, this model, keys with this tag, and these
+    outcomes; None: of all.
 
     Args:
         before: the rows that come after this place of the list.
     """
-    conditions = _conditions(key_ids, model, outcomes, before)
+    conditions = _conditions(key_ids, model, tag, outcomes, before)
     found: list[Row[Any]] = []
     gateways = select(_GATEWAYS).order_by(_GATEWAYS.c.seen_at.desc())
     for gateway in connection.execute(gateways).all():
@@ -103,6 +105,7 @@ def last_requests(
 def _conditions(
     key_ids: Collection[str] | None,
     model: str | None,
+    tag: str | None,
     outcomes: Collection[str | None] | None,
     before: Moment | None,
 ) -> list[ColumnElement[bool]]:
@@ -111,6 +114,8 @@ def _conditions(
         conditions.append(_LEDGER.c.key_id.in_(key_ids))
     if model is not None:
         conditions.append(_LEDGER.c.model == model)
+    if tag is not None:
+        conditions.append(_LEDGER.c.key_id.in_(select(_TAGS.c.key_id).where(_TAGS.c.tag == tag)))
     if outcomes is not None:
         ended = [outcome for outcome in outcomes if outcome is not None]
         running = [_LEDGER.c.outcome.is_(None)] if None in outcomes else []

@@ -20,7 +20,7 @@ FIRST = 7 * 2**40
 @pytest.fixture
 async def alice(client: httpx2.AsyncClient, store: Store) -> str:
     """A key with four requests, of which two failed and the last runs; another caller has one."""
-    id: str = (await make(client))["id"]
+    id: str = (await make(client, tags=["prod"]))["id"]
     with store.write() as connection:
         gateway = {"id": 7, "process": "p", "started_at": 0, "seen_at": now_ms()}
         connection.execute(insert(schema.gateways), [gateway])
@@ -76,13 +76,15 @@ async def test_a_row_tells_who_asked_what_and_how_it_ended(
     assert failed["at"] == "1970-01-01T00:00:04Z"
 
 
-async def test_key_model_and_outcome_narrow_it(client: httpx2.AsyncClient, alice: str) -> None:
+async def test_key_model_tag_and_outcome_narrow_it(client: httpx2.AsyncClient, alice: str) -> None:
     for key in (alice, "alice"):
         assert numbers(await asked(client, key=key)) == [5, 4, 2, 1]
     assert numbers(await asked(client, key="static-1")) == [3]
     assert numbers(await asked(client, outcome="failed")) == [4, 2]
     assert numbers(await asked(client, outcome="ok,running", key="alice")) == [5, 1]
     assert numbers(await asked(client, model="n")) == []
+    assert numbers(await asked(client, tag="prod", outcome="ok")) == [1]
+    assert numbers(await asked(client, tag="other")) == []
     page = await asked(client, outcome="failed", limit="1")
     assert page["has_more"] is True
     assert numbers(await asked(client, outcome="failed", before=page["last_id"])) == [2]
@@ -99,6 +101,7 @@ async def test_key_model_and_outcome_narrow_it(client: httpx2.AsyncClient, alice
         ("before=5", (400, "invalid_request", "before")),
         ("before=99999999999999999999", (400, "invalid_request", "before")),
         ("model=%00", (400, "invalid_request", "model")),
+        ("tag=a,b", (400, "invalid_request", "tag")),
         ("key=nobody", (404, "not_found", None)),
         ("after=5", (400, "unsupported_parameter", "after")),
         ("key=a&key=b", (400, "invalid_request", "key")),

@@ -50,16 +50,16 @@ class SSEParser:
         Raises:
             ProtocolError: an event is larger than the limit.
         """
-        complete = self._complete(data)
-        return [] if complete is None else self._payloads(complete)
+        payloads = []
+        for event in self.feed_events(data):
+            if event.startswith(_DATA) and b"\n" not in event:  # nearly all of them
+                payloads.append(event[6:])
+            elif (payload := field_of(event, b"data")) is not None:
+                payloads.append(payload)
+        return payloads
 
     def feed_events(self, data: bytes) -> list[bytes]:
         """As ``feed``, but return whole events, for ``field_of``."""
-        complete = self._complete(data)
-        return [] if complete is None else self._split(complete)
-
-    def _complete(self, data: bytes) -> bytes | None:
-        """The events that ``data`` completes, without the last blank line; None if it does none."""
         if self._after_cr or b"\r" in data:
             data = self._with_single_line_ends(data)
         held = self._held
@@ -76,7 +76,7 @@ class SSEParser:
             held += data[end + 2 :] if end >= 0 else data
         if len(held) > self._limit:
             raise ProtocolError(f"an event exceeds {self._limit} bytes")
-        return complete if end >= 0 else None
+        return self._split(complete) if end >= 0 else []
 
     def _with_single_line_ends(self, data: bytes) -> bytes:
         if self._after_cr and data:
@@ -86,17 +86,8 @@ class SSEParser:
             self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _payloads(self, complete: bytes) -> list[bytes]:
-        """The payloads of complete events; ``complete`` lacks the last blank line."""
-        payloads: list[bytes] = []
-        for event in self._split(complete):
-            if event.startswith(_DATA) and b"\n" not in event:  # nearly all of them
-                payloads.append(event[6:])
-            elif (payload := field_of(event, b"data")) is not None:
-                payloads.append(payload)
-        return payloads
-
     def _split(self, complete: bytes) -> list[bytes]:
+        """Complete events, the last of them without its blank line."""
         if self._at_start:
             self._at_start = False
             complete = complete.removeprefix(_BOM)

@@ -8,7 +8,12 @@ from typing import Any, get_args
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound, checked_name
+from reverie.gateway.accounts.key_service import (
+    InvalidInput,
+    KeyNotFound,
+    checked_name,
+    checked_tag,
+)
 from reverie.money import format_amount
 from reverie.store import history, keys, usage
 from reverie.store.history import Moment, RequestRow
@@ -36,6 +41,7 @@ def last_requests(
     *,
     key: str | None = None,
     model: str | None = None,
+    tag: str | None = None,
     outcome: str | None = None,
     before: str | None = None,
 ) -> RequestPage:
@@ -43,6 +49,7 @@ def last_requests(
 
     Args:
         key: a key's name or id, or what a caller without a stored key is called.
+        tag: a tag that its keys have now.
         outcome: one of ``OUTCOMES``; several with commas.
         before: the ``last_id`` of the page before this one.
 
@@ -63,6 +70,7 @@ def last_requests(
         limit + 1,
         key_ids=ids,
         model=model,
+        tag=None if tag is None else checked_tag(tag, "tag"),
         outcomes=None if outcome is None else _outcomes(outcome),
         before=None if before is None else _place(connection, before),
     )

@@ -25,19 +25,18 @@ import time
 from collections.abc import Callable, Sequence, Set
 
 from reverie.backends.base import Backend
-from reverie.errors import BackendError, ModelLoading, Overloaded
+from reverie.errors import ModelLoading, Overloaded
 from reverie.gateway.scheduling import routing
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.queue import Queue, Waiter
+from reverie.gateway.scheduling.refusals import all_fail, drained, unservable
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.backends")
 
 RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
-_DRAINED_RETRY = 30.0
-"""Seconds after which a request may come again that found all backends draining: a guess."""
 _ALARM_SLACK = 0.001
 """Seconds by which the alarm is late, so that the moment it was set for has surely passed."""
 
@@ -141,9 +140,9 @@ class Pool:
             BackendError: no backend of this model can ever become ready, or all fail just now.
         """
         if self.failure is not None:
-            raise _unservable(self.failure)
+            raise unservable(self.failure)
         if self._is_drained_for(slot_request):
-            raise _drained()
+            raise drained()
         if not self._queue and (chosen := self._choose(slot_request)) is not None:
             return self._grant(chosen, slot_request)
         grace_ends = self.clock() + RESUME_GRACE if slot_request.resuming else -math.inf
@@ -180,7 +179,7 @@ class Pool:
         """Grant what can be granted. A backend calls this when its readiness changes."""
         if (failure := self.failure) is not None:
             for waiter in list(self._queue):
-                self._end(waiter, _unservable(failure))
+                self._end(waiter, unservable(failure))
             return
         for state in self.states:
             state.apply_probe()
@@ -209,7 +208,7 @@ class Pool:
             held_up.add(route)
             if self._is_drained_for(route):
                 for one in self._queue.on_route(route):
-                    self._end(one, _drained())
+                    self._end(one, drained())
                 continue
             if (seconds := self._seconds_to_trial(route)) is not None:
                 grace_ends = self._fail_hopeless(route, seconds)
@@ -237,7 +236,7 @@ class Pool:
             if waiter.grace_ends > now:
                 next_end = min(next_end, waiter.grace_ends)
             else:
-                self._end(waiter, _all_fail(seconds_to_trial))
+                self._end(waiter, all_fail(seconds_to_trial))
         return next_end
 
     def _admit(self, waiter: _Waiter) -> None:
@@ -384,28 +383,6 @@ class Pool:
     def _seconds_to_room(self) -> float:
         """Seconds after which another try will probably find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
-
-
-def _unservable(reason: str) -> BackendError:
-    return BackendError(
-        "This model can't be served at the moment. Its operator's log says why.", reason=reason
-    )
-
-
-def _drained() -> Overloaded:
-    return Overloaded(
-        "This model is out of service for now: its operator lets no new request to it. Try again "
-        "later.",
-        retry_after=_DRAINED_RETRY,
-    )
-
-
-def _all_fail(seconds_to_trial: float) -> BackendError:
-    return BackendError(
-        "Every backend of this model fails at the moment. Try again shortly.",
-        reason="no backend is due for a trial",
-        retry_after=seconds_to_trial,
-    )
 
 
 def _requests(count: int) -> str:

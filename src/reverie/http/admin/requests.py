@@ -19,6 +19,8 @@ class RequestsPage(Parameters):
     """A key's name or id."""
     model: str | None = None
     """A model's name."""
+    tag: str | None = None
+    """A tag: the requests of the keys that have it now."""
     outcome: str | None = None
     """`ok`, `length`, `cancelled`, `failed`, `lost` or `running`; several with commas."""
     before: str | None = None

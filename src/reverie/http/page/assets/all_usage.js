@@ -53,7 +53,7 @@ export class AllUsage extends Component {
     try {
       const groups = then && then !== by ? `${by},${then}` : by;
       const [report, days] = await Promise.all([ask(groups), ask("day")]);
-      this.setState({ shown: { report, days, filters }, problem: "", isBusy: false });
+      this.setState({ shown: { report, days, filters: { ...filters } }, problem: "", isBusy: false });
     } catch (error) {
       if (signal.aborted || this.props.onRefused(error)) return;
       this.setState({ problem: sentence(error), isBusy: false });

@@ -37,7 +37,8 @@ const COLUMNS = [
     cell: (row) => inSeconds(row.duration_ms) },
 ];
 
-/** `filters` are `{key, model}`: the requests of one key, of one model. */
+/** `filters` are `{key, model, tag}`: the requests of one key, of one model, of the keys with one tag.
+ * Another object, though it says the same, has them loaded anew. */
 export class LastRequests extends Component {
   state = { outcome: "", rows: null, next: null, problem: "" };
 
@@ -57,8 +58,8 @@ export class LastRequests extends Component {
   async load(before = null) {
     this.loading?.abort();
     const { signal } = (this.loading = new AbortController());
-    const { key, model } = this.props.filters;
-    const query = queryOf({ limit: PAGE, key, model, outcome: this.state.outcome, before });
+    const { filters } = this.props;
+    const query = queryOf({ limit: PAGE, ...filters, outcome: this.state.outcome, before });
     try {
       const page = await admin(`requests?${query}`, undefined, { signal });
       const rows = before === null ? page.data : [...this.state.rows, ...page.data];
