@@ -290,18 +290,21 @@ export class Chat extends Component {
     this.loadModels();
   }
 
-  /** Draws what has come, the less often the longer it is: Markdown is read anew each time. */
+  /** Draws what has come: the first at once, then the less often the longer it is, for Markdown is
+   * read anew each time. */
   draw(notice) {
     const { growing } = this.state;
     if (!growing) return;
     const isNews = notice !== growing.notice;
     growing.notice = notice;
     if (isNews) this.setState({ said: notice || "The answer goes on." });
+    const isFirst = !growing.message.content && !growing.message.reasoning;
+    const wait = isFirst ? 0 : DRAW_EVERY + growing.answer.content.length / 100;
     this.drawing ??= setTimeout(() => {
       this.drawing = null;
       this.take(growing);
       this.setState({});
-    }, DRAW_EVERY + growing.answer.content.length / 100);
+    }, wait);
   }
 
   take({ answer, message }) {
