@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn docs vendor chromium lock clean
+.PHONY: help setup serve postgres check test lint ruff ruff-format mypy format bench bench-accounts bench-failover bench-affinity bench-dialects bench-client bench-second-turn docs vendor chromium lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ bench-affinity: setup ## measure what sending chats where they are warm spares
 
 bench-dialects: setup ## measure what a chunk costs in each dialect
 	$(BIN)/python bench/dialects.py
+
+bench-client: setup ## measure what the client towards engines costs
+	$(BIN)/python bench/client.py
 
 bench-second-turn: setup ## measure what the second turn of a coding agent waits
 	$(BIN)/python bench/second_turn.py
