@@ -1,0 +1,74 @@
+"""Opens connections: name look-up, the quickest of a host's addresses, TLS, within one time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import aiohappyeyeballs
+
+from reverie.backends.client.address import Address
+from reverie.errors import BackendError, BackendTimeout, ConnectionLost
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+_SECOND_ADDRESS_AFTER = 0.25
+"""Seconds until a host's next address is tried beside the first (RFC 8305)."""
+
+
+async def open_connection(address: Address, protocol: Callable[[], P]) -> P:
+    """Connect, with a deadline of the caller's.
+
+    Raises:
+        OSError, RuntimeError: it can't be connected to. uvloop raises the latter.
+    """
+    loop = asyncio.get_running_loop()
+    if address.socket is not None:
+        _, made = await loop.create_unix_connection(protocol, address.socket)
+        return made
+    options: dict[str, Any] = {}
+    if address.tls:
+        options = {"ssl": tls_context(), "server_hostname": address.host}
+    if address.is_numeric:
+        _, made = await loop.create_connection(protocol, address.host, address.port, **options)
+        return made
+    found = await loop.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+    )
+    # Neither does the loop in production race a host's addresses, nor does it give one up early.
+    connected = await aiohappyeyeballs.start_connection(
+        found, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
+    )
+    try:
+        _, made = await loop.create_connection(protocol, sock=connected, **options)
+    except BaseException:
+        connected.close()
+        raise
+    return made
+
+
+def unreachable(error: Exception) -> BackendError:
+    """The error for a connection that can't be had."""
+    reason = type(error).__name__
+    if isinstance(error, OSError) and error.errno:
+        reason += f", errno {error.errno}"
+    return ConnectionLost("The model's backend can't be reached. Try again.", reason=reason)
+
+
+def unreachable_in_time() -> BackendError:
+    """The error for a connection that isn't there within its time."""
+    return BackendTimeout(
+        "The model's backend can't be reached in time. Try again.", reason="no connection in time"
+    )
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Checks a server's certificate and its name, by the system's authorities."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
