@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 import aiohappyeyeballs
+from aiohappyeyeballs.types import AddrInfoType
 
 from reverie.backends.client.address import Address
 from reverie.errors import BackendError, BackendTimeout, ConnectionLost
@@ -24,7 +25,7 @@ async def open_connection(address: Address, protocol: Callable[[], P]) -> P:
     """Connect, with a deadline of the caller's.
 
     Raises:
-        OSError, RuntimeError: it can't be connected to. uvloop raises the latter.
+        OSError, RuntimeError: it can't be connected to. uvloop may raise the latter.
     """
     loop = asyncio.get_running_loop()
     if address.socket is not None:
@@ -36,10 +37,8 @@ async def open_connection(address: Address, protocol: Callable[[], P]) -> P:
     if address.is_numeric:
         _, made = await loop.create_connection(protocol, address.host, address.port, **options)
         return made
-    found = await loop.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-    )
-    # Neither does the loop in production race a host's addresses, nor does it give one up early.
+    found = await look_up(address.host, address.port)
+    # uvloop's ``create_connection`` tries one address after the other, however long that takes.
     connected = await aiohappyeyeballs.start_connection(
         found, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
     )
@@ -49,6 +48,17 @@ async def open_connection(address: Address, protocol: Callable[[], P]) -> P:
         connected.close()
         raise
     return made
+
+
+async def look_up(host: str, port: int) -> Sequence[AddrInfoType]:
+    """The addresses of a name.
+
+    Raises:
+        OSError: it has none.
+    """
+    return await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+    )
 
 
 def unreachable(error: Exception) -> BackendError:

@@ -73,6 +73,9 @@ class Pool:
             raise unreachable(error) from error
         finally:
             self._connecting.discard(scope)
+        if self.closed:
+            connection.abort()
+            raise _closed()
         if connection.is_open:  # or it will tell the request
             self._open.add(connection)
         return connection
