@@ -11,7 +11,7 @@ Rule 3: every wait has a deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
@@ -64,7 +64,7 @@ class Response:
         """True once all of the body has been read."""
         return self._ended if self._connection is None else self._connection.at_end
 
-    async def read(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> Awaitable[bytes]:
         """The bytes that have arrived, at least one; empty at the body's end.
 
         Args:
@@ -78,7 +78,7 @@ class Response:
             raise ConnectionLost(
                 "The connection to the model's backend broke. Try again.", reason="it was closed"
             )
-        return await self._connection.read(deadline)
+        return self._connection.read(deadline)
 
     async def read_all(self, limit: int, deadline: float) -> bytes:
         """The first ``limit`` bytes of the body, or those that arrived before it failed."""

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from reverie.backends.client import connecting
+from reverie.backends.client.address import Address
+from reverie.backends.client.pool import Pool
 from reverie.backends.transport import Transport
 from reverie.errors import BackendError, BackendTimeout, ConnectionLost
 from tests.backends.peers import Peer, Serve, answer_all
@@ -125,6 +127,38 @@ async def test_the_next_of_a_names_addresses_is_tried(
         with pytest.raises(ConnectionLost, match="can't be reached") as caught:
             await ask("http://engine.example/v1")
     assert caught.value.reason.startswith("ConnectionRefusedError, errno ")
+
+
+async def test_connections_to_a_name_share_one_look_up_and_its_addresses(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.client_left()
+
+    one, two = await serve(handler), await serve(handler)
+    looked_up = 0
+
+    async def look_up(_host: str, _port: int) -> Any:
+        nonlocal looked_up
+        looked_up += 1
+        await asyncio.sleep(0.01)
+        stream = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
+        return [(*stream, ("127.0.0.1", peers.port)) for peers in (one, two)]
+
+    monkeypatch.setattr(connecting, "look_up", look_up)
+    pool = Pool(Address.of("http://engine.example/v1"), connect_timeout=5.0, reuses=True)
+    deadline = asyncio.get_running_loop().time() + 10.0
+    await asyncio.gather(*(pool.connect(deadline) for _ in range(8)))
+    await one.wait_for_open(4)
+    await two.wait_for_open(4)
+    assert looked_up == 1
+    monkeypatch.setattr(connecting, "_LOOK_UP_LASTS", 0.0)
+    await pool.close()
+    pool = Pool(Address.of("http://engine.example/v1"), connect_timeout=5.0, reuses=True)
+    for _ in range(2):
+        await pool.connect(deadline)
+    assert looked_up == 3
+    await pool.close()
 
 
 async def test_nobody_listens() -> None:

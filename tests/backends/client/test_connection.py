@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from reverie.backends.client.address import Address
-from reverie.backends.client.connecting import open_connection
+from reverie.backends.client.connecting import Connector
 from reverie.backends.client.connection import Connection
 from reverie.errors import BackendTimeout, ConnectionLost
 from tests.backends.peers import HEAD, Peer, Peers, Serve, answer_all
@@ -31,7 +31,7 @@ async def connect() -> AsyncIterator[Connect]:
             if not connection.is_open:
                 lost.set()
 
-        connection = await open_connection(Address.of(peers.url), lambda: Connection(on_lost))
+        connection = await Connector(Address.of(peers.url)).open(lambda: Connection(on_lost))
         gone.append((connection, lost))
         return connection
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from reverie.backends.client.address import Address
-from reverie.backends.client.connecting import open_connection, unreachable, unreachable_in_time
+from reverie.backends.client.connecting import Connector, unreachable, unreachable_in_time
 from reverie.backends.client.connection import Connection
 from reverie.errors import ConnectionLost
 
@@ -34,7 +34,7 @@ class Pool:
         idle_seconds: float = _IDLE_SECONDS,
     ) -> None:
         self.closed = False
-        self._address = address
+        self._connector = Connector(address)
         self._connect_timeout = connect_timeout
         self._reuses = reuses
         self._idle_seconds = idle_seconds
@@ -64,7 +64,7 @@ class Pool:
         self._connecting.add(scope)
         try:
             async with scope:
-                connection = await open_connection(self._address, self._new)
+                connection = await self._connector.open(self._new)
         except (OSError, RuntimeError) as error:
             if self.closed:
                 raise _closed() from None
