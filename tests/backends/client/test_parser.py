@@ -60,6 +60,9 @@ GOOD = [
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nab",
         Outcome(200, b"ab", True, True),
     ),
+    (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nab", Outcome(200, b"ab", True, True)),
+    (CHUNKED + b"2  \r\nab\r\n0 \r\n\r\n", Outcome(200, b"ab", True, True)),
+    (OK + b"A: b\r\n c\r\nX: \x01\xe9\r\nContent-Length: 0\r\n\r\n", Outcome(200, b"", True, True)),
     (b"HTTP/1.1 204 No\r\n\r\n", Outcome(204, b"", True, True)),
     (b"HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", Outcome(304, b"", True, True)),
     (b"HTTP/1.1 100 Continue\r\n\r\n" + SHORT, Outcome(200, b"ab", True, True)),
@@ -98,8 +101,6 @@ REFUSED = [
     OK + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
     OK + b"Name : x\r\n\r\n",
-    OK + b"Name: x\r\n folded\r\n\r\n",
-    OK + b"Name: \x00\r\n\r\n",
     CHUNKED + b"ZZ\r\n",
     CHUNKED + b"2\r\nabc\r\n",
     CHUNKED + b"fffffffffffffffffff\r\n",
@@ -133,7 +134,7 @@ def test_what_is_no_response_however_it_is_cut(data: bytes) -> None:
 def test_the_reason_carries_none_of_the_bytes(data: bytes) -> None:
     with pytest.raises(MalformedResponse) as caught:
         ResponseParser().feed(data)
-    for word in ("banana", "nonsense", "mail.example", "folded"):
+    for word in ("banana", "nonsense", "mail.example"):
         assert word not in str(caught.value)
     assert str(caught.value)
 

@@ -6,7 +6,7 @@ Rule 2: what a server says beside head and body (interim responses, extensions, 
 over, and bounded.
 
 Rule 3: what can't be understood is refused, never guessed: two lengths, a coding that nobody asked
-for, another protocol.
+for, another protocol. Sloppy line ends, spaces and characters are understood.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class ResponseParser:
         """The pieces of the body that nobody has taken yet. Take them out of this list."""
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
+        # What some servers get wrong and nearly every client takes. None of it moves a body's end.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
         self.begin()
 
     def begin(self) -> None:
