@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-accounts bench-failover bench-affinity bench-dialects bench-second-turn bench-first-minutes bench-page
+.PHONY: bench bench-accounts bench-failover bench-affinity bench-client bench-dialects bench-second-turn bench-first-minutes bench-page
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ bench-affinity: setup ## measure what sending chats where they are warm spares
 
 bench-dialects: setup ## measure what a chunk costs in each dialect
 	$(BIN)/python bench/dialects.py
+
+bench-client: setup ## measure what the client towards engines costs
+	$(BIN)/python bench/client.py
 
 bench-second-turn: setup ## measure what the second turn of a coding agent waits
 	$(BIN)/python bench/second_turn.py

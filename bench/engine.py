@@ -3,7 +3,7 @@
 ``reverie.testing`` checks what it is asked, scripts faults and keeps records; under full load that
 would be what is measured. This one reads ``stream`` and ``max_tokens`` and nothing else. An answer
 of up to 16 tokens leaves in one write; a longer one in a write for each token, a turn of the event
-loop apart, since that is what a gateway is for.
+loop apart or as many seconds as it is told, since that is what a gateway is for.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _answer(tokens: int) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, gap: float) -> None:
+        self._gap = gap
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._buffer = b""
@@ -102,16 +103,18 @@ class _Connection(asyncio.Protocol):
             return
         self._transport.write(writes[number])
         if number + 1 < len(writes):
-            self._loop.call_soon(self._write, writes, number + 1)
+            self._loop.call_later(self._gap, self._write, writes, number + 1)
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0)
+async def _serve(gap: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(gap), "127.0.0.1", 0)
     sys.stdout.write(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1\n")
     sys.stdout.flush()
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    uvloop.run(_serve())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gap", type=float, default=0.0, help="seconds between two writes")
+    uvloop.run(_serve(parser.parse_args().gap))

@@ -72,9 +72,13 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def engine() -> AsyncIterator[str]:
-    """Run the engine, beside the load; give its base URL."""
-    command = (sys.executable, Path(__file__).with_name("engine.py"))
+async def engine(gap: float = 0.0) -> AsyncIterator[str]:
+    """Run the engine, beside the load; give its base URL.
+
+    Args:
+        gap: seconds between two tokens of a long answer.
+    """
+    command = (sys.executable, Path(__file__).with_name("engine.py"), "--gap", str(gap))
     async with _run(*command, core=LOAD_CORE, says="http://") as (_, url):
         yield url
 

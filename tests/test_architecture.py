@@ -110,7 +110,6 @@ TESTED_ELSEWHERE = {
     "backends/encoding/images.py": "backends/encoding/test_kinds.py",
     "backends/headers.py": "backends/test_http.py",
     "backends/tasks.py": "http/tasks/test_route.py",
-    "backends/transport.py": "backends/test_http.py",
     "cli/accounts.py": "cli/test_keys.py",
     "errors.py": "test_docs.py",
     "prompt_bounds.py": "test_request.py",

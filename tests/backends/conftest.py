@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import uvloop
 
 from reverie.backends.http import HttpBackend
 from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
+from tests.backends.peers import Handler, Peers, Serve
+
+LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """What is known of sockets here holds on both loops; the second is the one in production."""
+    return LOOPS
+
 
 StartBackend = Callable[..., Awaitable[HttpBackend]]
 
@@ -57,5 +72,25 @@ async def start_backend() -> AsyncIterator[StartBackend]:
             stack.push_async_callback(backend.stop)
             await backend.start(lambda: None)
             return backend
+
+        yield start
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """``await serve(handler)``: a server that handles each connection so."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            handler: Handler, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+        ) -> Peers:
+            peers = Peers(handler)
+            server = await asyncio.start_server(peers.serve, host, 0, ssl=tls)
+            stack.callback(server.close)
+            peers.port = server.sockets[0].getsockname()[1]
+            scheme = "http" if tls is None else "https"
+            peers.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{peers.port}/v1"
+            stack.push_async_callback(peers.wait_for_open, 0)
+            return peers
 
         yield start

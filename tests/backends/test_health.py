@@ -51,12 +51,14 @@ async def server_that_says(answer: bytes) -> AsyncIterator[str]:
     """A server that gives one answer to everything; none at all if that is empty."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        if answer:
-            writer.write(answer)
-        else:
-            await reader.read()
-        writer.close()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            if answer:
+                writer.write(answer)
+            else:
+                await reader.read()
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:

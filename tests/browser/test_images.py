@@ -16,7 +16,7 @@ from playwright.async_api import Page, expect
 
 from reverie.testing import ScriptedEngine
 from tests.browser.conftest import OpenPage, ask
-from tests.browser.test_access import FIGURES, serious
+from tests.browser.conftest import WIDER, serious
 from tests.browser.test_copy_as import run
 from tests.harness import Gateway, StartGateway
 
@@ -310,5 +310,5 @@ async def test_images_are_for_everyone(
     await page.get_by_label("Choose images").set_input_files([file("a.txt", "text/plain", b"a")])
     await expect(page.locator(".composer").get_by_role("alert")).not_to_be_empty()
     assert await serious(page, axe) == []
-    assert await page.evaluate(FIGURES) <= 0
+    assert await page.evaluate(WIDER) <= 0
     await expect(page.get_by_role("button", name="Send")).to_be_in_viewport()

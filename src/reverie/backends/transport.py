@@ -1,73 +1,70 @@
-"""An HTTP client for one server. Only this module uses aiohttp.
+"""An HTTP client for one server.
 
 Rule 1: a connection whose response wasn't read to its end is closed and never reused. Closing it
 makes the engine stop.
 
-Rule 2: no exception of the library leaves this module.
+Rule 2: what goes wrong is a ``BackendError``; no other exception leaves this module.
 
-Rule 3: every read has a deadline, but one timer serves all reads of a response: unless a deadline
-comes earlier, it is set again only when it fires.
+Rule 3: every wait has a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
-import math
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
-import aiohttp
-import yarl
-from aiohttp.http import HttpProcessingError
+from reverie.backends.client.address import Address
+from reverie.backends.client.connection import Connection
+from reverie.backends.client.pool import Pool
+from reverie.errors import BackendError, ConnectionLost
 
-from reverie.errors import BackendError, BackendTimeout, ConnectionLost
-
-_LIBRARY_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)  # includes TimeoutError
-
-_LARGE_BODY = 512 * 1024
-"""Bytes from which a request is sent in parts, so that other requests' tokens go out in between."""
 _MAX_GET_BYTES = 64 * 1024
 _GET_BODY_TIMEOUT = 0.5
+
+
+class Headers(Mapping[str, str]):
+    """Of a response. The case of a name doesn't matter."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower().encode()].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
 class Response:
     """The response to one request. ``status`` and ``headers`` are known, the body follows."""
 
-    __slots__ = ("_content", "_deadline", "_fires_at", "_loop", "_response", "_timer", "_waiting")
+    __slots__ = ("_connection", "_ended", "_pool", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self._content = response.content
-        self._loop = asyncio.get_running_loop()
-        self._waiting = False
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = math.inf
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
+    def __init__(self, connection: Connection, pool: Pool) -> None:
+        self._connection: Connection | None = connection
+        self._pool = pool
+        self._ended = False
+        self.status = connection.status
+        self.headers = Headers(connection.headers)
 
     @property
     def content_type(self) -> str:
         """In lower case, without parameters."""
-        return self._response.content_type
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
     def at_end(self) -> bool:
         """True once all of the body has been read."""
-        return self._content.at_eof()
+        return self._ended if self._connection is None else self._connection.at_end
 
-    async def read(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> Awaitable[bytes]:
         """The bytes that have arrived, at least one; empty at the body's end.
 
         Args:
@@ -77,16 +74,11 @@ class Response:
             BackendTimeout: nothing came before the deadline.
             BackendError: the connection broke.
         """
-        self._deadline = deadline
-        if deadline < self._fires_at:
-            self._set_timer()
-        self._waiting = True
-        try:
-            return await self._content.readany()
-        except _LIBRARY_ERRORS as error:
-            raise self._as_backend_error(error) from error
-        finally:
-            self._waiting = False
+        if self._connection is None:
+            raise ConnectionLost(
+                "The connection to the model's backend broke. Try again.", reason="it was closed"
+            )
+        return self._connection.read(deadline)
 
     async def read_all(self, limit: int, deadline: float) -> bytes:
         """The first ``limit`` bytes of the body, or those that arrived before it failed."""
@@ -100,41 +92,17 @@ class Response:
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end: then it can be reused."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._response.close()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._fires_at = self._deadline
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._fires_at = math.inf
-        if not self._waiting:
-            return  # the consumer is busy; the next read sets the timer
-        if self._deadline <= self._loop.time():
-            self._response.close()  # which ends the read
-        else:
-            self._set_timer()
-
-    def _as_backend_error(self, error: BaseException) -> BackendError:
-        if self._deadline <= self._loop.time():
-            return BackendTimeout(
-                "The model's backend fell silent. Try again.", reason="no token in time"
-            )
-        return ConnectionLost(
-            "The connection to the model's backend broke. Try again.", reason=type(error).__name__
-        )
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._ended = connection.at_end
+            self._pool.release(connection)
 
 
 class Transport:
     """Connections to one server.
 
     TCP connections are kept and reused. A Unix socket gets a new connection for each request, since
-    llama.cpp closes it after a stream.
+    llama.cpp closes it after a stream. There are no proxies, no cookies and no redirects.
 
     Args:
         url: ``http://…``, ``https://…``, or ``http+unix://%2Fpath%2Fof%2Fsocket/…``.
@@ -143,49 +111,23 @@ class Transport:
         connect_timeout: seconds for name look-up, connection and TLS together.
 
     Raises:
-        ValueError: the URL can't be used.
+        ValueError: the URL or a header can't be used.
     """
 
     def __init__(
         self, url: str, *, headers: Mapping[str, str], connect_timeout: float, socket: str | None
     ) -> None:
-        if url.startswith("http+unix://"):
-            parts = urlsplit(url)
-            socket = socket or unquote(parts.netloc)
-            if not socket.startswith("/"):
-                raise ValueError("a socket's path is written as http+unix://%2Fpath%2Fof%2Fsocket")
-            url = f"http://engine{parts.path}"
-        self._url = yarl.URL(url)
-        if not self._url.host:
-            raise ValueError("it names no host")
-        self._socket = socket
-        self._headers = headers
-        self._responses: set[Response] = set()
-        self.reuses_connections = socket is None
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_note_reuse)
-        self._session = self._new_session(
-            keep_alive=self.reuses_connections,
-            timeout=aiohttp.ClientTimeout(connect=connect_timeout),
-            trace_configs=[tracing] if self.reuses_connections else [],
+        self._address = Address.of(url, socket)
+        self.reuses_connections = self._address.socket is None
+        self._pool = Pool(
+            self._address, connect_timeout=connect_timeout, reuses=self.reuses_connections
         )
-
-    def _new_session(self, *, keep_alive: bool, **options: Any) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
-            if self._socket is None
-            else aiohttp.UnixConnector(self._socket, limit=0, force_close=not keep_alive),
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            **options,
-        )
+        self._fields = _fields({"Host": self._address.authority, **headers})
+        self._heads: dict[str, bytes] = {}  # of POST, by path, up to the body's length
 
     async def close(self) -> None:
         """Close every connection. Reads that are waiting raise ``BackendError``."""
-        for response in tuple(self._responses):
-            response.close()  # the session's own close would leave reads waiting
-        await self._session.close()
+        await self._pool.close()
 
     async def get(self, path: str, timeout: float) -> tuple[int, bytes]:
         """GET on a fresh connection; return the status and what arrives of the body at once.
@@ -197,19 +139,22 @@ class Transport:
         Raises:
             BackendTimeout, BackendError: no response came.
         """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        head = self._head("GET", path) + b"\r\n"
+        connection = await self._pool.connect(deadline)
         try:
-            async with (
-                asyncio.timeout(timeout),
-                self._new_session(keep_alive=False) as session,
-                session.get(self._address(path), allow_redirects=False) as response,
-            ):
-                return response.status, await _read_at_once(response.content)
-        except _LIBRARY_ERRORS as error:
-            raise _no_response(error) from error
+            await connection.request(head, b"", deadline)
+            response = Response(connection, self._pool)
+            body = await response.read_all(_MAX_GET_BYTES, clock() + _GET_BODY_TIMEOUT)
+            return response.status, body
+        finally:
+            connection.abort()
 
-    @asynccontextmanager
-    async def post(self, path: str, body: bytes, deadline: float) -> AsyncGenerator[Response, None]:
-        """Send a request; yield its response once the head has arrived.
+    def post(
+        self, path: str, body: bytes, deadline: float
+    ) -> AbstractAsyncContextManager[Response, None]:
+        """Send a request; enter to get its response once the head has arrived.
 
         Args:
             path: as for ``get``.
@@ -218,71 +163,88 @@ class Transport:
         Raises:
             BackendTimeout, BackendError: no response came.
         """
-        try:
-            async with asyncio.timeout_at(deadline):
-                received = await self._send(self._address(path), body)
-        except _LIBRARY_ERRORS as error:
-            raise _no_response(error) from error
-        response = Response(received)
-        self._responses.add(response)
-        try:
-            yield response
-        finally:
-            self._responses.discard(response)
-            response.close()
+        return _Exchange(self, path, body, deadline)
 
-    def _address(self, path: str) -> yarl.URL:
-        base = self._url.parent if path[0] == "/" and self._url.name == "v1" else self._url
-        return base.joinpath(path.lstrip("/"))
-
-    async def _send(self, url: yarl.URL, body: bytes) -> aiohttp.ClientResponse:
+    async def respond(self, path: str, body: bytes, deadline: float) -> Response:
         """Send, with a second try if a reused connection fails: a server may close an idle one
         just as a request is sent on it, which says nothing about the request.
         """
-        trace = SimpleNamespace(reused=False)
+        head = self._post_head(path) + b"%d\r\n\r\n" % len(body)
+        connection = self._pool.take()
+        if connection is not None:
+            try:
+                return await self._send(connection, head, body, deadline)
+            except ConnectionLost:
+                if not connection.untouched or self._pool.closed:
+                    raise
+        connection = await self._pool.connect(deadline)
+        return await self._send(connection, head, body, deadline)
+
+    async def _send(
+        self, connection: Connection, head: bytes, body: bytes, deadline: float
+    ) -> Response:
         try:
-            return await self._session.post(
-                url, data=_payload(body), allow_redirects=False, trace_request_ctx=trace
-            )
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not trace.reused or self._session.closed:
-                raise
-        return await self._session.post(url, data=_payload(body), allow_redirects=False)
+            await connection.request(head, body, deadline)
+            if connection.status == 200:
+                _require_plain(connection.headers)
+        except BaseException:
+            connection.abort()
+            raise
+        return Response(connection, self._pool)
+
+    def _post_head(self, path: str) -> bytes:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head("POST", path) + b"Content-Length: "
+        return head
+
+    def _head(self, method: str, path: str) -> bytes:
+        return f"{method} {self._address.target(path)} HTTP/1.1\r\n".encode() + self._fields
 
 
-async def _read_at_once(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    with contextlib.suppress(*_LIBRARY_ERRORS):
-        async with asyncio.timeout(_GET_BODY_TIMEOUT):
-            while len(body) < _MAX_GET_BYTES and (part := await content.readany()):
-                body += part
-    return bytes(body)
+class _Exchange(AbstractAsyncContextManager[Response, None]):
+    """Holds a response's connection while the response is read."""
+
+    __slots__ = ("_arguments", "_response", "_transport")
+
+    def __init__(self, transport: Transport, path: str, body: bytes, deadline: float) -> None:
+        self._transport = transport
+        self._arguments = path, body, deadline
+
+    async def __aenter__(self) -> Response:
+        self._response = await self._transport.respond(*self._arguments)
+        return self._response
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._response.close()
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    return body if len(body) < _LARGE_BODY else io.BytesIO(body)
+def _fields(headers: Mapping[str, str]) -> bytes:
+    """The header lines of every request.
+
+    Raises:
+        ValueError: one of them would be more than one line.
+    """
+    for name, value in headers.items():
+        if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
+            raise ValueError(f"the header {name!r} can't be sent: it isn't plain text")
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
-async def _note_reuse(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.reused = True
+def _require_plain(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a compressed body.
 
-
-def _no_response(error: BaseException) -> BackendError:
-    """The error for a request without a response."""
-    reason = type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
-        reason += f", errno {error.os_error.errno}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return BackendTimeout(
-            "The model's backend can't be reached in time. Try again.", reason=reason
+    Raises:
+        BackendError: it is one.
+    """
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+        raise BackendError(
+            "The model's backend compressed its answer, which it was asked not to. Switch that "
+            "off where it runs, or in the proxy before it.",
+            reason="a compressed answer",
         )
-    if isinstance(error, TimeoutError):
-        return BackendTimeout(
-            "The model's backend did not answer in time. Try again.", reason="no first token"
-        )
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return ConnectionLost("The model's backend can't be reached. Try again.", reason=reason)
-    return ConnectionLost(
-        "The model's backend closed the connection unanswered. Try again.", reason=reason
-    )
