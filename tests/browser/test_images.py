@@ -15,8 +15,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from reverie.testing import ScriptedEngine
-from tests.browser.conftest import OpenPage, ask
-from tests.browser.conftest import WIDER, serious
+from tests.browser.conftest import WIDER, OpenPage, ask, serious
 from tests.browser.test_copy_as import run
 from tests.harness import Gateway, StartGateway
 
