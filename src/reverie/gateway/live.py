@@ -5,6 +5,7 @@ Rule: nothing here is a client's own words: no prompt, no answer, no secret.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,6 +89,8 @@ class Live:
         self._running: dict[RequestRecord, None] = {}
         self._minutes: deque[_Minute] = deque(maxlen=_MINUTES)
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
+        self.over = asyncio.Event()
+        """Set when the server stops: who watches is to leave."""
 
     def began(self, record: RequestRecord) -> None:
         self._running[record] = None

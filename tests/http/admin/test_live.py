@@ -163,3 +163,19 @@ async def test_models_backends_and_the_gateway_are_told_of(
         "store": "up",
     }
     assert live["pulls"] == []
+
+
+async def test_who_watches_is_let_go_when_the_server_stops(
+    engine: ScriptedEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.script = LONG
+    running = asyncio.create_task(gateway.post(chat(max_tokens=20), headers=AS_USER))
+    await gateway.until(lambda: engine.in_flight == 1)
+    url = f"{gateway.url}{PATH}?stream=true"
+    async with gateway.http.get(url, headers=AS_ADMIN) as watched:
+        await watched.content.readline()
+        gateway.server.stop()
+        async with asyncio.timeout(20):
+            await watched.content.read()  # to its end
+    assert (await running)[0] == 200
+    assert not [record for record in caplog.records if record.exc_info]
