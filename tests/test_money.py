@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from reverie.money import (
     Amount,
     Budget,
+    Price,
     format_amount,
     format_budget,
-    format_price,
     parse_amount,
     parse_budget,
     parse_price,
+    price_to_json,
 )
 
 
@@ -105,4 +106,6 @@ def test_what_is_written_is_read_back_as_it_was(nano: int, currency: str) -> Non
 
 @pytest.mark.parametrize("written", ["0.18", "12.00", "0.001", "1000000.00"])
 def test_a_price_is_written_as_it_was_read(written: str) -> None:
-    assert format_price(parse_price(f"{written}USD").nano) == written
+    nano = parse_price(f"{written}USD").nano
+    told = price_to_json(Price(input=nano, currency="USD"))
+    assert told == {"currency": "USD", "input": written, "cached": "0.00", "output": "0.00"}

@@ -146,12 +146,14 @@ async def test_a_reading_that_hangs_is_given_up_and_the_next_one_is_not_held_up(
     assert await text(gateway) == "Hello world"
 
 
-async def test_a_stop_does_not_wait_for_a_reload_that_hangs(
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_stop_does_not_wait_for_a_reload_or_its_preview_that_hangs(
     engine: ScriptedEngine,
     start_gateway: StartGateway,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     hanging: threading.Event,
+    method: str,
 ) -> None:
     monkeypatch.setattr("reverie.reload._READ_TIMEOUT", 3600)
     monkeypatch.setattr("reverie.reload._CLOSE_TIMEOUT", 0.1)
@@ -165,7 +167,7 @@ async def test_a_stop_does_not_wait_for_a_reload_that_hangs(
 
     gateway.read = read
     asked = [
-        asyncio.create_task(gateway.http.post(gateway.url + RELOAD, headers=AS_ADMIN))
+        asyncio.create_task(gateway.http.request(method, gateway.url + RELOAD, headers=AS_ADMIN))
         for _ in range(3)
     ]
     await gateway.until(lambda: len(reads) == 1)

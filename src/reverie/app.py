@@ -192,13 +192,15 @@ class Application:
         """
         return await self._reloader.reload()
 
-    async def end_reloads(self) -> None:
-        """Refuse further reloads, and wait some seconds for the one that runs. Idempotent."""
+    async def end_admin(self) -> None:
+        """End what operators wait for: streams that watch, and a reload that runs, within seconds.
+        Idempotent."""
+        self._live.over.set()
         await self._reloader.close()
 
     async def stop(self) -> None:
         """Stop everything. Idempotent."""
-        await self.end_reloads()
+        await self.end_admin()
         await self._pulls.stop()
         await self.registry.stop()
         await self._keys.stop()

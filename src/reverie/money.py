@@ -103,9 +103,13 @@ def format_amount(nano: int, currency: str) -> str:
     return f"{sign}{units}.{decimals} {currency}".strip()
 
 
-def format_price(nano: int) -> str:
-    """Write nano-units per token as a price per million tokens, without its currency: ``0.18``."""
-    return format_amount(nano * _PER_MILLION, "")
+def price_to_json(price: Price) -> dict[str, str] | None:
+    """What a million tokens cost, each as it is written: ``0.18``; None if all are free."""
+    each = {"input": price.input, "cached": price.cached, "output": price.output}
+    if not any(each.values()):
+        return None
+    written = {name: format_amount(nano * _PER_MILLION, "") for name, nano in each.items()}
+    return {"currency": price.currency, **written}
 
 
 def format_budget(budget: Budget) -> str:

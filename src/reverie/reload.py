@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from reverie import log
 from reverie.addresses import own_backends, require_keys
@@ -49,7 +50,7 @@ class Reloader:
         self._read = read
         self._environ = environ
         self._one = asyncio.Lock()
-        self._applying: asyncio.Task[Changes] | None = None
+        self._working: asyncio.Task[Changes] | None = None
         self._closed = False
 
     async def reload(self) -> Changes:
@@ -60,12 +61,13 @@ class Reloader:
             Overloaded: the server is stopping.
         """
         async with self._one:
-            if self._closed:
-                raise _server_stops()
             try:
-                changes = await self._apply_unless_closed()
+                changes = await self._unless_closed(self._apply)
             except ConfigurationError as error:
                 logger.error("not reloaded", extra=log.fields(reason="; ".join(error.problems)))
+                raise
+            except Overloaded:
+                logger.error("not reloaded", extra=log.fields(reason="the server is stopping"))
                 raise
         logger.info(
             "reloaded",
@@ -86,28 +88,31 @@ class Reloader:
             Overloaded: the server is stopping.
         """
         async with self._one:
-            if self._closed:
-                raise _server_stops()
-            written, wanted, _ = await self._read_wanted()
-            async with _within_check_timeout():
-                await self._registry.check(wanted)
-            return compare(self._registry.settings, written)
+            return await self._unless_closed(self._check)
 
-    async def _apply_unless_closed(self) -> Changes:
-        """Apply, in a task that ``close`` can cancel.
+    async def _unless_closed(self, work: Callable[[], Coroutine[Any, Any, Changes]]) -> Changes:
+        """Do it, in a task that ``close`` can cancel.
 
         Raises:
-            ConfigurationError, Overloaded
+            ConfigurationError
+            Overloaded: the server is stopping.
         """
-        self._applying = asyncio.create_task(self._apply())
+        if self._closed:
+            raise _server_stops()
+        self._working = asyncio.create_task(work())
         try:
-            return await self._applying
+            return await self._working
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise  # it was the caller who was cancelled
-            logger.error("not reloaded", extra=log.fields(reason="the server is stopping"))
             raise _server_stops() from None
+
+    async def _check(self) -> Changes:
+        written, wanted, _ = await self._read_wanted()
+        async with _within_check_timeout():
+            await self._registry.check(wanted)
+        return compare(self._registry.settings, written)
 
     async def _apply(self) -> Changes:
         before = self._registry.settings
@@ -158,12 +163,12 @@ class Reloader:
             raise ConfigurationError([str(error)]) from None
 
     async def close(self) -> None:
-        """End a running reload within seconds, and let none begin any more. Idempotent."""
+        """End a running reload or preview within seconds, and let none begin. Idempotent."""
         self._closed = True
-        if self._applying is not None:
-            await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
-            self._applying.cancel()
-            await asyncio.wait({self._applying}, timeout=_CLOSE_TIMEOUT)
+        if self._working is not None:
+            await asyncio.wait({self._working}, timeout=_CLOSE_TIMEOUT)
+            self._working.cancel()
+            await asyncio.wait({self._working}, timeout=_CLOSE_TIMEOUT)
 
 
 @contextlib.asynccontextmanager

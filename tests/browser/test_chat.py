@@ -177,9 +177,10 @@ async def test_a_wrong_key_is_refused_in_a_sentence_and_the_right_one_goes_on(
     asked = page.get_by_role("form", name="This server asks for an API key")
     field = asked.get_by_label("API key")
     await expect(field).to_be_focused()
+    await expect(asked.get_by_role("alert")).to_have_text("")  # none was given yet
     await field.fill("wrong")
     await page.keyboard.press("Enter")
-    await expect(asked.get_by_role("alert")).to_be_visible()
+    await expect(asked.get_by_role("alert")).to_contain_text("API key")
     await expect(field).to_have_value("")
     await field.fill("right")
     await asked.get_by_role("button", name="Use this key").click()

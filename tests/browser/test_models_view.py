@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,17 @@ async def test_a_download_is_cancelled(
     await expect(page.get_by_text("It was cancelled.")).to_be_visible()
     await expect(page.get_by_role("progressbar")).to_have_count(0)
     goes_on.set()
+
+
+async def test_a_download_that_ends_at_once_does_not_stay_there_as_one_that_runs(
+    gateway: Gateway, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = "import time; time.sleep(0.2); print('{\"size\": 5}')"
+    monkeypatch.setattr(gateway.app._pulls, "_program", (sys.executable, "-c", quick))
+    page = await open_view(open_page, gateway.url, "Models")
+    await fetch(page, "hf:owner/Small-GGUF")
+    await expect(page.get_by_text("It is here.")).to_be_visible()
+    await expect(page.get_by_role("progressbar")).to_have_count(0)
 
 
 async def test_why_a_download_failed_is_a_sentence(

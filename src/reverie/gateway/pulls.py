@@ -79,6 +79,7 @@ class Pull:
         else:
             self._done, self._total = told["done"], told["total"] or None
             self._steps.append((time.monotonic(), self._done))
+            self._forget_old_steps()
 
     def end(self, *, cancelled: bool) -> None:
         """Note that its process has ended."""
@@ -91,13 +92,17 @@ class Pull:
             self.error = self.error or "The download ended before it was complete. Try again."
 
     def _rate(self) -> float | None:
+        self._forget_old_steps()
         now = time.monotonic()
-        while len(self._steps) > 1 and now - self._steps[1][0] > _RATE_SPAN:
-            self._steps.popleft()
         if not self._steps or now <= self._steps[0][0]:
             return None
         at, done = self._steps[0]
         return round((self._done - done) / (now - at))
+
+    def _forget_old_steps(self) -> None:
+        now = time.monotonic()
+        while len(self._steps) > 1 and now - self._steps[1][0] > _RATE_SPAN:
+            self._steps.popleft()
 
 
 class Pulls:

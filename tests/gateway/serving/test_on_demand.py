@@ -219,15 +219,15 @@ async def test_an_operator_s_unload_ends_a_load_that_nobody_needs() -> None:
     engine = FakeEngine()
     model = await on_demand(engine)
     model.load_for_operator()
-    assert await model.unload_for_operator()  # as soon as it has begun
+    assert await model.unload_if_free("an operator")  # as soon as it has begun
     assert (model.is_cold, model.in_memory) == (True, False)
     model.load_for_operator()
     await asyncio.sleep(0.01)
-    assert await model.unload_for_operator()
+    assert await model.unload_if_free("an operator")
     assert (model.is_cold, model.in_memory, engine.ready) == (True, False, False)
     await loaded(engine, model)
-    assert await model.unload_for_operator()
-    assert await model.unload_for_operator()
+    assert await model.unload_if_free("an operator")
+    assert await model.unload_if_free("an operator")
     assert model.is_cold
 
 
@@ -236,7 +236,7 @@ async def test_an_operator_s_unload_is_refused_while_a_request_holds_the_model()
     model = await on_demand(engine)
     await loaded(engine, model)
     with held(model):
-        assert not await model.unload_for_operator()
+        assert not await model.unload_if_free("an operator")
         assert (engine.ready, model.holders) == (True, 1)
 
 
@@ -245,7 +245,7 @@ async def test_a_request_that_comes_while_an_operator_unloads_gets_the_engine_ba
     model = await on_demand(engine)
     await loaded(engine, model)
     engine.may_stop.clear()
-    unloading = asyncio.create_task(model.unload_for_operator())
+    unloading = asyncio.create_task(model.unload_if_free("an operator"))
     await asyncio.sleep(0.01)
     with held(model):
         model.load_for_request()
@@ -266,7 +266,7 @@ async def test_a_request_that_comes_while_a_load_is_cancelled_has_it_loaded_agai
         model.load_for_operator()
         await asyncio.sleep(0.01)
         model.release()
-        unloading = asyncio.create_task(model.unload_for_operator())
+        unloading = asyncio.create_task(model.unload_if_free("an operator"))
         await asyncio.sleep(0)
         model.hold()
         model.load_for_request()
@@ -311,5 +311,5 @@ async def test_an_engine_that_failed_for_good_is_loaded_again_when_an_operator_a
     assert engine.failure is None
     engine.become_ready()
     engine.ready, engine.failure = False, "It died."
-    assert await model.unload_for_operator()
+    assert await model.unload_if_free("an operator")
     assert (model.is_cold, engine.failure) == (True, None)

@@ -5,8 +5,8 @@ the decision whether that is still needed is made while holding it.
 
 Rule 2: the engine isn't unloaded while a request holds the model.
 
-Rule 3: an operator's load and unload are decided by the same state, and the latest wins: an unload
-ends a load that no request needs. A request that comes meanwhile loads the model again.
+Rule 3: loads and unloads that somebody asks for are decided by the same state, and the latest wins:
+an unload ends a load that no request needs. A request that comes meanwhile loads the model again.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class OnDemandModel:
             self._stopping = True
             await self._stop_engine()
 
-    async def unload_for_operator(self) -> bool:
+    async def unload_if_free(self, reason: str) -> bool:
         """Unload the engine, and end a load of it. False: requests hold the model.
 
         Cancelling this cancels the wait only.
@@ -217,11 +217,11 @@ class OnDemandModel:
         if self.in_use:
             return False
         before = self._unloads
-        self._unloading = background.once("model unload", self._unload_for_operator)
+        self._unloading = background.once("model unload", partial(self._unload_if_free, reason))
         await asyncio.shield(self._unloading)
         return self._unloads > before or not self.in_memory
 
-    async def _unload_for_operator(self) -> None:
+    async def _unload_if_free(self, reason: str) -> None:
         if (loading := self._loading) is not None:
             loading.cancel()
             await asyncio.wait({loading})
@@ -230,7 +230,7 @@ class OnDemandModel:
             if self.in_use:  # the request that came meanwhile relied on that load
                 self.load()
                 return
-        await self._unload("an operator")
+        await self._unload(reason)
         if self.is_cold:
             self.load_failure = None
             self._backend.forget_failure()

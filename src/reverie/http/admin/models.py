@@ -17,12 +17,10 @@ from reverie.gateway.serving.served_models import ServedModel, ServedModels
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
 from reverie.models.reference import shown
-from reverie.money import format_amount
+from reverie.money import price_to_json
 from reverie.text import without_folders
 
 logger = logging.getLogger("reverie.admin")
-
-_MILLION = 10**6
 
 
 class NamedModel(Body):
@@ -68,7 +66,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     )
     async def unload(asked: NamedModel) -> dict[str, Any]:
         model, engine = find(asked)
-        if not await engine.unload_for_operator():
+        if not await engine.unload_if_free("an operator"):
             held = max(1, engine.holders)  # it may just have ended
             hold = "1 request holds" if held == 1 else f"{held} requests hold"
             raise Conflict(
@@ -113,7 +111,7 @@ def _describe(model: ServedModel, served: ServedModels) -> dict[str, Any]:
         "slots": sum(backend.slots for backend in pool.backends),
         "in_flight": pool.in_flight,
         "waiting": pool.waiting,
-        "price": _price(model),
+        "price": price_to_json(model.price),
         "limits": {"rpm": limits.rpm, "tpm": limits.tpm, "concurrency": limits.concurrency},
         "backends": [describe_backend(model.name, state) for state in pool.states],
     }
@@ -139,16 +137,3 @@ def _reason(model: ServedModel) -> str | None:
         failure = without_folders(engine.load_failure).rstrip(".")
         return f"The latest load failed: {failure}. The next request tries it again."
     return None
-
-
-def _price(model: ServedModel) -> dict[str, str] | None:
-    """What a million tokens cost; None if they are free."""
-    price = model.price
-    if not (price.input or price.cached or price.output):
-        return None
-    return {
-        "currency": price.currency,
-        "input": format_amount(price.input * _MILLION, ""),
-        "cached": format_amount(price.cached * _MILLION, ""),
-        "output": format_amount(price.output * _MILLION, ""),
-    }

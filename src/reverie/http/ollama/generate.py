@@ -76,6 +76,5 @@ async def _unload(model: ServedModel) -> None:
         raise Forbidden(
             "This model is not loaded and unloaded on request: its operator keeps it as it is."
         )
-    await on_demand.unload("request")
-    if on_demand.in_memory or on_demand.in_use:
+    if not await on_demand.unload_if_free("request"):
         raise Forbidden("This model is in use, and stays loaded. Try again once it is idle.")

@@ -14,7 +14,7 @@ from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.access import Access
 from reverie.http.operations.errors import not_found
 from reverie.http.operations.security import checked_router
-from reverie.money import Price, format_price
+from reverie.money import price_to_json
 
 PATHS = ("/v1/models", "/models", "/llm/models")
 """The same under each; the first is in the API's description."""
@@ -61,7 +61,7 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
         "display_name": name,
         "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    entry["pricing"] = _pricing(model.price)
+    entry["pricing"] = price_to_json(model.price)
     if model.settings.task == "generate":
         entry["input_modalities"] = ["text", "image"] if sees_images(model) else ["text"]
         entry["defaults"] = if_all_open(model.defaults)
@@ -71,15 +71,3 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
     if name != model.name:
         entry["alias_of"] = model.name
     return entry
-
-
-def _pricing(price: Price) -> dict[str, str] | None:
-    """Prices per million tokens, as they are written; None: nothing costs anything."""
-    if not (price.input or price.cached or price.output):
-        return None
-    return {
-        "currency": price.currency,
-        "input": format_price(price.input),
-        "cached": format_price(price.cached),
-        "output": format_price(price.output),
-    }

@@ -7,7 +7,7 @@ import { fromKept, maxTokensOf, toKeep } from "./controls.js";
 import { Conversations } from "./conversations.js";
 import { filesIn, readImage } from "./images.js";
 import { fetchImages, forgetImages, keepImages } from "./kept_images.js";
-import { KeyQuestion } from "./key.js";
+import { KeyQuestion, refusalOf } from "./key.js";
 import { Message, figuresOf } from "./message.js";
 import { Question } from "./parts.js";
 import { requestOf, requestOnScreen } from "./request.js";
@@ -47,7 +47,7 @@ export class Chat extends Component {
       growing: null, // {answer, message, conversation, controller, notice}
       said: "", // for screen readers
       problem: "", // a sentence about the page as a whole
-      keyProblem: null, // the server's sentence when it asks for a key
+      keyProblem: null, // why the key was refused when the server asks for one; else null
       showsList: isWide,
       showsSettings: isWide,
     };
@@ -94,7 +94,7 @@ export class Chat extends Component {
   /** Shows what went wrong with the page as a whole; a missing key is asked for. */
   report(error) {
     if (error instanceof ApiError && error.status === 401) {
-      this.setState({ keyProblem: error.message, problem: "" });
+      this.setState({ keyProblem: refusalOf(error), problem: "" });
     } else {
       this.setState({ problem: sentence(error) });
     }

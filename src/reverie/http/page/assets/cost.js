@@ -1,7 +1,14 @@
-// What an answer cost, exactly as the ledger reckons: in whole nano-units, which are integers.
+// What answers cost, exactly as the ledger reckons: in whole nano-units, which are integers.
 
 const NANO = 10n ** 9n;
 const PRICE = /^([0-9]+)(?:[.]([0-9]{1,3})0*)?$/;
+
+/** An amount exactly, with at least two decimals, as the server writes it: "0.18 USD". */
+export function amount(nano, currency) {
+  const exact = BigInt(nano);
+  const decimals = String(exact % NANO).padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
+  return `${exact / NANO}.${decimals} ${currency}`.trim();
+}
 
 /** A price per million tokens, such as "0.18", in nano-units per token. */
 function perToken(price) {
@@ -18,6 +25,5 @@ export function costOf(pricing, usage) {
     BigInt(usage.prompt_tokens - cached) * perToken(pricing.input) +
     BigInt(cached) * perToken(pricing.cached) +
     BigInt(usage.completion_tokens) * perToken(pricing.output);
-  const decimals = String(nano % NANO).padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
-  return `${nano / NANO}.${decimals} ${pricing.currency}`;
+  return amount(nano, pricing.currency);
 }

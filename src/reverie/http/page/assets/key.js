@@ -3,6 +3,9 @@
 import { apiKey } from "./api.js";
 import { Component, createRef, html } from "./view.js";
 
+/** What a `KeyQuestion` says of the key that was refused; nothing if none was given yet. */
+export const refusalOf = ({ message }) => (apiKey.get() === "" ? "" : message);
+
 /** The server has said that it needs a key, or another one. Each such question on the page has an
  * `id` of its own. */
 export class KeyQuestion extends Component {

@@ -1,7 +1,7 @@
 // What the holder of a key may use, has used, and has left.
 
 import { ApiError, apiKey, call, queryOf, sentence } from "./api.js";
-import { KeyQuestion } from "./key.js";
+import { KeyQuestion, refusalOf } from "./key.js";
 import { Meter, moment, span, whole } from "./parts.js";
 import { PeriodField, THIS_MONTH, daysOf } from "./periods.js";
 import { Days, Totals, UsageTable } from "./usage_report.js";
@@ -13,7 +13,7 @@ export class OwnUsage extends Component {
     period: THIS_MONTH,
     usage: null,
     problem: "",
-    keyProblem: null, // the server's sentence when it asks for a key
+    keyProblem: null, // why the key was refused when the server asks for one; else null
     isBusy: true,
   };
 
@@ -37,7 +37,7 @@ export class OwnUsage extends Component {
       if (signal.aborted) return;
       const asksForKey = error instanceof ApiError && error.status === 401;
       this.setState(asksForKey
-        ? { keyProblem: error.message, usage: null, problem: "", isBusy: false }
+        ? { keyProblem: refusalOf(error), usage: null, problem: "", isBusy: false }
         : { problem: sentence(error), isBusy: false });
     }
   };

@@ -16,10 +16,14 @@ export class Pulls extends Component {
     this.load();
   }
 
-  /** A download that began or ended changes what there is. */
+  /** A download that began or ended changes what there is. One may have come and gone between two
+   * looks of the feed. */
   componentDidUpdate(before) {
-    const sources = (pulls) => (pulls ?? []).map(({ source }) => source).join("\n");
-    if (sources(before.running) !== sources(this.props.running)) this.load();
+    const { running } = this.props;
+    if (running === undefined || running === before.running) return;
+    const known = this.state.pulls.filter(({ state }) => state === "running");
+    const sources = (pulls) => pulls.map(({ source }) => source).join("\n");
+    if (sources(running) !== sources(known)) this.load();
   }
 
   componentWillUnmount() {

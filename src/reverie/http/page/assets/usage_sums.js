@@ -1,17 +1,10 @@
 // Sums of what was used, as the server counts it.
 
+import { amount } from "./cost.js";
+
 export const COUNTS = [
   "requests", "cancelled", "failed", "lost", "prompt_tokens", "cached_tokens", "completion_tokens",
 ];
-
-const NANO = 1_000_000_000n;
-
-/** An amount exactly, with at least two decimals, as the server writes it: "0.18 USD". */
-export function amount(nano, currency) {
-  const whole = BigInt(nano);
-  const decimals = String(whole % NANO).padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
-  return `${whole / NANO}.${decimals} ${currency}`.trim();
-}
 
 /** All rows in one: their counts, and what they cost in each currency. */
 export function summed(rows) {
