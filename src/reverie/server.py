@@ -197,11 +197,6 @@ class Server(uvicorn.Server):
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the connections. Those who watch the server see its drain, and no more."""
-        self._app.dismiss_watchers()
-        await super().shutdown(sockets)
-
     async def _reload(self) -> None:
         with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
             await self._app.reload()
