@@ -213,10 +213,6 @@ class Application:
         """End the requests that still run."""
         self.in_flight.end_all(error)
 
-    def dismiss_watchers(self) -> None:
-        """End the streams of those who look on. Idempotent."""
-        self._live.over.set()
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return

@@ -91,8 +91,6 @@ class Live:
         self._running: dict[RequestRecord, None] = {}
         self._minutes: deque[_Minute] = deque(maxlen=_MINUTES)
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
-        self.over = asyncio.Event()
-        """Set when the server stops: who watches is to leave."""
 
     def began(self, record: RequestRecord) -> None:
         self._running[record] = None
