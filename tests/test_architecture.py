@@ -111,6 +111,7 @@ TESTED_ELSEWHERE = {
     "backends/headers.py": "backends/test_http.py",
     "backends/tasks.py": "http/tasks/test_route.py",
     "cli/accounts.py": "cli/test_keys.py",
+    "cli/key_output.py": "cli/test_keys.py",
     "errors.py": "test_docs.py",
     "prompt_bounds.py": "test_request.py",
     "events.py": "backends/decoding/test_chunks.py",

@@ -197,6 +197,11 @@ class Server(uvicorn.Server):
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the connections, once those who watch the server or reload it are answered."""
+        await self._app.end_admin()
+        await super().shutdown(sockets)
+
     async def _reload(self) -> None:
         with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
             await self._app.reload()
@@ -236,4 +241,3 @@ class Server(uvicorn.Server):
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(ServerStopped())
-        await self._app.end_admin()  # before the connections close: callers wait for an answer

@@ -99,9 +99,9 @@ async def test_a_backend_in_trouble_says_why(
     for _ in range(3):
         await gateway.post(chat())
     table = page.get_by_role("table", name="Backends of m")
-    # A probe may have closed the circuit already: on probation, as is said then.
-    why = re.compile("It failed: no connection, a broken answer|The next failure opens the circuit")
-    await expect(table).to_contain_text(why)
+    # Its circuit opens for a second: the page may see it closed again by the first probe.
+    seen = "It failed: no connection|Its wait is over|It answers probes again after trouble"
+    await expect(table).to_contain_text(re.compile(seen))
     await expect(table).to_contain_text("The backend failed, ")
 
 

@@ -13,7 +13,7 @@ from reverie.cli.accounts import (
     print_json,
     use_store,
 )
-from reverie.cli.tables import print_rows
+from reverie.cli.key_output import print_key, print_keys, show_secret
 from reverie.settings import Settings, load
 from reverie.times import now_ms
 
@@ -125,7 +125,7 @@ def create(
             key, secret = key_service.create(connection, spec, now)
             [described] = key_service.describe(connection, [key], now)
     _note_unknown_models(key, settings)
-    _show_secret(described, secret, "made", as_json)
+    show_secret(described, secret, "made", as_json)
 
 
 @app.command()
@@ -187,7 +187,7 @@ def update(
         print_json(described)
     else:
         typer.echo(f"The key {key.name} ({key.id}) is changed.\n")
-        _print_key(described)
+        print_key(described)
 
 
 @app.command("list")
@@ -229,10 +229,7 @@ def list_keys(
         none = "There are no keys yet. Make one: reverie keys create --name NAME"
         typer.echo("There are no such keys." if q or tag or status else none)
         return
-    heads = ["name", "id", "status", "tags", "models", "limits", "budget", "spent", "expires"]
-    print_rows(
-        heads, [_row(key) for key in found], right=("budget", "spent"), whole=("id", "status")
-    )
+    print_keys(found)
 
 
 @app.command()
@@ -250,7 +247,7 @@ def show(which: _Which, config: Config = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(described)
     else:
-        _print_key(described)
+        print_key(described)
 
 
 @app.command()
@@ -285,7 +282,7 @@ def rotate(which: _Which, config: Config = None, as_json: AsJson = False) -> Non
     with plain_errors(_OPTIONS), use_store(load(config)) as store, store.write() as connection:
         key, secret = key_service.rotate(connection, which, now)
         [described] = key_service.describe(connection, [key], now)
-    _show_secret(described, secret, "rotated: its old secret ends within a second", as_json)
+    show_secret(described, secret, "rotated: its old secret ends within a second", as_json)
 
 
 # Input ------------------------------------------------------------------------------------
@@ -351,70 +348,3 @@ def _note_unknown_models(key: Key, settings: Settings) -> None:
     known = {name for model in settings.models for name in (model.name, *model.aliases)}
     for unknown in sorted({*(key.models or ()), *key.model_limits} - known):
         typer.echo(f"note: no model here is called {unknown}", err=True)
-
-
-# Output -----------------------------------------------------------------------------------
-
-
-def _show_secret(key: dict[str, Any], secret: str, done: str, as_json: bool) -> None:
-    if as_json:
-        print_json({**key, "secret": secret})
-        return
-    typer.echo(f"The key {key['name']} ({key['id']}) is {done}.")
-    typer.echo("This is its secret. Keep it now: it won't be shown again.\n")
-    typer.echo(secret)
-
-
-def _row(key: dict[str, Any]) -> list[str]:
-    return [
-        key["name"],
-        key["id"],
-        key["status"],
-        ", ".join(key["tags"]),
-        _models(key),
-        _limits(key),
-        key["budget"] or "",
-        key["spent"] or "",
-        _moment(key["expires_at"] or "never"),
-    ]
-
-
-def _moment(written: str) -> str:
-    """A moment to the minute, in a form that breaks where a column is narrow."""
-    return written[:16].replace("T", " ")
-
-
-def _print_key(key: dict[str, Any]) -> None:
-    spent = f"{key['spent']} since {key['spent_since']}" if key["spent"] else None
-    lines = {
-        "name": key["name"],
-        "id": key["id"],
-        "status": key["status"],
-        "tags": ", ".join(key["tags"]) or None,
-        "models": _models(key),
-        "limits": _limits(key) or "none",
-        "budget": key["budget"] or "none",
-        "spent": spent,
-        "weight": key["weight"],
-        "created": key["created_at"],
-        "expires": key["expires_at"] or "never",
-        "revoked": key["revoked_at"],
-    }
-    for what, value in lines.items():
-        if value is not None:
-            typer.echo(f"{what:8} {value}")
-
-
-def _models(key: dict[str, Any]) -> str:
-    return "all" if key["models"] is None else ", ".join(key["models"])
-
-
-def _limits(key: dict[str, Any]) -> str:
-    """The limits, as in ``rpm=60, tpm=20000; big: rpm=10``."""
-    of_models = [f"{model}: {_counts(one)}" for model, one in key["model_limits"].items()]
-    return "; ".join(filter(None, [_counts(key), *of_models]))
-
-
-def _counts(limits: dict[str, Any]) -> str:
-    kinds = ("rpm", "tpm", "concurrency")
-    return ", ".join(f"{kind}={limits[kind]}" for kind in kinds if limits[kind] is not None)

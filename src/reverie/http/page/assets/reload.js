@@ -9,6 +9,7 @@ export class Reload extends Component {
 
   /** Asks, with `value` null to reload and undefined to look on. */
   async ask(value) {
+    if (this.state.isBusy) return null;
     this.setState({ isBusy: true, said: "", problems: [] });
     try {
       return await admin("reload", value);
