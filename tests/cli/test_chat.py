@@ -86,6 +86,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
         shown.until(">>> ")
         engine.wait_for(lambda one: one.requests[0].outcome == "cancelled")
         type_line(shown, "Again", "Hello world")
+        shown.until(">>> ")
         shown.type("half a line\x03")
         shown.until("Ctrl-D or /quit ends")
         shown.until(">>> ")
