@@ -103,6 +103,7 @@ class Application:
         )
         admission = Admission(self.ledger)
         metrics = Metrics(self.registry, self.ledger)
+        self._live = metrics.live
         replays = Replays(
             admission=admission,
             in_flight=self.in_flight,
@@ -125,7 +126,7 @@ class Application:
             access,
             store=self._store,
             models=lambda: self.models,
-            live=metrics.live,
+            live=self._live,
             pulls=self._pulls,
             gateway=self._about,
             reload_configuration=self.reload,
@@ -194,6 +195,10 @@ class Application:
     async def end_reloads(self) -> None:
         """Refuse further reloads, and wait some seconds for the one that runs. Idempotent."""
         await self._reloader.close()
+
+    def end_watching(self) -> None:
+        """End the streams of those who watch what runs. Idempotent."""
+        self._live.over.set()
 
     async def stop(self) -> None:
         """Stop everything. Idempotent."""

@@ -236,4 +236,5 @@ class Server(uvicorn.Server):
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(ServerStopped())
+        self._app.end_watching()
         await self._app.end_reloads()  # before the connections close: callers wait for an answer

@@ -5,6 +5,7 @@ Rule: nothing here is a client's own words: no prompt, no answer, no secret.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,8 @@ class Live:
     """The requests that run, and the last hour's, by minutes."""
 
     def __init__(self) -> None:
+        self.over = asyncio.Event()
+        """Set once the server ends: whoever watches leaves then."""
         self._running: dict[RequestRecord, None] = {}
         self._minutes: deque[_Minute] = deque(maxlen=_MINUTES)
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)

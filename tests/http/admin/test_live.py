@@ -163,3 +163,12 @@ async def test_models_backends_and_the_gateway_are_told_of(
         "store": "up",
     }
     assert live["pulls"] == []
+
+
+async def test_a_stream_ends_whole_when_the_server_does(gateway: Gateway) -> None:
+    url = f"{gateway.url}{PATH}?stream=true"
+    async with gateway.http.get(url, headers=AS_ADMIN) as response:
+        first = await response.content.readline()
+        gateway.server.stop()
+        rest = await response.read()  # which fails if the stream is cut
+    assert (first + rest).endswith(b"\n\n")

@@ -6,6 +6,7 @@ All watchers share one snapshot a second, however many there are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ _INTERVAL = 1.0
 
 class LiveQuery(Parameters):
     stream: bool = False
-    """A snapshot each second, as server-sent events, until the watcher leaves."""
+    """A snapshot each second, as server-sent events, until watcher or server leave."""
 
 
 class _Feed:
@@ -55,9 +56,12 @@ class _Feed:
         return self._made
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        while True:
+        over = self._live.over
+        while not over.is_set():
             yield b"data: %b\n\n" % self.latest()
-            await asyncio.sleep(_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL):
+                    await over.wait()
 
 
 def routes(
