@@ -303,7 +303,7 @@ class Connection:
             delta.content or "",
             delta.reasoning_content or "",
             choice.finish_reason,
-            chunk.usage,
+            chunk.usage if _is_usage(chunk.usage) else None,
             None if id is None or not _NUMBER.fullmatch(id) else int(id),
         )
 
@@ -330,6 +330,11 @@ class Connection:
 def streamed(body: dict[str, Any]) -> dict[str, Any]:
     """The body of a request for a stream, as it is sent."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def _is_usage(usage: dict[str, Any] | None) -> bool:
+    counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
+    return all(isinstance(count, int) for count in counts)
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
