@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +248,22 @@ def test_an_answer_begins_anew_where_the_model_can_not_go_on(
         assert shown.end() == 0
     messages = [message["content"] for message in asked(engine)[-1]["messages"]]
     assert messages == ["Hi", "**Whole** answer", "And?"]
+
+
+@pytest.mark.parametrize("listed", ['["a", 5]', '[{"id": 5}]', '{"a": 1}'])
+def test_another_servers_list_of_models_is_told(tmp_path: Path, listed: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'{{"data": {listed}}}'.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        with terminal("chat", "--url", url, cwd=tmp_path) as shown:
+            assert shown.end() == 1
+        other.shutdown()
+    assert "doesn't answer as Reverie does" in " ".join(shown.written.split())

@@ -101,6 +101,13 @@ def test_what_is_no_such_server_is_told(server: ThreadedEngine) -> None:
 
 
 @pytest.mark.integration
+def test_a_usage_without_numbers_counts_as_none(server: ThreadedEngine) -> None:
+    chunk = b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": "many"}}'
+    server.script = Script(body=b"data: %b\n\ndata: [DONE]\n\n" % chunk)
+    assert [piece.usage for piece in Connection(server.url).stream(BODY)] == [None]
+
+
+@pytest.mark.integration
 def test_nobody_there_is_a_sentence_with_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

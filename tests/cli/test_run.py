@@ -179,3 +179,54 @@ def test_a_reader_that_leaves_ends_it_quietly(engine: ThreadedEngine) -> None:
     assert process.wait(60) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(Script(html=True), id="a page"),
+        pytest.param(Script(body=b"\xff", headers={"Content-Type": "text/plain"}), id="bytes"),
+    ],
+)
+def test_what_answers_with_something_else_is_asked_once(
+    engine: ThreadedEngine, script: Script
+) -> None:
+    engine.script = script
+    done = run("Hi", "--url", engine.url)
+    assert done.returncode == 1
+    assert b"doesn't answer as Reverie does" in done.stderr
+    assert len(engine.requests) == 1
+
+
+def event(id: str, text: str) -> bytes:
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}}]}
+    return f"id: {id}\ndata: {json.dumps(chunk)}\n\n".encode()
+
+
+def test_an_event_that_was_there_already_is_not_shown_again(engine: ThreadedEngine) -> None:
+    engine.script = Script(body=event("7", "one ") + event("3", "two "))
+    done = run("Hi", "--url", engine.url)
+    assert (done.returncode, done.stdout) == (1, b"one \n")
+    assert b"doesn't answer as Reverie does" in done.stderr
+
+
+def test_an_event_whose_id_is_no_number_is_no_place_to_go_on_from(engine: ThreadedEngine) -> None:
+    engine.script = Script(body=event("é", "Hello"))
+    done = run("Hi", "--url", engine.url)
+    assert (done.returncode, done.stdout) == (1, b"Hello\n")
+    assert b"broke off" in done.stderr
+    assert len(engine.requests) == 1
+
+
+def test_a_server_that_loses_every_answer_is_asked_anew_once(engine: ThreadedEngine) -> None:
+    lost = {"code": "answer_not_kept", "message": "This answer isn't kept."}
+    engine.script = Script(status=409, error=lost)
+    done = run("Hi", "--url", engine.url)
+    assert (done.returncode, done.stderr) == (1, b"error: This answer isn't kept.\n")
+    assert len(engine.requests) == 2
+
+
+def test_bytes_that_are_no_text_are_a_sentence(engine: ThreadedEngine) -> None:
+    done = run(os.fsdecode(b"caf\xe9"), "--url", engine.url)
+    assert (done.returncode, engine.requests) == (1, [])
+    assert done.stderr == b"error: what was asked isn't text in UTF-8: write it anew\n"

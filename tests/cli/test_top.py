@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -143,3 +144,24 @@ def test_a_wrong_key_and_no_server_are_sentences(server: Serving) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     done = reverie("top", "--url", url, **KEYS)
     assert (done.returncode, len(errors(done))) == (1, 1)
+
+
+class Other(BaseHTTPRequestHandler):
+    """Another server, which answers everything with JSON of its own."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"data": ["a", 5], "requests": [1], "models": {}, "model_id": "a"}')
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("verb", ["top", "status"])
+def test_json_of_another_server_is_a_sentence(verb: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        [sentence] = errors(reverie(verb, "--url", url, **KEYS))
+        assert "doesn't answer as Reverie does" in sentence
+        other.shutdown()

@@ -63,12 +63,14 @@ class Answer:
         self._pieces_before = 0  # those of earlier requests, which the last one goes on from
         self._is_continuation = False
         self._begins_anew = False
+        self._is_asked_anew = False  # and nothing has come of that yet
         self._tries = 0
         self._lost_at = 0.0
         self._has_news = True  # since the connection was lost
         self._is_away = False
         self._sent: dict[str, Any]
         self._headers: dict[str, str]
+        self._last_id: int
         self._ask(body)
 
     def pieces(self) -> Generator[Piece, None, None]:
@@ -116,12 +118,15 @@ class Answer:
         self._sent = streamed(self._sent)
         for piece in self._connection.stream(self._sent, self._headers):
             if piece.id is not None:
-                self._headers["Last-Event-ID"] = piece.id
+                if piece.id <= self._last_id:
+                    raise self._connection.unknown()  # its text would be shown twice
+                self._last_id = piece.id
+                self._headers["Last-Event-ID"] = str(piece.id)
             if self._is_away:
                 self._is_away = False
                 self._note("the answer goes on")
             if piece.text or piece.reasoning:
-                self._has_news = True
+                self._has_news, self._is_asked_anew = True, False
                 self._pieces += 1
                 self._text += piece.text
             yield self._with_total(piece)
@@ -163,13 +168,13 @@ class Answer:
         """Prepare another request, where the server has lost the answer or can't go on with it."""
         if self._is_continuation and error.status == 400:
             self._restart()
-        elif error.code not in _STREAM_IS_GONE:
+        elif error.code not in _STREAM_IS_GONE or self._is_asked_anew:
             return False
         elif self._text:
             self._continue()
         else:
             self._restart()
-        self._is_away = False
+        self._is_away, self._is_asked_anew = False, True
         return True
 
     def _continue(self) -> None:
@@ -201,6 +206,7 @@ class Answer:
     def _ask(self, body: dict[str, Any]) -> None:
         self._sent = body
         self._headers = {"Idempotency-Key": secrets.token_urlsafe(24)}
+        self._last_id = -1
 
     @property
     def _left(self) -> int | None:

@@ -82,8 +82,8 @@ def _models_of(connection: Connection) -> list[str]:
             if entry.get("task", "generate") == "generate"
         ]
         default = connection.get_json("/version")["model_id"]
-    except (KeyError, TypeError, CallFailed):
-        raise CallFailed(f"{connection.url} doesn't answer as Reverie does.") from None
+    except (LookupError, TypeError, AttributeError, CallFailed):
+        raise connection.unknown() from None
     if not names:
         raise CallFailed(f"{connection.url} has no model that generates text.")
     return sorted(names, key=lambda name: name != default)

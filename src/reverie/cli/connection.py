@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 _PATIENCE = 180.0
 _PASSING = frozenset({"overloaded", "model_loading", "request_in_progress"})
 _CHAT = "/v1/chat/completions"
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _READ_BYTES = 64 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -85,7 +87,7 @@ class Piece(Struct, frozen=True):
     reasoning: str = ""
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
-    id: str | None = None
+    id: int | None = None
     """The event's number, with which an answer is gone on with."""
     begins_anew: bool = False
     """All that came before is void."""
@@ -200,6 +202,8 @@ class Connection:
         with self._answer("POST", _CHAT, streamed(body), headers=headers) as response:
             if response.status != 200:
                 raise self._refused(response, response.read(_MAX_BODY))
+            if response.headers.get_content_type() != "text/event-stream":
+                raise self.unknown()  # not a stream that was cut: asking again wouldn't help
             parser = SSEParser()
             while data := response.read1(_READ_BYTES):
                 for event in self._events(parser, data):
@@ -226,7 +230,7 @@ class Connection:
         try:
             return msgspec.json.decode(body)
         except msgspec.MsgspecError as error:
-            raise self._unknown() from error
+            raise self.unknown() from error
 
     @property
     def _port(self) -> int:
@@ -259,7 +263,7 @@ class Connection:
                 raise self._unreachable(error) from error
             connection.sock.settimeout(timeout or _READ_TIMEOUT)
             _keep_alive(connection.sock)
-            payload = None if body is None else msgspec.json.encode(body)
+            payload = None if body is None else _encoded(body)
             base = self._parts.path.rstrip("/").removesuffix("/v1")
             connection.request(method, base + path, payload, sent)
             yield connection.getresponse()
@@ -268,7 +272,7 @@ class Connection:
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
                 raise Lost(f"The connection to {self.url} broke.") from error
-            raise self._unknown() from error
+            raise self.unknown() from error
         except (http.client.HTTPException, OSError) as error:
             raise Lost(f"The connection to {self.url} broke.") from error
         finally:
@@ -282,13 +286,13 @@ class Connection:
         try:
             return parser.feed_events(data)
         except ProtocolError as error:
-            raise self._unknown() from error
+            raise self.unknown() from error
 
     def _piece(self, payload: bytes, id: bytes | None) -> Piece:
         try:
             chunk = msgspec.json.decode(payload, type=_Chunk)
         except msgspec.MsgspecError as error:
-            raise self._unknown() from error
+            raise self.unknown() from error
         if chunk.error is not None:
             raise Refused(
                 _sentence(chunk.error) or "The answer broke off.", code=_code(chunk.error)
@@ -299,11 +303,12 @@ class Connection:
             delta.content or "",
             delta.reasoning_content or "",
             choice.finish_reason,
-            chunk.usage,
-            None if id is None else id.decode("ascii", "replace"),
+            chunk.usage if _is_usage(chunk.usage) else None,
+            None if id is None or not _NUMBER.fullmatch(id) else int(id),
         )
 
-    def _unknown(self) -> CallFailed:
+    def unknown(self) -> CallFailed:
+        """What to raise where the answer can't be one of Reverie's."""
         return CallFailed(f"{self.url} doesn't answer as Reverie does: is it another server?")
 
     def _refused(self, response: http.client.HTTPResponse, body: bytes) -> Refused:
@@ -325,6 +330,23 @@ class Connection:
 def streamed(body: dict[str, Any]) -> dict[str, Any]:
     """The body of a request for a stream, as it is sent."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def _is_usage(usage: dict[str, Any] | None) -> bool:
+    counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
+    return all(isinstance(count, int) for count in counts)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """The body as JSON.
+
+    Raises:
+        CallFailed: an argument, or what was typed, holds bytes that are no text.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise CallFailed("what was asked isn't text in UTF-8: write it anew") from None
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -103,12 +103,19 @@ class _Look:
 
     def again(self) -> _Seen:
         """Raises:
-        CallFailed: the server doesn't tell.
+        CallFailed: the server doesn't tell, or not what Reverie tells.
         """
         live = self._connection.get_json("/admin/v1/live")
-        if time.monotonic() - self._asked_at >= _SPEND_INTERVAL:
-            self._asked_at = time.monotonic()
-            self._today = self._spent()
+        try:
+            if time.monotonic() - self._asked_at >= _SPEND_INTERVAL:
+                self._asked_at = time.monotonic()
+                self._today = self._spent()
+            for request in live["requests"]:
+                row(request)
+            head_line(live)
+            more_lines(live, self._today)
+        except (LookupError, TypeError, AttributeError):
+            raise self._connection.unknown() from None
         return _Seen(live, self._today)
 
     def _spent(self) -> dict[str, Any] | None:

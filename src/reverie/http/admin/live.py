@@ -27,7 +27,7 @@ _INTERVAL = 1.0
 
 class LiveQuery(Parameters):
     stream: bool = False
-    """A snapshot each second, as server-sent events, until the watcher leaves."""
+    """A snapshot each second, as server-sent events, until watcher or server leave."""
 
 
 class _Feed:

@@ -36,6 +36,7 @@ export class Answer {
   #before = 0;
   #complete = false;
   #isContinuation = false;
+  #isAskedAnew = false; // and nothing has come of that yet
 
   /** `onChange(notice)` is called after each piece, and with a sentence when something is amiss.
    * `maxTokens` holds also where the body leaves it to a default. */
@@ -113,6 +114,10 @@ export class Answer {
       this.#complete = true;
       return;
     }
+    if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+      // Not a stream that was cut: asking again wouldn't help.
+      throw new Error("Something before the server answers in its place. Load the page again.");
+    }
     for await (const event of events(response)) {
       if (event.data === "[DONE]") {
         this.#complete = true;
@@ -135,6 +140,7 @@ export class Answer {
     if (choice.finish_reason) this.finishReason = choice.finish_reason;
     if (content || reasoning || refusal || calls) {
       this.#pieces += 1;
+      this.#isAskedAnew = false;
       this.last = performance.now();
       this.first ??= this.last;
       this.onChange("");
@@ -151,8 +157,9 @@ export class Answer {
   /** After an error that says that the stream is gone: prepares another request, if that helps. */
   #askAnew(error) {
     if (this.#isContinuation && error.status === 400) this.#restart(); // its engine can't
-    else if (LOST.includes(error.code)) this.#continue();
+    else if (LOST.includes(error.code) && !this.#isAskedAnew) this.#continue();
     else return false;
+    this.#isAskedAnew = true;
     this.onChange("The server has lost this answer. Asking the model to go on…");
     return true;
   }

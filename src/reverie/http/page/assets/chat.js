@@ -161,12 +161,11 @@ export class Chat extends Component {
     forgetImages(conversation);
   }
 
-  bringIn = (conversations) => {
-    for (const one of conversations) {
-      store.saveConversation(one);
-      keepImages(one);
-    }
+  bringIn = async (conversations) => {
     this.setState({ conversations: [...conversations, ...this.state.conversations] });
+    const areKept = conversations.map(store.saveConversation);
+    areKept.push(...(await Promise.all(conversations.map(keepImages))));
+    if (areKept.includes(false)) this.setState({ problem: NO_ROOM });
   };
 
   setSystem = (system) => {

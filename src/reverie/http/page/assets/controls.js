@@ -44,16 +44,22 @@ const initialOf = ({ initial = "" }) => initial;
 /** What holds for a control that is left alone; undefined if nothing does. */
 const defaultOf = ({ name, usual }, own) => own[name] ?? usual;
 
+/** The type of what a control holds that is set. */
+const typeOf = ({ type = "number" }) => (type === "boolean" || type === "number" ? type : "string");
+
 const VERSION = 2;
 
 /** What is kept of settings. */
 export const toKeep = (settings) => ({ version: VERSION, values: settings });
 
-/** Settings from what was kept. The first version kept, and sent, the API's defaults as values. */
+/** Settings from what was kept, as far as it is what the controls hold: anything may stand there.
+ * The first version kept, and sent, the API's defaults as values. */
 export function fromKept(kept) {
-  const values = kept.version === VERSION ? kept.values : kept;
-  const isSet = ({ name, usual }) =>
-    values[name] != null && (kept.version === VERSION || values[name] !== usual);
+  const values = (kept.version === VERSION ? kept.values : kept) ?? {};
+  const isSet = (control) => {
+    const value = values[control.name];
+    return typeOf(control) === typeof value && (kept.version === VERSION || value !== control.usual);
+  };
   return Object.fromEntries(
     ALL.map((one) => [one.name, isSet(one) ? values[one.name] : initialOf(one)]),
   );
