@@ -13,6 +13,7 @@ from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store, parse_url
+from reverie.store.database.migrate import migrate
 
 _GATEWAY = {"process": "p", "started_at": 1, "seen_at": 1}
 
@@ -173,4 +174,14 @@ def test_options_in_a_postgresql_address_are_honoured_beside_ours(postgres_datab
     with store.read() as connection:
         assert connection.execute(text("SHOW work_mem")).scalar() == "8MB"
         assert connection.execute(text("SHOW statement_timeout")).scalar() == "7s"
+    store.close()
+
+
+def test_only_its_owner_can_read_a_new_file(tmp_path: Path) -> None:
+    store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/new.db"))
+    migrate(store)
+    with store.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (c INTEGER)")
+    files = [file for file in tmp_path.glob("new.db*") if file.suffix != ".lock"]  # which is empty
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}, files
     store.close()

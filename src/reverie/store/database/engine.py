@@ -5,7 +5,9 @@ Rule: a database's exceptions become ``StoreFailure`` here, in ``Store``, and no
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sqlite3
 import tempfile
 import time
@@ -139,6 +141,12 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     engine = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=settings.timeout)
     synchronous = "FULL" if settings.durability == "power" else "NORMAL"
 
+    def before_connect(*_: object) -> None:
+        # SQLite would let all of the machine read it. One that is there is not opened: to close it
+        # again would take SQLite's locks away.
+        with contextlib.suppress(OSError):
+            os.close(os.open(str(url.database), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
     def on_connect(connection: Any, _: object) -> None:
         connection.isolation_level = None  # ``on_begin`` begins transactions
         cursor = connection.cursor()
@@ -153,6 +161,7 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    event.listen(engine, "do_connect", before_connect)
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
