@@ -119,8 +119,7 @@ class AnswerReader:
             self._decoder.complete = True
             return []
         events: list[Event] = []
-        for payload in payloads:
-            self._read(payload, events)
+        self._read(payloads, events)
         if self._decoder.deltas > self._max_deltas:
             raise BackendError(
                 "The model's backend did not stop at max_tokens. Try again.",
@@ -136,27 +135,32 @@ class AnswerReader:
         """
         events: list[Event] = []
         if self._shape == "completion":
-            self._read(bytes(self._body), events)
+            self._read([bytes(self._body)], events)
         last = self._decoder.end()
         return events + (last if self._forced_call is None else self._forced_call.end(last))
 
-    def _read(self, payload: bytes, events: list[Event]) -> None:
+    def _read(self, payloads: list[bytes], events: list[Event]) -> None:
+        read = self._decoder.read
         try:
-            delta = self._decoder.read(payload)
+            for payload in payloads:
+                delta = read(payload)
+                if delta is None:
+                    continue
+                if delta.logprobs and not self._request.top_logprobs:
+                    delta = _without_alternatives(delta)
+                if self._forced_call is not None:
+                    delta = self._forced_call.rewrite(delta)
+                    if delta is None:
+                        continue
+                if not self._started:
+                    self._started = True
+                    if self._decoder.prompt is not None:
+                        events.append(self._decoder.prompt)
+                events.append(delta)
         except EngineError as error:
             raise refusal_in_stream(
                 error.error, self._request, started=self._decoder.deltas > 0
             ) from None
-        if delta is not None and delta.logprobs and not self._request.top_logprobs:
-            delta = _without_alternatives(delta)
-        if delta is not None and self._forced_call is not None:
-            delta = self._forced_call.rewrite(delta)
-        if delta is None:
-            return
-        if self._decoder.prompt is not None and not self._started:
-            events.append(self._decoder.prompt)
-        self._started = True
-        events.append(delta)
 
 
 def _without_alternatives(delta: Delta) -> Delta:
