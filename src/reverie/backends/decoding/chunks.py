@@ -204,13 +204,11 @@ class AnswerDecoder:
         if not self.finished and (chunk.object == "error" or _is_error(chunk.error)):
             raise EngineError(chunk.error or loads_lenient(payload))
         delta = self._take(chunk, split_char)
-        self._plain = (
-            delta is not None
-            and bool(delta.text)
-            and not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal)
-            and not (self._char_pending or self.finished)
-            and self._misses < _MAX_MISSES
-        )
+        if self._char_pending or self.finished:
+            self._plain = False
+        elif delta is not None:
+            more = delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal
+            self._plain = not more and self._misses < _MAX_MISSES
         return delta
 
     def _take(self, chunk: Chunk, split_char: bool) -> Delta | None:

@@ -92,7 +92,6 @@ decode_strict = msgspec.json.Decoder(Chunk).decode
 """Decode a chunk in OpenAI's shape. Raises ``DecodeError`` for another."""
 
 
-
 class PlainMessage(Struct, gc=False):
     """A piece of text, and nothing else that ``Message`` knows."""
 
@@ -213,6 +212,9 @@ def _straighten_message(message: dict[str, Any]) -> None:
     calls = message.get("tool_calls")
     if isinstance(calls, dict):
         message["tool_calls"] = calls = [calls] if calls else None
+    elif not isinstance(calls, list):
+        message.pop("tool_calls", None)
+        calls = None
     for call in calls or ():
         if isinstance(call, dict):
             _straighten_call(call)
