@@ -105,6 +105,25 @@ async def test_a_batch_is_what_one_read_brought(
     assert batches == [[*map(Delta, "abcd"), Finish("stop"), Usage(10, 4)]]
 
 
+async def test_pieces_of_an_answer_that_is_not_streamed_are_one_where_they_came_together(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
+    events = await collect(backend, stream=False)
+    assert events == [Delta("abcd", tokens=4), Finish("stop"), Usage(10, 4)]
+
+
+async def test_pieces_that_are_counted_at_a_stop_string_or_a_seam_stay_apart(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
+    resumed = await collect(backend, stream=False, answer_so_far="a")
+    assert resumed[:3] == [*map(Delta, "bcd")]
+    stopped = await collect(backend, stream=False, stop=("c",), tells_stop=True)
+    assert stopped[:3] == [Delta("a"), Delta("b"), Finish("stop", "c")]
+    assert stopped[3].completion_tokens == 3  # type: ignore[union-attr]
+
+
 async def test_a_token_is_yielded_before_the_next_one_exists(
     engine: ScriptedEngine, backend: HttpBackend, ask: Ask
 ) -> None:

@@ -46,8 +46,6 @@ _COUNT_TIMEOUT = 2.0
 """Seconds to count a prompt. An engine counts 100,000 tokens in about a quarter of one."""
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
-_END_TIMEOUT = 0.2
-"""Seconds from the usage to the body's end. Once read to its end, a connection can be reused."""
 
 
 class HttpBackend:
@@ -190,7 +188,9 @@ class HttpBackend:
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
             watch = StopWatch(request.stop)
             request = replace(request, stop=())
-        async with aclosing(self._generate(request)) as batches:
+        # Where pieces are counted one by one, at a stop string or a seam, they stay apart.
+        merges = not request.stream and watch is None and not request.answer_so_far
+        async with aclosing(self._generate(request, merges=merges)) as batches:
             async for batch in batches:
                 events = batch if watch is None else watch.accept(batch)
                 if events:
@@ -198,7 +198,9 @@ class HttpBackend:
                 if watch is not None and watch.met:
                     return
 
-    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    async def _generate(
+        self, request: GenerateRequest, *, merges: bool
+    ) -> AsyncGenerator[list[Event], None]:
         transport = self._connected()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
@@ -212,21 +214,19 @@ class HttpBackend:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
-            reader = _new_reader(response, request, kind)
+            reader = _new_reader(response, request, kind, merges=merges)
             while True:
                 deltas, reports = reader.deltas, reader.progress_reports
                 data = await _read(response, deadline, reader)
                 events = reader.feed(data)
-                if not data or (
-                    reader.complete and (response.at_end or not transport.reuses_connections)
-                ):
+                if reader.complete:
+                    response.leave_rest()
+                if not data or reader.complete:
                     yield events + _last_events(reader, request, kind)
                     return
                 if events:
                     yield events
-                if reader.complete:
-                    deadline = min(deadline, clock() + _END_TIMEOUT)
-                elif reader.finished:
+                if reader.finished:
                     deadline = min(deadline, clock() + _USAGE_TIMEOUT)
                 elif reader.deltas > deltas:
                     deadline = clock() + self._stall_timeout
@@ -243,12 +243,15 @@ class HttpBackend:
             self.kind = kind
 
 
-def _new_reader(response: Response, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
+def _new_reader(
+    response: Response, request: GenerateRequest, kind: BackendKind, *, merges: bool
+) -> AnswerReader:
     return AnswerReader(
         request,
         streamed=response.content_type == "text/event-stream",
         forced=kind == "llamacpp" and forced_tools.is_forced(request),
         continuous_usage=kind in kinds.CONTINUOUS_USAGE,
+        merges=merges,
     )
 
 

@@ -39,6 +39,7 @@ class AnswerReader:
             ``chat.completion`` in one piece, is seen by its first bytes: labels are often wrong.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
         continuous_usage: see ``AnswerDecoder``.
+        merges: pieces of text that arrive together become one, since nobody needs them apart.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class AnswerReader:
         "_decoder",
         "_forced_call",
         "_max_deltas",
+        "_merges",
         "_parser",
         "_request",
         "_shape",
@@ -60,8 +62,10 @@ class AnswerReader:
         streamed: bool,
         forced: bool,
         continuous_usage: bool = False,
+        merges: bool = False,
     ) -> None:
         self._request = request
+        self._merges = merges
         self._decoder = AnswerDecoder(
             continuous_usage=continuous_usage,
             functions=frozenset(tool["function"]["name"] for tool in request.tools or ()),
@@ -125,7 +129,7 @@ class AnswerReader:
                 "The model's backend did not stop at max_tokens. Try again.",
                 reason="far beyond max_tokens",
             )
-        return events
+        return merged(events) if self._merges and len(events) > 1 else events
 
     def end(self) -> list[Event]:
         """The last events. Call it once the body has ended or the answer is ``complete``.
@@ -161,6 +165,27 @@ class AnswerReader:
             raise refusal_in_stream(
                 error.error, self._request, started=self._decoder.deltas > 0
             ) from None
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """The events, with pieces of text that follow each other as one."""
+    kept: list[Event] = []
+    texts: list[str] = []
+    tokens = 0
+    for event in events:
+        if isinstance(event, Delta) and not (
+            event.reasoning or event.tool_calls or event.logprobs or event.refusal
+        ):
+            texts.append(event.text)
+            tokens += event.tokens
+            continue
+        if texts:
+            kept.append(Delta("".join(texts), tokens=tokens))
+            texts, tokens = [], 0
+        kept.append(event)
+    if texts:
+        kept.append(Delta("".join(texts), tokens=tokens))
+    return kept
 
 
 def _without_alternatives(delta: Delta) -> Delta:
