@@ -183,19 +183,21 @@ class HttpBackend:
             )
         return self._transport
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        watch = None
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
-            watch = StopWatch(request.stop)
-            request = replace(request, stop=())
-        # Where pieces are counted one by one, at a stop string or a seam, they stay apart.
-        merges = not request.stream and watch is None and not request.answer_so_far
-        async with aclosing(self._generate(request, merges=merges)) as batches:
+            return self._watched(request)
+        # At a seam, pieces are counted one by one.
+        return self._generate(request, merges=not request.stream and not request.answer_so_far)
+
+    async def _watched(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        """Generate until one of the stop strings comes, which the engine isn't told of."""
+        watch = StopWatch(request.stop)
+        request = replace(request, stop=())
+        async with aclosing(self._generate(request, merges=False)) as batches:
             async for batch in batches:
-                events = batch if watch is None else watch.accept(batch)
-                if events:
+                if events := watch.accept(batch):
                     yield events
-                if watch is not None and watch.met:
+                if watch.met:
                     return
 
     async def _generate(
@@ -215,9 +217,14 @@ class HttpBackend:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
             reader = _new_reader(response, request, kind, merges=merges)
+            deltas = reports = 0
             while True:
-                deltas, reports = reader.deltas, reader.progress_reports
-                data = await _read(response, deadline, reader)
+                try:
+                    data = await response.read(deadline)
+                except BackendError:
+                    if not reader.finished:
+                        raise
+                    data = b""  # after the finish reason, a failure merely ends the body
                 events = reader.feed(data)
                 if reader.complete:
                     response.leave_rest()
@@ -229,8 +236,10 @@ class HttpBackend:
                 if reader.finished:
                     deadline = min(deadline, clock() + _USAGE_TIMEOUT)
                 elif reader.deltas > deltas:
+                    deltas = reader.deltas
                     deadline = clock() + self._stall_timeout
                 elif reader.progress_reports > reports and not deltas:
+                    reports = reader.progress_reports
                     deadline = clock() + self._first_token_timeout
 
     def _detect_kind(self, health: Health) -> None:
@@ -266,13 +275,3 @@ def public_url(url: str) -> str:
     """The URL without its possible secrets: credentials, query and fragment."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-async def _read(response: Response, deadline: float, reader: AnswerReader) -> bytes:
-    """The next bytes. After the finish reason, a failure merely ends the body."""
-    try:
-        return await response.read(deadline)
-    except BackendError:
-        if reader.finished or reader.complete:
-            return b""
-        raise

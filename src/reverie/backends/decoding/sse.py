@@ -51,14 +51,11 @@ class SSEParser:
         Raises:
             ProtocolError: an event is larger than the limit.
         """
-        if data.startswith(_DATA) and data.endswith(_EVENT_END) and not self._held:
+        if not self._held and data.startswith(_DATA) and data.endswith(_EVENT_END):
             # Nearly every read: whole events of one line of data each, which one split cuts apart.
             payloads = data[6:-2].split(_BETWEEN)
-            if (
-                data.count(b"\n") == 2 * len(payloads)
-                and len(data) <= self._limit
-                and b"\r" not in data
-            ):
+            lines = 2 * len(payloads)
+            if data.count(b"\n") == lines and b"\r" not in data and len(data) <= self._limit:
                 self._at_start = self._after_cr = False
                 return payloads
         payloads = []
