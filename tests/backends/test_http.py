@@ -27,6 +27,7 @@ from reverie.events import Delta, Event, Finish, ToolCallDelta, Usage
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
+from tests.backends.peers import Peer, Serve
 
 Ask = Callable[..., GenerateRequest]
 Start = Callable[..., Awaitable[HttpBackend]]
@@ -540,6 +541,34 @@ async def test_a_tcp_connection_is_used_again(
     for _ in range(3):
         await collect(backend)
     assert [recorded.connection for recorded in engine.requests] == [1, 1, 1]
+
+
+@pytest.mark.integration
+async def test_an_answer_ends_with_its_usage_and_its_connection_is_used_again_after_the_rest(
+    serve: Serve, start_backend: Start, collect: Collect
+) -> None:
+    collected = asyncio.Event()
+    usage = b'{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":1}}'
+    stream = (
+        b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+        b"data: " + usage + b"\n\n"
+    )
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            peer.send(b"%x\r\n%b\r\n" % (len(stream), stream))
+            await collected.wait()
+            peer.send(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    peers = await serve(handler)
+    backend = await start_backend(peers.url, connect_timeout=5)
+    assert await collect(backend) == [Delta("Hi"), Finish("stop"), Usage(10, 1)]
+    collected.set()
+    await asyncio.sleep(0.05)  # the rest comes
+    await collect(backend)
+    assert peers.opened == 1
 
 
 async def test_a_reused_connection_that_dies_unanswered_is_replaced(
