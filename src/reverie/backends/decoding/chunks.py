@@ -311,11 +311,12 @@ class AnswerDecoder:
 
     def _with_tokens(self, delta: Delta, timings: Timings | None, counts: Counts | None) -> Delta:
         """Set the delta's tokens: the engine's count so far, less those of earlier deltas."""
+        told = timings.predicted_n if timings is not None else 0
+        if told <= 0 and counts is not None and self._continuous_usage:
+            told = counts.completion
         tokens = 1
-        if timings is not None and timings.predicted_n > 0:
-            tokens = max(0, min(timings.predicted_n, MAX_TOKENS) - self.tokens)
-        elif counts is not None and counts.completion and self._continuous_usage:
-            tokens = max(0, counts.completion - self.tokens)
+        if told > 0 and (told != self.tokens + 1 or told > MAX_TOKENS):
+            tokens = max(0, min(told, MAX_TOKENS) - self.tokens)
         self.tokens += tokens
         return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
 
