@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.backends.decoding import reader as reader_module
-from reverie.backends.decoding.reader import AnswerReader, merged
+from reverie.backends.decoding.reader import AnswerReader
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, Finish, Prompt, TokenLogprob, ToolCallDelta, Usage
+from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.request import GenerateRequest
 
 Ask = Callable[..., GenerateRequest]
@@ -76,31 +76,6 @@ def test_a_stream_that_does_not_stop_at_max_tokens_is_refused(ask: Ask) -> None:
     with pytest.raises(BackendError):
         for _ in range(200):
             reader.feed(token)
-
-
-def test_merging_joins_pieces_of_text_and_nothing_else() -> None:
-    call = Delta(tool_calls=(ToolCallDelta(0, "a", "f"),))
-    logprob = Delta("d", logprobs=(TokenLogprob("d", -1.0),))
-    events: list[Event] = [
-        Prompt(3),
-        Delta("a"),
-        Delta("b", tokens=3),
-        logprob,
-        Delta("c", tokens=0),
-        call,
-        Delta("e", reasoning="hm"),
-        Delta("f"),
-        Delta("g"),
-    ]
-    assert merged(events) == [
-        Prompt(3),
-        Delta("ab", tokens=4),
-        logprob,
-        Delta("c", tokens=0),
-        call,
-        Delta("e", reasoning="hm"),
-        Delta("fg", tokens=2),
-    ]
 
 
 def llamacpp(choices: str, more: str = "") -> bytes:

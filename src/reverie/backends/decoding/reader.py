@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from msgspec import structs
-
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
+from reverie.backends.decoding.pieces import merged, without_alternatives
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, TokenLogprob
+from reverie.events import Event
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -151,7 +150,7 @@ class AnswerReader:
                 if delta is None:
                     continue
                 if delta.logprobs and not self._request.top_logprobs:
-                    delta = _without_alternatives(delta)
+                    delta = without_alternatives(delta)
                 if self._forced_call is not None:
                     delta = self._forced_call.rewrite(delta)
                     if delta is None:
@@ -165,33 +164,6 @@ class AnswerReader:
             raise refusal_in_stream(
                 error.error, self._request, started=self._decoder.deltas > 0
             ) from None
-
-
-def merged(events: list[Event]) -> list[Event]:
-    """The events, with pieces of text that follow each other as one."""
-    kept: list[Event] = []
-    texts: list[str] = []
-    tokens = 0
-    for event in events:
-        if isinstance(event, Delta) and not (
-            event.reasoning or event.tool_calls or event.logprobs or event.refusal
-        ):
-            texts.append(event.text)
-            tokens += event.tokens
-            continue
-        if texts:
-            kept.append(Delta("".join(texts), tokens=tokens))
-            texts, tokens = [], 0
-        kept.append(event)
-    if texts:
-        kept.append(Delta("".join(texts), tokens=tokens))
-    return kept
-
-
-def _without_alternatives(delta: Delta) -> Delta:
-    """The delta with each token's own log-probability alone."""
-    own = tuple(TokenLogprob(one.token, one.logprob, one.bytes) for one in delta.logprobs)
-    return structs.replace(delta, logprobs=own)
 
 
 def _shape(body: bytes | bytearray, *, labelled: bool) -> Shape | None:
