@@ -32,9 +32,9 @@ StartBackend = Callable[..., Awaitable[HttpBackend]]
 
 
 def ask(**fields: Any) -> GenerateRequest:
-    return GenerateRequest(
-        **{"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    )
+    """A request for a stream, whose pieces come as they were sent, however they were read."""
+    messages = [{"role": "user", "content": "Hi"}]
+    return GenerateRequest(**{"model": "m", "messages": messages, "stream": True, **fields})
 
 
 def text_of(events: list[Event]) -> str:

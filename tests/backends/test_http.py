@@ -27,6 +27,7 @@ from reverie.events import Delta, Event, Finish, ToolCallDelta, Usage
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
+from tests.backends.peers import Peer, Serve
 
 Ask = Callable[..., GenerateRequest]
 Start = Callable[..., Awaitable[HttpBackend]]
@@ -103,6 +104,25 @@ async def test_a_batch_is_what_one_read_brought(
     engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
     batches = [batch async for batch in backend.generate(ask())]
     assert batches == [[*map(Delta, "abcd"), Finish("stop"), Usage(10, 4)]]
+
+
+async def test_pieces_of_an_answer_that_is_not_streamed_are_one_where_they_came_together(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
+    events = await collect(backend, stream=False)
+    assert events == [Delta("abcd", tokens=4), Finish("stop"), Usage(10, 4)]
+
+
+async def test_pieces_that_are_counted_at_a_stop_string_or_a_seam_stay_apart(
+    engine: ScriptedEngine, backend: HttpBackend, collect: Collect
+) -> None:
+    engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
+    resumed = await collect(backend, stream=False, answer_so_far="a")
+    assert resumed[:3] == [*map(Delta, "bcd")]
+    stopped = await collect(backend, stream=False, stop=("c",), tells_stop=True)
+    assert stopped[:3] == [Delta("a"), Delta("b"), Finish("stop", "c")]
+    assert stopped[3].completion_tokens == 3  # type: ignore[union-attr]
 
 
 async def test_a_token_is_yielded_before_the_next_one_exists(
@@ -521,6 +541,34 @@ async def test_a_tcp_connection_is_used_again(
     for _ in range(3):
         await collect(backend)
     assert [recorded.connection for recorded in engine.requests] == [1, 1, 1]
+
+
+@pytest.mark.integration
+async def test_an_answer_ends_with_its_usage_and_its_connection_is_used_again_after_the_rest(
+    serve: Serve, start_backend: Start, collect: Collect
+) -> None:
+    collected = asyncio.Event()
+    usage = b'{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":1}}'
+    stream = (
+        b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+        b"data: " + usage + b"\n\n"
+    )
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            peer.send(b"%x\r\n%b\r\n" % (len(stream), stream))
+            await collected.wait()
+            peer.send(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    peers = await serve(handler)
+    backend = await start_backend(peers.url, connect_timeout=5)
+    assert await collect(backend) == [Delta("Hi"), Finish("stop"), Usage(10, 1)]
+    collected.set()
+    await asyncio.sleep(0.05)  # the rest comes
+    await collect(backend)
+    assert peers.opened == 1
 
 
 async def test_a_reused_connection_that_dies_unanswered_is_replaced(

@@ -46,8 +46,6 @@ _COUNT_TIMEOUT = 2.0
 """Seconds to count a prompt. An engine counts 100,000 tokens in about a quarter of one."""
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
-_END_TIMEOUT = 0.2
-"""Seconds from the usage to the body's end. Once read to its end, a connection can be reused."""
 
 
 class HttpBackend:
@@ -185,20 +183,26 @@ class HttpBackend:
             )
         return self._transport
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        watch = None
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
-            watch = StopWatch(request.stop)
-            request = replace(request, stop=())
-        async with aclosing(self._generate(request)) as batches:
+            return self._watched(request)
+        # At a seam, pieces are counted one by one.
+        return self._generate(request, merges=not request.stream and not request.answer_so_far)
+
+    async def _watched(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        """Generate until one of the stop strings comes, which the engine isn't told of."""
+        watch = StopWatch(request.stop)
+        request = replace(request, stop=())
+        async with aclosing(self._generate(request, merges=False)) as batches:
             async for batch in batches:
-                events = batch if watch is None else watch.accept(batch)
-                if events:
+                if events := watch.accept(batch):
                     yield events
-                if watch is not None and watch.met:
+                if watch.met:
                     return
 
-    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    async def _generate(
+        self, request: GenerateRequest, *, merges: bool
+    ) -> AsyncGenerator[list[Event], None]:
         transport = self._connected()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
@@ -212,25 +216,30 @@ class HttpBackend:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
-            reader = _new_reader(response, request, kind)
+            reader = _new_reader(response, request, kind, merges=merges)
+            deltas = reports = 0
             while True:
-                deltas, reports = reader.deltas, reader.progress_reports
-                data = await _read(response, deadline, reader)
+                try:
+                    data = await response.read(deadline)
+                except BackendError:
+                    if not reader.finished:
+                        raise
+                    data = b""  # after the finish reason, a failure merely ends the body
                 events = reader.feed(data)
-                if not data or (
-                    reader.complete and (response.at_end or not transport.reuses_connections)
-                ):
+                if reader.complete:
+                    response.leave_rest()
+                if not data or reader.complete:
                     yield events + _last_events(reader, request, kind)
                     return
                 if events:
                     yield events
-                if reader.complete:
-                    deadline = min(deadline, clock() + _END_TIMEOUT)
-                elif reader.finished:
+                if reader.finished:
                     deadline = min(deadline, clock() + _USAGE_TIMEOUT)
                 elif reader.deltas > deltas:
+                    deltas = reader.deltas
                     deadline = clock() + self._stall_timeout
                 elif reader.progress_reports > reports and not deltas:
+                    reports = reader.progress_reports
                     deadline = clock() + self._first_token_timeout
 
     def _detect_kind(self, health: Health) -> None:
@@ -243,12 +252,15 @@ class HttpBackend:
             self.kind = kind
 
 
-def _new_reader(response: Response, request: GenerateRequest, kind: BackendKind) -> AnswerReader:
+def _new_reader(
+    response: Response, request: GenerateRequest, kind: BackendKind, *, merges: bool
+) -> AnswerReader:
     return AnswerReader(
         request,
         streamed=response.content_type == "text/event-stream",
         forced=kind == "llamacpp" and forced_tools.is_forced(request),
         continuous_usage=kind in kinds.CONTINUOUS_USAGE,
+        merges=merges,
     )
 
 
@@ -263,13 +275,3 @@ def public_url(url: str) -> str:
     """The URL without its possible secrets: credentials, query and fragment."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-async def _read(response: Response, deadline: float, reader: AnswerReader) -> bytes:
-    """The next bytes. After the finish reason, a failure merely ends the body."""
-    try:
-        return await response.read(deadline)
-    except BackendError:
-        if reader.finished or reader.complete:
-            return b""
-        raise

@@ -1,7 +1,7 @@
 """An HTTP client for one server.
 
 Rule 1: a connection whose response wasn't read to its end is closed and never reused. Closing it
-makes the engine stop.
+makes the engine stop. Where only the end is missing, it is read over first (``leave_rest``).
 
 Rule 2: what goes wrong is a ``BackendError``; no other exception leaves this module.
 
@@ -97,6 +97,14 @@ class Response:
             self._ended = connection.at_end
             self._pool.release(connection)
 
+    def leave_rest(self) -> None:
+        """Close it where only the end is missing: it is read over, so that its connection can be
+        reused."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._ended = True
+            self._pool.drain(connection)
+
 
 class Transport:
     """Connections to one server.
@@ -118,9 +126,10 @@ class Transport:
         self, url: str, *, headers: Mapping[str, str], connect_timeout: float, socket: str | None
     ) -> None:
         self._address = Address.of(url, socket)
-        self.reuses_connections = self._address.socket is None
         self._pool = Pool(
-            self._address, connect_timeout=connect_timeout, reuses=self.reuses_connections
+            self._address,
+            connect_timeout=connect_timeout,
+            reuses=self._address.socket is None,
         )
         self._fields = _fields({"Host": self._address.authority, **headers})
         self._heads: dict[str, bytes] = {}  # of POST, by path, up to the body's length

@@ -39,7 +39,8 @@ class Continuation:
         self._asked = request
         self._greedy = request.temperature == 0
         self._text: list[str] = []
-        self._solid = (0, 0)  # pieces and tokens up to the last piece that doesn't end in a space
+        # If it is greedy: pieces and tokens up to the last piece that doesn't end in a space.
+        self._solid = (0, 0)
         self.prompt: Prompt | None = None
         self._seam: _Seam | None = None
         self._not_text: str | None = None
@@ -56,12 +57,18 @@ class Continuation:
         if self._seam is not None:
             batch = self._seam.join(batch)
         for event in batch:
-            if isinstance(event, Prompt):
+            if isinstance(event, Delta):
+                self.tokens += event.tokens
+                if text := event.text:
+                    self._text.append(text)
+                    if self._greedy and not text[-1].isspace():
+                        self._solid = (len(self._text), self.tokens)
+                if event.tool_calls or event.reasoning or event.refusal:
+                    self._not_text = _what_it_is(event)
+            elif isinstance(event, Prompt):
                 self.prompt = event
                 continue
             self.begun = self.progressed = True
-            if isinstance(event, Delta):
-                self._note(event)
         if batch and isinstance(last := batch[-1], Usage) and last.estimated:
             batch[-1] = self._with_prompt(last)
         return batch
@@ -118,18 +125,12 @@ class Continuation:
             answer_so_far=so_far,
         )
 
-    def _note(self, delta: Delta) -> None:
-        self.tokens += delta.tokens
-        if delta.text:
-            self._text.append(delta.text)
-            if not delta.text[-1].isspace():
-                self._solid = (len(self._text), self.tokens)
-        if delta.tool_calls:
-            self._not_text = "a tool call was sent"
-        elif delta.reasoning:
-            self._not_text = "reasoning was sent"
-        elif delta.refusal:
-            self._not_text = "a refusal was sent"
+
+def _what_it_is(delta: Delta) -> str:
+    """Why an answer with this delta, which isn't text alone, can't be continued."""
+    if delta.tool_calls:
+        return "a tool call was sent"
+    return "reasoning was sent" if delta.reasoning else "a refusal was sent"
 
 
 class _Seam:

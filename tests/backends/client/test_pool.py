@@ -95,6 +95,84 @@ async def test_a_response_that_was_not_read_to_its_end_closes_the_connection(
     await peers.wait_for_open(0)
 
 
+async def begun(pool: Pool) -> Connection:
+    """A connection whose response's first piece has been read."""
+    connection = await pool.connect(soon())
+    await connection.request(REQUEST, b"", soon())
+    assert await connection.read(soon()) == b"all that matters"
+    return connection
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nall that matters\r\n"
+
+
+async def test_a_response_whose_rest_is_read_over_leaves_a_connection_to_use_again(
+    serve: Serve, open_pool: Open
+) -> None:
+    ends = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        peer.send(CHUNKED)
+        await ends.wait()
+        peer.send(b"4\r\nrest\r\n")
+        await asyncio.sleep(0)
+        peer.send(b"0\r\n\r\n")
+        await answer_all(peer)
+
+    pool = open_pool(await serve(handler))
+    connection = await begun(pool)
+    pool.drain(connection)
+    assert pool.take() is None
+    ends.set()
+    async with asyncio.timeout(10):
+        while (kept := pool.take()) is None:
+            await asyncio.sleep(0)
+    assert kept is connection
+    await kept.request(REQUEST, b"", soon())
+    assert await kept.read(soon()) == b"0"
+    pool.drain(kept)  # it has ended already
+    assert pool.take() is kept
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"4\r\nrest\r\n", b"no chunk\r\n", b"40000\r\n" + b"x" * 300_000]
+)
+async def test_a_response_that_is_read_over_and_never_ends_is_closed(
+    serve: Serve, open_pool: Open, rest: bytes
+) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        peer.send(CHUNKED + rest)
+        await peer.client_left()
+
+    peers = await serve(handler)
+    pool = open_pool(peers)
+    connection = await pool.connect(soon())
+    await connection.request(REQUEST, b"", soon())
+    pool.drain(connection)
+    await peers.wait_for_open(0)
+    assert pool.take() is None
+
+
+async def test_a_server_that_leaves_while_its_response_is_read_over(
+    serve: Serve, open_pool: Open
+) -> None:
+    leaves = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        peer.send(CHUNKED)
+        await leaves.wait()
+
+    peers = await serve(handler)
+    pool = open_pool(peers)
+    pool.drain(await begun(pool))
+    leaves.set()
+    await peers.wait_for_open(0)
+    assert pool.take() is None
+
+
 async def test_nothing_is_kept_where_nothing_is_reused(serve: Serve, open_pool: Open) -> None:
     peers = await serve(answer_all)
     pool = open_pool(peers, reuses=False)

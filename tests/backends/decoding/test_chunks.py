@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError
 from reverie.errors import BackendError
@@ -423,3 +425,137 @@ def test_a_lost_usage_is_estimated_from_what_was_told_before_it() -> None:
     decoder.read(json.dumps({**delta(content="🎉"), "timings": {"predicted_n": 3}}).encode())
     decoder.read(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')
     assert decoder.end()[-1] == Usage(7, 3, 2, estimated=True)
+
+
+TEXTS = st.one_of(
+    st.sampled_from(["", " word", "\u00e9\u2028", '"\\\n\x1f', "\ud83d", "\ude00", "\U0001f600"]),
+    st.text(st.characters(exclude_categories=()), max_size=3),
+)
+COUNTS: list[Any] = [0, 1, 2, 3, 7, -1, 2**31 - 1, 2**31, 2.0, "3", True, None, []]
+ODD: list[Any] = [None, "", "x", 0, 1, True, 1.5, [], [None], {}, {"a": None}, {"message": "m"}]
+
+
+FIELDS: dict[str, dict[str, list[Any]]] = {
+    "chunk": {
+        "choices": ODD,
+        "usage": ODD,
+        "timings": [*ODD, *({"predicted_n": count} for count in COUNTS)],
+        "error": ODD,
+        "object": [*ODD, "error"],
+        "prompt_progress": [*ODD, *({"total": count} for count in COUNTS)],
+        "system_fingerprint": ODD,
+    },
+    "choice": {
+        "index": [*ODD, 1],
+        "delta": ODD,
+        "message": [*ODD, {"content": "whole"}],
+        "text": ODD,
+        "logprobs": [*ODD, {"content": [{"token": "x", "logprob": -1.0}]}],
+        "finish_reason": [*ODD, "stop", "abort"],
+        "stop_reason": ODD,
+    },
+    "delta": {
+        "content": ODD,
+        "role": ODD,
+        "reasoning_content": ODD,
+        "reasoning": ODD,
+        "refusal": ODD,
+        "tool_calls": [*ODD, [{"index": 0, "id": "a", "function": {"name": "f"}}]],
+        "function_call": ODD,
+    },
+    "usage": {
+        "prompt_tokens": COUNTS,
+        "completion_tokens": COUNTS,
+        "total_tokens": COUNTS,
+        "prompt_tokens_details": [*ODD, *({"cached_tokens": count} for count in COUNTS)],
+        "completion_tokens_details": [*ODD, *({"reasoning_tokens": count} for count in COUNTS)],
+        "queue_time": ODD,
+    },
+}
+"""What may stand in a chunk, by the object that it stands in."""
+
+
+def a_chunk(text: str = "x", counted: str = "", tokens: int = 1) -> dict[str, dict[str, Any]]:
+    """The objects of a plain chunk."""
+    chunk = {"object": "chat.completion.chunk", **delta(content=text)}
+    choice = chunk["choices"][0]
+    objects = {"chunk": chunk, "choice": choice, "delta": choice["delta"]}
+    if counted == "timings":
+        chunk["timings"] = {"predicted_n": tokens}
+    elif counted == "usage":
+        counts = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
+        chunk["usage"] = objects["usage"] = counts
+    return objects
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> dict[str, Any]:
+    """A piece of text, and up to two oddities."""
+    kind = draw(st.sampled_from(["", "timings", "usage"]))
+    objects = a_chunk(draw(TEXTS), kind, draw(st.integers(1, 9)))
+    chunk = objects["chunk"]
+    if draw(st.integers(0, 9)) == 0:
+        chunk["choices"].insert(draw(st.integers(0, 1)), {"index": 1, "delta": {"content": "no"}})
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        name = draw(st.sampled_from(sorted(objects)))
+        field = draw(st.sampled_from(sorted(FIELDS[name])))
+        objects[name][field] = draw(st.sampled_from(FIELDS[name][field]))
+    return chunk
+
+
+PAYLOADS = st.one_of(
+    chunks().map(lambda chunk: json.dumps(chunk).encode()),
+    chunks().map(
+        lambda chunk: json.dumps(chunk, ensure_ascii=False).encode(errors="surrogatepass")
+    ),
+    st.sampled_from(
+        [b"[DONE]", b" [DONE] ", b"{", b"7", b'{"choices":[{"delta":{"content":"\xf0"}}]}']
+    ),
+)
+
+
+def outcome(decoder: AnswerDecoder, payload: bytes, *, shortcut: bool) -> tuple[Any, ...]:
+    """What a payload gives, and all that a decoder tells after it."""
+    try:
+        given = decoder.read(payload) if shortcut else decoder.read_any(payload)
+    except EngineError as error:
+        given = "reported", error.error
+    except BackendError as error:
+        given = "failed", error.reason
+    told = decoder.deltas, decoder.tokens, decoder.prompt, decoder.progress_reports
+    return given, *told, decoder.complete, decoder.finished
+
+
+def end(decoder: AnswerDecoder) -> list[Event] | str:
+    try:
+        return decoder.end()
+    except BackendError as error:
+        return str(error.reason)
+
+
+@pytest.mark.parametrize("counted", ["", "timings", "usage"])
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, field) for name, fields in FIELDS.items() for field in fields]
+)
+def test_the_short_way_of_plain_text_takes_nothing_that_is_more(
+    name: str, field: str, counted: str
+) -> None:
+    for value in FIELDS[name][field]:
+        objects = a_chunk(counted=counted)
+        if name in objects:
+            objects[name][field] = value
+            assert_alike([json.dumps(objects["chunk"]).encode()], continuous_usage=True)
+
+
+@given(st.lists(PAYLOADS, max_size=12), st.booleans())
+def test_the_short_way_of_plain_text_gives_what_the_rules_for_all_chunks_give(
+    payloads: list[bytes], continuous_usage: bool
+) -> None:
+    assert_alike(payloads, continuous_usage=continuous_usage)
+
+
+def assert_alike(payloads: list[bytes], *, continuous_usage: bool) -> None:
+    short, long = (AnswerDecoder(continuous_usage=continuous_usage) for _ in range(2))
+    for payload in payloads:
+        assert outcome(short, payload, shortcut=True) == outcome(long, payload, shortcut=False)
+    assert end(short) == end(long)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reverie.backends.decoding import reader as reader_module
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, Finish, Usage
+from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.request import GenerateRequest
 
 Ask = Callable[..., GenerateRequest]
@@ -76,3 +76,105 @@ def test_a_stream_that_does_not_stop_at_max_tokens_is_refused(ask: Ask) -> None:
     with pytest.raises(BackendError):
         for _ in range(200):
             reader.feed(token)
+
+
+def llamacpp(choices: str, more: str = "") -> bytes:
+    """A chunk as llama.cpp sends it."""
+    return (
+        f'data: {{"choices":[{choices}],"created":1796002346,"id":"chatcmpl-4FKEYmlyduUHHtLr2XV3",'
+        f'"model":"m","system_fingerprint":"b0-unknown","object":"chat.completion.chunk"{more}}}\n\n'
+    ).encode()
+
+
+def timings(tokens: int) -> str:
+    return (
+        ',"timings":{"cache_n":0,"prompt_n":35,"prompt_ms":300.849,"prompt_per_token_ms":8.5956857,'
+        f'"prompt_per_second":116.33743173485702,"predicted_n":{tokens},"predicted_ms":113.375,'
+        '"predicted_per_token_ms":56.6875,"predicted_per_second":17.640573318632857}'
+    )
+
+
+def vllm(choice: str, usage: str) -> bytes:
+    """A chunk as vLLM sends it."""
+    return (
+        'data: {"id":"chatcmpl-8f1d","object":"chat.completion.chunk","created":1796002346,'
+        f'"model":"m","choices":[{choice}],"usage":{usage}}}\n\n'
+    ).encode()
+
+
+RECORDED = {
+    "llamacpp": (
+        llamacpp(
+            '{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}',
+            timings(0) + ',"prompt_progress":{"total":35,"cache":0,"processed":35,"time_ms":300}',
+        )
+        + b"".join(
+            llamacpp(
+                f'{{"finish_reason":null,"index":0,"delta":{{"content":"{text}"}}}}',
+                timings(tokens),
+            )
+            for text, tokens in (("\U0001f31f", 3), (" A", 4), ("\\n", 5), ("\U0001f31f", 8))
+        )
+        + llamacpp('{"finish_reason":"length","index":0,"delta":{}}')
+        + llamacpp(
+            "",
+            ',"usage":{"completion_tokens":8,"prompt_tokens":35,"total_tokens":43,'
+            '"prompt_tokens_details":{"cached_tokens":0}}' + timings(8),
+        )
+        + b"data: [DONE]\n\n",
+        [
+            Prompt(35),
+            Delta("\U0001f31f", tokens=3),
+            Delta(" A"),
+            Delta("\n"),
+            Delta("\U0001f31f", tokens=3),
+            Finish("length"),
+            Usage(35, 8),
+        ],
+    ),
+    "vllm": (
+        vllm(
+            '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
+            '"finish_reason":null}',
+            '{"prompt_tokens":7,"total_tokens":7,"completion_tokens":0}',
+        )
+        + b"".join(
+            vllm(
+                f'{{"index":0,"delta":{{"content":"{text}"}},"logprobs":null,'
+                '"finish_reason":null,"token_ids":null}',
+                f'{{"prompt_tokens":7,"total_tokens":{7 + tokens},"completion_tokens":{tokens}}}',
+            )
+            for text, tokens in (("a b", 2), (" c", 3), (" d e f", 6))
+        )
+        + vllm(
+            '{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":"stop",'
+            '"stop_reason":"END","token_ids":null}',
+            '{"prompt_tokens":7,"total_tokens":14,"completion_tokens":7}',
+        )
+        + vllm("", '{"prompt_tokens":7,"total_tokens":14,"completion_tokens":7}')
+        + b"data: [DONE]\n\n",
+        [
+            Prompt(7),
+            Delta("a b", tokens=2),
+            Delta(" c"),
+            Delta(" d e f", tokens=3),
+            Finish("stop", "END"),
+            Usage(7, 7),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", RECORDED)
+def test_what_engines_send_gives_the_same_events_wherever_it_is_cut(ask: Ask, engine: str) -> None:
+    stream, events = RECORDED[engine]
+    middle = len(stream) // 2
+    cuts = [{at} for at in range(len(stream))] + [{at, middle} for at in range(0, len(stream), 7)]
+    for inner in [*cuts, set(range(1, len(stream)))]:
+        edges = sorted({0, *inner, len(stream)})
+        reader = AnswerReader(ask(), streamed=True, forced=False, continuous_usage=engine == "vllm")
+        given: list[Event] = []
+        for begin, end in pairwise(edges):
+            given += reader.feed(stream[begin:end])
+        assert reader.complete
+        assert given + reader.end() == events

@@ -51,6 +51,7 @@ def test_choices_that_hold_nothing_are_none(choices: Any) -> None:
         {"index": 0, "delta": {"content": "x", "reasoning": {}}, "logprobs": "no"},
         {"index": 0, "delta": {"content": "x", "tool_calls": {}}},
         {"index": 0.0, "delta": {"content": "x", "tool_calls": None}},
+        {"index": 0, "delta": {"content": "x", "tool_calls": True}},
     ],
 )
 def test_what_is_odd_beside_the_text_does_not_hide_it(odd: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         "_idle",
         "_loop",
         "_loss",
+        "_on_drained",
         "_on_lost",
         "_parser",
         "_paused",
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._loss = "it is not open"  # why nothing more comes; empty while something may
         self._timed_out = False
         self._idle = True
+        self._on_drained: Callable[[Connection], None] | None = None
         self._sent = False  # all of the request's body is out, or in the transport's hands
         self._writable = True
         self._paused = False
@@ -141,13 +143,21 @@ class Connection(asyncio.Protocol):
                 raise self._broken()
             await self._arrival(deadline)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._unread = 0
-        if self._paused:
-            self._paused = False
-            if self._transport is not None and not self._loss:
-                self._transport.resume_reading()
+        self._discard_unread()
         return data
+
+    def drain(self, seconds: float, on_drained: Callable[[Connection], None]) -> None:
+        """Read over the rest of the response, for so long; then the connection is closed.
+
+        Args:
+            on_drained: called once the response has ended. Another request may follow it then.
+        """
+        self._discard_unread()
+        if self._parser.ended:
+            on_drained(self)
+            return
+        self._on_drained = on_drained
+        self._await_until(self._loop.time() + seconds)
 
     def rest(self, seconds: float) -> None:
         """Keep the connection open for another request, for so long."""
@@ -179,6 +189,9 @@ class Connection(asyncio.Protocol):
             self.abort(f"malformed response: {error}")
             return
         self._unread += len(data)
+        if self._on_drained is not None:
+            self._read_over(self._on_drained)
+            return
         if self._unread > _MAX_UNREAD and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -201,6 +214,23 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     # ------------------------------------------------------------------------------------------
+
+    def _discard_unread(self) -> None:
+        self._parser.body.clear()
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            if self._transport is not None and not self._loss:
+                self._transport.resume_reading()
+
+    def _read_over(self, on_drained: Callable[[Connection], None]) -> None:
+        """Discard what has come of a response that is drained."""
+        self._parser.body.clear()
+        if self._parser.ended:
+            self._on_drained = None
+            on_drained(self)
+        elif self._unread > _MAX_UNREAD:
+            self.abort("it went on and on")
 
     def _give_up(self, reason: str) -> None:
         """Expect nothing more of the server."""
@@ -253,7 +283,8 @@ class Connection(asyncio.Protocol):
     def _on_timer(self) -> None:
         self._timer = None
         self._fires_at = math.inf
-        if not self._idle and (self._waiter is None or self._waiter.done()):
+        waits = self._waiter is not None and not self._waiter.done()
+        if not (waits or self._idle or self._on_drained is not None):
             return  # the reader is busy; its next wait sets the timer
         if self._deadline > self._loop.time():
             self._await_until(self._deadline)

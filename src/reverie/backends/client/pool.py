@@ -12,6 +12,8 @@ from reverie.errors import ConnectionLost
 
 _IDLE_SECONDS = 15.0
 """How long a connection is kept without a request."""
+_DRAIN_SECONDS = 0.2
+"""How long the rest of a response may take, once all that matters of it has been read."""
 _CLOSE_TIMEOUT = 1.0
 """Seconds for the connections to be gone, which they are in the loop's next turn."""
 
@@ -85,6 +87,13 @@ class Pool:
         if self._reuses and not self.closed and connection.reusable:
             self._idle[connection] = None
             connection.rest(self._idle_seconds)
+        else:
+            connection.abort()
+
+    def drain(self, connection: Connection) -> None:
+        """Take a connection back though its response hasn't ended: once it has, it is kept."""
+        if self._reuses and not self.closed:
+            connection.drain(_DRAIN_SECONDS, self.release)
         else:
             connection.abort()
 

@@ -21,6 +21,7 @@ from reverie.backends.decoding.shapes import (
     Message,
     Timings,
     decode_lenient,
+    decode_plain,
     decode_strict,
 )
 from reverie.backends.decoding.tool_calls import ToolCallPiece, ToolCalls
@@ -88,6 +89,10 @@ _FAILED = frozenset(
 )
 """Finish reasons of answers that the engine gave up."""
 
+_MAX_MISSES = 8
+"""How often a chunk may turn out not to be plain before no other is expected to be: an engine whose
+chunks never are would have each decoded twice."""
+
 
 class EngineError(Exception):
     """The engine reported an error within its answer; ``error`` is that, parsed."""
@@ -117,6 +122,8 @@ class AnswerDecoder:
         "_counts",
         "_finish_reason",
         "_joiners",
+        "_misses",
+        "_plain",
         "_stop",
         "complete",
         "deltas",
@@ -141,6 +148,8 @@ class AnswerDecoder:
         self._calls = ToolCalls(functions)
         self._joiners: dict[str, CharacterJoiner] = {}
         self._char_pending = False  # in one of the joiners
+        self._plain = True  # the next chunk is likely a plain one
+        self._misses = 0
 
     @property
     def finished(self) -> bool:
@@ -153,6 +162,28 @@ class AnswerDecoder:
             EngineError: it reports an error.
             BackendError: it can't be read.
         """
+        if self._plain:
+            try:
+                chunk = decode_plain(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._plain = False
+                self._misses += 1
+            else:
+                text = chunk.choices[0].delta.content
+                counts = None if chunk.usage is None else chunk.usage.counts
+                if text and (counts is not None or chunk.usage is None):
+                    return self._take_plain(text, chunk.timings, counts)
+        return self.read_any(payload)
+
+    def _take_plain(self, text: str, timings: Timings | None, counts: Counts | None) -> Delta:
+        self.deltas += 1
+        delta = self._with_tokens(Delta(text), timings, counts)
+        if counts is not None:
+            self._note_counts(counts)
+        return delta
+
+    def read_any(self, payload: bytes) -> Delta | None:
+        """As ``read``, by the rules for every chunk, the plain one among them."""
         if payload == DONE:
             self.complete = True
             return None
@@ -172,7 +203,13 @@ class AnswerDecoder:
             split_char = True
         if not self.finished and (chunk.object == "error" or _is_error(chunk.error)):
             raise EngineError(chunk.error or loads_lenient(payload))
-        return self._take(chunk, split_char)
+        delta = self._take(chunk, split_char)
+        if self._char_pending or self.finished:
+            self._plain = False
+        elif delta is not None:
+            more = delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal
+            self._plain = not more and self._misses < _MAX_MISSES
+        return delta
 
     def _take(self, chunk: Chunk, split_char: bool) -> Delta | None:
         delta = None
@@ -188,15 +225,19 @@ class AnswerDecoder:
         if chunk.prompt_progress is not None:
             self.progress_reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
-        elif self._continuous_usage and counts is not None and counts.prompt and not self.prompt:
-            self.prompt = Prompt(counts.prompt, counts.cached)
         if counts is not None:
-            self._counts = self._counts.with_later(counts)
-            if counts.completion:
-                self._counted_deltas = self.deltas
-            if self.finished and self._counted:
-                self.complete = True
+            self._note_counts(counts)
         return delta
+
+    def _note_counts(self, counts: Counts) -> None:
+        """Take the usage so far, which includes this chunk's delta."""
+        if self._continuous_usage and counts.prompt and self.prompt is None:
+            self.prompt = Prompt(counts.prompt, counts.cached)
+        self._counts = self._counts.with_later(counts)
+        if counts.completion:
+            self._counted_deltas = self.deltas
+        if self.finished and self._counted:
+            self.complete = True
 
     @property
     def _counted(self) -> bool:
@@ -270,11 +311,12 @@ class AnswerDecoder:
 
     def _with_tokens(self, delta: Delta, timings: Timings | None, counts: Counts | None) -> Delta:
         """Set the delta's tokens: the engine's count so far, less those of earlier deltas."""
+        told = timings.predicted_n if timings is not None else 0
+        if told <= 0 and counts is not None and self._continuous_usage:
+            told = counts.completion
         tokens = 1
-        if timings is not None and timings.predicted_n > 0:
-            tokens = max(0, min(timings.predicted_n, MAX_TOKENS) - self.tokens)
-        elif self._continuous_usage and counts is not None and counts.completion:
-            tokens = max(0, counts.completion - self.tokens)
+        if told > 0 and (told != self.tokens + 1 or told > MAX_TOKENS):
+            tokens = max(0, min(told, MAX_TOKENS) - self.tokens)
         self.tokens += tokens
         return delta if tokens == 1 else msgspec.structs.replace(delta, tokens=tokens)
 

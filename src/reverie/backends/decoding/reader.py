@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from msgspec import structs
-
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
+from reverie.backends.decoding.pieces import merged, without_alternatives
 from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Delta, Event, TokenLogprob
+from reverie.events import Event
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -39,6 +38,7 @@ class AnswerReader:
             ``chat.completion`` in one piece, is seen by its first bytes: labels are often wrong.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
         continuous_usage: see ``AnswerDecoder``.
+        merges: pieces of text that arrive together become one, since nobody needs them apart.
     """
 
     __slots__ = (
@@ -46,6 +46,7 @@ class AnswerReader:
         "_decoder",
         "_forced_call",
         "_max_deltas",
+        "_merges",
         "_parser",
         "_request",
         "_shape",
@@ -60,8 +61,10 @@ class AnswerReader:
         streamed: bool,
         forced: bool,
         continuous_usage: bool = False,
+        merges: bool = False,
     ) -> None:
         self._request = request
+        self._merges = merges
         self._decoder = AnswerDecoder(
             continuous_usage=continuous_usage,
             functions=frozenset(tool["function"]["name"] for tool in request.tools or ()),
@@ -119,14 +122,13 @@ class AnswerReader:
             self._decoder.complete = True
             return []
         events: list[Event] = []
-        for payload in payloads:
-            self._read(payload, events)
+        self._read(payloads, events)
         if self._decoder.deltas > self._max_deltas:
             raise BackendError(
                 "The model's backend did not stop at max_tokens. Try again.",
                 reason="far beyond max_tokens",
             )
-        return events
+        return merged(events) if self._merges and len(events) > 1 else events
 
     def end(self) -> list[Event]:
         """The last events. Call it once the body has ended or the answer is ``complete``.
@@ -136,33 +138,32 @@ class AnswerReader:
         """
         events: list[Event] = []
         if self._shape == "completion":
-            self._read(bytes(self._body), events)
+            self._read([bytes(self._body)], events)
         last = self._decoder.end()
         return events + (last if self._forced_call is None else self._forced_call.end(last))
 
-    def _read(self, payload: bytes, events: list[Event]) -> None:
+    def _read(self, payloads: list[bytes], events: list[Event]) -> None:
+        read = self._decoder.read
         try:
-            delta = self._decoder.read(payload)
+            for payload in payloads:
+                delta = read(payload)
+                if delta is None:
+                    continue
+                if delta.logprobs and not self._request.top_logprobs:
+                    delta = without_alternatives(delta)
+                if self._forced_call is not None:
+                    delta = self._forced_call.rewrite(delta)
+                    if delta is None:
+                        continue
+                if not self._started:
+                    self._started = True
+                    if self._decoder.prompt is not None:
+                        events.append(self._decoder.prompt)
+                events.append(delta)
         except EngineError as error:
             raise refusal_in_stream(
                 error.error, self._request, started=self._decoder.deltas > 0
             ) from None
-        if delta is not None and delta.logprobs and not self._request.top_logprobs:
-            delta = _without_alternatives(delta)
-        if delta is not None and self._forced_call is not None:
-            delta = self._forced_call.rewrite(delta)
-        if delta is None:
-            return
-        if self._decoder.prompt is not None and not self._started:
-            events.append(self._decoder.prompt)
-        self._started = True
-        events.append(delta)
-
-
-def _without_alternatives(delta: Delta) -> Delta:
-    """The delta with each token's own log-probability alone."""
-    own = tuple(TokenLogprob(one.token, one.logprob, one.bytes) for one in delta.logprobs)
-    return structs.replace(delta, logprobs=own)
 
 
 def _shape(body: bytes | bytearray, *, labelled: bool) -> Shape | None:

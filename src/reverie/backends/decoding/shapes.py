@@ -7,12 +7,13 @@ that shape: content as a list of parts (Mistral), a ``choices`` that is no list,
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from reverie.backends.decoding.tool_calls import FunctionPiece, ToolCallPiece
+from reverie.backends.decoding.usage import MAX_TOKENS, Counts
 from reverie.backends.decoding.utf8 import loads_lenient
 from reverie.events import TokenLogprob, TopLogprob
 
@@ -90,6 +91,65 @@ class Chunk(Struct):
 decode_strict = msgspec.json.Decoder(Chunk).decode
 """Decode a chunk in OpenAI's shape. Raises ``DecodeError`` for another."""
 
+
+class PlainMessage(Struct, gc=False):
+    """A piece of text, and nothing else that ``Message`` knows."""
+
+    content: str
+    reasoning_content: None = None
+    reasoning: None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class PlainChoice(Struct, gc=False):
+    delta: PlainMessage
+    index: Literal[0] = 0
+    message: None = None
+    text: None = None
+    logprobs: None = None
+    finish_reason: None = None
+    stop_reason: None = None
+    matched_stop: None = None
+
+
+class PlainUsage(Struct, gc=False, forbid_unknown_fields=True):
+    """The usage so far, without details."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
+
+    @property
+    def counts(self) -> Counts | None:
+        """What ``read_counts`` makes of it; None if that has more to decide."""
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        if not (0 < prompt <= MAX_TOKENS and 0 < completion <= MAX_TOKENS):
+            return None
+        return Counts(prompt, completion) if self.total_tokens == prompt + completion else None
+
+
+class PlainChunk(Struct, gc=False):
+    """What nearly every chunk is: a piece of text, perhaps with counts.
+
+    It has every field of ``Chunk``, narrowed to where nothing is to be decided: what it takes means
+    the same there, and what it refuses is left to that.
+    """
+
+    choices: tuple[PlainChoice]
+    usage: PlainUsage | None = None
+    prompt_progress: None = None
+    timings: Timings | None = None
+    error: None = None
+    object: Literal["chat.completion.chunk", "text_completion"] | None = None
+
+
+decode_plain = msgspec.json.Decoder(PlainChunk).decode
+"""Decode a plain chunk. Raises ``DecodeError`` for any other, which may well be a good one."""
+
 _THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text"})
 _TEXTS = frozenset({"text", "output_text"})
 
@@ -152,6 +212,9 @@ def _straighten_message(message: dict[str, Any]) -> None:
     calls = message.get("tool_calls")
     if isinstance(calls, dict):
         message["tool_calls"] = calls = [calls] if calls else None
+    elif not isinstance(calls, list):
+        message.pop("tool_calls", None)
+        calls = None
     for call in calls or ():
         if isinstance(call, dict):
             _straighten_call(call)

@@ -34,6 +34,12 @@ class Counts(Struct, frozen=True):
 
     def with_later(self, later: Counts) -> Counts:
         """These, replaced by what a later chunk says; its zeros replace nothing."""
+        if (
+            later.prompt
+            and later.completion
+            and not (self.cached or self.prompt_details or self.completion_details)
+        ):
+            return later
         return Counts(
             later.prompt or self.prompt,
             later.completion or self.completion,

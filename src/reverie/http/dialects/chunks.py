@@ -32,8 +32,10 @@ def encode(value: Any) -> bytes:
     JSON doesn't escape.
     """
     encoded = _encode_json(value)
-    if encoded.isascii():
-        return encoded
+    return encoded if encoded.isascii() else _on_one_line(encoded)
+
+
+def _on_one_line(encoded: bytes) -> bytes:
     return (
         encoded.replace(b"\xe2\x80\xa8", b"\\u2028")
         .replace(b"\xe2\x80\xa9", b"\\u2029")
@@ -82,7 +84,10 @@ class ChunkEncoder:
                 for piece in split(delta):
                     parts.append(self._piece(piece))
             elif text:
-                parts += (self._open_text, encode(text), NOT_FINISHED)
+                encoded = _encode_json(text)
+                if not encoded.isascii():
+                    encoded = _on_one_line(encoded)
+                parts += (self._open_text, encoded, NOT_FINISHED)
                 if not self._began:
                     self._begin()
         return b"".join(parts)
