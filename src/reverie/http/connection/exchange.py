@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.encodings import coding_of, decompress
+from reverie.http.connection.extensions import take_body
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.request")
@@ -51,10 +52,14 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 
 async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    too_large = RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise too_large
+        raise _too_large(limit)
+    whole = take_body(scope)
+    if whole is not None:
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
     parts: list[bytes] = []
     size = 0
     try:
@@ -66,7 +71,7 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
                 part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(limit)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -76,11 +81,8 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         ) from None
 
 
-async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
-    """Wait until the client disconnects, then end its request."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    cancel_scope.end(ClientGone("The client closed the connection."))
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
 
 
 class StreamWriter:

@@ -31,6 +31,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from reverie.errors import InvalidRequest, ReverieError
+from reverie.http.connection import extensions as extensions_of
 from reverie.http.connection.exchange import Scope
 from reverie.http.dialects.chat import OPENAI
 
@@ -150,6 +151,9 @@ class Protocol(HttpToolsProtocol):
         for cycle in self._unanswered:  # uvicorn tells only the latest
             cycle.disconnected = True
             cycle.message_event.set()
+            then = cycle.on_disconnect  # type: ignore[attr-defined]
+            if then is not None:
+                then()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -190,6 +194,8 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive = self.config.timeout_keep_alive
         super().on_headers_complete()
         extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
+        self.cycle.on_disconnect = None  # type: ignore[attr-defined]
+        extensions_of.add_to(extensions, self.cycle)  # type: ignore[arg-type]
         self.scope["extensions"] = extensions
         self._discarded = 0
         self.cycle.transport = self._orderly
