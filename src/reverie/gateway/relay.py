@@ -53,7 +53,7 @@ async def relay(
         tokens=pool.within_context(request.size),
         key=caller.key_id,
         weight=caller.weight,
-        affinity=affinity_of(request),
+        affinity=affinity_of(request) if len(pool.backends) > 1 else None,
         follows=follows,
     )
     attempts = Attempts(pool, answer, record, slot_request)

@@ -196,13 +196,17 @@ class Generate(RecordedRoute):
 
     async def _generate(self, job: Job, headers: Headers, write: Write) -> None:
         """Reserve what the request may use, then generate."""
-        with job.model.deployment.held():
+        deployment = job.model.deployment
+        deployment.hold()
+        try:
             reservation, requests = await self._admission.admit(
                 job.caller, job.model, job.requests, job.record
             )
             assert not isinstance(reservation, StoredAnswer)
             headers += rate_headers(reservation.rate)
             await generate(job.measured(requests), reservation, write)
+        finally:
+            deployment.release()
 
     def _encoder(self, call: Call) -> Encoder:
         return self._dialect.encoder(

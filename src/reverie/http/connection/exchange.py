@@ -114,7 +114,6 @@ class StreamWriter:
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._writing_since: float | None = None
-        self._lock = asyncio.Lock()
         self._commit_at = self._last_write + commit_delay
         self._pinging: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -126,19 +125,21 @@ class StreamWriter:
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send bytes, preceded by the status and headers if these weren't sent yet."""
-        async with self._lock:
-            self._last_write = self._writing_since = self._loop.time()
-            try:
-                if not self.opened:
-                    self.opened = True
-                    await self._send(
-                        {"type": "http.response.start", "status": 200, "headers": self._headers}
-                    )
+        if self._pinging is not None and not self._pinging.done():
+            await asyncio.wait({self._pinging})
+        await self._write(data, last)
+
+    async def _write(self, data: bytes, last: bool) -> None:
+        self._last_write = self._writing_since = self._loop.time()
+        try:
+            if not self.opened:
+                self.opened = True
                 await self._send(
-                    {"type": "http.response.body", "body": data, "more_body": not last}
+                    {"type": "http.response.start", "status": 200, "headers": self._headers}
                 )
-            finally:
-                self._writing_since = None
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        finally:
+            self._writing_since = None
 
     def _tick(self, cancel_scope: CancelScope) -> None:
         now = self._loop.time()
@@ -149,8 +150,8 @@ class StreamWriter:
             if wait <= 0:
                 cancel_scope.end(ClientGone("The client stopped reading."))
                 return
-        elif wait <= 0:
-            self._pinging = self._loop.create_task(self.write(self._ping))
+        elif wait <= 0:  # and nothing else is written until it is
+            self._pinging = self._loop.create_task(self._write(self._ping, False))
             wait = self._ping_interval
         self._timer = self._loop.call_later(
             min(wait, self._write_timeout), self._tick, cancel_scope

@@ -22,7 +22,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +33,7 @@ from reverie.errors import InvalidRequest, ReverieError
 from reverie.http.connection import extensions as extensions_of
 from reverie.http.connection.exchange import Scope
 from reverie.http.dialects.chat import OPENAI
+from reverie.ids import random_id
 
 HEAD_TIMEOUT = 30.0
 MAX_HEAD_BYTES = 64 * 1024
@@ -330,7 +330,7 @@ class Protocol(HttpToolsProtocol):
         reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: req_{uuid.uuid4().hex}\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: req_{random_id()}\r\n"
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
