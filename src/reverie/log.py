@@ -7,6 +7,7 @@ written; no object is logged whole.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-_TEXT_NEEDS_QUOTES = frozenset(' "=\n\r\t')
+_needs_quotes = re.compile(r'[ "=\n\r\t]|^$').search
 
 
 def configure(level: str, form: str) -> None:
@@ -89,6 +90,6 @@ def _quoted(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
-    if not text or not _TEXT_NEEDS_QUOTES.isdisjoint(text):
+    if _needs_quotes(text):
         return msgspec.json.encode(text).decode()
     return text

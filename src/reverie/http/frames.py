@@ -6,7 +6,6 @@ Rule: the ledger is settled before the last frame is written.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import NamedTuple, TypeAlias
 
 from reverie.events import Delta, Event, Finish, Usage
@@ -63,8 +62,8 @@ class Job(NamedTuple):
         return self.claim is not None and self.request.stream and self.framing.numbered
 
 
-Write: TypeAlias = Callable[[Frame], Awaitable[None]]
-"""Takes the next frame of an answer, as fast as its reader does."""
+Write: TypeAlias = Callable[[bytes, bool], Awaitable[None]]
+"""Takes the bytes of the next frame, and whether it is the last, as fast as its reader does."""
 
 
 class Source(NamedTuple):
@@ -90,21 +89,23 @@ async def generate_one(job: Job, reservation: Reservation, write: Write, max_kep
     kept = kept_copy(job, reservation, max_kept)
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
-    async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
-        async for batch in batches:
-            finish, usage = collect_deltas(batch, deltas)
-            if finish is not None and usage is not None:
-                job.model.deployment.sizes.learn(job.request, usage)
-                data = _encode_end(job, deltas, finish, usage)
-                if kept is not None:
-                    data = kept.add(data)
-                await reservation.settle(None if kept is None else kept.whole)
-                await write(Frame(data, last=True))
-            elif job.request.stream:
-                data = _encode_pieces(job, deltas)
-                deltas.clear()
-                if data:
-                    await write(Frame(data if kept is None else kept.add(data), last=False))
+
+    async def send(batch: list[Event]) -> None:
+        finish, usage = collect_deltas(batch, deltas)
+        if finish is not None and usage is not None:
+            job.model.deployment.sizes.learn(job.request, usage)
+            data = _encode_end(job, deltas, finish, usage)
+            if kept is not None:
+                data = kept.add(data)
+            await reservation.settle(None if kept is None else kept.whole)
+            await write(data, True)
+        elif job.request.stream:
+            data = _encode_pieces(job, deltas)
+            deltas.clear()
+            if data:
+                await write(data if kept is None else kept.add(data), False)
+
+    await relay(job.model.pool, job.request, job.record, job.caller, send=send)
 
 
 def kept_copy(job: Job, reservation: Reservation, limit: int) -> KeptCopy | None:

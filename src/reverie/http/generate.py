@@ -34,7 +34,7 @@ from reverie.http.connection.exchange import (
 from reverie.http.connection.in_flight import InFlight, Run
 from reverie.http.connection.protocol import close_after, drop
 from reverie.http.dialects.base import Asked, Dialect, Encoder
-from reverie.http.frames import Frame, Job, Source, Write
+from reverie.http.frames import Job, Source, Write
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
 from reverie.http.recorded import RecordedRoute
@@ -111,8 +111,8 @@ class Generate(RecordedRoute):
         headers = self._headers(call.record, JSON, *call.asked.told)
         parts: list[bytes] = []
 
-        async def keep(frame: Frame) -> None:
-            parts.append(frame.data)
+        async def keep(data: bytes, last: bool) -> None:
+            parts.append(data)
 
         async with self._cancellable(scope, receive, call):
             source = await open_source(headers)
@@ -127,10 +127,6 @@ class Generate(RecordedRoute):
         record = call.record
         headers = self._headers(record, *self._dialect.framing.headers, *call.asked.told)
         encoder: Encoder | None = None
-
-        async def write(frame: Frame) -> None:
-            await writer.write(frame.data, last=frame.last)
-
         writer = StreamWriter(
             send,
             headers,
@@ -144,7 +140,7 @@ class Generate(RecordedRoute):
                 writer.start(cancel_scope)
                 source = await open_source(headers)
                 encoder = source.encoder
-                await source.run(write)
+                await source.run(writer.write)
             record.status = 200
         except Exception as failure:
             error = as_reverie_error(failure, record.id)
@@ -162,7 +158,7 @@ class Generate(RecordedRoute):
         close_after(scope, self._settings.write_timeout)
         try:
             async with asyncio.timeout(self._settings.write_timeout):
-                await writer.write(chunk, last=True)
+                await writer.write(chunk, True)
         except TimeoutError:  # the client doesn't read
             await drop(scope)
 
@@ -190,9 +186,8 @@ class Generate(RecordedRoute):
         call.record.model = model.name
         request, *more = map(model.check, (call.asked.request, *call.asked.more))
         encoder = self._encoder(call._replace(asked=call.asked._replace(request=request)))
-        framing = self._dialect.framing
-        job = Job(call.caller, model, request, encoder, call.record, framing, call.claim)
-        return job._replace(more=tuple(more))
+        framing, record = self._dialect.framing, call.record
+        return Job(call.caller, model, request, encoder, record, framing, call.claim, tuple(more))
 
     async def _generate(self, job: Job, headers: Headers, write: Write) -> None:
         """Reserve what the request may use, then generate."""

@@ -123,10 +123,14 @@ class StreamWriter:
         delay = min(self._commit_delay, self._write_timeout)
         self._timer = self._loop.call_later(delay, self._tick, cancel_scope)
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
+    def write(self, data: bytes, last: bool = False) -> Awaitable[None]:
         """Send bytes, preceded by the status and headers if these weren't sent yet."""
         if self._pinging is not None and not self._pinging.done():
-            await asyncio.wait({self._pinging})
+            return self._write_after(self._pinging, data, last)
+        return self._write(data, last)
+
+    async def _write_after(self, ping: asyncio.Task[None], data: bytes, last: bool) -> None:
+        await asyncio.wait({ping})
         await self._write(data, last)
 
     async def _write(self, data: bytes, last: bool) -> None:

@@ -25,6 +25,11 @@ def add_to(extensions: dict[str, Any], exchange: Exchange) -> None:
     extensions[_EXCHANGE] = exchange
 
 
+def remove_from(extensions: dict[str, Any]) -> None:
+    """Take the access away. An exchange that is over would otherwise refer to itself."""
+    extensions.pop(_EXCHANGE, None)
+
+
 def take_body(scope: _Scope) -> bytes | None:
     """The body, if all of it is there and nothing of it was received; None: receive it."""
     exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)

@@ -93,6 +93,29 @@ def _without_chunks(cycle: RequestResponseCycle) -> Any:
     return send
 
 
+def _with_direct_chunks(cycle: RequestResponseCycle) -> Any:
+    """A ``send`` for ``cycle`` that writes a chunk in the middle of a stream without more ado."""
+
+    async def send(message: Any) -> None:
+        body = message.get("body")
+        goes_on = cycle.chunked_encoding and body and message.get("more_body")
+        if goes_on and not (
+            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+        ):
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        else:
+            await RequestResponseCycle.send(cycle, message)
+
+    return send
+
+
+def _close(cycle: RequestResponseCycle) -> None:
+    """Undo what makes a cycle refer to itself: no request is to wait for the garbage collector."""
+    cycle.on_disconnect = None  # type: ignore[attr-defined]
+    cycle.__dict__.pop("send", None)
+    extensions_of.remove_from(cycle.scope["extensions"])
+
+
 class _Parser(httptools.HttpRequestParser):
     """Returns the bytes after a head that asks to switch protocols to the HTTP parser."""
 
@@ -154,6 +177,7 @@ class Protocol(HttpToolsProtocol):
             then = cycle.on_disconnect  # type: ignore[attr-defined]
             if then is not None:
                 then()
+            _close(cycle)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -200,8 +224,9 @@ class Protocol(HttpToolsProtocol):
         self._discarded = 0
         self.cycle.transport = self._orderly
         self._unanswered.append(self.cycle)
-        if self.scope["http_version"] == "1.0":
-            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
+        http_1_0 = self.scope["http_version"] == "1.0"
+        send = _without_chunks if http_1_0 else _with_direct_chunks
+        self.cycle.send = send(self.cycle)  # type: ignore[method-assign]
         self.flow.resume_reading()  # or a client that leaves would not be noticed
 
     def on_body(self, body: bytes) -> None:
@@ -217,6 +242,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         answered = self._unanswered.popleft()
+        _close(answered)
         if answered.more_body and not self.transport.is_closing():
             self._start_discard_timer()
         if self._reads_no_more and not self._unanswered:

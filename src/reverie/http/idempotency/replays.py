@@ -37,7 +37,7 @@ from reverie.http.choices import generate
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.frames import Job, Source, Write
+from reverie.http.frames import Frame, Job, Source, Write
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.http.replies import rate_headers
 from reverie.settings import ServerSettings
@@ -261,7 +261,10 @@ class Replays:
             return
         running.transcript.begin(granted.rate, granted.base)
         max_kept = self._settings.max_kept_answer
-        await generate(running.job, granted, running.transcript.append, max_kept)
+        transcript = running.transcript
+        await generate(
+            running.job, granted, lambda data, last: transcript.append(Frame(data, last)), max_kept
+        )
 
     async def _claim(self, running: Generation) -> Reservation | KeptAnswer:
         """Reserve the request, or get its answer; wait while another gateway generates it.
@@ -354,5 +357,5 @@ async def _read(
             if record.replayed is None:
                 record.replayed = replayed or transcript.answer is not None
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
-            await write(frame)
+            await write(frame.data, frame.last)
     record.outcome = "ok"

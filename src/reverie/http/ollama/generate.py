@@ -14,7 +14,7 @@ from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.ollama import OllamaEncoder
-from reverie.http.frames import Frame, Job, Write
+from reverie.http.frames import Job, Write
 from reverie.http.generate import Generate
 from reverie.http.replies import rate_headers
 
@@ -52,7 +52,7 @@ class OllamaGenerate(Generate):
         job.record.outcome = "ok"
         headers += rate_headers(reservation.rate)
         await reservation.settle()
-        await write(Frame(encoder.moved(stream=job.request.stream), last=True))
+        await write(encoder.moved(stream=job.request.stream), True)
 
 
 async def _load(job: Job) -> None:
