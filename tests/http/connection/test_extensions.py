@@ -9,12 +9,20 @@ import pytest
 from reverie.http.connection.extensions import add_to, on_disconnect, take_body
 
 
+class Flow:
+    reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
 class Exchange:
     def __init__(self, body: bytes, *, more: bool = False, disconnected: bool = False) -> None:
         self.body = bytearray(body)
         self.more_body = more
         self.disconnected = disconnected
         self.on_disconnect = None
+        self.flow = Flow()
 
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:
@@ -27,6 +35,7 @@ def test_a_body_that_is_there_is_taken_and_not_held() -> None:
     exchange = Exchange(b"{}")
     assert take_body(scope_of(exchange)) == b"{}"
     assert not exchange.body
+    assert exchange.flow.reading
 
 
 @pytest.mark.parametrize("how", [{"more": True}, {"disconnected": True}])

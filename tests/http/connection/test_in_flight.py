@@ -66,6 +66,7 @@ class Exchange:
 
     body = bytearray()
     more_body = False
+    flow: Any = None
     on_disconnect: Callable[[], None] | None = None
 
     def __init__(self, *, disconnected: bool = False) -> None:

@@ -295,7 +295,9 @@ class Ledger:
         durable: asyncio.Future[None],
         failure: BaseException | None,
     ) -> None:
-        if failure is None:
+        if durable.cancelled():
+            pass
+        elif failure is None:
             durable.set_result(None)
         else:
             durable.set_exception(failure)

@@ -10,6 +10,13 @@ _Scope: TypeAlias = MutableMapping[str, Any]
 _EXCHANGE = "reverie.exchange"
 
 
+class Flow(Protocol):
+    """A connection's reading, which pauses at a large body."""
+
+    def resume_reading(self) -> None:
+        """Go on reading, if it has paused."""
+
+
 class Exchange(Protocol):
     """A request and its answer, as the protocol has them."""
 
@@ -18,6 +25,10 @@ class Exchange(Protocol):
     more_body: bool
     disconnected: bool
     on_disconnect: Callable[[], None] | None
+
+    @property
+    def flow(self) -> Flow:
+        """The connection's."""
 
 
 def add_to(extensions: dict[str, Any], exchange: Exchange) -> None:
@@ -35,6 +46,7 @@ def take_body(scope: _Scope) -> bytes | None:
     exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
     if exchange is None or exchange.more_body or exchange.disconnected:
         return None
+    exchange.flow.resume_reading()  # or a client that leaves would not be noticed
     body, exchange.body = bytes(exchange.body), bytearray()  # not held for as long as it runs
     return body
 
