@@ -175,7 +175,6 @@ def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
 STARTS_TASKS = {
     "background": "what it keeps alive",
     "gateway.accounts.authentication": "requests that want the key wait for it",
-    "gateway.accounts.ledger": "settlements, which the journal has; stop waits for them",
     "gateway.choices": "generations side by side, whose request gets their failure",
     "http.connection.exchange": "a connection's ping",
     "http.connection.in_flight": "a request's look-out for its client",

@@ -101,9 +101,12 @@ class Got:
 
 async def get(pool: Pool, got: Got | None = None, **fields: Any) -> Got:
     got = got or Got()
-    async for batch in relay(pool, ask(**fields), got.record):
+
+    async def send(batch: list[Event]) -> None:
         assert batch
         got.events += batch
+
+    await relay(pool, ask(**fields), got.record, send=send)
     assert pool.in_flight == 0
     return got
 
@@ -299,8 +302,11 @@ async def test_backends_that_would_begin_anew_are_passed_over(engines: Engines) 
 async def get_anyway(pool: Pool, **fields: Any) -> Got:
     """As ``get``, while others hold slots."""
     got = Got()
-    async for batch in relay(pool, ask(**fields), got.record):
-        got.events += batch
+
+    async def send(batch: list[Event]) -> None:
+        got.events.extend(batch)
+
+    await relay(pool, ask(**fields), got.record, send=send)
     return got
 
 
@@ -555,8 +561,12 @@ async def test_a_slot_is_resized_by_the_engines_own_count() -> None:
         Script(body=body, headers=SSE, cuts=[len(chunk) + 2], gap=0.05)
     ) as engine:
         async with pool_of(engine) as pool:
-            async for _ in relay(pool, ask(max_tokens=9), RequestRecord("req", "/llm")):
+
+            async def send(_: list[Event]) -> None:
                 tokens.append(pool.states[0].tokens)
+
+            record = RequestRecord("req", "/llm")
+            await relay(pool, ask(max_tokens=9), record, send=send)
     assert tokens[0] == 70 + 9
 
 

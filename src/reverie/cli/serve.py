@@ -152,7 +152,9 @@ async def _serve(
                 "listening",
                 extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
             )
-            # So the collector passes over what stays, which would cost a tenth of each request.
+            # So the collector passes over what stays, which would cost a tenth of each request. Its
+            # thresholds stay as they are: ones of 5,000 to 50,000 objects gained nothing that could
+            # be measured, since requests leave next to no cycles behind and old objects are few.
             gc.collect()
             gc.freeze()
             gc.enable()

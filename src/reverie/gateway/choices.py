@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import TypeAlias
 
 from reverie.events import Event, Usage
@@ -54,11 +53,13 @@ async def relay_choices(
             await begun.wait()
         try:
             async with slots:
-                batches = relay(pool, requests[index], parts[index], caller, follows=index > 0)
-                async with aclosing(batches):
-                    async for batch in batches:
-                        begun.set()
-                        await waiting.put((index, batch))
+
+                async def send(batch: list[Event]) -> None:
+                    begun.set()
+                    await waiting.put((index, batch))
+
+                follows = index > 0
+                await relay(pool, requests[index], parts[index], caller, send=send, follows=follows)
         except Exception as failure:
             await waiting.put(failure)
 

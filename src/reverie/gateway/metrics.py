@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import get_args
 
 import prometheus_client
@@ -93,6 +94,11 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=self._collectors,
         )
+        # Bound once for each set of labels, since to look one up costs more than to count.
+        self._requests_of = cache(self._requests.labels)
+        self._tokens_of = cache(self._tokens.labels)
+        self._ttft_of = cache(self._ttft.labels)
+        self._duration_of = cache(self._duration.labels)
         self._collectors.register(_LiveState(registry))
         self._collectors.register(_Background())
         if ledger is not None:
@@ -105,9 +111,9 @@ class Metrics:
     def observe(self, record: RequestRecord) -> None:
         """Count one request that has ended."""
         model = record.model or _NO_MODEL
-        self._requests.labels(model, str(record.status), record.outcome).inc()
+        self._requests_of(model, str(record.status), record.outcome).inc()
         if record.model is not None:
-            self._duration.labels(model).observe(record.duration)
+            self._duration_of(model).observe(record.duration)
         self.observe_generation(record)
 
     def observe_generation(self, record: RequestRecord) -> None:
@@ -115,15 +121,15 @@ class Metrics:
         self.live.ended(record)
         model = record.model or _NO_MODEL
         if record.prompt_tokens is not None:
-            self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
+            self._tokens_of(model, "prompt").inc(record.prompt_tokens)
         if record.completion_tokens is not None:
-            self._tokens.labels(model, "completion").inc(record.completion_tokens)
+            self._tokens_of(model, "completion").inc(record.completion_tokens)
         if record.failovers:
             self._failovers.labels(model, "continued").inc(record.failovers)
         if record.cut_for_good:
             self._failovers.labels(model, "impossible").inc()
         if (ttft := record.time_to_first_token) is not None:
-            self._ttft.labels(model).observe(ttft)
+            self._ttft_of(model).observe(ttft)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

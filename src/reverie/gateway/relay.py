@@ -14,7 +14,7 @@ Rule 4: the slot on a backend that failed is released before another slot is wai
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from reverie.errors import BackendError, ClientError, Overloaded, ReverieError
@@ -35,14 +35,16 @@ async def relay(
     record: RequestRecord,
     caller: Caller = ANONYMOUS,
     *,
+    send: Callable[[list[Event]], Awaitable[None]],
     follows: bool = False,
-) -> AsyncGenerator[list[Event], None]:
-    """Yield the batches of one generation, from whichever backends can give it.
+) -> None:
+    """Send on the batches of one generation, from whichever backends can give it.
 
-    The last batch ends with ``Finish`` and ``Usage``. Closing the iterator stops the engine.
+    The last batch ends with ``Finish`` and ``Usage``. Cancelling this stops the engine.
 
     Args:
         caller: whose turn it is taken for, among the keys that wait.
+        send: takes each batch. Before the last it raises nothing that a backend could have raised.
         follows: as in ``SlotRequest``.
 
     Raises:
@@ -53,7 +55,7 @@ async def relay(
         tokens=pool.within_context(request.size),
         key=caller.key_id,
         weight=caller.weight,
-        affinity=affinity_of(request),
+        affinity=affinity_of(request) if len(pool.backends) > 1 else None,
         follows=follows,
     )
     attempts = Attempts(pool, answer, record, slot_request)
@@ -82,7 +84,7 @@ async def relay(
                             lease.succeeded(attempts.new_tokens, client_blocked)
                             break
                         sent_at = pool.clock()
-                        yield events
+                        await send(events)
                         client_blocked += pool.clock() - sent_at
             except (BackendError, ClientError, Overloaded) as error:
                 attempts.failed(lease, error)
@@ -90,5 +92,5 @@ async def relay(
                     continue
                 last = answer.end()
                 record.saw(last)
-        yield last  # the slot is free by now, however slowly the client reads
+        await send(last)  # the slot is free by now, however slowly the client reads
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from reverie.addresses import is_loopback
 from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
 from reverie.http.connection.exchange import Headers, Scope, header
+from reverie.ids import random_id
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -49,7 +49,7 @@ class Access:
         given = header(scope, b"x-request-id")
         if given is not None and _ACCEPTABLE_ID.fullmatch(given):
             return given.decode()
-        return f"req_{uuid.uuid4().hex}"
+        return f"req_{random_id()}"
 
     async def admit(self, scope: Scope) -> Caller:
         """Identify the caller.

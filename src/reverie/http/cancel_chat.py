@@ -53,6 +53,8 @@ class CancelChat:
         found = await self._replays.find(caller, claim.key, claim.fingerprint or b"")
         running = None if found is None else found.running
         if running is not None:
-            async with self._in_flight.watched(receive, settings.request_timeout, joins=True):
+            async with self._in_flight.watched(
+                scope, receive, settings.request_timeout, joins=True
+            ):
                 await running.cancel()
         return {"object": "chat.completion.cancelled", "ended": running is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from reverie.events import Delta, Finish, Usage
 from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.choices import MOST_AT_ONCE, relay_choices, total_usage
 from reverie.http.dialects.base import Encoder
-from reverie.http.frames import Frame, Job, collect_deltas, generate_one, kept_copy
+from reverie.http.frames import Job, Write, collect_deltas, generate_one, kept_copy
 
 
 class ChoicesEncoder(Encoder, Protocol):
@@ -26,8 +26,10 @@ class ChoicesEncoder(Encoder, Protocol):
         """The one JSON body of an answer that isn't streamed."""
 
 
-def generate(job: Job, reservation: Reservation, max_kept: int = 0) -> AsyncGenerator[Frame, None]:
-    """Generate the answer. Closing the iterator stops the engine.
+def generate(
+    job: Job, reservation: Reservation, write: Write, max_kept: int = 0
+) -> Awaitable[None]:
+    """Generate the answer. Cancelling this stops the engine.
 
     Args:
         max_kept: the size in bytes up to which an answer is kept for its claim.
@@ -36,12 +38,10 @@ def generate(job: Job, reservation: Reservation, max_kept: int = 0) -> AsyncGene
         ReverieError: as ``relay`` and ``Reservation.settle``.
     """
     one_choice = not job.more
-    return (generate_one if one_choice else _generate_all)(job, reservation, max_kept)
+    return (generate_one if one_choice else _generate_all)(job, reservation, write, max_kept)
 
 
-async def _generate_all(
-    job: Job, reservation: Reservation, max_kept: int
-) -> AsyncGenerator[Frame, None]:
+async def _generate_all(job: Job, reservation: Reservation, write: Write, max_kept: int) -> None:
     encoder: ChoicesEncoder = job.encoder  # type: ignore[assignment]
     kept = kept_copy(job, reservation, max_kept)
     said: list[list[Delta]] = [[] for _ in job.requests]
@@ -65,7 +65,7 @@ async def _generate_all(
                 data = encoder.choice(index, said[index], finish)
                 said[index].clear()
                 if len(ends) < len(said) and data:
-                    yield Frame(data if kept is None else kept.add(data), last=False)
+                    await write(data if kept is None else kept.add(data), False)
         usage = total_usage(job.requests, [ends[index][1] for index in range(len(said))])
         if job.request.stream:
             data += encoder.close(usage)
@@ -75,4 +75,4 @@ async def _generate_all(
         if kept is not None:
             data = kept.add(data)
         await reservation.settle(None if kept is None else kept.whole)
-        yield Frame(data, last=True)
+        await write(data, True)

@@ -1,13 +1,12 @@
 """One generation → frames: the bytes of one write each, encoded from one batch of events.
 
-Rule: the ledger is settled before the last frame is yielded.
+Rule: the ledger is settled before the last frame is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeAlias
 
 from reverie.events import Delta, Event, Finish, Usage
 from reverie.gateway.accounts.authentication import Caller
@@ -53,6 +52,8 @@ class Job(NamedTuple):
 
     def measured(self, requests: tuple[GenerateRequest, ...]) -> Job:
         """The same with its requests measured."""
+        if requests[0] is self.request and not self.more:
+            return self
         return self._replace(request=requests[0], more=requests[1:])
 
     @property
@@ -61,20 +62,23 @@ class Job(NamedTuple):
         return self.claim is not None and self.request.stream and self.framing.numbered
 
 
+Write: TypeAlias = Callable[[bytes, bool], Awaitable[None]]
+"""Takes the bytes of the next frame, and whether it is the last, as fast as its reader does."""
+
+
 class Source(NamedTuple):
     """Where the frames of one answer come from.
 
-    ``encoder`` writes the error chunk if a stream breaks; None for a stored answer, which has none.
+    ``run`` writes all of them. ``encoder`` writes the error chunk if a stream breaks; None for a
+    stored answer, which has none.
     """
 
-    frames: AsyncGenerator[Frame, None]
+    run: Callable[[Write], Awaitable[None]]
     encoder: Encoder | None
 
 
-async def generate_one(
-    job: Job, reservation: Reservation, max_kept: int = 0
-) -> AsyncGenerator[Frame, None]:
-    """Generate the answer. Closing the iterator stops the engine.
+async def generate_one(job: Job, reservation: Reservation, write: Write, max_kept: int = 0) -> None:
+    """Generate the answer. Cancelling this stops the engine.
 
     Args:
         max_kept: the size in bytes up to which an answer is kept for its claim.
@@ -85,21 +89,23 @@ async def generate_one(
     kept = kept_copy(job, reservation, max_kept)
     deltas: list[Delta] = []
     job.model.deployment.load_for_request()
-    async with aclosing(relay(job.model.pool, job.request, job.record, job.caller)) as batches:
-        async for batch in batches:
-            finish, usage = collect_deltas(batch, deltas)
-            if finish is not None and usage is not None:
-                job.model.deployment.sizes.learn(job.request, usage)
-                data = _encode_end(job, deltas, finish, usage)
-                if kept is not None:
-                    data = kept.add(data)
-                await reservation.settle(None if kept is None else kept.whole)
-                yield Frame(data, last=True)
-            elif job.request.stream:
-                data = _encode_pieces(job, deltas)
-                deltas.clear()
-                if data:
-                    yield Frame(data if kept is None else kept.add(data), last=False)
+
+    async def send(batch: list[Event]) -> None:
+        finish, usage = collect_deltas(batch, deltas)
+        if finish is not None and usage is not None:
+            job.model.deployment.sizes.learn(job.request, usage)
+            data = _encode_end(job, deltas, finish, usage)
+            if kept is not None:
+                data = kept.add(data)
+            await reservation.settle(None if kept is None else kept.whole)
+            await write(data, True)
+        elif job.request.stream:
+            data = _encode_pieces(job, deltas)
+            deltas.clear()
+            if data:
+                await write(data if kept is None else kept.add(data), False)
+
+    await relay(job.model.pool, job.request, job.record, job.caller, send=send)
 
 
 def kept_copy(job: Job, reservation: Reservation, limit: int) -> KeptCopy | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -22,7 +21,6 @@ from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
 from reverie.http.choices import generate
-from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import (
     Headers,
     Receive,
@@ -33,10 +31,10 @@ from reverie.http.connection.exchange import (
     header,
     respond,
 )
-from reverie.http.connection.in_flight import InFlight
+from reverie.http.connection.in_flight import InFlight, Run
 from reverie.http.connection.protocol import close_after, drop
 from reverie.http.dialects.base import Asked, Dialect, Encoder
-from reverie.http.frames import Frame, Job, Source
+from reverie.http.frames import Job, Source, Write
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
 from reverie.http.recorded import RecordedRoute
@@ -111,12 +109,16 @@ class Generate(RecordedRoute):
     ) -> None:
         """Answer with one JSON body."""
         headers = self._headers(call.record, JSON, *call.asked.told)
-        async with self._cancellable(receive, call):
+        parts: list[bytes] = []
+
+        async def keep(data: bytes, last: bool) -> None:
+            parts.append(data)
+
+        async with self._cancellable(scope, receive, call):
             source = await open_source(headers)
-            async with aclosing(source.frames) as frames:
-                parts = [frame async for frame in frames]
+            await source.run(keep)
             call.record.status = 200
-            await respond(send, 200, b"".join([frame.data for frame in parts]), headers)
+            await respond(send, 200, b"".join(parts), headers)
 
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, call: Call, open_source: _Opener
@@ -134,13 +136,11 @@ class Generate(RecordedRoute):
             ping=self._dialect.ping,
         )
         try:
-            async with self._cancellable(receive, call) as cancel_scope:
+            async with self._cancellable(scope, receive, call) as cancel_scope:
                 writer.start(cancel_scope)
                 source = await open_source(headers)
                 encoder = source.encoder
-                async with aclosing(source.frames) as frames:
-                    async for frame in frames:
-                        await writer.write(frame.data, last=frame.last)
+                await source.run(writer.write)
             record.status = 200
         except Exception as failure:
             error = as_reverie_error(failure, record.id)
@@ -158,17 +158,15 @@ class Generate(RecordedRoute):
         close_after(scope, self._settings.write_timeout)
         try:
             async with asyncio.timeout(self._settings.write_timeout):
-                await writer.write(chunk, last=True)
+                await writer.write(chunk, True)
         except TimeoutError:  # the client doesn't read
             await drop(scope)
 
-    def _cancellable(
-        self, receive: Receive, call: Call
-    ) -> AbstractAsyncContextManager[CancelScope]:
+    def _cancellable(self, scope: Scope, receive: Receive, call: Call) -> Run:
         """Let the client's leaving, the deadline and a shutdown end what runs inside."""
         limit = self._settings.request_timeout
         joins = call.claim is not None
-        return self._in_flight.watched(receive, limit, joins=joins, record=call.record)
+        return self._in_flight.watched(scope, receive, limit, joins=joins, record=call.record)
 
     async def _open(self, call: Call, headers: Headers) -> Source:
         """Where the answer comes from. ``headers`` is complete once its first frame is there."""
@@ -176,7 +174,7 @@ class Generate(RecordedRoute):
         if call.claim is not None:
             return await self._replays.open(call.caller, call.claim, call.record, headers, prepare)
         job = prepare()
-        return Source(self._generate(job, headers), job.encoder)
+        return Source(partial(self._generate, job, headers), job.encoder)
 
     def _prepare(self, call: Call) -> Job:
         """Find the model, whose defaults fill in, and refuse what a backend of it can't honour.
@@ -188,21 +186,22 @@ class Generate(RecordedRoute):
         call.record.model = model.name
         request, *more = map(model.check, (call.asked.request, *call.asked.more))
         encoder = self._encoder(call._replace(asked=call.asked._replace(request=request)))
-        framing = self._dialect.framing
-        job = Job(call.caller, model, request, encoder, call.record, framing, call.claim)
-        return job._replace(more=tuple(more))
+        framing, record = self._dialect.framing, call.record
+        return Job(call.caller, model, request, encoder, record, framing, call.claim, tuple(more))
 
-    async def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
+    async def _generate(self, job: Job, headers: Headers, write: Write) -> None:
         """Reserve what the request may use, then generate."""
-        with job.model.deployment.held():
+        deployment = job.model.deployment
+        deployment.hold()
+        try:
             reservation, requests = await self._admission.admit(
                 job.caller, job.model, job.requests, job.record
             )
             assert not isinstance(reservation, StoredAnswer)
             headers += rate_headers(reservation.rate)
-            async with aclosing(generate(job.measured(requests), reservation)) as frames:
-                async for frame in frames:
-                    yield frame
+            await generate(job.measured(requests), reservation, write)
+        finally:
+            deployment.release()
 
     def _encoder(self, call: Call) -> Encoder:
         return self._dialect.encoder(

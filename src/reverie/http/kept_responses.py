@@ -68,7 +68,7 @@ class KeptResponses(Generate):
             return
         if verb and found.running is not None:
             limit = self._settings.request_timeout
-            async with self._in_flight.watched(receive, limit, joins=True):
+            async with self._in_flight.watched(scope, receive, limit, joins=True):
                 await found.running.cancel()
                 found = await self._find(caller, id) or found  # it may just have been complete
         record.status, record.outcome = 200, "ok"

@@ -172,7 +172,7 @@ def _columns(key: Key) -> dict[str, Any]:
 
 def key_of_row(row: Row[Any]) -> Key:
     """A key as its row of the table has it."""
-    columns = dict(row._mapping)
+    columns = row._asdict()
     del columns["hash"]
     limits = RateLimits(*(columns.pop(kind) for kind in RateLimits.__struct_fields__))
     models, model_limits = columns.pop("models"), columns.pop("model_limits")

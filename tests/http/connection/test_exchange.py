@@ -14,7 +14,6 @@ from reverie.http.connection.exchange import (
     StreamWriter,
     read_body,
     respond,
-    watch_disconnect,
 )
 
 
@@ -77,15 +76,6 @@ async def test_a_client_that_leaves_while_sending_is_gone() -> None:
     client = Client(part(b"a", more=True), {"type": "http.disconnect"})
     with pytest.raises(ClientGone):
         await read_body(scope(), client.receive, limit=3, timeout=1)
-
-
-async def test_a_disconnect_ends_the_block_with_its_reason() -> None:
-    client = Client({"type": "http.disconnect"})
-    with pytest.raises(ClientGone):
-        async with CancelScope() as cancel_scope:
-            watcher = asyncio.create_task(watch_disconnect(client.receive, cancel_scope))
-            await asyncio.sleep(5)
-    assert watcher.done()
 
 
 async def test_only_the_first_reason_counts() -> None:

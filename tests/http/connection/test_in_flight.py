@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from reverie.errors import BackendTimeout, Overloaded
+from reverie.errors import BackendTimeout, ClientGone, Overloaded
+from reverie.http.connection.exchange import Message, Scope
+from reverie.http.connection.extensions import add_to
 from reverie.http.connection.in_flight import InFlight
 
 
@@ -55,3 +59,53 @@ async def test_what_takes_too_long_is_ended() -> None:
         async with in_flight.running(0.01):
             await asyncio.sleep(10)
     await in_flight.wait_idle()
+
+
+class Exchange:
+    """What a server tells of one request."""
+
+    body = bytearray()
+    more_body = False
+    flow: Any = None
+    on_disconnect: Callable[[], None] | None = None
+
+    def __init__(self, *, disconnected: bool = False) -> None:
+        self.disconnected = disconnected
+
+    @property
+    def scope(self) -> Scope:
+        extensions: dict[str, Any] = {}
+        add_to(extensions, self)
+        return {"type": "http", "extensions": extensions}
+
+    async def receive(self) -> Message:
+        raise AssertionError("nothing is to be received")
+
+
+async def test_a_client_that_leaves_ends_its_request() -> None:
+    exchange, in_flight = Exchange(), InFlight()
+    with pytest.raises(ClientGone):
+        async with in_flight.watched(exchange.scope, exchange.receive, 10):
+            assert exchange.on_disconnect is not None
+            exchange.on_disconnect()
+            await asyncio.sleep(10)
+    assert exchange.on_disconnect is None
+    await in_flight.wait_idle()
+
+
+async def test_a_request_whose_client_has_left_already_is_ended_at_once() -> None:
+    exchange = Exchange(disconnected=True)
+    with pytest.raises(ClientGone):
+        async with InFlight().watched(exchange.scope, exchange.receive, 10):
+            await asyncio.sleep(10)
+
+
+async def test_on_a_server_that_only_tells_by_asgi_a_client_that_leaves_is_noticed_too() -> None:
+    messages: list[Message] = [{"type": "http.request"}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    with pytest.raises(ClientGone):
+        async with InFlight().watched({"type": "http"}, receive, 10):
+            await asyncio.sleep(10)

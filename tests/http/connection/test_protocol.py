@@ -103,6 +103,18 @@ async def test_a_client_that_leaves_after_sending_ahead_frees_its_slot(
     assert not has_complaints(caplog)
 
 
+async def test_a_client_that_leaves_after_a_large_body_frees_its_slot(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    """Reading pauses at such a body, also if all of it comes at once."""
+    engine.script = Script(tokens=("never",), first_delay=60)
+    peer = await connect(gateway)
+    await peer.send(post(chat(messages=[{"role": "user", "content": "a " * 60_000}])))
+    await engine.wait_for(lambda e: e.in_flight == 1)
+    peer.writer.transport.abort()
+    await engine.wait_for(lambda e: e.cancelled == 1)
+
+
 async def test_what_is_sent_ahead_is_bounded(engine: ScriptedEngine, gateway: Gateway) -> None:
     engine.script = Script(tokens=("a", "b"), stall_after=1)
     peer = await connect(gateway)

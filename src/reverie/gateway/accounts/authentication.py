@@ -172,17 +172,27 @@ class Authenticator:
         )
 
 
+class _Known:
+    """A key of the store, and who calls with it."""
+
+    __slots__ = ("caller", "key")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.caller = Caller(key.name, key.id, stored=True, weight=key.weight, limited=key.limited)
+
+
 class _StoredKeys:
     """The store's keys, each cached for a moment."""
 
     def __init__(self, store: Store) -> None:
         self.has_keys = False
         self._store = store
-        self._known: OrderedDict[bytes, tuple[float, Key]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, _Known]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._lookups = asyncio.Semaphore(_UNKNOWN_LOOKUPS)
         self._waiting = 0
-        self._reading: dict[bytes, asyncio.Task[Key | None]] = {}
+        self._reading: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._watching: Loop | None = None
 
     def check(self) -> None:
@@ -204,14 +214,12 @@ class _StoredKeys:
             Overloaded: too many keys that nobody has heard of are being looked up.
         """
         now = time.monotonic()
-        asked, key = self._known.get(digest, (0.0, None))
+        asked, known = self._known.get(digest, (0.0, None))
         if now - asked > _CACHED and now - self._unknown.get(digest, 0.0) > _CACHED:
-            key = await self._read_once(digest)
-        if key is None or not key.usable(now_ms()):
-            return None
-        return Caller(key.name, key.id, stored=True, weight=key.weight, limited=key.limited)
+            known = await self._read_once(digest)
+        return known.caller if known is not None and known.key.usable(now_ms()) else None
 
-    async def _read_once(self, digest: bytes) -> Key | None:
+    async def _read_once(self, digest: bytes) -> _Known | None:
         """Read a key from the store; requests that want the same key share one read."""
         task = self._reading.get(digest)
         if task is None:
@@ -233,22 +241,23 @@ class _StoredKeys:
         except (TimeoutError, StoreFailure):
             raise AccountsUnavailable from None
 
-    async def _queue_up(self, digest: bytes) -> Key | None:
+    async def _queue_up(self, digest: bytes) -> _Known | None:
         async with self._lookups:
             return await self._look_up(digest)
 
-    def _dequeue(self, _: asyncio.Task[Key | None]) -> None:
+    def _dequeue(self, _: asyncio.Task[_Known | None]) -> None:
         self._waiting -= 1
 
-    async def _look_up(self, digest: bytes) -> Key | None:
+    async def _look_up(self, digest: bytes) -> _Known | None:
         began = time.monotonic()
         key = await asyncio.to_thread(self._read, digest)
         if key is None:
             self._known.pop(digest, None)
             _remember(self._unknown, digest, began, _MAX_UNKNOWN)
-        else:
-            _remember(self._known, digest, (began, key), _MAX_CACHED)
-        return key
+            return None
+        known = _Known(key)
+        _remember(self._known, digest, (began, known), _MAX_CACHED)
+        return known
 
     def _read(self, digest: bytes) -> Key | None:
         with self._store.read() as connection:

@@ -68,7 +68,7 @@ class Ledger:
         self._unwritten: list[Settlement] = []
         """Settlements that neither the store nor the journal took."""
         self._answers = AnswerBound(store)
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Future[None]] = set()
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._gateway = 0
@@ -234,45 +234,76 @@ class Ledger:
 
     # Settling -----------------------------------------------------------------------------
 
-    def _close(self, settlement: Settlement) -> asyncio.Task[None]:
+    def _close(self, settlement: Settlement) -> asyncio.Future[None]:
         """Settle a row of this gateway."""
         self._open.pop(settlement.id, None)
         return self._write(settlement)
 
-    def _write(self, settlement: Settlement) -> asyncio.Task[None]:
+    def _write(self, settlement: Settlement) -> asyncio.Future[None]:
         """Make a settlement durable, in the store or in the journal, even if nobody waits for it.
 
-        The task raises ``AccountsUnavailable`` if neither can be written; the row is then closed
-        as failed as soon as one of them can be.
+        The future, which must not be cancelled, raises ``AccountsUnavailable`` if neither can be
+        written; the row is then closed as failed as soon as one of them can be.
         """
-        task = asyncio.create_task(self._write_durably(settlement))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-        task.add_done_callback(_ignore_failure)
-        task.add_done_callback(lambda _: self._answers.added(settlement.answer))
-        return task
-
-    async def _write_durably(self, settlement: Settlement) -> None:
         assert self._writer is not None
-        operation = None
-        if not self._writer.failing:
-            operation = self._submit(_write_settlements, settlement, self._timeout)
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await asyncio.shield(operation.future)
-            except (TimeoutError, StoreFailure):
-                pass
-            else:
+        loop = asyncio.get_running_loop()
+        durable: asyncio.Future[None] = loop.create_future()
+        self._settling.add(durable)
+        if self._writer.failing:
+            self._write_to_journal(settlement, durable, None)
+            return durable
+        stored = self._submit(_write_settlements, settlement, self._timeout).future
+        too_late = loop.call_later(
+            self._timeout, self._write_to_journal, settlement, durable, stored
+        )
+
+        def on_stored(_: asyncio.Future[Any]) -> None:
+            too_late.cancel()
+            if durable.done():  # it was too late
                 return
+            failure = None if stored.cancelled() else stored.exception()
+            if stored.cancelled() or isinstance(failure, StoreFailure):
+                self._write_to_journal(settlement, durable, stored)
+            else:
+                self._settled(settlement, durable, failure)
+
+        stored.add_done_callback(on_stored)
+        return durable
+
+    def _write_to_journal(
+        self,
+        settlement: Settlement,
+        durable: asyncio.Future[None],
+        stored: asyncio.Future[Any] | None,
+    ) -> None:
+        """Keep a settlement that the store didn't take in time."""
         assert self._journal is not None
         try:
             self._journal.append(settlement)
         except OSError as error:
             logger.error("a settlement can't be kept", extra=fields(reason=error.strerror))
-            if operation is not None:
-                operation.future.cancel()  # its client will be told that it failed
             self._unwritten.append(structs.replace(settlement, outcome="failed"))
-            raise AccountsUnavailable from None
+            self._settled(settlement, durable, AccountsUnavailable())
+            if stored is not None:
+                stored.cancel()  # its client will be told that it failed
+        else:
+            self._settled(settlement, durable, None)
+
+    def _settled(
+        self,
+        settlement: Settlement,
+        durable: asyncio.Future[None],
+        failure: BaseException | None,
+    ) -> None:
+        if durable.cancelled():
+            pass
+        elif failure is None:
+            durable.set_result(None)
+        else:
+            durable.set_exception(failure)
+            durable.exception()  # seen, also if nobody waits
+        self._settling.discard(durable)
+        self._answers.added(settlement.answer)
 
     def _amend(self, amendment: Amendment) -> None:
         assert self._writer is not None

@@ -62,7 +62,7 @@ class StoredReservation:
         request: ReservationRequest,
         granted: Granted,
         record: RequestRecord,
-        close: Callable[[Settlement], asyncio.Task[None]],
+        close: Callable[[Settlement], asyncio.Future[None]],
         amend: Callable[[Amendment], object],
     ) -> None:
         self.rate = granted.rate

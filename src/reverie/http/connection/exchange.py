@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.encodings import coding_of, decompress
+from reverie.http.connection.extensions import take_body
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.request")
@@ -51,10 +52,14 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 
 async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    too_large = RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise too_large
+        raise _too_large(limit)
+    whole = take_body(scope)
+    if whole is not None:
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
     parts: list[bytes] = []
     size = 0
     try:
@@ -66,7 +71,7 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
                 part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(limit)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -76,11 +81,8 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         ) from None
 
 
-async def watch_disconnect(receive: Receive, cancel_scope: CancelScope) -> None:
-    """Wait until the client disconnects, then end its request."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    cancel_scope.end(ClientGone("The client closed the connection."))
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
 
 
 class StreamWriter:
@@ -112,7 +114,6 @@ class StreamWriter:
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._writing_since: float | None = None
-        self._lock = asyncio.Lock()
         self._commit_at = self._last_write + commit_delay
         self._pinging: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -122,21 +123,27 @@ class StreamWriter:
         delay = min(self._commit_delay, self._write_timeout)
         self._timer = self._loop.call_later(delay, self._tick, cancel_scope)
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
+    def write(self, data: bytes, last: bool = False) -> Awaitable[None]:
         """Send bytes, preceded by the status and headers if these weren't sent yet."""
-        async with self._lock:
-            self._last_write = self._writing_since = self._loop.time()
-            try:
-                if not self.opened:
-                    self.opened = True
-                    await self._send(
-                        {"type": "http.response.start", "status": 200, "headers": self._headers}
-                    )
+        if self._pinging is not None and not self._pinging.done():
+            return self._write_after(self._pinging, data, last)
+        return self._write(data, last)
+
+    async def _write_after(self, ping: asyncio.Task[None], data: bytes, last: bool) -> None:
+        await asyncio.wait({ping})
+        await self._write(data, last)
+
+    async def _write(self, data: bytes, last: bool) -> None:
+        self._last_write = self._writing_since = self._loop.time()
+        try:
+            if not self.opened:
+                self.opened = True
                 await self._send(
-                    {"type": "http.response.body", "body": data, "more_body": not last}
+                    {"type": "http.response.start", "status": 200, "headers": self._headers}
                 )
-            finally:
-                self._writing_since = None
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        finally:
+            self._writing_since = None
 
     def _tick(self, cancel_scope: CancelScope) -> None:
         now = self._loop.time()
@@ -147,8 +154,8 @@ class StreamWriter:
             if wait <= 0:
                 cancel_scope.end(ClientGone("The client stopped reading."))
                 return
-        elif wait <= 0:
-            self._pinging = self._loop.create_task(self.write(self._ping))
+        elif wait <= 0:  # and nothing else is written until it is
+            self._pinging = self._loop.create_task(self._write(self._ping, False))
             wait = self._ping_interval
         self._timer = self._loop.call_later(
             min(wait, self._write_timeout), self._tick, cancel_scope

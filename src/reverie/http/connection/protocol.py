@@ -22,7 +22,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +30,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from reverie.errors import InvalidRequest, ReverieError
+from reverie.http.connection import extensions as extensions_of
 from reverie.http.connection.exchange import Scope
 from reverie.http.dialects.chat import OPENAI
+from reverie.ids import random_id
 
 HEAD_TIMEOUT = 30.0
 MAX_HEAD_BYTES = 64 * 1024
@@ -90,6 +91,29 @@ def _without_chunks(cycle: RequestResponseCycle) -> Any:
         await RequestResponseCycle.send(cycle, message)
 
     return send
+
+
+def _with_direct_chunks(cycle: RequestResponseCycle) -> Any:
+    """A ``send`` for ``cycle`` that writes a chunk in the middle of a stream without more ado."""
+
+    async def send(message: Any) -> None:
+        body = message.get("body")
+        goes_on = cycle.chunked_encoding and body and message.get("more_body")
+        if goes_on and not (
+            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+        ):
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        else:
+            await RequestResponseCycle.send(cycle, message)
+
+    return send
+
+
+def _close(cycle: RequestResponseCycle) -> None:
+    """Undo what makes a cycle refer to itself: no request is to wait for the garbage collector."""
+    cycle.on_disconnect = None  # type: ignore[attr-defined]
+    cycle.__dict__.pop("send", None)
+    extensions_of.remove_from(cycle.scope["extensions"])
 
 
 class _Parser(httptools.HttpRequestParser):
@@ -150,6 +174,10 @@ class Protocol(HttpToolsProtocol):
         for cycle in self._unanswered:  # uvicorn tells only the latest
             cycle.disconnected = True
             cycle.message_event.set()
+            then = cycle.on_disconnect  # type: ignore[attr-defined]
+            if then is not None:
+                then()
+            _close(cycle)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -190,12 +218,15 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive = self.config.timeout_keep_alive
         super().on_headers_complete()
         extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
+        self.cycle.on_disconnect = None  # type: ignore[attr-defined]
+        extensions_of.add_to(extensions, self.cycle)  # type: ignore[arg-type]
         self.scope["extensions"] = extensions
         self._discarded = 0
         self.cycle.transport = self._orderly
         self._unanswered.append(self.cycle)
-        if self.scope["http_version"] == "1.0":
-            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
+        http_1_0 = self.scope["http_version"] == "1.0"
+        send = _without_chunks if http_1_0 else _with_direct_chunks
+        self.cycle.send = send(self.cycle)  # type: ignore[method-assign]
         self.flow.resume_reading()  # or a client that leaves would not be noticed
 
     def on_body(self, body: bytes) -> None:
@@ -211,6 +242,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         answered = self._unanswered.popleft()
+        _close(answered)
         if answered.more_body and not self.transport.is_closing():
             self._start_discard_timer()
         if self._reads_no_more and not self._unanswered:
@@ -324,7 +356,7 @@ class Protocol(HttpToolsProtocol):
         reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: req_{uuid.uuid4().hex}\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: req_{random_id()}\r\n"
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

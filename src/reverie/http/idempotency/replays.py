@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -36,7 +37,7 @@ from reverie.http.choices import generate
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import Headers, as_reverie_error
 from reverie.http.connection.in_flight import InFlight
-from reverie.http.frames import Frame, Job, Source
+from reverie.http.frames import Frame, Job, Source, Write
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.http.replies import rate_headers
 from reverie.settings import ServerSettings
@@ -119,8 +120,8 @@ class Found(NamedTuple):
 
     def read(self, after: int, record: RequestRecord, headers: Headers) -> Source:
         """The events after this number, as ``Replays.open`` gives them."""
-        frames = _read(self.transcript, after, record, headers, replayed=True)
-        return Source(frames, None if self.running is None else self.running.job.encoder)
+        run = partial(_read, self.transcript, after, record, headers, True)
+        return Source(run, None if self.running is None else self.running.job.encoder)
 
 
 class Replays:
@@ -168,7 +169,7 @@ class Replays:
 
         Raises:
             IdempotencyKeyReused, AccountsUnavailable, Overloaded
-            ReverieError: as ``prepare``. The frames raise it as the generation ends.
+            ReverieError: as ``prepare``. The source raises it as the generation ends.
         """
         place = (caller.key_id, claim.key)
         while (running := self._running.get(place)) is not None and running.abandoned:
@@ -189,13 +190,13 @@ class Replays:
             else:
                 running = None if loaded is not None else self._begin(place, claim, job)
         if running is None:
-            return Source(
-                _read(Transcript(loaded), claim.after, record, headers, replayed=True), None
-            )
+            transcript = Transcript(loaded)
+            return Source(partial(_read, transcript, claim.after, record, headers, True), None)
         running.join(claim)
         record.model = running.job.model.name
-        frames = _read(running.transcript, claim.after, record, headers, replayed=known is not None)
-        return Source(frames, running.job.encoder)
+        replayed = known is not None
+        run = partial(_read, running.transcript, claim.after, record, headers, replayed)
+        return Source(run, running.job.encoder)
 
     async def find(self, caller: Caller, key: str, proof: bytes) -> Found | None:
         """What is kept under an idempotency key, whatever was asked.
@@ -260,9 +261,10 @@ class Replays:
             return
         running.transcript.begin(granted.rate, granted.base)
         max_kept = self._settings.max_kept_answer
-        async with aclosing(generate(running.job, granted, max_kept)) as frames:
-            async for frame in frames:
-                await running.transcript.append(frame)
+        transcript = running.transcript
+        await generate(
+            running.job, granted, lambda data, last: transcript.append(Frame(data, last)), max_kept
+        )
 
     async def _claim(self, running: Generation) -> Reservation | KeptAnswer:
         """Reserve the request, or get its answer; wait while another gateway generates it.
@@ -334,9 +336,14 @@ class Replays:
 
 
 async def _read(
-    transcript: Transcript, after: int, record: RequestRecord, headers: Headers, *, replayed: bool
-) -> AsyncGenerator[Frame, None]:
-    """The frames of a transcript after its event of that number.
+    transcript: Transcript,
+    after: int,
+    record: RequestRecord,
+    headers: Headers,
+    replayed: bool,
+    write: Write,
+) -> None:
+    """Write the frames of a transcript after its event of that number.
 
     Args:
         replayed: the answer began for an earlier request. It turns out that it did, too, if the
@@ -350,5 +357,5 @@ async def _read(
             if record.replayed is None:
                 record.replayed = replayed or transcript.answer is not None
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
-            yield frame
+            await write(frame.data, frame.last)
     record.outcome = "ok"

@@ -6,8 +6,6 @@ unloaded only where its operator lets it come and go (``warm = false``), and whi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 from msgspec.structs import replace
 
 from reverie.errors import Forbidden
@@ -16,7 +14,7 @@ from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.http.connection.exchange import Headers
 from reverie.http.dialects.ollama import OllamaEncoder
-from reverie.http.frames import Frame, Job
+from reverie.http.frames import Job, Write
 from reverie.http.generate import Generate
 from reverie.http.replies import rate_headers
 
@@ -27,15 +25,14 @@ _NO_PROMPT = [{"role": "user", "content": ""}]
 class OllamaGenerate(Generate):
     """An ASGI application that answers one of the two routes."""
 
-    def _generate(self, job: Job, headers: Headers) -> AsyncGenerator[Frame, None]:
+    async def _generate(self, job: Job, headers: Headers, write: Write) -> None:
         encoder = job.encoder
         if isinstance(encoder, OllamaEncoder) and encoder.move is not None:
-            return self._move(job, encoder, headers)
-        return super()._generate(job, headers)
+            await self._move(job, encoder, headers, write)
+        else:
+            await super()._generate(job, headers, write)
 
-    async def _move(
-        self, job: Job, encoder: OllamaEncoder, headers: Headers
-    ) -> AsyncGenerator[Frame, None]:
+    async def _move(self, job: Job, encoder: OllamaEncoder, headers: Headers, write: Write) -> None:
         """Load or unload the model, then say so.
 
         Raises:
@@ -55,7 +52,7 @@ class OllamaGenerate(Generate):
         job.record.outcome = "ok"
         headers += rate_headers(reservation.rate)
         await reservation.settle()
-        yield Frame(encoder.moved(stream=job.request.stream), last=True)
+        await write(encoder.moved(stream=job.request.stream), True)
 
 
 async def _load(job: Job) -> None:

@@ -92,7 +92,7 @@ class RunTask(RecordedRoute):
         asked = await asyncio.to_thread(parse, body) if len(body) > _LARGE else parse(body)
         del body
         headers = [*id_headers(self._dialect, record.id), JSON, *asked.told]
-        async with self._in_flight.watched(receive, settings.request_timeout, record=record):
+        async with self._in_flight.watched(scope, receive, settings.request_timeout, record=record):
             run = self._ask if self._route.task is None else self._run_metered
             answer = await run(asked, caller, record, headers)
             record.status = 200

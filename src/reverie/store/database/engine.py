@@ -29,10 +29,12 @@ from sqlalchemy.exc import (
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database.failures import reason_of
+from reverie.store.database.prepared import sqlite_of
 from reverie.store.database.timeouts import connection_class
 
 _WAL_RETRY_DELAY = 0.01
 _TRANSIENT = (OperationalError, InterfaceError, InternalError)
+_TRANSIENT_SQLITE = (sqlite3.OperationalError, sqlite3.InterfaceError, sqlite3.InternalError)
 
 
 class Store:
@@ -99,9 +101,12 @@ class Store:
 
     @contextmanager
     def _translated(self) -> Generator[None, None, None]:
-        """Raise SQLAlchemy's exceptions as ``StoreFailure``."""
+        """Raise SQLAlchemy's and SQLite's exceptions as ``StoreFailure``."""
         try:
             yield
+        except sqlite3.Error as error:  # of a ``Prepared``, which asks SQLite itself
+            transient = isinstance(error, _TRANSIENT_SQLITE)
+            raise StoreFailure(reason_of(error, self.path), transient=transient) from error
         except DBAPIError as error:
             transient = error.connection_invalidated or isinstance(error, _TRANSIENT)
             reason = reason_of(error.orig, self.path)
@@ -159,7 +164,9 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
     def on_begin(connection: Connection) -> None:
         # A writer takes the lock at once: a transaction that began as a reader can't wait for it.
         writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        own = sqlite_of(connection)
+        assert own is not None
+        own.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "do_connect", before_connect)
     event.listen(engine, "connect", on_connect)

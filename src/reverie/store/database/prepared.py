@@ -1,17 +1,19 @@
 """Statements that every request runs, compiled to SQL once.
 
-SQLAlchemy looks up a statement in its cache, expands its lists and converts its values at each
-execution. For the few statements of the hot path that is a third of what a request costs in the
-ledger: 65 µs of processor time instead of 42, in batches of 64 on SQLite.
+SQLAlchemy looks up a statement in its cache, expands its lists, converts its values and wraps its
+rows at each execution. For the few statements of the hot path that is the half of what a request
+costs in the ledger.
 """
 
 from __future__ import annotations
 
+import sqlite3
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import BindParameter, Connection, CursorResult, Table, bindparam
+from sqlalchemy import BindParameter, Connection, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 
 _Adapt: TypeAlias = Callable[[Mapping[str, Any]], Any]
@@ -20,8 +22,19 @@ _Build: TypeAlias = Callable[[str, Sequence[BindParameter[Any]]], Any]
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+class _Written(NamedTuple):
+    sql: str
+    adapt: _Adapt
+    """Turns parameters into the shape that the driver takes."""
+    row: Callable[[Iterable[Any]], Any] | None
+    """Makes a row of SQLite's, with its columns' names; None if the statement gives none."""
+
+
 class Prepared:
     """One statement. All its values are parameters, of types that drivers take as they are.
+
+    SQLite's driver gets it directly. With PostgreSQL it passes through SQLAlchemy, which knows when
+    a connection has died.
 
     Args:
         build: makes the statement, given the name of SQLAlchemy's dialect and the parameters that
@@ -30,15 +43,15 @@ class Prepared:
 
     def __init__(self, build: _Build) -> None:
         self._build = build
-        self._written: dict[tuple[str, int], tuple[str, _Adapt]] = {}
+        self._written: dict[tuple[str, int], _Written] = {}
 
     def execute(
         self,
         connection: Connection,
         parameters: Mapping[str, Any] | None = None,
         listed: Sequence[Any] = (),
-    ) -> CursorResult[*tuple[Any, ...]]:
-        """Run it once.
+    ) -> Sequence[Any]:
+        """Run it once; give its rows, whose columns are attributes.
 
         Args:
             listed: the values of its list, at least one, if it has a list.
@@ -49,24 +62,42 @@ class Prepared:
             width = 1 << (len(listed) - 1).bit_length()
             padded = [*listed, *[listed[-1]] * (width - len(listed))]
             parameters = {**(parameters or {}), **dict(zip(_names(width), padded, strict=True))}
-        sql, adapt = self._sql(connection, width)
-        return connection.exec_driver_sql(sql, adapt(parameters or {}))
+        sql, adapt, row = self._write(connection, width)
+        sqlite_connection = sqlite_of(connection)
+        if sqlite_connection is None:
+            return connection.exec_driver_sql(sql, adapt(parameters or {})).all()
+        found = sqlite_connection.execute(sql, adapt(parameters or {}))
+        return [] if row is None else list(map(row, found.fetchall()))
 
     def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         """Run it once for each row of parameters; there is at least one row."""
-        sql, adapt = self._sql(connection, 0)
-        connection.exec_driver_sql(sql, list(map(adapt, rows)))
+        sql, adapt, _ = self._write(connection, 0)
+        sqlite_connection = sqlite_of(connection)
+        if sqlite_connection is None:
+            connection.exec_driver_sql(sql, list(map(adapt, rows)))
+        else:
+            sqlite_connection.executemany(sql, list(map(adapt, rows)))
 
-    def _sql(self, connection: Connection, width: int) -> tuple[str, _Adapt]:
-        """The SQL, and a function that turns parameters into the shape that the driver takes."""
+    def _write(self, connection: Connection, width: int) -> _Written:
         key = (connection.dialect.name, width)
         written = self._written.get(key)
         if written is None:
             listed: list[BindParameter[Any]] = [bindparam(name) for name in _names(width)]
             statement = self._build(connection.dialect.name, listed)
             compiled = statement.compile(dialect=connection.dialect)
-            written = self._written[key] = (str(compiled), _adapter(compiled.positiontup))
+            columns = list(statement.selected_columns.keys()) if statement.is_select else []
+            row: Any = namedtuple("Row", columns) if columns else None
+            written = _Written(str(compiled), _adapter(compiled.positiontup), row and row._make)
+            self._written[key] = written
         return written
+
+
+def sqlite_of(connection: Connection) -> sqlite3.Connection | None:
+    """SQLite's own connection; None if the database is another."""
+    if connection.dialect.name != "sqlite":
+        return None
+    own: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    return own
 
 
 def insert_into(table: Table) -> Prepared:

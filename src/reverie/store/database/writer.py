@@ -32,6 +32,7 @@ Work: TypeAlias = Callable[[Connection, Sequence[Any], bool], Sequence[Any]]
 """Writes all operations of one kind: (connection, their subjects, is_retry) → their results."""
 
 _MAX_BATCH = 512
+"""Operations after which no more are added to a batch."""
 _QUIET_TURNS = 3
 """Turns of the event loop without a new operation after which the gathered ones are handed over.
 An idle loop takes some ten microseconds a turn."""
@@ -78,10 +79,12 @@ class Writer:
         self._on_orphan = on_orphan
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Operation[Any]] = []
-        self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Operation[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
         self._watch = Watch("store writer", overdue=lambda: self._begun and not self.started)
         self._begun = False
+        self._handed_over = 0
+        self._taken = 0
         self.failing = False
         """True if the last transaction failed."""
 
@@ -105,7 +108,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Operations that no transaction has begun to write."""
-        return len(self._gathered) + self._queue.qsize()
+        return len(self._gathered) + self._handed_over - self._taken
 
     async def stop(self) -> None:
         """Write what was submitted, and end."""
@@ -129,9 +132,10 @@ class Writer:
 
     def _hand_over(self) -> None:
         """Give the gathered operations to the thread."""
-        for operation in self._gathered:
-            self._queue.put(operation)
-        self._gathered.clear()
+        gathered, self._gathered = self._gathered, []
+        self._handed_over += len(gathered)
+        for begin in range(0, len(gathered), _MAX_BATCH):  # each of these may wake the thread
+            self._queue.put(gathered[begin : begin + _MAX_BATCH])
 
     def _run(self) -> None:
         ended = False
@@ -143,19 +147,20 @@ class Writer:
                     self._commit_watched(work, of_kind)
 
     def _take(self) -> tuple[list[Operation[Any]], bool]:
-        """Wait for an operation, and take it with those that are queued behind it.
+        """Wait for operations, and take them with those that are queued behind them.
 
         Returns:
             The operations, and True if no more will come.
         """
         batch: list[Operation[Any]] = []
-        operation = self._queue.get()
-        while operation is not None:
-            batch.append(operation)
-            if len(batch) == _MAX_BATCH:
+        gathered = self._queue.get()
+        while gathered is not None:
+            batch += gathered
+            self._taken += len(gathered)
+            if len(batch) >= _MAX_BATCH:
                 return batch, False
             try:
-                operation = self._queue.get_nowait()
+                gathered = self._queue.get_nowait()
             except queue.Empty:
                 return batch, False
         return batch, True

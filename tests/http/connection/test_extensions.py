@@ -1,0 +1,50 @@
+"""What our protocol tells of a request beyond ASGI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reverie.http.connection.extensions import add_to, on_disconnect, take_body
+
+
+class Flow:
+    reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Exchange:
+    def __init__(self, body: bytes, *, more: bool = False, disconnected: bool = False) -> None:
+        self.body = bytearray(body)
+        self.more_body = more
+        self.disconnected = disconnected
+        self.on_disconnect = None
+        self.flow = Flow()
+
+
+def scope_of(exchange: Exchange) -> dict[str, Any]:
+    extensions: dict[str, Any] = {}
+    add_to(extensions, exchange)
+    return {"extensions": extensions}
+
+
+def test_a_body_that_is_there_is_taken_and_not_held() -> None:
+    exchange = Exchange(b"{}")
+    assert take_body(scope_of(exchange)) == b"{}"
+    assert not exchange.body
+    assert exchange.flow.reading
+
+
+@pytest.mark.parametrize("how", [{"more": True}, {"disconnected": True}])
+def test_a_body_that_is_not_whole_is_left(how: dict[str, bool]) -> None:
+    exchange = Exchange(b"{", **how)
+    assert take_body(scope_of(exchange)) is None
+    assert exchange.body == b"{"
+
+
+def test_other_servers_tell_nothing() -> None:
+    assert take_body({}) is None
+    assert on_disconnect({}, lambda: None) is False
