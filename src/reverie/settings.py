@@ -33,7 +33,7 @@ from pydantic import (
 
 from reverie.errors import MOST_PROBLEMS, ConfigurationError
 from reverie.files import read_whole
-from reverie.money import parse_price
+from reverie.money import Price, parse_price
 from reverie.paths import state_directory
 from reverie.tasks import Task
 from reverie.text import printable, require_printable
@@ -199,6 +199,12 @@ class PriceSettings(_Section):
         if len(currencies) > 1:
             raise ValueError("all prices of a model are in one currency")
         return self
+
+    @property
+    def per_token(self) -> Price:
+        """The same in nano-units."""
+        read, written, cached = map(parse_price, self._written)
+        return Price(read.nano, cached.nano, written.nano, read.currency)
 
     @property
     def _written(self) -> list[str]:

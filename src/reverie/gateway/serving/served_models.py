@@ -12,9 +12,8 @@ from reverie.gateway.serving.defaults import completed, defaults_of
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.names import other_spelling
 from reverie.gateway.serving.purpose import require_task
-from reverie.money import Price, parse_price
 from reverie.request import GenerateRequest
-from reverie.settings import ModelSettings, PriceSettings, Settings
+from reverie.settings import ModelSettings, Settings
 from reverie.store.limits import RateLimits
 
 State = Literal["ready", "loading", "cold", "failed", "down"]
@@ -32,7 +31,7 @@ class ServedModel:
         self.names = (settings.name, *settings.aliases)
         self.deployment = deployment
         self.created = created
-        self.price = _price(settings.price)
+        self.price = settings.price.per_token
         limits = settings.limits
         self.limits = RateLimits(limits.rpm, limits.tpm, limits.concurrency)
         """What all callers of the model may use together."""
@@ -75,12 +74,6 @@ class ServedModel:
         for backend in self.pool.backends:
             backend.check(request)
         return request
-
-
-def _price(settings: PriceSettings) -> Price:
-    read = parse_price(settings.input)
-    cached = parse_price(settings.cached or settings.input)
-    return Price(read.nano, cached.nano, parse_price(settings.output).nano, read.currency)
 
 
 class ServedModels:

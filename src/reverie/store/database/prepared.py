@@ -1,8 +1,7 @@
 """Statements that every request runs, compiled to SQL once.
 
 SQLAlchemy looks up a statement in its cache, expands its lists, converts its values and wraps its
-rows at each execution. For the few statements of the hot path that is the half of what a request
-costs in the ledger.
+rows at each execution. The few statements of the hot path are spared that.
 """
 
 from __future__ import annotations
