@@ -1,0 +1,104 @@
+"""(c) Streams of 20 chunks a second, held open: what a chunk costs, and how late it comes.
+
+The streams are begun, and watched while nothing else is asked; then short ones are asked for beside
+them, for the time to the first token. Delays are from the engine's sending to the client's reading,
+so they include engine and load, as those of the engine asked directly show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from figures import percentile
+from lineup import Bench, in_turn
+from load import Streams, Window, ask
+from servers import Target
+from wire import chat
+
+PAUSE_MS = 50
+TOKENS = 1_000_000
+_OPENED_A_SECOND = 1000
+_PROBES = 20
+_BEGIN_SECONDS = 20.0
+_KEPT_UP = 0.9
+"""The share of the engine's pace below which a gateway is overloaded, and isn't given more."""
+
+
+class _Level:
+    """What one contestant did with so many streams."""
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+        self.first: list[list[float]] = []
+
+
+async def run(bench: Bench) -> None:
+    overloaded: dict[str, str] = {}
+    for count in bench.size.streams:
+        levels: dict[str, _Level] = defaultdict(_Level)
+        targets = await bench.gateways()
+        for number in range(bench.size.rounds):
+            for target in in_turn(targets, number):
+                if target.name in overloaded:
+                    continue
+                try:
+                    await _watch(target, count, bench.size.seconds, levels[target.name])
+                except (RuntimeError, OSError, TimeoutError) as error:
+                    overloaded[target.name] = f"{type(error).__name__}: {error}"
+                    bench.figures.missing[f"{target.name}, {count} streams"] = str(error)
+        for target in targets:
+            if levels[target.name].windows:
+                _add(bench, count, target.name, levels[target.name])
+                share = _share(levels[target.name])
+                if share < _KEPT_UP:
+                    overloaded[target.name] = f"{share:.0%} of the pace with {count} streams"
+    for name, reason in overloaded.items():
+        bench.figures.missing.setdefault(f"{name}, more streams", reason)
+
+
+async def _watch(target: Target, count: int, seconds: float, level: _Level) -> None:
+    body = chat(stream=True, tokens=TOKENS, seed=PAUSE_MS)
+    streams = Streams(target.url, target.pid, PAUSE_MS / 1e3)
+    try:
+        await streams.open(target.requests(body, count=count), count / _OPENED_A_SECOND)
+        await streams.wait_begun(count, _BEGIN_SECONDS)
+        await asyncio.sleep(0.5)
+        level.windows.append(await streams.watch(seconds * 1.5))
+        level.first.append(await _first_tokens(target))
+    finally:
+        await streams.close()
+
+
+async def _first_tokens(target: Target) -> list[float]:
+    """Milliseconds to the first token of a few streams that are asked for one after another."""
+    waits: list[float] = []
+    question = target.requests(chat(stream=True, tokens=2, seed=1), count=1)[0]
+    for _ in range(_PROBES):
+        waits.append((await ask(target.url, question)).first * 1e3)
+        await asyncio.sleep(0.013)
+    return waits
+
+
+def _share(level: _Level) -> float:
+    """Of the engine's pace, as it came."""
+    expected = sum(window.expected for window in level.windows)
+    return sum(window.chunks for window in level.windows) / expected
+
+
+def _add(bench: Bench, count: int, name: str, level: _Level) -> None:
+    with_ = f"{count:,} streams" if count > 1 else "1 stream"
+    windows = [window for window in level.windows if window.chunks]
+
+    def add(what: str, unit: str, values: list[float], note: str = "") -> None:
+        bench.figures.add("c", f"{what}, {with_}", unit, name, values, note)
+
+    costs = [window.cpu_seconds / window.chunks * 1e6 for window in windows]
+    share = _share(level)
+    add("CPU of a chunk", "µs", costs, "" if share > _KEPT_UP else f"{share:.0%} of the pace")
+    for percent in (50, 99):
+        delays = [percentile(window.delays, percent) * 1e3 for window in windows]
+        add(f"delay of a chunk p{percent}", "ms", delays)
+    for percent in (50, 99):
+        add(f"first token p{percent}", "ms", [percentile(waits, percent) for waits in level.first])
+    add("streams without a stall", "of all", [1 - w.stalled / count for w in level.windows])
