@@ -32,15 +32,25 @@ class Size(NamedTuple):
     streams: Sequence[int]
     requests: int
     """Of the scenario on memory."""
+    clients: Sequence[int]
+    """Of the real model."""
     tokens: int
     """Of an answer of the real model."""
     growth: int
     """Times the keys, rows, models and backends."""
 
 
-QUICK = Size(rounds=2, seconds=0.6, streams=(1, 64), requests=2_000, tokens=24, growth=100)
+QUICK = Size(
+    rounds=2, seconds=0.6, streams=(1, 64), requests=2_000, clients=(1, 8), tokens=16, growth=100
+)
 USUAL = Size(
-    rounds=3, seconds=2.0, streams=(1, 64, 512, 2048), requests=20_000, tokens=64, growth=1000
+    rounds=3,
+    seconds=2.0,
+    streams=(1, 64, 512, 2048),
+    requests=20_000,
+    clients=(1, 8, 32),
+    tokens=64,
+    growth=1000,
 )
 FULL = USUAL._replace(rounds=7, seconds=4.0, requests=100_000, tokens=128)
 
@@ -54,7 +64,7 @@ class Bench:
     figures: Figures = field(default_factory=Figures)
     versions: dict[str, str] = field(default_factory=dict)
     _programs: dict[str, tuple[Path, Start]] = field(default_factory=dict)
-    _running: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _running: dict[str, AsyncExitStack] = field(default_factory=dict)
     _targets: list[Target] = field(default_factory=list)
 
     def install(self) -> None:
@@ -76,19 +86,30 @@ class Bench:
     async def gateways(self) -> list[Target]:
         """The engine itself and all gateways in front of it, which run until ``dismiss``."""
         if not self._targets:
-            engine = await self._running.enter_async_context(servers.engine())
-            self._targets.append(engine._replace(secrets=[None] * CLIENTS))
+            engine = await self._start(_of_many(servers.engine()))
             for start in self.starts(engine.url):
                 try:
-                    self._targets.append(await self._running.enter_async_context(start))
+                    await self._start(start)
                 except NotStarted as error:
                     self.figures.missing[error.name] = f"didn't start: {error}"
         return self._targets
 
     async def dismiss(self) -> None:
         """Stop the gateways."""
-        self._targets = []
-        await self._running.aclose()
+        for name in reversed(list(self._running)):
+            await self.stop(name)
+
+    async def stop(self, name: str) -> None:
+        """Stop one of them."""
+        self._targets = [target for target in self._targets if target.name != name]
+        await self._running.pop(name).aclose()
+
+    async def _start(self, start: AbstractAsyncContextManager[Target]) -> Target:
+        stack = AsyncExitStack()
+        target = await stack.enter_async_context(start)
+        self._running[target.name] = stack
+        self._targets.append(target)
+        return target
 
     def starts(self, engine_url: str) -> Iterator[AbstractAsyncContextManager[Target]]:
         """Each gateway, to be started in front of an engine."""

@@ -14,7 +14,6 @@ from wire import AnswerReader, StampReader
 
 UNIX = "unix:"
 """What the URL of a server on a Unix socket begins with."""
-_PATIENCE = 120.0
 _SLOW = 20.0
 _QUIET = 0.25
 """The share of a core below which a server has done what it was asked."""
@@ -121,8 +120,8 @@ async def hang_up(connections: Iterable[Connection]) -> None:
 
 
 async def settle(pid: int) -> None:
-    """Wait until a server has finished what it was asked, two minutes at most."""
-    for _ in range(600):
+    """Wait until a server has finished what it was asked, ten seconds at most."""
+    for _ in range(50):
         before = cpu_seconds(pid)
         await asyncio.sleep(0.2)
         if cpu_seconds(pid) - before < 0.2 * _QUIET:
@@ -312,11 +311,15 @@ class Answer(NamedTuple):
         return self.moments[0] - self.asked
 
 
-async def ask(url: str, request: bytes, only: bytes = b"") -> Answer:
+async def ask(url: str, request: bytes, only: bytes = b"", limit: float = 120.0) -> Answer:
     """Ask once, on a connection of its own.
 
     Args:
         only: what a piece of the body must have in it for its moment to count.
+        limit: seconds within which it must have come.
+
+    Raises:
+        TimeoutError: it didn't.
     """
     moments: list[float] = []
     pieces: list[bytes] = []
@@ -330,9 +333,13 @@ async def ask(url: str, request: bytes, only: bytes = b"") -> Answer:
     connection = await connect(url, lambda: Connection(request, lambda _: ended.set(), on_body))
     asked = time.perf_counter()
     connection.send()
-    async with asyncio.timeout(_PATIENCE):
-        waiting = asyncio.ensure_future(ended.wait())
-        await asyncio.wait((waiting, connection.lost), return_when=asyncio.FIRST_COMPLETED)
+    waiting = asyncio.ensure_future(ended.wait())
+    first = asyncio.FIRST_COMPLETED
+    try:
+        await asyncio.wait((waiting, connection.lost), timeout=limit, return_when=first)
         waiting.cancel()
-    await hang_up((connection,))
+    finally:
+        await hang_up((connection,))
+    if not ended.is_set():
+        raise TimeoutError(f"no answer in {limit:g} s")
     return Answer(asked, moments, b"".join(pieces))

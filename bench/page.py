@@ -171,11 +171,9 @@ async def watching(size: Size) -> tuple[float, float, float]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = await stack.enter_async_context(ScriptedEngine(Script(status=500)))
-        store = f"sqlite:///{folder}/reverie.db"
+        text = config(engine.url.removesuffix("/v1"), f"sqlite:///{folder}/reverie.db")
         gateway = await stack.enter_async_context(
-            reverie(
-                config(engine.url.removesuffix("/v1"), store), folder, REVERIE_ADMIN_KEY=ADMIN_KEY
-            )
+            reverie(text, folder, REVERIE_ADMIN_KEY=ADMIN_KEY)
         )
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))

@@ -8,9 +8,11 @@ module of its scenario, and in ``docs/performance.md``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import platform
 import resource
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -48,14 +50,22 @@ def machine() -> dict[str, Any]:
 async def main(chosen: list[str], size: Size, folder: Path) -> Bench:
     """Run scenarios, one after another."""
     bench = Bench(size, folder)
+    running = asyncio.current_task()
+    assert running is not None  # or the servers would outlive this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     print("installing what Reverie is compared with, unless it is there")
     bench.install()
     try:
         for name in chosen:
             title, run = SCENARIOS[name]
             began = time.monotonic()
-            await run(bench)
+            try:
+                await run(bench)
+            except (RuntimeError, OSError, ValueError) as error:
+                bench.figures.missing[f"the rest of {name}"] = f"{type(error).__name__}: {error}"
             print(f"{name}) {title}: {time.monotonic() - began:.0f} s", flush=True)
+    except asyncio.CancelledError:
+        bench.figures.missing["the rest"] = "the run was stopped"
     finally:
         await bench.dismiss()
     return bench

@@ -74,10 +74,8 @@ async def run(
 @contextlib.asynccontextmanager
 async def engine() -> AsyncIterator[Target]:
     """Run the engine that costs next to nothing, beside the load."""
-    async with run(sys.executable, _HERE / "engine.py", cpus=LOAD_CPUS, says="http://") as (
-        pid,
-        url,
-    ):
+    command = (sys.executable, str(_HERE / "engine.py"))
+    async with run(*command, cpus=LOAD_CPUS, says="http://") as (pid, url):
         yield Target("the engine itself", url, pid, [None])
 
 
@@ -90,7 +88,7 @@ async def reverie(
     folder.mkdir(exist_ok=True)
     file = folder / "reverie.toml"
     file.write_text(config)
-    command = (_REVERIE, "serve", "--port", "0", "--config", file)
+    command = (str(_REVERIE), "serve", "--port", "0", "--config", str(file))
     env = {"XDG_STATE_HOME": str(folder), **environ}
     async with run(*command, cpus=cpus, says=" at http://", env=env) as (pid, line):
         yield Target(name, line.rsplit(" at ", 1)[1], pid, callers)
@@ -99,7 +97,7 @@ async def reverie(
 @contextlib.asynccontextmanager
 async def default_reverie(*arguments: str) -> AsyncIterator[Target]:
     """Run ``reverie serve`` as it is, on all CPUs: the default model, and a store of its own."""
-    command = (_REVERIE, "serve", "--port", "0", *arguments)
+    command = (str(_REVERIE), "serve", "--port", "0", *arguments)
     with tempfile.TemporaryDirectory() as state:
         env = {"XDG_STATE_HOME": state}
         async with run(*command, cpus=ALL_CPUS, says=" at http://", env=env) as (pid, line):

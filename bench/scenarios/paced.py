@@ -21,8 +21,9 @@ TOKENS = 1_000_000
 _OPENED_A_SECOND = 1000
 _PROBES = 20
 _BEGIN_SECONDS = 20.0
-_KEPT_UP = 0.9
-"""The share of the engine's pace below which a gateway is overloaded, and isn't given more."""
+_KEPT_UP, _HOPELESS = 0.9, 0.5
+"""Shares of the engine's pace: below the first no first token is waited for, since it would wait
+behind the others' chunks, and below the second a gateway isn't given more."""
 
 
 class _Level:
@@ -32,32 +33,40 @@ class _Level:
         self.windows: list[Window] = []
         self.first: list[list[float]] = []
 
+    @property
+    def share(self) -> float:
+        """Of the engine's pace, as it came."""
+        expected = sum(window.expected for window in self.windows)
+        return sum(window.chunks for window in self.windows) / expected
+
 
 async def run(bench: Bench) -> None:
     overloaded: dict[str, str] = {}
     for count in bench.size.streams:
         levels: dict[str, _Level] = defaultdict(_Level)
-        targets = await bench.gateways()
+        targets = list(await bench.gateways())
         for number in range(bench.size.rounds):
             for target in in_turn(targets, number):
-                if target.name in overloaded:
-                    continue
-                try:
-                    await _watch(target, count, bench.size.seconds, levels[target.name])
-                except (RuntimeError, OSError, TimeoutError) as error:
-                    overloaded[target.name] = f"{type(error).__name__}: {error}"
-                    bench.figures.missing[f"{target.name}, {count} streams"] = str(error)
-        for target in targets:
-            if levels[target.name].windows:
-                _add(bench, count, target.name, levels[target.name])
-                share = _share(levels[target.name])
-                if share < _KEPT_UP:
-                    overloaded[target.name] = f"{share:.0%} of the pace with {count} streams"
-    for name, reason in overloaded.items():
-        bench.figures.missing.setdefault(f"{name}, more streams", reason)
+                if target.name not in overloaded:
+                    level = levels[target.name]
+                    failure = await _watch(target, count, bench.size.seconds, level)
+                    if failure or level.share < _HOPELESS:
+                        overloaded[target.name] = failure or f"{level.share:.0%} of the pace"
+                        bench.figures.missing[f"{target.name}, {count:,} streams and more"] = (
+                            f"overloaded: {overloaded[target.name]}"
+                        )
+                        await bench.stop(target.name)  # it would have work for long
+        for name in (target.name for target in targets):
+            if levels[name].windows:
+                _add(bench, count, name, levels[name])
 
 
-async def _watch(target: Target, count: int, seconds: float, level: _Level) -> None:
+async def _watch(target: Target, count: int, seconds: float, level: _Level) -> str:
+    """Measure one once.
+
+    Returns:
+        What went wrong; empty: nothing.
+    """
     body = chat(stream=True, tokens=TOKENS, seed=PAUSE_MS)
     streams = Streams(target.url, target.pid, PAUSE_MS / 1e3)
     try:
@@ -65,9 +74,13 @@ async def _watch(target: Target, count: int, seconds: float, level: _Level) -> N
         await streams.wait_begun(count, _BEGIN_SECONDS)
         await asyncio.sleep(0.5)
         level.windows.append(await streams.watch(seconds * 1.5))
-        level.first.append(await _first_tokens(target))
+        if level.share >= _KEPT_UP:
+            level.first.append(await _first_tokens(target))
+    except (RuntimeError, OSError) as error:
+        return str(error).partition("\n")[0].strip() or type(error).__name__
     finally:
         await streams.close()
+    return ""
 
 
 async def _first_tokens(target: Target) -> list[float]:
@@ -75,15 +88,9 @@ async def _first_tokens(target: Target) -> list[float]:
     waits: list[float] = []
     question = target.requests(chat(stream=True, tokens=2, seed=1), count=1)[0]
     for _ in range(_PROBES):
-        waits.append((await ask(target.url, question)).first * 1e3)
+        waits.append((await ask(target.url, question, limit=10.0)).first * 1e3)
         await asyncio.sleep(0.013)
     return waits
-
-
-def _share(level: _Level) -> float:
-    """Of the engine's pace, as it came."""
-    expected = sum(window.expected for window in level.windows)
-    return sum(window.chunks for window in level.windows) / expected
 
 
 def _add(bench: Bench, count: int, name: str, level: _Level) -> None:
@@ -94,8 +101,12 @@ def _add(bench: Bench, count: int, name: str, level: _Level) -> None:
         bench.figures.add("c", f"{what}, {with_}", unit, name, values, note)
 
     costs = [window.cpu_seconds / window.chunks * 1e6 for window in windows]
-    share = _share(level)
-    add("CPU of a chunk", "µs", costs, "" if share > _KEPT_UP else f"{share:.0%} of the pace")
+    add(
+        "CPU of a chunk",
+        "µs",
+        costs,
+        "" if level.share > _KEPT_UP else f"{level.share:.0%} of the pace",
+    )
     for percent in (50, 99):
         delays = [percentile(window.delays, percent) * 1e3 for window in windows]
         add(f"delay of a chunk p{percent}", "ms", delays)

@@ -28,7 +28,6 @@ from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
-CLIENTS = (1, 8, 32)
 _EVERY = 8
 """One prompt of so many is long, where they are mixed."""
 _LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
@@ -58,7 +57,7 @@ async def run(bench: Bench) -> None:
             ]
             for target in targets:
                 await _ask_together(target, 4, 8, mixed=False)  # warm them up
-            for clients in CLIENTS:
+            for clients in bench.size.clients:
                 for mixed in (False, True) if clients > 1 else (False,):
                     await _measure(bench, targets, clients, mixed=mixed)
 
@@ -83,13 +82,11 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
 
 
 async def _ask_together(target: Target, clients: int, tokens: int, *, mixed: bool) -> Round:
-    """Each client asks once, twice where there are few."""
+    """Each client asks once."""
     began = time.perf_counter()
-    each = await asyncio.gather(
-        *(_client(target, number, tokens, mixed=mixed) for number in range(clients))
-    )
+    long = (mixed and number % _EVERY == _EVERY - 1 for number in range(clients))
+    answers = await asyncio.gather(*(_client(target, tokens, is_long) for is_long in long))
     took = time.perf_counter() - began
-    answers = [answer for several in each for answer in several]
     gaps = [
         after - before
         for answer in answers
@@ -102,14 +99,10 @@ async def _ask_together(target: Target, clients: int, tokens: int, *, mixed: boo
     )
 
 
-async def _client(target: Target, number: int, tokens: int, *, mixed: bool) -> list[Answer]:
-    answers = []
-    for turn in range(2):
-        long = mixed and (number + turn * _EVERY // 2) % _EVERY == _EVERY - 1
-        marker = f"[{time.perf_counter_ns()}] "  # no prompt is in a cache
-        body = _body(marker + (_LONG if long else "") + _SHORT, tokens)
-        answers.append(await ask(target.url, request(body), b'"content":"'))
-    return answers
+async def _client(target: Target, tokens: int, is_long: bool) -> Answer:
+    marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
+    body = _body(marker + (_LONG if is_long else "") + _SHORT, tokens)
+    return await ask(target.url, request(body), b'"content":"', limit=300.0)
 
 
 def _body(prompt: str, tokens: int) -> dict[str, Any]:
