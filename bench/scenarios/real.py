@@ -28,6 +28,7 @@ from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
+_LIMIT = 60.0
 _EVERY = 8
 """One prompt of so many is long, where they are mixed."""
 _LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
@@ -64,11 +65,17 @@ async def run(bench: Bench) -> None:
 
 async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: bool) -> None:
     rounds: dict[str, list[Round]] = defaultdict(list)
-    for number in range(max(1, bench.size.rounds - 1)):
-        for target in in_turn(targets, number):
-            measured = await _ask_together(target, clients, bench.size.tokens, mixed=mixed)
-            rounds[target.name].append(measured)
     who = f"{clients} client{'s' * (clients > 1)}, {'mixed' if mixed else 'short'} prompts"
+    for number in range(max(1, bench.size.rounds - 1)):
+        for target in list(in_turn(targets, number)):
+            try:
+                measured = await _ask_together(target, clients, bench.size.tokens, mixed=mixed)
+            except TimeoutError:
+                slow = f"an answer took more than {_LIMIT:.0f} s"
+                bench.figures.missing[f"{target.name}, {who} and what follows"] = slow
+                targets.remove(target)
+            else:
+                rounds[target.name].append(measured)
     for target in targets:
         each = rounds[target.name]
 
@@ -102,7 +109,7 @@ async def _ask_together(target: Target, clients: int, tokens: int, *, mixed: boo
 async def _client(target: Target, tokens: int, is_long: bool) -> Answer:
     marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
     body = _body(marker + (_LONG if is_long else "") + _SHORT, tokens)
-    return await ask(target.url, request(body), b'"content":"', limit=300.0)
+    return await ask(target.url, request(body), b'"content":"', limit=_LIMIT)
 
 
 def _body(prompt: str, tokens: int) -> dict[str, Any]:
