@@ -1,4 +1,4 @@
-"""What was measured: medians, spread and ratios, as one table, as Markdown and as JSON."""
+"""What was measured: medians, spread and ratios, as a table, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -108,9 +108,31 @@ class Figures:
         return table
 
     def markdown(self) -> str:
-        """For a page."""
-        lines = [HEAD, ("---",) * len(HEAD), *self.rows()]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """For a page: a table for each scenario, with a column for each contestant."""
+        parts = []
+        for scenario in dict.fromkeys(figure.scenario for figure in self.all):
+            cells: dict[str, dict[str, str]] = {}
+            names: dict[str, None] = {}
+            for figure in self.all:
+                if figure.scenario == scenario:
+                    cells.setdefault(f"{figure.what}, {figure.unit}", {})[figure.of] = self._cell(
+                        figure
+                    )
+                    names[figure.of] = None
+            lines = [(f"({scenario})", *names), ("---",) * (len(names) + 1)]
+            lines += [
+                (what, *(row.get(name, "–") for name in names)) for what, row in cells.items()
+            ]
+            parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        parts += [f"- not measured: {name}: {reason}\n" for name, reason in self.missing.items()]
+        return "\n".join(parts)
+
+    def _cell(self, figure: Figure) -> str:
+        """The median, least and most where there are several rounds, and the ratio."""
+        text, ratio = number(figure.median), self.ratio(figure)
+        if len(figure.values) > 1:
+            text += f" ({number(min(figure.values))}–{number(max(figure.values))})"
+        return text if ratio is None else f"{text} × {number(ratio)}"
 
     def to_json(self) -> list[dict[str, Any]]:
         return [

@@ -33,7 +33,12 @@ def test_the_table_has_each_figure_and_each_that_is_missing(figures: Figures) ->
         ("b) CPU of a stream, µs", REVERIE, "7.00", "7.00 – 7.00", "", ""),
         ("not measured", "LiteLLM", "", "", "", "can't be installed: no network"),
     ]
-    assert "| not measured | LiteLLM |" in figures.markdown()
+    assert figures.markdown() == (
+        "| (a) | nginx | Reverie |\n| --- | --- | --- |\n"
+        "| CPU of an answer, µs | 20.0 (10.0–30.0) × 0.10 | 150 (100–400) |\n\n"
+        "| (b) | Reverie |\n| --- | --- |\n| CPU of a stream, µs | 7.00 |\n\n"
+        "- not measured: LiteLLM: can't be installed: no network\n"
+    )
     assert figures.table().row_count == 4
 
 
