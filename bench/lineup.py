@@ -38,10 +38,19 @@ class Size(NamedTuple):
     """Of an answer of the real model."""
     growth: int
     """Times the keys, rows, models and backends."""
+    patience: float
+    """Seconds in which a contestant must have done what it is asked, or is told to be too slow."""
 
 
 QUICK = Size(
-    rounds=2, seconds=0.6, streams=(1, 64), requests=2_000, clients=(1, 8), tokens=16, growth=100
+    rounds=2,
+    seconds=0.6,
+    streams=(1, 64),
+    requests=2_000,
+    clients=(1, 8),
+    tokens=16,
+    growth=100,
+    patience=12.0,
 )
 USUAL = Size(
     rounds=3,
@@ -51,8 +60,9 @@ USUAL = Size(
     clients=(1, 8, 32),
     tokens=64,
     growth=1000,
+    patience=60.0,
 )
-FULL = USUAL._replace(rounds=7, seconds=4.0, requests=100_000, tokens=128)
+FULL = USUAL._replace(rounds=7, seconds=4.0, requests=100_000, tokens=128, patience=600.0)
 
 
 @dataclass

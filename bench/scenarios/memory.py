@@ -14,7 +14,6 @@ from load import Streams, answer
 from servers import Target
 from wire import chat
 
-_LIMIT = 60.0
 _OPENED_A_SECOND = 1000
 _PAUSE_MS = 1_000
 
@@ -31,19 +30,18 @@ async def _measure(bench: Bench, start: AbstractAsyncContextManager[Target]) -> 
     try:
         async with start as target:
             name = target.name
+            limit = bench.size.patience
             few, many = chat(stream=False, tokens=16), bench.size.requests
-            await answer(target.url, target.pid, target.requests(few), 200, _LIMIT)
+            await answer(target.url, target.pid, target.requests(few), 200, limit)
             before = resident_mib(target.pid)
-            count = await answer(target.url, target.pid, target.requests(few), many, _LIMIT)
+            count = await answer(target.url, target.pid, target.requests(few), many, limit)
             after = resident_mib(target.pid)
             _add(bench, name, "memory after 200 requests", before)
             what = f"memory after {many:,} requests"
-            _add(bench, name, what, after, "" if count >= many else f"{count:,} in {_LIMIT:.0f} s")
-            held, opened = await _hold(target, max(bench.size.streams))
+            _add(bench, name, what, after, "" if count >= many else f"{count:,} in {limit:.0f} s")
+            held, opened = await _hold(target, max(bench.size.streams), limit)
             what = f"memory with {max(bench.size.streams):,} open streams"
-            note = (
-                "" if opened == max(bench.size.streams) else f"{opened:,} began in {_LIMIT:.0f} s"
-            )
+            note = "" if opened == max(bench.size.streams) else f"{opened:,} began in {limit:.0f} s"
             _add(bench, name, what, held, note)
     except NotStarted as error:
         bench.figures.missing[error.name] = str(error)
@@ -51,13 +49,13 @@ async def _measure(bench: Bench, start: AbstractAsyncContextManager[Target]) -> 
         bench.figures.missing[f"{name}, memory"] = str(error)
 
 
-async def _hold(target: Target, count: int) -> tuple[float, int]:
+async def _hold(target: Target, count: int, limit: float) -> tuple[float, int]:
     """Memory while streams are open that bring a chunk each second, and how many are."""
     body = chat(stream=True, tokens=1_000_000, seed=_PAUSE_MS)
     streams = Streams(target.url, target.pid, _PAUSE_MS / 1e3)
     try:
         await streams.open(target.requests(body, count=count), count / _OPENED_A_SECOND)
-        await streams.wait_begun(count, _LIMIT)
+        await streams.wait_begun(count, limit)
         return resident_mib(target.pid), streams.begun
     finally:
         await streams.close()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from cpus import ALL_CPUS, on_cpus
 from figures import percentile
-from lineup import Bench, in_turn
+from lineup import Bench, Size, in_turn
 from load import UNIX, Answer, ask
 from servers import Target, default_reverie, free_port, listening
 from servers import run as run_command
@@ -28,7 +28,6 @@ from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
-_LIMIT = 60.0
 _EVERY = 8
 """One prompt of so many is long, where they are mixed."""
 _LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
@@ -57,7 +56,7 @@ async def run(bench: Bench) -> None:
                 await stack.enter_async_context(_llama_server(model)),
             ]
             for target in targets:
-                await _ask_together(target, 4, 8, mixed=False)  # warm them up
+                await _ask_together(bench.size, target, 4, mixed=False)  # warm them up
             for clients in bench.size.clients:
                 for mixed in (False, True) if clients > 1 else (False,):
                     await _measure(bench, targets, clients, mixed=mixed)
@@ -69,9 +68,9 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
     for number in range(max(1, bench.size.rounds - 1)):
         for target in list(in_turn(targets, number)):
             try:
-                measured = await _ask_together(target, clients, bench.size.tokens, mixed=mixed)
+                measured = await _ask_together(bench.size, target, clients, mixed=mixed)
             except TimeoutError:
-                slow = f"an answer took more than {_LIMIT:.0f} s"
+                slow = f"an answer took more than {bench.size.patience:.0f} s"
                 bench.figures.missing[f"{target.name}, {who} and what follows"] = slow
                 targets.remove(target)
             else:
@@ -88,11 +87,11 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
         add("worst gap", "ms", [one.worst_gap for one in each])
 
 
-async def _ask_together(target: Target, clients: int, tokens: int, *, mixed: bool) -> Round:
+async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool) -> Round:
     """Each client asks once."""
     began = time.perf_counter()
     long = (mixed and number % _EVERY == _EVERY - 1 for number in range(clients))
-    answers = await asyncio.gather(*(_client(target, tokens, is_long) for is_long in long))
+    answers = await asyncio.gather(*(_client(size, target, is_long) for is_long in long))
     took = time.perf_counter() - began
     gaps = [
         after - before
@@ -106,10 +105,10 @@ async def _ask_together(target: Target, clients: int, tokens: int, *, mixed: boo
     )
 
 
-async def _client(target: Target, tokens: int, is_long: bool) -> Answer:
+async def _client(size: Size, target: Target, is_long: bool) -> Answer:
     marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
-    body = _body(marker + (_LONG if is_long else "") + _SHORT, tokens)
-    return await ask(target.url, request(body), b'"content":"', limit=_LIMIT)
+    body = _body(marker + (_LONG if is_long else "") + _SHORT, size.tokens)
+    return await ask(target.url, request(body), b'"content":"', limit=size.patience)
 
 
 def _body(prompt: str, tokens: int) -> dict[str, Any]:
