@@ -280,8 +280,11 @@ class Streams:
         await asyncio.sleep(seconds)
         spent, took = cpu_seconds(self._pid) - cpu_before, time.perf_counter() - began
         each = [stream.delays for stream in self._streams]
-        if self._ended or any(connection.lost.done() for connection in self._connections):
-            raise RuntimeError("a stream ended before its time")
+        for lost in (connection.lost for connection in self._connections):
+            if lost.done():
+                raise lost.exception() or ConnectionError("a stream was closed before its time")
+        if self._ended:
+            raise RuntimeError(f"{self._ended} streams ended before their time")
         return Window(
             chunks=sum(map(len, each)),
             expected=len(each) * took / self._pause,
