@@ -214,6 +214,11 @@ class Window(NamedTuple):
     stalled: int
     """Streams on which a chunk came late by more than ``STALL``, or none came."""
 
+    @property
+    def share(self) -> float:
+        """Of the engine's pace, as it came."""
+        return self.chunks / max(1.0, self.expected)
+
 
 STALL = 0.1
 

@@ -48,7 +48,7 @@ async def run(bench: Bench) -> None:
         alone = _Level()
         failure = await _watch(targets[0], count, bench.size.seconds, alone)
         if failure or alone.share < _KEPT_UP:
-            bench.figures.missing[f"{count:,} paced streams"] = (
+            bench.figures.missing[f"{count:,} paced streams and more"] = (
                 f"engine and load alone come to {alone.share:.0%} of the pace here {failure}"
             )
             return
@@ -83,7 +83,7 @@ async def _watch(target: Target, count: int, seconds: float, level: _Level) -> s
         await streams.wait_begun(count, _BEGIN_SECONDS)
         await asyncio.sleep(0.5)
         level.windows.append(await streams.watch(seconds * 1.5))
-        if level.share >= _KEPT_UP:
+        if level.windows[-1].share >= _KEPT_UP:
             level.first.append(await _first_tokens(target))
     except (RuntimeError, OSError) as error:
         return str(error).partition("\n")[0].strip() or type(error).__name__
@@ -104,14 +104,13 @@ async def _first_tokens(target: Target) -> list[float]:
 
 def _add(bench: Bench, count: int, name: str, level: _Level) -> None:
     with_ = f"{count:,} streams" if count > 1 else "1 stream"
-    windows = [window for window in level.windows if window.chunks]
+    windows = [window for window in level.windows if window.share >= _KEPT_UP]
 
     def add(what: str, unit: str, values: list[float]) -> None:
         bench.figures.add("c", f"{what}, {with_}", unit, name, values)
 
-    add("chunks that came", "of the pace", [w.chunks / w.expected for w in windows])
-    if level.share < _KEPT_UP:
-        return  # what comes in bulk is cheap, and late
+    add("chunks that came", "of the pace", [window.share for window in level.windows])
+    # The others don't count: what comes in bulk is cheap, and late.
     costs = [window.cpu_seconds / window.chunks * 1e6 for window in windows]
     add("CPU of a chunk", "µs", costs)
     for percent in (50, 99):
@@ -119,4 +118,4 @@ def _add(bench: Bench, count: int, name: str, level: _Level) -> None:
         add(f"delay of a chunk p{percent}", "ms", delays)
     for percent in (50, 99):
         add(f"first token p{percent}", "ms", [percentile(waits, percent) for waits in level.first])
-    add("streams without a stall", "of all", [1 - w.stalled / count for w in level.windows])
+    add("streams without a stall", "of all", [1 - w.stalled / count for w in windows])
