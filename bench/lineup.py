@@ -50,7 +50,7 @@ QUICK = Size(
     clients=(1, 8),
     tokens=16,
     growth=100,
-    patience=12.0,
+    patience=20.0,
 )
 USUAL = Size(
     rounds=3,
