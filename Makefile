@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-accounts bench-failover bench-affinity bench-client bench-dialects bench-second-turn bench-first-minutes bench-page
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-first-minutes bench-page
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -68,20 +68,15 @@ test: $(if $(T),setup,lint) postgres chromium ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 
-bench: setup ## measure, and print the tables
-	$(BIN)/python bench/run.py
-
-bench-accounts: setup ## measure what keys and the ledger cost
-	$(BIN)/python bench/accounts.py
+# B: arguments of bench/run.py.
+bench: setup ## measure what it costs beside others: B="--scenario a,b --quick"
+	$(BIN)/python bench/run.py $(B)
 
 bench-failover: setup ## measure how long an answer pauses when its engine is killed
 	$(BIN)/python bench/failover.py
 
 bench-affinity: setup ## measure what sending chats where they are warm spares
 	$(BIN)/python bench/affinity.py
-
-bench-dialects: setup ## measure what a chunk costs in each dialect
-	$(BIN)/python bench/dialects.py
 
 bench-client: setup ## measure what the client towards engines costs
 	$(BIN)/python bench/client.py

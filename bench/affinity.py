@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 from rich.table import Table
-from run import reverie
+from servers import default_reverie
 
 from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
@@ -99,9 +99,9 @@ async def through_the_gateway(model: Path, chats: int, turns: int) -> tuple[int,
                 "slots = 8",
             ]
         config.write_text("\n".join(lines))
-        _, url = await stack.enter_async_context(reverie("--config", str(config)))
+        target = await stack.enter_async_context(default_reverie("--config", str(config)))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        return await replay(asker(session, f"{url}/llm"), chats, turns)
+        return await replay(asker(session, f"{target.url}/llm"), chats, turns)
 
 
 async def in_turn(model: Path, chats: int, turns: int) -> tuple[int, int]:

@@ -15,13 +15,15 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import uvloop
+from cpus import SERVER_CPUS, on_cpus
 from rich.console import Console
 from rich.table import Table
-from servers import LOAD_CORE, SERVER_CORE, engine, on_core
+from servers import engine
+from wire import chat
 
 from reverie.backends.transport import Transport
 
@@ -42,25 +44,18 @@ class Scenario(NamedTuple):
     stream: bool
     clients: int
     answers: int
-    gap: float = 0.0
-    """Seconds between two chunks."""
+    pause: int = 0
+    """Milliseconds between two chunks."""
 
 
 SCENARIOS = (
     Scenario("a JSON answer", stream=False, clients=16, answers=3_200),
     Scenario(f"a {TOKENS}-chunk stream, as fast as it comes", stream=True, clients=16, answers=960),
-    Scenario(f"a {TOKENS}-chunk stream, 20 a second", True, clients=128, answers=128, gap=0.05),
+    Scenario(f"a {TOKENS}-chunk stream, 20 a second", True, clients=128, answers=128, pause=50),
 )
 
 Ask = Callable[[bytes], Awaitable[int]]
 """Sends a body, and gives the number of reads that its answer took."""
-
-
-def question(*, stream: bool) -> bytes:
-    """A request's body."""
-    messages = [{"role": "user", "content": "Write a short story about a lighthouse."}]
-    body = {"model": "m", "messages": messages, "max_tokens": TOKENS, "stream": stream}
-    return json.dumps(body).encode()
 
 
 def with_aiohttp(session: aiohttp.ClientSession, url: str) -> Ask:
@@ -111,7 +106,8 @@ async def measure(
     url: str, scenario: Scenario, rounds: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Each client's costs in each round, and the reads of an answer of each."""
-    body = question(stream=scenario.stream)
+    pace: dict[str, Any] = {"seed": scenario.pause} if scenario.pause else {}
+    body = json.dumps(chat(stream=scenario.stream, tokens=TOKENS, **pace)).encode()
     costs: tuple[list[float], list[float]] = ([], [])
     reads = [0.0, 0.0]
     async with AsyncExitStack() as stack:
@@ -139,10 +135,9 @@ async def main(rounds: int) -> None:
     table = Table("what", "aiohttp", "ours", "ours ÷ aiohttp", "least", "most", "reads")
     for scenario in SCENARIOS:
         async with AsyncExitStack() as stack:
-            with on_core(LOAD_CORE):
-                url = await stack.enter_async_context(engine(scenario.gap))
-            stack.enter_context(on_core(SERVER_CORE))
-            theirs, ours, reads = await measure(url, scenario, rounds)
+            target = await stack.enter_async_context(engine())
+            stack.enter_context(on_cpus(SERVER_CPUS))
+            theirs, ours, reads = await measure(f"{target.url}/v1", scenario, rounds)
         ratios = [ours / theirs for theirs, ours in zip(theirs, ours, strict=True)]
         table.add_row(
             scenario.what,

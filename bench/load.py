@@ -1,23 +1,22 @@
-"""Load on a server: connections that ask without a pause, or at a pace.
-
-Requests are bytes that were made beforehand, and answers are read as far as their end and their
-first token, so that one core does for the load, the engine and more.
-"""
+"""Load on a server: connections that ask without a pause, and streams that are held open."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
+import contextlib
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-_CLOCK_TICKS = 100
-"""Of the kernel's clock, a second, in ``/proc/PID/stat``."""
-_PATIENCE = 60.0
+from cpus import cpu_seconds
+from wire import AnswerReader, StampReader
+
+UNIX = "unix:"
+"""What the URL of a server on a Unix socket begins with."""
+_SLOW = 20.0
+_QUIET = 0.25
+"""The share of a core below which a server has done what it was asked."""
 
 
 class Load(NamedTuple):
@@ -39,171 +38,316 @@ class Load(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Milliseconds of CPU for an answer."""
-        return 1e3 * self.cpu_seconds / self.answers
+        """Microseconds of CPU for an answer."""
+        return 1e6 * self.cpu_seconds / self.answers
 
 
-def question(
-    *, stream: bool, tokens: int, model: str = "m", secret: str | None = None, path: str = "/v1"
-) -> bytes:
-    """A request for so many tokens, ready to be sent."""
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": "Write a short story about a lighthouse."}],
-        "max_tokens": tokens,
-        "stream": stream,
-    }
-    content = json.dumps(body).encode()
-    lines = [
-        f"POST {path}/chat/completions HTTP/1.1",
-        "host: 127.0.0.1",
-        "content-type: application/json",
-        f"content-length: {len(content)}",
-    ]
-    if secret is not None:
-        lines.append(f"authorization: Bearer {secret}")
-    return "\r\n".join([*lines, "", ""]).encode() + content
+class Connection(asyncio.Protocol):
+    """Sends its request, and reads the answer.
 
+    Args:
+        on_end: called when an answer has come; it may send the next.
+        on_body: called with what came of a body, and when.
+    """
 
-class _Client(asyncio.Protocol):
-    """One connection: asks, and tells when the answer has come."""
-
-    def __init__(self, request: bytes) -> None:
-        self.first = 0.0
-        """When the first token of the latest answer came."""
+    def __init__(
+        self,
+        request: bytes,
+        on_end: Callable[[Connection], None],
+        on_body: Callable[[bytes, float], None] | None = None,
+    ) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once it is closed; fails if the answer was refused or broke off."""
         self._request = request
+        self._on_end = on_end
+        self._on_body = on_body
         self._transport: Any = None
-        self._answer: asyncio.Future[None] | None = None
-        self._head = b""
-        self._tail = b""
-        self._left: int | None = None  # bytes of a body whose length is known
+        self._reader: AnswerReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError("the server closed the connection"))
-
-    async def ask(self) -> None:
-        """Send the request, and wait for the end of its answer."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._head, self._tail, self._left, self.first = b"", b"", None, 0.0
+    def send(self) -> None:
+        self._reader = AnswerReader()
         self._transport.write(self._request)
-        await self._answer
 
     def close(self) -> None:
+        self._reader = None
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.done():
+        if self._reader is None:
             return
-        if not self._tail and self._left is None:
-            self._head += data
-            if b"\r\n\r\n" not in self._head:
-                return
-            data = self._begin()
-        if not self.first and data:
-            self.first = time.perf_counter()
-        if self._left is not None:
-            self._left -= len(data)
-            ended = self._left <= 0
-        else:
-            self._tail = (self._tail + data)[-5:] or b" "
-            ended = self._tail == b"0\r\n\r\n"
-        if ended:
-            self._answer.set_result(None)
+        try:
+            body = self._reader.feed(data)
+        except RuntimeError as error:
+            self._fail(error)
+            return
+        if body and self._on_body is not None:
+            self._on_body(body, time.perf_counter())
+        if self._reader.ended:
+            self._reader = None
+            self._on_end(self)
 
-    def _begin(self) -> bytes:
-        """Read the head; give what followed it."""
-        head, _, rest = self._head.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200 ") and self._answer is not None:
-            self._answer.set_exception(RuntimeError(f"refused: {self._head[:600]!r}"))
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                self._left = int(line[15:])
-        return rest
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._reader is not None:
+            self._fail(ConnectionError("the server closed the connection in mid-answer"))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(error)
+        self._reader = None
+        self._transport.close()
 
 
-async def _connect(url: str, requests: Sequence[bytes]) -> list[_Client]:
-    address = urlsplit(url)
-    host, port = address.hostname or "127.0.0.1", address.port or 80
+async def connect(url: str, make: Callable[[], Connection]) -> Connection:
+    """Connect to ``http://host:port``, or ``unix:path``."""
     loop = asyncio.get_running_loop()
-    clients = []
-    for request in requests:
-        _, client = await loop.create_connection(
-            lambda request=request: _Client(request),  # type: ignore[misc]
-            host,
-            port,
-        )
-        clients.append(client)
-    return clients
+    if url.startswith(UNIX):
+        return (await loop.create_unix_connection(make, url.removeprefix(UNIX)))[1]
+    address = urlsplit(url)
+    return (await loop.create_connection(make, address.hostname or "", address.port or 80))[1]
+
+
+async def hang_up(connections: Iterable[Connection]) -> None:
+    """Close them, and raise what went wrong on any of them."""
+    connections = list(connections)
+    for connection in connections:
+        connection.close()
+    await asyncio.gather(*(connection.lost for connection in connections))
+
+
+async def settle(pid: int) -> None:
+    """Wait until a server has finished what it was asked, ten seconds at most."""
+    for _ in range(50):
+        before = cpu_seconds(pid)
+        await asyncio.sleep(0.2)
+        if cpu_seconds(pid) - before < 0.2 * _QUIET:
+            return
 
 
 async def saturate(url: str, pid: int, requests: Sequence[bytes], seconds: float) -> Load:
     """Ask on one connection for each request, without a pause; count what came in the time.
 
+    A server that is slow gets longer, until an answer for each connection has come.
+
     Args:
-        pid: the server's process, whose CPU time is read.
+        pid: the server's process, whose CPU time is read, with its children's.
 
     Raises:
-        RuntimeError: not one came.
+        RuntimeError: not one came, or one was refused.
     """
-    clients = await _connect(url, requests)
-    answers = 0
+    answers = before = 0
     stopping = False
+    one_each = asyncio.Event()
 
-    async def ask_on(client: _Client) -> None:
+    def on_end(connection: Connection) -> None:
         nonlocal answers
-        while not stopping:
-            await client.ask()
-            answers += 1
+        answers += 1
+        if answers >= before + len(requests):
+            one_each.set()
+        if not stopping:
+            connection.send()
 
-    async with asyncio.timeout(seconds + _PATIENCE), asyncio.TaskGroup() as group:
-        for client in clients:
-            group.create_task(ask_on(client))
-        await asyncio.sleep(min(0.5, seconds / 4))
-        before, cpu_before, began = answers, cpu_seconds(pid), time.perf_counter()
-        await asyncio.sleep(seconds)
-        ended = time.perf_counter()
-        load = Load(answers - before, ended - began, cpu_seconds(pid) - cpu_before)
-        stopping = True
-    for client in clients:
-        client.close()
+    connections = [
+        await connect(url, lambda request=request: Connection(request, on_end))  # type: ignore[misc]
+        for request in requests
+    ]
+    for connection in connections:
+        connection.send()
+    await asyncio.sleep(min(0.5, seconds / 4))
+    one_each.clear()
+    before, cpu_before, began = answers, cpu_seconds(pid), time.perf_counter()
+    await asyncio.sleep(seconds)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SLOW):
+            await one_each.wait()
+    load = Load(answers - before, time.perf_counter() - began, cpu_seconds(pid) - cpu_before)
+    stopping = True
+    await hang_up(connections)
+    await settle(pid)
     if not load.answers:
-        raise RuntimeError(f"{url} gave no answer in {seconds:g} s: the machine is too busy")
+        raise RuntimeError(f"no answer in {_SLOW:g} s")
     return load
 
 
-async def pace(url: str, requests: Sequence[bytes], rate: float, seconds: float) -> list[float]:
-    """Ask ``rate`` times a second over all connections, each at moments of its own.
+async def answer(url: str, pid: int, requests: Sequence[bytes], count: int, limit: float) -> int:
+    """Have requests answered, for ``limit`` seconds at most; give how many were."""
+    begun = done = 0
+    finished = asyncio.Event()
 
-    Returns:
-        Seconds to the first token, counted from when each request was due.
-    """
-    clients = await _connect(url, requests)
-    period = len(clients) / rate
-    waits: list[float] = []
+    def on_end(connection: Connection) -> None:
+        nonlocal begun, done
+        done += 1
+        if begun < count:
+            begun += 1
+            connection.send()
+        elif done >= count:
+            finished.set()
 
-    async def ask_on(client: _Client) -> None:
-        due = time.perf_counter() + random.random() * period
-        end = due + seconds
-        while due < end:
+    connections = [
+        await connect(url, lambda request=request: Connection(request, on_end))  # type: ignore[misc]
+        for request in requests
+    ]
+    for connection in connections:
+        begun += 1
+        connection.send()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            await finished.wait()
+    await hang_up(connections)
+    await settle(pid)
+    return done
+
+
+class Window(NamedTuple):
+    """What came on open streams in a while."""
+
+    chunks: int
+    expected: float
+    """Chunks that the engine's pace would have brought."""
+    cpu_seconds: float
+    delays: Sequence[float]
+    """Seconds from the engine's sending of each chunk to its coming."""
+    stalled: int
+    """Streams on which a chunk came late by more than ``STALL``, or none came."""
+
+    @property
+    def share(self) -> float:
+        """Of the engine's pace, as it came."""
+        return self.chunks / max(1.0, self.expected)
+
+
+STALL = 0.1
+
+
+class _Stream:
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+        self._stamps = StampReader()
+
+    def on_body(self, data: bytes, now: float) -> None:
+        self.delays += [now - moment for moment in self._stamps.feed(data)]
+
+
+class Streams:
+    """Paced streams of one server, held open until ``close``."""
+
+    def __init__(self, url: str, pid: int, pause: float) -> None:
+        self._url, self._pid, self._pause = url, pid, pause
+        self._streams: list[_Stream] = []
+        self._connections: list[Connection] = []
+        self._ended = 0
+
+    def _on_end(self, _connection: Connection) -> None:
+        self._ended += 1
+
+    async def open(self, requests: Sequence[bytes], seconds: float) -> None:
+        """Begin them one after another within ``seconds``."""
+        began = time.perf_counter()
+        for number, request in enumerate(requests):
+            stream = _Stream()
+            connection = await connect(
+                self._url,
+                lambda request=request, stream=stream: Connection(  # type: ignore[misc]
+                    request, self._on_end, stream.on_body
+                ),
+            )
+            self._streams.append(stream)
+            self._connections.append(connection)
+            connection.send()
+            due = began + seconds * (number + 1) / len(requests)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            asked = max(due, time.perf_counter()) if len(clients) == 1 else due
-            await client.ask()
-            waits.append(client.first - asked)
-            due += period * random.uniform(0.5, 1.5)
 
-    async with asyncio.timeout(seconds + _PATIENCE), asyncio.TaskGroup() as group:
-        for client in clients:
-            group.create_task(ask_on(client))
-    for client in clients:
-        client.close()
-    return waits
+    @property
+    def begun(self) -> int:
+        """Streams on which something came."""
+        return sum(1 for stream in self._streams if stream.delays)
+
+    async def wait_begun(self, count: int, limit: float) -> None:
+        """Wait until something came on so many, ``limit`` seconds at most."""
+        for _ in range(int(limit / 0.1)):
+            if self.begun >= count:
+                return
+            await asyncio.sleep(0.1)
+
+    async def watch(self, seconds: float) -> Window:
+        """Measure for a while.
+
+        Raises:
+            RuntimeError: one ended before its time.
+        """
+        for stream in self._streams:
+            stream.delays = []
+        cpu_before, began = cpu_seconds(self._pid), time.perf_counter()
+        await asyncio.sleep(seconds)
+        spent, took = cpu_seconds(self._pid) - cpu_before, time.perf_counter() - began
+        each = [stream.delays for stream in self._streams]
+        for lost in (connection.lost for connection in self._connections):
+            if lost.done():
+                raise lost.exception() or ConnectionError("a stream was closed before its time")
+        if self._ended:
+            raise RuntimeError(f"{self._ended} streams ended before their time")
+        return Window(
+            chunks=sum(map(len, each)),
+            expected=len(each) * took / self._pause,
+            cpu_seconds=spent,
+            delays=[delay for delays in each for delay in delays],
+            stalled=sum(1 for delays in each if not delays or max(delays) > STALL),
+        )
+
+    async def close(self) -> None:
+        """Hang up on all of them, and wait until the server has noticed."""
+        for connection in self._connections:
+            connection.close()
+        await asyncio.gather(*(c.lost for c in self._connections), return_exceptions=True)
+        await settle(self._pid)
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used in all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+class Answer(NamedTuple):
+    """One streamed answer: when it was asked for, when something of it came, and its body."""
+
+    asked: float
+    moments: Sequence[float]
+    body: bytes
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first that came of it."""
+        return self.moments[0] - self.asked
+
+
+async def ask(url: str, request: bytes, only: bytes = b"", limit: float = 120.0) -> Answer:
+    """Ask once, on a connection of its own.
+
+    Args:
+        only: what a piece of the body must have in it for its moment to count.
+        limit: seconds within which it must have come.
+
+    Raises:
+        TimeoutError: it didn't.
+    """
+    moments: list[float] = []
+    pieces: list[bytes] = []
+    ended = asyncio.Event()
+
+    def on_body(data: bytes, now: float) -> None:
+        pieces.append(data)
+        if only in data:
+            moments.append(now)
+
+    connection = await connect(url, lambda: Connection(request, lambda _: ended.set(), on_body))
+    asked = time.perf_counter()
+    connection.send()
+    waiting = asyncio.ensure_future(ended.wait())
+    first = asyncio.FIRST_COMPLETED
+    try:
+        await asyncio.wait((waiting, connection.lost), timeout=limit, return_when=first)
+        waiting.cancel()
+    finally:
+        await hang_up((connection,))
+    if not ended.is_set():
+        raise TimeoutError(f"no answer in {limit:g} s")
+    return Answer(asked, moments, b"".join(pieces))

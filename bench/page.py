@@ -25,12 +25,11 @@ from typing import NamedTuple
 
 import aiohttp
 import uvloop
-from load import cpu_seconds
+from cpus import cpu_seconds
 from playwright.async_api import Browser, Page, async_playwright
 from rich.console import Console
 from rich.table import Table
-from run import reverie as real_reverie
-from servers import reverie
+from servers import config, default_reverie, reverie
 
 from reverie.http.page.assets import load
 from reverie.testing import Script, ScriptedEngine
@@ -172,9 +171,9 @@ async def watching(size: Size) -> tuple[float, float, float]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = await stack.enter_async_context(ScriptedEngine(Script(status=500)))
-        store = f"sqlite:///{folder}/reverie.db"
+        text = config(engine.url.removesuffix("/v1"), f"sqlite:///{folder}/reverie.db")
         gateway = await stack.enter_async_context(
-            reverie(engine.url, folder, store, [None], REVERIE_ADMIN_KEY=ADMIN_KEY)
+            reverie(text, folder, REVERIE_ADMIN_KEY=ADMIN_KEY)
         )
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -211,9 +210,9 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> None:
 async def main(size: Size) -> None:
     loaded = load()
     whole = sum(len(file.compressed) for file in (loaded.page, *loaded.files.values()))
-    async with chromium() as browser, real_reverie() as (_, url):
-        visit = await first_visit(browser, url)
-        seen, told = await first_token(browser, url, size.rounds)
+    async with chromium() as browser, default_reverie() as target:
+        visit = await first_visit(browser, target.url)
+        seen, told = await first_token(browser, target.url, size.rounds)
     without, with_them, rate = await watching(size)
     table = Table("", "measured", "aim", title="The page")
     table.add_row("first visit, compressed", f"{visit / 1e3:.0f} kB", "")

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 from rich.table import Table
-from run import reverie
+from servers import default_reverie
 
 TOOL = {
     "name": "bash",
@@ -71,10 +71,10 @@ async def ratio(session: aiohttp.ClientSession, url: str, header: str, words: in
 
 async def measure(rounds: int, words: int) -> dict[str, list[float]]:
     ratios: dict[str, list[float]] = {BILLING: [], OTHER: []}
-    async with reverie() as (_, url), aiohttp.ClientSession() as session:
+    async with default_reverie() as target, aiohttp.ClientSession() as session:
         for number in range(rounds + 1):
             for header in ratios:
-                measured = await ratio(session, url, header, words)
+                measured = await ratio(session, target.url, header, words)
                 if number:  # the first round warms up
                     ratios[header].append(measured)
     return ratios

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process on a core of its own choosing."""
+"""The servers that are measured, each a process on CPUs of its own."""
 
 from __future__ import annotations
 
@@ -9,48 +9,43 @@ import secrets
 import signal
 import socket
 import sys
-import venv
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from load import question
+from cpus import ALL_CPUS, LOAD_CPUS, SERVER_CPUS, on_cpus
+from wire import CHAT, request
 
-SERVER_CORE, LOAD_CORE = 0, 1
+_HERE = Path(__file__).parent
 _REVERIE = Path(sys.executable).with_name("reverie")
 _START_SECONDS = 120
+_SLOTS = 8192
 
 
 class Target(NamedTuple):
     """A server under load, and the keys of its callers."""
 
+    name: str
     url: str
     pid: int
     secrets: Sequence[str | None]
 
-    def requests(self, *, stream: bool, tokens: int) -> list[bytes]:
-        """A request for each caller."""
-        return [question(stream=stream, tokens=tokens, secret=secret) for secret in self.secrets]
-
-
-@contextlib.contextmanager
-def on_core(number: int) -> Iterator[None]:
-    """Have processes that are started inside run on one core."""
-    before = os.sched_getaffinity(0)
-    cores = sorted(before)
-    os.sched_setaffinity(0, {cores[number % len(cores)]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    def requests(self, body: dict[str, Any], path: str = CHAT, count: int = 0) -> list[bytes]:
+        """A request for each caller, or ``count`` of them by all callers in turn."""
+        each = [request(body, path=path, secret=secret) for secret in self.secrets]
+        return [each[number % len(each)] for number in range(count or len(each))]
 
 
 @contextlib.asynccontextmanager
-async def _run(
-    *command: str | Path, core: int, says: str = "", env: Mapping[str, str] | None = None
+async def run(
+    *command: str | Path,
+    cpus: frozenset[int] = SERVER_CPUS,
+    says: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Run a command; give its process's number and the line in which it says that it is ready."""
-    with on_core(core):
+    with on_cpus(cpus):
         running = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, "REVERIE_API_KEYS": "", **(env or {})},
@@ -68,77 +63,175 @@ async def _run(
     finally:
         with contextlib.suppress(ProcessLookupError):
             running.send_signal(signal.SIGTERM)
-        await running.wait()
+        try:
+            async with asyncio.timeout(20):
+                await running.wait()
+        except TimeoutError:
+            running.kill()
+            await running.wait()
 
 
 @contextlib.asynccontextmanager
-async def engine(gap: float = 0.0) -> AsyncIterator[str]:
-    """Run the engine, beside the load; give its base URL.
-
-    Args:
-        gap: seconds between two tokens of a long answer.
-    """
-    command = (sys.executable, Path(__file__).with_name("engine.py"), "--gap", str(gap))
-    async with _run(*command, core=LOAD_CORE, says="http://") as (_, url):
-        yield url
+async def engine() -> AsyncIterator[Target]:
+    """Run the engine that costs next to nothing, beside the load."""
+    command = (sys.executable, str(_HERE / "engine.py"))
+    async with run(*command, cpus=LOAD_CPUS, says="http://") as (pid, url):
+        yield Target("the engine itself", url, pid, [None])
 
 
 @contextlib.asynccontextmanager
 async def reverie(
-    engine: str, folder: Path, store: str, callers: Sequence[str | None], **environ: str
-) -> AsyncIterator[Target]:
-    """Run Reverie in front of an engine."""
+    config: str, folder: Path, *, name: str = "Reverie", callers: Sequence[str | None] = (None,),
+    cpus: frozenset[int] = SERVER_CPUS, **environ: str,
+) -> AsyncIterator[Target]:  # fmt: skip
+    """Run ``reverie serve`` with a configuration."""
     folder.mkdir(exist_ok=True)
-    config = folder / "reverie.toml"
-    config.write_text(
-        f'[server]\nollama = true\n[store]\nurl = "{store}"\n[[models]]\nname = "m"\n'
-        'price = { input = "0.18USD", output = "0.18USD" }\n'
-        f'[[models.backends]]\nurl = "{engine}"\n'
-    )
-    command = (_REVERIE, "serve", "--port", "0", "--config", config)
+    file = folder / "reverie.toml"
+    file.write_text(config)
+    command = (str(_REVERIE), "serve", "--port", "0", "--config", str(file))
     env = {"XDG_STATE_HOME": str(folder), **environ}
-    async with _run(*command, core=SERVER_CORE, says=" at http://", env=env) as (pid, line):
-        yield Target(line.rsplit(" at ", 1)[1], pid, callers)
+    async with run(*command, cpus=cpus, says=" at http://", env=env) as (pid, line):
+        yield Target(name, line.rsplit(" at ", 1)[1], pid, callers)
 
 
 @contextlib.asynccontextmanager
-async def litellm(program: Path, engine: str, folder: Path, clients: int) -> AsyncIterator[Target]:
+async def default_reverie(*arguments: str) -> AsyncIterator[Target]:
+    """Run ``reverie serve`` as it is, on all CPUs: the default model, and a store of its own."""
+    command = (str(_REVERIE), "serve", "--port", "0", *arguments)
+    with tempfile.TemporaryDirectory() as state:
+        env = {"XDG_STATE_HOME": state}
+        async with run(*command, cpus=ALL_CPUS, says=" at http://", env=env) as (pid, line):
+            yield Target("Reverie", line.rsplit(" at ", 1)[1], pid, [None])
+
+
+def config(engine_url: str, store: str, *, models: int = 1, backends: int = 1) -> str:
+    """Models with a price, each served by so many backends, all of which are one engine.
+
+    The load asks for the first, ``m``. Backends have paths of their own, which the engine ignores.
+    """
+    lines = ["[server]", "ollama = true", "[store]", f'url = "{store}"']
+    for model in range(models):
+        name = "m" if model == 0 else f"m{model}"
+        lines += [
+            "[[models]]", f'name = "{name}"',
+            'price = { input = "0.18USD", output = "0.18USD" }',
+        ]  # fmt: skip
+        for backend in range(backends):
+            path = "/v1" if backend == 0 else f"/{backend}/v1"
+            lines += ["[[models.backends]]", f'url = "{engine_url}{path}"', f"slots = {_SLOTS}"]
+    return "\n".join(lines)
+
+
+@contextlib.asynccontextmanager
+async def litellm(program: Path, engine_url: str, folder: Path) -> AsyncIterator[Target]:
     """Run LiteLLM's proxy in front of an engine: one worker, no database, one key for all."""
     secret = f"sk-{secrets.token_hex(32)}"  # it doesn't start without one
-    config = folder / "litellm.yaml"
-    config.write_text(
+    file = folder / "litellm.yaml"
+    file.write_text(
         "model_list:\n  - model_name: m\n    litellm_params:\n      model: openai/m\n"
-        f"      api_base: {engine}\n      api_key: none\n"
+        f"      api_base: {engine_url}/v1\n      api_key: none\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = (program, "--config", config, "--host", "127.0.0.1", "--port", str(port))
+    port = free_port()
+    command = (
+        program, "--config", file, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1",
+    )  # fmt: skip
     env = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
         "LITELLM_MASTER_KEY": secret,
     }
-    async with _run(*command, core=SERVER_CORE, env=env) as (pid, _):
-        target = Target(f"http://127.0.0.1:{port}", pid, [secret] * clients)
-        async with asyncio.timeout(_START_SECONDS):
-            while not _listens(port):
-                if not Path(f"/proc/{pid}").exists():
-                    raise RuntimeError("LiteLLM ended before it was ready")
-                await asyncio.sleep(0.5)
-        yield target
+    async with run(*command, env=env) as (pid, _):
+        await listening(pid, port)
+        yield Target("LiteLLM", f"http://127.0.0.1:{port}", pid, [secret])
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def install_litellm(folder: Path) -> Path | None:
-    """Install LiteLLM's proxy in an environment of its own; None if it can't be had."""
-    await asyncio.to_thread(venv.create, folder, with_pip=True)
-    installing = await asyncio.create_subprocess_exec(
-        folder / "bin" / "python", "-m", "pip", "install", "--quiet", "litellm[proxy]",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+@contextlib.asynccontextmanager
+async def vllm_router(program: Path, engine_url: str, _folder: Path) -> AsyncIterator[Target]:
+    """Run vLLM's router in front of an engine."""
+    port = free_port()
+    command = (
+        program, "--worker-urls", engine_url, "--host", "127.0.0.1", "--port", str(port),
+        "--policy", "round_robin", "--log-level", "error", "--prometheus-port", str(free_port()),
+        "--max-concurrent-requests", str(_SLOTS),
     )  # fmt: skip
-    return folder / "bin" / "litellm" if await installing.wait() == 0 else None
+    async with run(*command) as (pid, _):
+        await listening(pid, port)
+        yield Target("vllm-router", f"http://127.0.0.1:{port}", pid, [None])
+
+
+_NGINX = """\
+{user}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+pid {folder}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    keepalive_requests 1000000;
+    upstream engine {{ server {engine}; keepalive 64; keepalive_requests 1000000; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://engine;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def nginx(program: Path, engine_url: str, folder: Path) -> AsyncIterator[Target]:
+    """Run nginx in front of an engine: one worker, nothing held back, no log."""
+    port = free_port()
+    file = folder / "nginx.conf"
+    file.write_text(
+        _NGINX.format(
+            user="user root;" if os.geteuid() == 0 else "",
+            folder=folder,
+            engine=engine_url.removeprefix("http://"),
+            port=port,
+        )
+    )
+    async with run(program, "-c", file, "-e", "stderr") as (pid, _):
+        await listening(pid, port)
+        yield Target("nginx", f"http://127.0.0.1:{port}", pid, [None])
+
+
+@contextlib.asynccontextmanager
+async def relay(engine_url: str) -> AsyncIterator[Target]:
+    """Run the bare relay in Python in front of an engine."""
+    port = free_port()
+    command = (sys.executable, _HERE / "relay.py", "--engine", engine_url, "--port", str(port))
+    async with run(*command) as (pid, _):
+        await listening(pid, port)
+        yield Target("a bare relay", f"http://127.0.0.1:{port}", pid, [None])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def listening(pid: int, port: int) -> None:
+    """Wait until a process listens on a port."""
+    async with asyncio.timeout(_START_SECONDS):
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            if not Path(f"/proc/{pid}").exists():
+                raise RuntimeError("it ended before it listened")
+            await asyncio.sleep(0.2)
