@@ -14,7 +14,7 @@ import typer
 from reverie.cli.answers import Answer
 from reverie.cli.connection import CallFailed, Connection, Piece, Url, without_controls
 from reverie.cli.conversation import SETTINGS, Conversation, WrongInput
-from reverie.cli.line_input import LineInput
+from reverie.cli.line_input import LineInput, remind_of_signals
 from reverie.cli.own_server import server
 from reverie.cli.rendering import output, replace_what_has_no_code
 from reverie.cli.run import DEFAULT_MAX_TOKENS, AskedModel, MaxTokens, System, Temperature
@@ -65,6 +65,7 @@ def chat(
             raise CallFailed(f"There is no model {name}; there are {', '.join(models)}.")
         conversation = Conversation(name or models[0], system, settings=settings)
         _dim(f"{conversation.model} at {connection.url} · /help lists commands, Ctrl-D ends")
+        remind_of_signals()
         _Chat(connection, conversation, LineInput()).run()
 
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,6 +22,8 @@ _HISTORY_LINES = 1000
 _PROMPT = ">>> "
 _MORE = "... "
 _QUOTES = '"""'
+_REMINDERS = (0.05, 0.3, 2.0)
+"""Seconds between a signal and what reminds the wait for a line of it."""
 
 
 def _readline() -> ModuleType | None:
@@ -27,6 +33,29 @@ def _readline() -> ModuleType | None:
     except ImportError:
         return None
     return readline
+
+
+def remind_of_signals() -> None:
+    """Let no signal wait for the next key. Called once, in the main thread.
+
+    Python looks for signals in a wait for a line only when one interrupts that wait
+    (``Modules/readline.c``). One that comes a moment before it begins is noticed at the next.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.signal(signal.SIGURG, lambda *_: None)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    main = threading.get_ident()
+
+    def remind() -> None:
+        while came := ours.recv(1):
+            if came[0] == signal.SIGURG:
+                continue  # a reminder
+            for seconds in _REMINDERS:
+                time.sleep(seconds)
+                signal.pthread_kill(main, signal.SIGURG)
+
+    threading.Thread(target=remind, name="signals", daemon=True).start()
 
 
 class Typed(NamedTuple):
