@@ -250,8 +250,7 @@ async def test_twenty_watchers_see_the_same(
         response.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 async def test_it_is_for_everyone(
     gateway: Gateway,
     engine: ScriptedEngine,

@@ -294,8 +294,7 @@ async def test_copied_requests_show_images_short_and_carry_them_whole(
     await expect(page.locator("#copy-text")).to_contain_text("The SDK has no images")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 async def test_images_are_for_everyone(
     seeing: Gateway, open_page: OpenPage, axe: str, width: int, scheme: str
 ) -> None:

@@ -237,8 +237,7 @@ async def test_a_key_is_made_by_keyboard_alone(
     assert (await say(gateway, secret))[0] == 200
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 async def test_axe_finds_nothing_serious(
     engine: ScriptedEngine,
     start_gateway: StartGateway,

@@ -248,8 +248,7 @@ async def test_what_is_wrong_with_a_configuration_is_told(
     await expect(page.get_by_role("button", name="Reload", exact=True)).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 async def test_it_is_for_everyone(
     hub: HubServer,
     gateway: Gateway,
