@@ -1,12 +1,12 @@
 // The view "Models": how each model and each of its backends stands, and what can be done with it.
 
-import { admin, sentence } from "./api.js";
+import { admin } from "./api.js";
 import { Live } from "./live.js";
 import { ModelCard } from "./model_card.js";
-import { ForOperator } from "./operator.js";
+import { ForOperator, OperatorPart } from "./operator.js";
 import { Pulls } from "./pull.js";
 import { Reload } from "./reload.js";
-import { Component, html } from "./view.js";
+import { html } from "./view.js";
 
 export const Models = () => html`<${ForOperator} title="Models and backends">${(onRefused) => html`
   <${Live} onRefused=${onRefused}>${(snapshot, notice) => html`
@@ -19,12 +19,8 @@ export const Models = () => html`<${ForOperator} title="Models and backends">${(
 const LOADING = 2_000;
 
 /** The models as the server describes them, asked for anew when the live feed shows a change. */
-class Overview extends Component {
+class Overview extends OperatorPart {
   state = { models: null, said: "", problem: "" };
-
-  componentDidMount() {
-    this.load();
-  }
 
   componentDidUpdate(before) {
     const { snapshot } = this.props;
@@ -32,39 +28,10 @@ class Overview extends Component {
       && standing(snapshot) !== standing(before.snapshot)) this.load();
   }
 
-  componentWillUnmount() {
-    this.isGone = true;
-    clearTimeout(this.timer);
-  }
-
-  load = async () => {
-    clearTimeout(this.timer);
-    try {
-      const { data } = await admin("models");
-      if (this.isGone) return;
-      this.setState({ models: data, problem: "" });
-      if (data.some(({ state }) => state === "loading")) {
-        this.timer = setTimeout(this.load, LOADING);
-      }
-    } catch (error) {
-      this.report(error);
-    }
-  };
-
-  /** Asks the server to do something, says what it did, and looks again. */
-  act = async (path, value, said) => {
-    this.setState({ said: "", problem: "" });
-    try {
-      await admin(path, value);
-      this.setState({ said });
-      await this.load();
-    } catch (error) {
-      this.report(error);
-    }
-  };
-
-  report(error) {
-    if (!this.isGone && !this.props.onRefused(error)) this.setState({ problem: sentence(error) });
+  async look() {
+    const { data: models } = await admin("models");
+    const isLoading = models.some(({ state }) => state === "loading");
+    return { found: { models, problem: "" }, again: isLoading && LOADING };
   }
 
   render({ snapshot, onRefused }, { models, said, problem }) {

@@ -1,6 +1,6 @@
 // What the operator's views stand behind: the admin key, kept for this tab only.
 
-import { ApiError, adminKey } from "./api.js";
+import { ApiError, admin, adminKey, sentence } from "./api.js";
 import { Component, createRef, html } from "./view.js";
 
 /** Asks for the admin key, and shows `children(onRefused)` once there is one. A view calls
@@ -57,5 +57,47 @@ export class ForOperator extends Component {
         </p>
       </form>
     `;
+  }
+}
+
+/** A part of an operator's view that shows what the server tells, has it do something, and looks
+ * again. A subclass has `look()`, which gives the state to show as `found`, and as `again` the
+ * milliseconds after which it wants to look again; none: when there is a reason. */
+export class OperatorPart extends Component {
+  componentDidMount() {
+    this.load();
+  }
+
+  componentWillUnmount() {
+    this.isGone = true;
+    clearTimeout(this.timer);
+  }
+
+  load = async () => {
+    clearTimeout(this.timer);
+    try {
+      const { found, again } = await this.look();
+      if (this.isGone) return;
+      this.setState(found);
+      if (again) this.timer = setTimeout(this.load, again);
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  /** Asks the server to do something, says what it did, and looks again. */
+  act = async (path, value, said) => {
+    this.setState({ said: "", problem: "" });
+    try {
+      await admin(path, value);
+      this.setState({ said });
+      await this.load();
+    } catch (error) {
+      this.report(error);
+    }
+  };
+
+  report(error) {
+    if (!this.isGone && !this.props.onRefused(error)) this.setState({ problem: sentence(error) });
   }
 }

@@ -1,20 +1,17 @@
 // Fetching models onto the server's disk: what there is to choose from, and how far each came.
 
-import { admin, sentence } from "./api.js";
+import { admin } from "./api.js";
+import { OperatorPart } from "./operator.js";
 import { Table, bytes, span } from "./parts.js";
-import { Component, CopyButton, createRef, html } from "./view.js";
+import { CopyButton, createRef, html } from "./view.js";
 
 /** How long it takes to look again while something is fetched: the live feed may miss its end. */
 const FETCHING = 1_500;
 
 /** `running` are the live feed's downloads; undefined while it has none. */
-export class Pulls extends Component {
+export class Pulls extends OperatorPart {
   state = { catalogue: null, memory: null, pulls: [], said: "", problem: "" };
   field = createRef();
-
-  componentDidMount() {
-    this.load();
-  }
 
   /** A download that began or ended changes what there is. One may have come and gone between two
    * looks of the feed. */
@@ -26,45 +23,20 @@ export class Pulls extends Component {
     if (sources(running) !== sources(known)) this.load();
   }
 
-  componentWillUnmount() {
-    this.isGone = true;
-    clearTimeout(this.timer);
+  /** What there is to fetch is read from the disk: it is asked for anew only if a download began
+   * or ended. */
+  async look() {
+    const { data: pulls } = await admin("models/pulls");
+    const found = { pulls };
+    if (this.state.catalogue === null || standing(pulls) !== standing(this.state.pulls)) {
+      const { data, memory_bytes } = await admin("models/catalogue");
+      Object.assign(found, { catalogue: data, memory: memory_bytes });
+    }
+    return { found, again: pulls.some(({ state }) => state === "running") && FETCHING };
   }
 
-  load = async () => {
-    clearTimeout(this.timer);
-    try {
-      const [catalogue, pulls] = await Promise.all(
-        ["models/catalogue", "models/pulls"].map((path) => admin(path)),
-      );
-      if (this.isGone) return;
-      const { data, memory_bytes } = catalogue;
-      this.setState({ catalogue: data, memory: memory_bytes, pulls: pulls.data });
-      if (pulls.data.some(({ state }) => state === "running")) {
-        this.timer = setTimeout(this.load, FETCHING);
-      }
-    } catch (error) {
-      this.report(error);
-    }
-  };
-
-  act = async (path, source, said) => {
-    this.setState({ said: "", problem: "" });
-    try {
-      await admin(path, { source });
-      this.setState({ said });
-      await this.load();
-    } catch (error) {
-      this.report(error);
-    }
-  };
-
-  report(error) {
-    if (!this.isGone && !this.props.onRefused(error)) this.setState({ problem: sentence(error) });
-  }
-
-  pull = (source) => this.act("models/pull", source, `${source} is being fetched.`);
-  cancel = (source) => this.act("models/pull/cancel", source, `The fetching of ${source} ended.`);
+  pull = (source) => this.act("models/pull", { source }, `${source} is being fetched.`);
+  cancel = (source) => this.act("models/pull/cancel", { source }, `The fetching of ${source} ended.`);
 
   submit = (event) => {
     event.preventDefault();
@@ -125,6 +97,8 @@ const taskOf = (catalogue, source) =>
   catalogue?.find((model) => sourceOf(model) === source)?.task ?? "generate";
 
 const nameOf = ({ source, began_at }) => `${source} ${began_at}`;
+
+const standing = (pulls) => pulls.map((pull) => `${nameOf(pull)} ${pull.state}`).join("\n");
 
 /** The downloads, the running ones with the figures of this second. */
 function current(pulls, running = []) {
