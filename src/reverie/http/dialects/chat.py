@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 
 from reverie.errors import ReverieError
@@ -15,6 +14,7 @@ from reverie.http.dialects.chunks import DONE, NO_TEXT, NOT_FINISHED, ROLE, Chun
 from reverie.http.dialects.errors import error_body, v1_status
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.request.body import parse
+from reverie.ids import random_id
 
 
 class OpenAI:
@@ -28,7 +28,7 @@ class OpenAI:
         return Asked(first, tuple(more))
 
     def new_id(self, claim: Claim | None) -> str:
-        return f"chatcmpl-{uuid.uuid4().hex}"
+        return f"chatcmpl-{random_id()}"
 
     def status(self, error: ReverieError) -> int:
         return v1_status(error)

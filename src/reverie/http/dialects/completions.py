@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from reverie.http.dialects.errors import error_object
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.completions import parse
+from reverie.ids import random_id
 
 _TEXT_HEAD = b',"choices":[{"index":%d,"logprobs":null,"text":'
 _TEXT_END = b',"finish_reason":null}]}\n\n'
@@ -36,7 +36,7 @@ class Completions:
         return Asked(first, tuple(more), echo={"prompts": echoes})
 
     def new_id(self, claim: Claim | None) -> str:
-        return f"cmpl-{uuid.uuid4().hex}"
+        return f"cmpl-{random_id()}"
 
     def status(self, error: ReverieError) -> int:
         return OPENAI.status(error)

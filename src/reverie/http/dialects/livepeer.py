@@ -7,8 +7,6 @@ usage. Their parsers want a string as content everywhere.
 
 from __future__ import annotations
 
-import uuid
-
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
 from reverie.gateway.accounts.kept_answers import Claim
@@ -19,6 +17,7 @@ from reverie.http.dialects.chunks import DONE, NO_TEXT, ROLE, ChunkEncoder, enco
 from reverie.http.dialects.errors import error_body
 from reverie.http.dialects.framing import EVENTS
 from reverie.http.request.body import parse_one
+from reverie.ids import random_id
 
 
 class Livepeer:
@@ -31,7 +30,7 @@ class Livepeer:
         return Asked(parse_one(body))
 
     def new_id(self, claim: Claim | None) -> str:
-        return f"chatcmpl-{uuid.uuid4().hex}"
+        return f"chatcmpl-{random_id()}"
 
     def status(self, error: ReverieError) -> int:
         return error.status

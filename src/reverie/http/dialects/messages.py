@@ -9,7 +9,6 @@ Source: the types and the stream's state machine of anthropic-sdk-python 0.121.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from reverie.http.dialects.framing import EVENTS
 from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.request.lenient import ignored_header
 from reverie.http.request.messages import parse
+from reverie.ids import random_id
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
@@ -60,7 +60,7 @@ class Messages:
         return Asked(request, told=ignored_header(ignored))
 
     def new_id(self, claim: Claim | None) -> str:
-        return f"msg_{uuid.uuid4().hex}"
+        return f"msg_{random_id()}"
 
     def status(self, error: ReverieError) -> int:
         if isinstance(error, Overloaded):

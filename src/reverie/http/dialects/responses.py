@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -38,6 +37,7 @@ from reverie.http.dialects.split import MAX_CHARACTERS, split
 from reverie.http.dialects.wire import LLMTokenLogprob
 from reverie.http.request.lenient import ignored_header
 from reverie.http.request.responses import parse
+from reverie.ids import random_id
 
 _ID = "resp_"
 _KEYED = _ID + "k"
@@ -72,14 +72,14 @@ class Responses:
 
     def parse(self, body: bytes) -> Asked:
         request, ignored, echo, summary, keep = parse(body)
-        key = f"{_ID}{uuid.uuid4().hex}" if keep else None
+        key = f"{_ID}{random_id()}" if keep else None
         repeated = {"fields": echo, "summary": summary}
         return Asked(request, told=ignored_header(ignored), echo=repeated, key=key)
 
     def new_id(self, claim: Claim | None) -> str:
         """Where an ``Idempotency-Key`` was sent, the id holds it, and a proof of what was asked."""
         if claim is None:
-            return f"{_ID}{uuid.uuid4().hex}"
+            return f"{_ID}{random_id()}"
         if claim.key.startswith(_ID) and not claim.key.startswith(_KEYED):
             return claim.key
         proof = (claim.fingerprint or b"")[:_PROOF].hex()

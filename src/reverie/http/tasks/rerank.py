@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
@@ -10,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from reverie.http.request.schema import Wire
 from reverie.http.tasks.asked import MAX_INT32, Asked, read, usage
+from reverie.ids import random_id
 from reverie.tasks import Ranking, RerankRequest
 
 _MAX_DOCUMENTS = 1000
@@ -65,7 +65,7 @@ def parse(body: bytes) -> Asked[Ranking]:
                 entry["document"] = {"text": asked.documents[index]}
             results.append(entry)
         return {
-            "id": f"rerank-{uuid.uuid4().hex}",
+            "id": f"rerank-{random_id()}",
             "object": "list",
             "model": model,
             "results": results,
