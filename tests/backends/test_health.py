@@ -103,7 +103,7 @@ async def test_a_server_that_does_not_answer_in_time_is_slow() -> None:
     async with server_that_says(b"") as url, transport_to(url) as transport:
         health = await probe(transport, "models", 0.05)
     assert (health.ok, health.error_code, health.timed_out) == (False, "backend_timeout", True)
-    assert health.duration == pytest.approx(0.05, abs=0.005) or health.duration > 0.05
+    assert health.duration >= 0.045  # a loop's timers are as coarse as a millisecond or two
 
 
 @pytest.mark.integration

@@ -14,7 +14,8 @@ LONG = "A" * 300 + "\n\n| " + " | ".join("column" for _ in range(20)) + " |\n|" 
 CODE = "\n\n```python\n" + "x = 1  # " + "y" * 300 + "\n```\n"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
 async def test_axe_finds_nothing_serious(
     gateway: Gateway, engine: ScriptedEngine, open_page: OpenPage, axe: str, width: int, scheme: str
 ) -> None:
