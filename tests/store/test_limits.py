@@ -14,6 +14,7 @@ from reverie.store.limits import (
     BudgetUsage,
     LimitUsage,
     RateLimits,
+    WindowSums,
     period_begin,
     period_end,
     tightest,
@@ -23,7 +24,13 @@ NOW = 1_800_000_000.25
 
 
 def limit_usage(limits: RateLimits, *buckets: tuple[int, int, int], running: int = 0) -> LimitUsage:
-    return LimitUsage("This key", limits, buckets, running)
+    sums = WindowSums(
+        requests=sum(bucket[1] for bucket in buckets),
+        tokens=sum(bucket[2] for bucket in buckets),
+        last_request=max((bucket[0] for bucket in buckets if bucket[1]), default=0),
+        last_token=max((bucket[0] for bucket in buckets if bucket[2]), default=0),
+    )
+    return LimitUsage("This key", limits, sums, running, lambda: buckets)
 
 
 def admitted(usage: LimitUsage, tokens: int, now: float) -> bool:
@@ -49,7 +56,7 @@ def test_no_60_seconds_hold_more_than_the_limits(
     for wait, tokens in arrivals:
         now += wait
         recent = [(s, *bucket) for s, bucket in buckets.items() if s > int(now) - SPAN]
-        if admitted(LimitUsage("", limits, recent), tokens, now):
+        if admitted(limit_usage(limits, *recent), tokens, now):
             counted.append((now, tokens))
             requests, used = buckets.get(int(now), (0, 0))
             buckets[int(now)] = (requests + 1, used + tokens)

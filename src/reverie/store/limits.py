@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
@@ -43,26 +43,48 @@ class RateLimits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 _UNLIMITED = RateLimits()
 
 
+class WindowSums(Struct, frozen=True):
+    """What one subject used in the last ``SPAN`` seconds, and the newest seconds in which it did.
+
+    The seconds are 0 where nothing was used.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    last_request: int = 0
+    last_token: int = 0
+
+
+NOTHING_USED = WindowSums()
+
+
 class LimitUsage:
     """What one subject has used of its limits, as one transaction sees it.
 
     Args:
         label: what error messages call the subject, as in "This key".
-        buckets: (second, requests, tokens) of the last ``SPAN`` seconds.
         running: the subject's open requests.
+        seconds: gives (second, requests, tokens) of each second in the sums. It is asked only to
+            tell a refused client how long to wait, since a busy subject has many.
     """
+
+    __slots__ = ("_added", "_newest", "_seconds", "_used", "label", "limits", "running")
 
     def __init__(
         self,
         label: str,
         limits: RateLimits,
-        buckets: Iterable[tuple[int, int, int]] = (),
+        sums: WindowSums = NOTHING_USED,
         running: int = 0,
+        seconds: Callable[[], Iterable[tuple[int, int, int]]] = tuple,
     ) -> None:
         self.label = label
         self.limits = limits
         self.running = running
-        self._buckets = {second: (requests, tokens) for second, requests, tokens in buckets}
+        self._used = (sums.requests, sums.tokens)
+        self._newest = (sums.last_request, sums.last_token)
+        self._seconds = seconds
+        self._added: list[tuple[int, int, int]] = []
 
     def admit(self, tokens: int, now: float, least: int | None = None) -> None:
         """Refuse one more request of so many tokens, unless every limit allows it.
@@ -75,7 +97,7 @@ class LimitUsage:
             RateLimitExceeded
         """
         limits = self.limits
-        requests_used, tokens_used = self._used()
+        requests_used, tokens_used = self._used
         if limits.tpm is not None and tokens > limits.tpm:
             raise RateLimitExceeded(
                 f"{self.label} may use {limits.tpm} tokens per minute, and this request alone may "
@@ -102,13 +124,16 @@ class LimitUsage:
     def add(self, tokens: int, now: float) -> None:
         """Count one admitted request."""
         second = int(now)
-        requests, used = self._buckets.get(second, (0, 0))
-        self._buckets[second] = (requests + 1, used + tokens)
+        requests, used = self._used
+        self._used = (requests + 1, used + tokens)
+        last_request, last_token = self._newest
+        self._newest = (max(last_request, second), max(last_token, second if tokens else 0))
+        self._added.append((second, 1, tokens))
         self.running += 1
 
     def status(self, now: float) -> RateStatus:
         """What is left of the limits, for the ``x-ratelimit-*`` headers."""
-        requests, tokens = self._used()
+        requests, tokens = self._used
         limits = self.limits
         return RateStatus(
             limit_requests=limits.rpm,
@@ -119,23 +144,19 @@ class LimitUsage:
             reset_tokens=self._reset(1, now),
         )
 
-    def _used(self) -> tuple[int, int]:
-        requests = sum(bucket[0] for bucket in self._buckets.values())
-        return requests, sum(bucket[1] for bucket in self._buckets.values())
-
     def _wait(self, kind: int, room: int, now: float) -> float:
         """Seconds until at most ``room`` of the used requests (0) or tokens (1) still count."""
-        left = self._used()[kind]
-        for second in sorted(self._buckets):
-            left -= self._buckets[second][kind]
+        left = self._used[kind]
+        for second, *used in sorted([*self._seconds(), *self._added]):
+            left -= used[kind]
             if left <= room:
                 return max(0.0, second + SPAN - now)
         return float(SPAN)
 
     def _reset(self, kind: int, now: float) -> float:
         """Seconds until no used request (0) or token (1) counts any more."""
-        newest = max((s for s, bucket in self._buckets.items() if bucket[kind]), default=None)
-        return 0.0 if newest is None else max(0.0, newest + SPAN - now)
+        newest = self._newest[kind]
+        return max(0.0, newest + SPAN - now) if newest else 0.0
 
     def _refusal(
         self, limit: str, wait: float, now: float, *, by_size: bool = False

@@ -9,6 +9,7 @@ it had been committed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -31,7 +32,7 @@ from reverie.store.database import schema
 from reverie.store.database.coordination import clock, lock
 from reverie.store.database.prepared import insert_into
 from reverie.store.keys import Key
-from reverie.store.limits import BudgetUsage, LimitUsage, RateLimits, tightest
+from reverie.store.limits import NOTHING_USED, BudgetUsage, LimitUsage, RateLimits, tightest
 from reverie.store.windows import subjects_of
 
 _LEDGER = schema.ledger
@@ -234,9 +235,16 @@ def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) 
     state.keys = found
     running, reserved = _open_rows(connection, limited, budgeted)
     if limited:
-        used = windows.read(connection, limited, int(state.now))
+        second = int(state.now)
+        used = windows.sums(connection, limited, second)
         state.limits = {
-            subject: LimitUsage(label, limits, used.get(subject, ()), running.get(subject, 0))
+            subject: LimitUsage(
+                label,
+                limits,
+                used.get(subject, NOTHING_USED),
+                running.get(subject, 0),
+                functools.partial(windows.seconds, connection, subject, second),
+            )
             for subject, (label, limits) in limited.items()
         }
     if budgeted:

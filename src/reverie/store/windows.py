@@ -6,14 +6,26 @@ minutes, which is longer than any limit looks back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared, add_into
-from reverie.store.limits import SPAN
+from reverie.store.limits import SPAN, WindowSums
 
 _WINDOWS = schema.limit_windows
 _KEPT = 300
@@ -33,20 +45,28 @@ def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
     return f"key:{key_id}", f"key:{key_id}:{model}", f"model:{model}"
 
 
-def read(
-    connection: Connection, subjects: Iterable[str], second: int
-) -> dict[str, list[tuple[int, int, int]]]:
-    """Subject → (second, requests, tokens) of the last ``SPAN`` seconds.
+def sums(connection: Connection, subjects: Iterable[str], second: int) -> dict[str, WindowSums]:
+    """Subject → what it used in the last ``SPAN`` seconds; none that used nothing.
 
-    Rows from the future don't count: a clock that was ahead wrote them.
+    Rows of the far future don't count: a clock that was ahead wrote them.
     """
-    rows = _READ.execute(
-        connection, {"after": second - SPAN, "before": second + SPAN}, list(subjects)
+    rows = _SUMS.execute(connection, _span(second), list(subjects))
+    return {row[0]: WindowSums(*row[1:]) for row in rows}
+
+
+def seconds(connection: Connection, subject: str, second: int) -> Sequence[tuple[int, int, int]]:
+    """(second, requests, tokens) of each second that ``sums`` counts for a subject."""
+    rows = connection.execute(
+        select(_WINDOWS.c.second, _WINDOWS.c.requests, _WINDOWS.c.tokens).where(
+            _WINDOWS.c.subject == subject, *_IN_SPAN
+        ),
+        _span(second),
     )
-    windows: dict[str, list[tuple[int, int, int]]] = {}
-    for subject, at, requests, tokens in rows:
-        windows.setdefault(subject, []).append((at, requests, tokens))
-    return windows
+    return rows.tuples().all()
+
+
+def _span(second: int) -> dict[str, int]:
+    return {"after": second - SPAN, "before": second + SPAN}
 
 
 def add(connection: Connection, used: Mapping[str, tuple[int, int]], second: int) -> None:
@@ -73,11 +93,27 @@ def sweep(connection: Connection, second: int) -> None:
     connection.execute(delete(_WINDOWS).where(_WINDOWS.c.second < second - _KEPT))
 
 
-_READ = Prepared(
-    lambda _, subjects: select(_WINDOWS).where(
-        _WINDOWS.c.subject.in_(subjects),
-        _WINDOWS.c.second > bindparam("after"),
-        _WINDOWS.c.second < bindparam("before"),
+_ZERO: ColumnElement[int] = literal_column("0")  # all values of a ``Prepared`` are parameters
+
+
+def _newest(used: ColumnElement[int]) -> ColumnElement[int]:
+    """The newest second in which something was used."""
+    return func.max(case((used != _ZERO, _WINDOWS.c.second), else_=_ZERO))
+
+
+_IN_SPAN = (_WINDOWS.c.second > bindparam("after"), _WINDOWS.c.second < bindparam("before"))
+# Summed here: a busy subject has a row for each second, and every request looks at all of them.
+_SUMS = Prepared(
+    lambda _, subjects: (
+        select(
+            _WINDOWS.c.subject,
+            func.sum(_WINDOWS.c.requests).label("requests"),
+            cast(func.sum(_WINDOWS.c.tokens), BigInteger).label("tokens"),
+            _newest(_WINDOWS.c.requests).label("last_request"),
+            _newest(_WINDOWS.c.tokens).label("last_token"),
+        )
+        .where(_WINDOWS.c.subject.in_(subjects), *_IN_SPAN)
+        .group_by(_WINDOWS.c.subject)
     )
 )
 _CORRECT = Prepared(

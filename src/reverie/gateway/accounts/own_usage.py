@@ -15,7 +15,7 @@ from reverie.money import format_amount
 from reverie.store import keys, usage, windows
 from reverie.store.database import schema
 from reverie.store.keys import Key
-from reverie.store.limits import LimitUsage, RateLimits, period_end
+from reverie.store.limits import NOTHING_USED, LimitUsage, RateLimits, period_end
 from reverie.store.usage import UsageQuery as UsageQuery
 from reverie.store.windows import subjects_of
 from reverie.times import day_of, first_of_month, format_day, format_moment
@@ -88,7 +88,7 @@ def _of_limits(
     connection: Connection, subject: str, limits: RateLimits, now: int
 ) -> dict[str, Any]:
     second = now // 1000
-    used = windows.read(connection, [subject], second).get(subject, ())
+    used = windows.sums(connection, [subject], second).get(subject, NOTHING_USED)
     status = structs.asdict(LimitUsage("", limits, used).status(now / 1000))
     return {
         kind: {"left": status[f"remaining_{kind}"], "resets_in_s": round(status[f"reset_{kind}"])}
