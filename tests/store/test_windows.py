@@ -5,7 +5,7 @@ from __future__ import annotations
 from reverie.store import windows
 from reverie.store.database.engine import Store
 from reverie.store.limits import SPAN, WindowSums
-from reverie.store.windows import Correction
+from reverie.store.windows import Corrections
 from tests.store.ledger_helpers import rows
 
 NOW = 1_800_000_000
@@ -55,10 +55,10 @@ def test_only_the_span_counts_and_no_row_of_the_far_future(store: Store) -> None
 def test_a_correction_changes_tokens_and_makes_no_row(store: Store) -> None:
     add(store, NOW, a=(1, 100))
     with store.write() as connection:
-        windows.correct(
-            connection,
-            [Correction("a", NOW, -60), Correction("a", NOW, 5), Correction("b", NOW, -60)],
-        )
+        corrections = Corrections()
+        corrections.add(["a", "b"], NOW, -60)
+        corrections.add(["a"], NOW, 5)
+        corrections.write(connection)
     assert seconds(store, "a") == [(NOW, 1, 45)]
     assert seconds(store, "b") == []
 

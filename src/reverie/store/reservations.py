@@ -72,6 +72,8 @@ class Granted(Struct, frozen=True):
 
     limited: bool = False
     """True if what it doesn't use must be given back to a limit or a budget."""
+    subjects: tuple[str, ...] | None = None
+    """Whose limits per minute it counts against; None: not known."""
     rate: RateStatus | None = None
     base: int = 0
     """The number after which the events of its answer are numbered."""
@@ -191,7 +193,7 @@ def _admit(request: ReservationRequest, state: _LimitState) -> Granted:
     """
     if request.stored:
         _check_key(request, state)
-    subjects = [s for s in subjects_of(request.key_id, request.model) if s in state.limits]
+    subjects = tuple(s for s in subjects_of(request.key_id, request.model) if s in state.limits)
     limits = [state.limits[subject] for subject in subjects]
     for limit in limits:
         limit.admit(request.tokens, state.now, request.max_tokens)
@@ -210,7 +212,8 @@ def _admit(request: ReservationRequest, state: _LimitState) -> Granted:
         count, tokens = state.used.get(subject, (0, 0))
         state.used[subject] = (count + 1, tokens + request.tokens)
     limited = bool(limits) or budget is not None
-    return Granted(limited=limited, rate=tightest(limit.status(state.now) for limit in limits))
+    rate = tightest([limit.status(state.now) for limit in limits])
+    return Granted(limited=limited, subjects=subjects, rate=rate)
 
 
 def _check_key(request: ReservationRequest, state: _LimitState) -> None:

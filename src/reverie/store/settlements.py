@@ -16,12 +16,12 @@ from msgspec import Struct, structs
 from sqlalchemy import Connection, Row, bindparam, select, update
 
 from reverie.money import Price
-from reverie.store import answers, windows
+from reverie.store import answers
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared
 from reverie.store.limits import SPAN
 from reverie.store.usage import DayKey, DaySums, add_to_days
-from reverie.store.windows import Correction, subjects_of
+from reverie.store.windows import Corrections, subjects_of
 from reverie.times import day_of
 
 _ANSWERS = schema.answers
@@ -45,8 +45,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     backend: str | None = None
     first_token_at: int | None = None
     ended_at: int
-    limited: bool = True
-    """True if tokens that it didn't use must be given back to a limit."""
+    subjects: tuple[str, ...] | None = None
+    """Whose limits get back the tokens that it didn't use; None: whoever counted them."""
     answer: bytes | None = None
     """The whole answer as it was sent, if it may be replayed."""
 
@@ -84,7 +84,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     replaced = _replaced(connection, rows)
     sums: dict[DayKey, DaySums] = {}
     updates: list[dict[str, Any]] = []
-    corrections: list[Correction] = []
+    corrections = Corrections()
     kept: list[tuple[int, bytes | None]] = []
     for settlement in settlements:
         row = rows.pop(settlement.id, None)  # popped, so that each row is closed once
@@ -105,18 +105,17 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
             kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens
-        if settlement.limited and settlement.ended_at - row.created_at < SPAN * 1000:
-            corrections += [
-                Correction(subject, row.created_at // 1000, used - row.reserved_tokens)
-                for subject in subjects_of(row.key_id, row.model)
-            ]
+        if settlement.ended_at - row.created_at < SPAN * 1000:
+            subjects = settlement.subjects
+            if subjects is None:
+                subjects = subjects_of(row.key_id, row.model)
+            corrections.add(subjects, row.created_at // 1000, used - row.reserved_tokens)
     if updates:
         _CLOSE.execute_many(connection, updates)
         add_to_days(connection, sums)
     if kept:
         answers.keep(connection, kept, max(s.ended_at for s in settlements))
-    if corrections:
-        windows.correct(connection, corrections)
+    corrections.write(connection)
 
 
 def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
@@ -127,27 +126,23 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
     """
     rows = _locked(connection, [amendment.row for amendment in amendments])
     updates: list[dict[str, int]] = []
-    corrections: list[Correction] = []
+    corrections = Corrections()
     for amendment in amendments:
         row = rows.pop(amendment.row, None)
         if row is None or row.outcome is not None:
             continue
         updates.append(structs.asdict(amendment))
-        corrections += [
-            Correction(
-                subject, row.created_at // 1000, amendment.reserved_tokens - row.reserved_tokens
-            )
-            for subject in subjects_of(row.key_id, row.model)
-        ]
+        difference = amendment.reserved_tokens - row.reserved_tokens
+        corrections.add(subjects_of(row.key_id, row.model), row.created_at // 1000, difference)
     if updates:
         connection.execute(_AMEND, updates)
-        windows.correct(connection, corrections)
+        corrections.write(connection)
 
 
 def checkpoint(connection: Connection, checkpoints: Sequence[Checkpoint]) -> None:
-    """Note how far open requests have come."""
+    """Note how far open requests have come; there is at least one."""
     ordered = sorted(checkpoints, key=lambda one: one.row)
-    connection.execute(_CHECKPOINT, [structs.asdict(one) for one in ordered])
+    _CHECKPOINT.execute_many(connection, map(structs.asdict, ordered))
 
 
 def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
@@ -222,13 +217,15 @@ _CLOSE = Prepared(
         .values({name: bindparam(name) for name in (*_REPORTED, "cost")})
     )
 )
-_CHECKPOINT = (
-    update(_LEDGER)
-    .where(_LEDGER.c.id == bindparam("row"), _LEDGER.c.outcome.is_(None))
-    .values(
-        prompt_tokens=bindparam("prompt_tokens"),
-        completion_tokens=bindparam("completion_tokens"),
-        first_token_at=bindparam("first_token_at"),
+_CHECKPOINT = Prepared(
+    lambda *_: (
+        update(_LEDGER)
+        .where(_LEDGER.c.id == bindparam("row"), _LEDGER.c.outcome.is_(None))
+        .values(
+            prompt_tokens=bindparam("prompt_tokens"),
+            completion_tokens=bindparam("completion_tokens"),
+            first_token_at=bindparam("first_token_at"),
+        )
     )
 )
 _AMEND = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, structs
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -32,12 +31,30 @@ _KEPT = 300
 """Seconds for which rows are kept."""
 
 
-class Correction(Struct, frozen=True, order=True):
-    """The change to one second's tokens, once it is known what a request really used."""
+class Corrections:
+    """The changes to seconds' tokens, once it is known what requests really used."""
 
-    subject: str
-    second: int
-    difference: int
+    def __init__(self) -> None:
+        self._differences: dict[tuple[str, int], int] = {}
+
+    def add(self, subjects: Iterable[str], second: int, difference: int) -> None:
+        """Add to one second of several subjects."""
+        for subject in subjects:
+            place = (subject, second)
+            self._differences[place] = self._differences.get(place, 0) + difference
+
+    def write(self, connection: Connection) -> None:
+        """Put what was used in place of what was reserved.
+
+        Rows change in one order everywhere, so that no two gateways deadlock.
+        """
+        changes = [
+            {"subject": subject, "second": second, "difference": difference}
+            for (subject, second), difference in sorted(self._differences.items())
+            if difference
+        ]
+        if changes:
+            _CORRECT.execute_many(connection, changes)
 
 
 def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
@@ -78,14 +95,6 @@ def add(connection: Connection, used: Mapping[str, tuple[int, int]], second: int
             for subject, (requests, tokens) in sorted(used.items())
         ],
     )
-
-
-def correct(connection: Connection, corrections: Iterable[Correction]) -> None:
-    """Put what was used in place of what was reserved; there is at least one correction.
-
-    Rows change in one order everywhere, so that no two gateways deadlock.
-    """
-    _CORRECT.execute_many(connection, [structs.asdict(one) for one in sorted(corrections)])
 
 
 def sweep(connection: Connection, second: int) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from reverie.background import Loop, Watch
 from reverie.errors import AccountsUnavailable, ReverieError, StoreFailure
+from reverie.gateway.accounts.deadlines import Deadlines
 from reverie.gateway.accounts.journal import Journal, directory, left_behind
 from reverie.gateway.accounts.kept_answers import AnswerBound
 from reverie.gateway.accounts.reservation import StoredReservation
@@ -68,7 +69,9 @@ class Ledger:
         self._unwritten: list[Settlement] = []
         """Settlements that neither the store nor the journal took."""
         self._answers = AnswerBound(store)
-        self._settling: set[asyncio.Future[None]] = set()
+        self._settling: dict[Operation[Any], asyncio.Future[None]] = {}
+        """Settlements on their way to the store, and who waits for each."""
+        self._deadlines = Deadlines(self._on_late)
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._gateway = 0
@@ -143,7 +146,9 @@ class Ledger:
         await heartbeat.stop()
         for reservation in list(self._open.values()):
             reservation.end()
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        if self._settling:
+            await asyncio.wait([operation.future for operation in self._settling])
+        self._deadlines.stop()
         await self._answers.stop()
         with self._steps["journal"].step():
             await self._replay()
@@ -192,12 +197,12 @@ class Ledger:
         if self._writer.waiting > _MAX_WAITING or self._presumed_dead:
             raise AccountsUnavailable
         operation = self._writer.submit(self._write_requests, request, self._timeout)
+        self._deadlines.add(operation)
         try:
-            async with asyncio.timeout(self._timeout):
-                result = await operation.future
+            result = await operation.future
         except BaseException as end:
             self._cancel(operation)
-            if isinstance(end, TimeoutError | StoreFailure):
+            if isinstance(end, StoreFailure):
                 raise AccountsUnavailable from None
             raise
         if isinstance(result, ReverieError):
@@ -242,41 +247,41 @@ class Ledger:
     def _write(self, settlement: Settlement) -> asyncio.Future[None]:
         """Make a settlement durable, in the store or in the journal, even if nobody waits for it.
 
-        The future, which must not be cancelled, raises ``AccountsUnavailable`` if neither can be
-        written; the row is then closed as failed as soon as one of them can be.
+        The future raises ``AccountsUnavailable`` if neither can be written; the row is then closed
+        as failed as soon as one of them can be. Whoever waits may leave.
         """
         assert self._writer is not None
-        loop = asyncio.get_running_loop()
-        durable: asyncio.Future[None] = loop.create_future()
-        self._settling.add(durable)
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._writer.failing:
-            self._write_to_journal(settlement, durable, None)
+            self._write_to_journal(settlement, durable)
             return durable
-        stored = self._submit(_write_settlements, settlement, self._timeout).future
-        too_late = loop.call_later(
-            self._timeout, self._write_to_journal, settlement, durable, stored
+        operation = self._writer.submit(
+            _write_settlements, settlement, self._timeout, self._on_stored
         )
-
-        def on_stored(_: asyncio.Future[Any]) -> None:
-            too_late.cancel()
-            if durable.done():  # it was too late
-                return
-            failure = None if stored.cancelled() else stored.exception()
-            if stored.cancelled() or isinstance(failure, StoreFailure):
-                self._write_to_journal(settlement, durable, stored)
-            else:
-                self._settled(settlement, durable, failure)
-
-        stored.add_done_callback(on_stored)
+        self._settling[operation] = durable
+        self._deadlines.add(operation)
         return durable
 
-    def _write_to_journal(
-        self,
-        settlement: Settlement,
-        durable: asyncio.Future[None],
-        stored: asyncio.Future[Any] | None,
-    ) -> None:
-        """Keep a settlement that the store didn't take in time."""
+    def _on_stored(self, operation: Operation[Any], failure: Exception | None) -> None:
+        durable = self._settling.pop(operation)
+        if isinstance(failure, StoreFailure):
+            self._write_to_journal(operation.subject, durable)
+        else:
+            self._settled(operation.subject, durable, failure)
+
+    def _on_late(self, operation: Operation[Any]) -> None:
+        """Have nobody wait any longer for an operation that the store didn't take in time."""
+        if isinstance(operation.subject, ReservationRequest):
+            operation.future.set_exception(StoreFailure("it took too long"))
+            return
+        durable = self._settling.pop(operation)
+        if self._write_to_journal(operation.subject, durable):
+            operation.future.set_result(None)
+        else:
+            operation.future.cancel()  # its client will be told that it failed
+
+    def _write_to_journal(self, settlement: Settlement, durable: asyncio.Future[None]) -> bool:
+        """Keep a settlement that the store didn't take in time; False if that can't be done."""
         assert self._journal is not None
         try:
             self._journal.append(settlement)
@@ -284,10 +289,9 @@ class Ledger:
             logger.error("a settlement can't be kept", extra=fields(reason=error.strerror))
             self._unwritten.append(structs.replace(settlement, outcome="failed"))
             self._settled(settlement, durable, AccountsUnavailable())
-            if stored is not None:
-                stored.cancel()  # its client will be told that it failed
-        else:
-            self._settled(settlement, durable, None)
+            return False
+        self._settled(settlement, durable, None)
+        return True
 
     def _settled(
         self,
@@ -302,7 +306,6 @@ class Ledger:
         else:
             durable.set_exception(failure)
             durable.exception()  # seen, also if nobody waits
-        self._settling.discard(durable)
         self._answers.added(settlement.answer)
 
     def _amend(self, amendment: Amendment) -> None:
@@ -354,8 +357,8 @@ class Ledger:
 
     def _submit_checkpoints(self) -> None:
         moved = [c for r in self._open.values() if (c := r.checkpoint()) is not None]
-        for one in moved:
-            self._submit(_write_checkpoints, one)
+        if moved:
+            self._submit(_write_checkpoints, moved)
 
     async def _reap_neighbours(self) -> None:
         """Take over the journals of dead neighbours, then close the rows that they left open."""
@@ -424,10 +427,12 @@ def _write_amendments(
 
 
 def _write_checkpoints(
-    connection: Connection, checkpoints: Sequence[Checkpoint], is_retry: bool
+    connection: Connection, moments: Sequence[Sequence[Checkpoint]], is_retry: bool
 ) -> Sequence[None]:
-    checkpoint(connection, checkpoints)
-    return [None] * len(checkpoints)
+    """Write the checkpoints of all open rows; those of one moment are one operation."""
+    for checkpoints in moments:
+        checkpoint(connection, checkpoints)
+    return [None] * len(moments)
 
 
 def _reap(connection: Connection, gateway_id: int) -> None:

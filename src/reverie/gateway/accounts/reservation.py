@@ -53,6 +53,7 @@ class StoredReservation:
         "_record",
         "_request",
         "_settled",
+        "_subjects",
         "base",
         "rate",
     )
@@ -68,6 +69,7 @@ class StoredReservation:
         self.rate = granted.rate
         self.base = granted.base
         self._limited = granted.limited
+        self._subjects = granted.subjects
         self._request = request
         self._record = record
         self._close = close
@@ -81,7 +83,7 @@ class StoredReservation:
             return
         self._settled = True
         outcome: LedgerOutcome = "length" if self._record.outcome == "length" else "ok"
-        await asyncio.shield(self._close(self._settlement(outcome, answer)))
+        await self._close(self._settlement(outcome, answer))
 
     def end(self) -> None:
         """Close it as its record ended, without waiting. Idempotent."""
@@ -123,7 +125,7 @@ class StoredReservation:
             backend=record.backend,
             first_token_at=self._first_token_at(),
             ended_at=now_ms(),
-            limited=self._limited,
+            subjects=self._subjects,
             answer=answer,
         )
 

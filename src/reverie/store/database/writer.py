@@ -48,22 +48,53 @@ class Operation(Generic[T]):
         work: writes it, together with others of the same ``work``.
         subject: what is written.
         seconds: how long that may take.
+        on_end: called in the event loop with the operation and what it failed of, at once when that
+            is known. The future then holds no failure.
     """
 
-    __slots__ = ("deadline", "future", "subject", "tried", "work")
+    __slots__ = ("deadline", "future", "on_end", "subject", "tried", "work")
 
     def __init__(
-        self, work: Work, subject: object, seconds: float, loop: asyncio.AbstractEventLoop
+        self,
+        work: Work,
+        subject: object,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop,
+        on_end: OnEnd | None = None,
     ) -> None:
         self.work = work
-        self.subject = subject
+        self.subject: Any = subject
         self.deadline = time.monotonic() + seconds
         self.future: asyncio.Future[T] = loop.create_future()
+        self.on_end = on_end
         self.tried = False
+
+    @property
+    def given_up(self) -> bool:
+        """True if its caller has left, or was told that it failed."""
+        future = self.future
+        return future.done() and (future.cancelled() or future.exception() is not None)
+
+    def end(self, result: Any, failure: Exception | None) -> bool:
+        """Tell the caller; False if it heard of an end before."""
+        if self.future.done():
+            return False
+        if failure is None or self.on_end is not None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(failure)
+        if self.on_end is not None:
+            self.on_end(self, failure)
+        return True
+
+
+OnEnd: TypeAlias = Callable[[Operation[Any], Exception | None], None]
 
 
 class Writer:
     """Commits operations in the order of their arrival, those of one kind together.
+
+    On SQLite one transaction takes all kinds, since a transaction costs much there.
 
     Args:
         kinds: every ``work`` there is, in the order in which a batch is written.
@@ -96,9 +127,11 @@ class Writer:
         self._thread.start()
         self._begun = True
 
-    def submit(self, work: Work, subject: object, seconds: float) -> Operation[Any]:
+    def submit(
+        self, work: Work, subject: object, seconds: float, on_end: OnEnd | None = None
+    ) -> Operation[Any]:
         """Queue an operation. Its future is resolved once it is committed."""
-        operation: Operation[Any] = Operation(work, subject, seconds, self._loop)
+        operation: Operation[Any] = Operation(work, subject, seconds, self._loop, on_end)
         self._gathered.append(operation)
         if len(self._gathered) == 1:
             until = time.monotonic() + _MAX_GATHERING
@@ -141,10 +174,20 @@ class Writer:
         ended = False
         while not ended:
             batch, ended = self._take()
-            for work in self._kinds:
-                of_kind = [operation for operation in batch if operation.work == work]
-                if of_kind:
-                    self._commit_watched(work, of_kind)
+            if self._store.is_sqlite:
+                if batch:
+                    self._commit_watched(batch)
+                continue
+            # Locks are taken in one order within each kind, so that no two gateways deadlock.
+            for _, of_kind in self._by_kind(batch):
+                self._commit_watched(of_kind)
+
+    def _by_kind(self, batch: Sequence[Operation[Any]]) -> list[tuple[Work, list[Operation[Any]]]]:
+        """The kinds that there are in a batch, in the order in which they are written."""
+        sorted_out: dict[Work, list[Operation[Any]]] = {work: [] for work in self._kinds}
+        for operation in batch:
+            sorted_out[operation.work].append(operation)
+        return [(work, operations) for work, operations in sorted_out.items() if operations]
 
     def _take(self) -> tuple[list[Operation[Any]], bool]:
         """Wait for operations, and take them with those that are queued behind them.
@@ -165,44 +208,49 @@ class Writer:
                 return batch, False
         return batch, True
 
-    def _commit_watched(self, work: Work, batch: list[Operation[Any]]) -> None:
+    def _commit_watched(self, batch: list[Operation[Any]]) -> None:
         """Commit; whatever happens, this thread goes on, and nobody waits for ever."""
         try:
-            self._commit(work, batch)
+            self._commit(batch)
         except Exception as bug:
             self._watch.failed(bug)
             self._resolve([(operation, None) for operation in batch], bug)
 
-    def _commit(self, work: Work, batch: list[Operation[Any]]) -> None:
+    def _commit(self, batch: list[Operation[Any]]) -> None:
         while batch := self._still_wanted(batch):
+            results: list[tuple[Operation[Any], Any]] = []
             try:
                 with self._store.write() as connection:
                     batch = self._still_wanted(batch)  # the lock may have taken a while
-                    is_retry = any(operation.tried for operation in batch)
-                    subjects = [operation.subject for operation in batch]
-                    results = work(connection, subjects, is_retry) if batch else ()
+                    for work, of_kind in self._by_kind(batch):
+                        results += _write(connection, work, of_kind)
                     for operation in batch:
                         operation.tried = True  # the answer to the commit may get lost
             except StoreFailure as failure:
                 self._log_change(failure)
                 if not failure.transient and len(batch) > 1:
                     for operation in batch:  # only the one at fault must fail
-                        self._commit(work, [operation])
+                        self._commit([operation])
                     return
                 batch = self._give_up(batch, failure)
             except Exception as bug:
+                kinds = self._by_kind(batch)
+                if len(kinds) > 1:
+                    for _, of_kind in kinds:  # only the kind at fault must fail
+                        self._commit(of_kind)
+                    return
                 self._watch.failed(bug)
                 self._resolve([(operation, None) for operation in batch], bug)
                 return
             else:
                 self._watch.failures = 0
                 self._log_change(None)
-                self._resolve(list(zip(batch, results, strict=True)))
+                self._resolve(results)
                 return
 
     def _still_wanted(self, batch: list[Operation[Any]]) -> list[Operation[Any]]:
         """Leave out operations that nobody waits for. They may have been committed by a try."""
-        gone = [operation for operation in batch if operation.future.cancelled()]
+        gone = [operation for operation in batch if operation.given_up]
         self._resolve([(operation, None) for operation in gone if operation.tried])
         return [operation for operation in batch if operation not in gone] if gone else batch
 
@@ -234,10 +282,15 @@ class Writer:
         self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
     ) -> None:
         for operation, result in results:
-            waited_for = not operation.future.done()
-            if waited_for and failure is None:
-                operation.future.set_result(result)
-            elif waited_for and failure is not None:
-                operation.future.set_exception(failure)
+            waited_for = operation.end(result, failure)
             if operation.tried and not (waited_for and failure is None):
                 self._on_orphan(operation)
+
+
+def _write(
+    connection: Connection, work: Work, operations: Sequence[Operation[Any]]
+) -> list[tuple[Operation[Any], Any]]:
+    """Have operations of one kind written; return them with their results."""
+    subjects = [operation.subject for operation in operations]
+    is_retry = any(operation.tried for operation in operations)
+    return list(zip(operations, work(connection, subjects, is_retry), strict=True))
