@@ -39,7 +39,7 @@ def test_a_row_is_open_and_holds_what_was_asked(store: Store) -> None:
 def test_a_key_without_limits_is_told_of_none(store: Store) -> None:
     make_key(store)
     (result,) = ask(store, request(1))
-    assert result == Granted(limited=False, rate=None)
+    assert result == Granted(limited=False, subjects=(), rate=None)
     assert rows(store, "limit_windows") == []
 
 

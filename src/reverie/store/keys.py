@@ -7,6 +7,7 @@ whole hash, so that neither the store nor the time of a lookup reveals anything 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import secrets
 from collections.abc import Iterable
@@ -110,10 +111,16 @@ def by_hash(connection: Connection, digest: bytes) -> Key | None:
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     listed = list(ids)
     rows = _BY_IDS.execute(connection, listed=listed) if listed else ()
-    return {row.id: key_of_row(row) for row in rows}
+    return {row.id: _key_of_prepared(row) for row in rows}
 
 
 _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_of_prepared(row: Any) -> Key:
+    """As ``key_of_row``, once for each content of a row: every request reads its key."""
+    return key_of_row(row)
 
 
 def find(connection: Connection, name_or_id: str) -> list[Key]:

@@ -105,11 +105,6 @@ def sweep(connection: Connection, second: int) -> None:
 _ZERO: ColumnElement[int] = literal_column("0")  # all values of a ``Prepared`` are parameters
 
 
-def _newest(used: ColumnElement[int]) -> ColumnElement[int]:
-    """The newest second in which something was used."""
-    return func.max(case((used != _ZERO, _WINDOWS.c.second), else_=_ZERO))
-
-
 _IN_SPAN = (_WINDOWS.c.second > bindparam("after"), _WINDOWS.c.second < bindparam("before"))
 # Summed here: a busy subject has a row for each second, and every request looks at all of them.
 _SUMS = Prepared(
@@ -118,8 +113,10 @@ _SUMS = Prepared(
             _WINDOWS.c.subject,
             func.sum(_WINDOWS.c.requests).label("requests"),
             cast(func.sum(_WINDOWS.c.tokens), BigInteger).label("tokens"),
-            _newest(_WINDOWS.c.requests).label("last_request"),
-            _newest(_WINDOWS.c.tokens).label("last_token"),
+            func.max(_WINDOWS.c.second).label("last_request"),  # each row has a request
+            func.max(case((_WINDOWS.c.tokens != _ZERO, _WINDOWS.c.second), else_=_ZERO)).label(
+                "last_token"
+            ),
         )
         .where(_WINDOWS.c.subject.in_(subjects), *_IN_SPAN)
         .group_by(_WINDOWS.c.subject)

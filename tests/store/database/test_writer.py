@@ -191,15 +191,15 @@ async def test_a_commit_whose_answer_gets_lost_when_its_time_is_over_is_reported
     orphans: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = store.write
+    transaction = writer._transactions.next
 
     @contextmanager
     def write_and_lose_the_answer() -> Iterator[Connection]:
-        with write() as connection:
+        with transaction() as connection:
             yield connection
         raise StoreFailure("the connection broke")
 
-    monkeypatch.setattr(store, "write", write_and_lose_the_answer)
+    monkeypatch.setattr(writer._transactions, "next", write_and_lose_the_answer)
     writer.start()
     with pytest.raises(StoreFailure):
         await writer.submit(numbers.add, 1, 0).future

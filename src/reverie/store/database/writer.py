@@ -105,7 +105,8 @@ class Writer:
     def __init__(
         self, store: Store, kinds: Sequence[Work], on_orphan: Callable[[Operation[Any]], None]
     ) -> None:
-        self._store = store
+        self._joins_kinds = store.is_sqlite
+        self._transactions = store.transactions()
         self._kinds = kinds
         self._on_orphan = on_orphan
         self._loop = asyncio.get_running_loop()
@@ -171,10 +172,16 @@ class Writer:
             self._queue.put(gathered[begin : begin + _MAX_BATCH])
 
     def _run(self) -> None:
+        try:
+            self._write_until_stopped()
+        finally:
+            self._transactions.close()
+
+    def _write_until_stopped(self) -> None:
         ended = False
         while not ended:
             batch, ended = self._take()
-            if self._store.is_sqlite:
+            if self._joins_kinds:
                 if batch:
                     self._commit_watched(batch)
                 continue
@@ -220,7 +227,7 @@ class Writer:
         while batch := self._still_wanted(batch):
             results: list[tuple[Operation[Any], Any]] = []
             try:
-                with self._store.write() as connection:
+                with self._transactions.next() as connection:
                     batch = self._still_wanted(batch)  # the lock may have taken a while
                     for work, of_kind in self._by_kind(batch):
                         results += _write(connection, work, of_kind)
