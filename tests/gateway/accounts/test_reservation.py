@@ -31,7 +31,7 @@ def reserved(**granted: Any) -> tuple[StoredReservation, RequestRecord, Closer]:
 
 
 async def test_a_complete_answer_is_settled_with_the_engines_counts() -> None:
-    reservation, record, closer = reserved(limited=True)
+    reservation, record, closer = reserved(subjects=("key:key_a",))
     record.backend = "b"
     record.saw([Delta("Hi"), Finish("length"), Usage(11, 3, 4)])
     await reservation.settle(b"whole")
@@ -40,7 +40,8 @@ async def test_a_complete_answer_is_settled_with_the_engines_counts() -> None:
     [settled] = closer.taken
     assert (settled.id, settled.outcome, settled.backend) == (1, "length", "b")
     assert (settled.prompt_tokens, settled.completion_tokens, settled.cached_tokens) == (11, 3, 4)
-    assert (settled.estimated, settled.limited, settled.answer) == (False, True, b"whole")
+    assert (settled.estimated, settled.answer) == (False, b"whole")
+    assert settled.subjects == ("key:key_a",)
     assert settled.first_token_at is not None
     assert settled.first_token_at <= settled.ended_at
 

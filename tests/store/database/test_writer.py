@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,43 @@ async def test_what_comes_from_one_wave_of_requests_is_committed_together(
     for wave in (0, 10):
         await arrive(wave)
     assert numbers.batches == [list(range(10)), list(range(10, 20))]
+
+
+async def test_all_kinds_of_operations_are_committed_together_on_sqlite(
+    store: Store, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = Numbers()
+    writer = Writer(store, [others.add, numbers.add], lambda _: None)
+    begun = 0
+    transaction = writer._transactions.next
+
+    def count() -> AbstractContextManager[Connection]:
+        nonlocal begun
+        begun += 1
+        return transaction()
+
+    monkeypatch.setattr(writer._transactions, "next", count)
+    operations = [writer.submit(kind.add, n, 5) for n, kind in enumerate((numbers, others) * 2)]
+    writer.start()
+    assert await asyncio.gather(*(one.future for one in operations)) == [0, 2, 4, 6]
+    assert (others.batches, numbers.batches, begun) == ([[1, 3]], [[0, 2]], 1)
+    await writer.stop()
+
+
+async def test_a_bug_in_one_kind_of_work_fails_no_other_of_the_same_transaction(
+    store: Store, numbers: Numbers
+) -> None:
+    def broken(connection: Connection, given: Sequence[int], again: bool) -> list[int]:
+        raise ZeroDivisionError
+
+    writer = Writer(store, [numbers.add, broken], lambda _: None)
+    at_fault, sound = writer.submit(broken, 1, 5), writer.submit(numbers.add, 2, 5)
+    writer.start()
+    with pytest.raises(ZeroDivisionError):
+        await at_fault.future
+    assert await sound.future == 4
+    assert held(store) == [2]
+    await writer.stop()
 
 
 async def test_one_that_comes_alone_is_not_kept_waiting_for_company(
