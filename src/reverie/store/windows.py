@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Integer,
     bindparam,
-    case,
     cast,
     delete,
     func,
@@ -102,10 +102,26 @@ def sweep(connection: Connection, second: int) -> None:
     connection.execute(delete(_WINDOWS).where(_WINDOWS.c.second < second - _KEPT))
 
 
-_ZERO: ColumnElement[int] = literal_column("0")  # all values of a ``Prepared`` are parameters
-
-
+_ZERO: ColumnElement[int] = literal_column("0", Integer)  # a ``Prepared`` takes no other values
+_SECONDS = _WINDOWS.alias()
 _IN_SPAN = (_WINDOWS.c.second > bindparam("after"), _WINDOWS.c.second < bindparam("before"))
+
+
+def _newest(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+    """The newest of a subject's seconds, found from the index's end; 0 if there is none."""
+    found = (
+        select(func.max(_SECONDS.c.second))
+        .where(
+            _SECONDS.c.subject == _WINDOWS.c.subject,
+            _SECONDS.c.second > bindparam("after"),
+            _SECONDS.c.second < bindparam("before"),
+            *conditions,
+        )
+        .scalar_subquery()
+    )
+    return func.coalesce(found, _ZERO)
+
+
 # Summed here: a busy subject has a row for each second, and every request looks at all of them.
 _SUMS = Prepared(
     lambda _, subjects: (
@@ -113,10 +129,8 @@ _SUMS = Prepared(
             _WINDOWS.c.subject,
             func.sum(_WINDOWS.c.requests).label("requests"),
             cast(func.sum(_WINDOWS.c.tokens), BigInteger).label("tokens"),
-            func.max(_WINDOWS.c.second).label("last_request"),  # each row has a request
-            func.max(case((_WINDOWS.c.tokens != _ZERO, _WINDOWS.c.second), else_=_ZERO)).label(
-                "last_token"
-            ),
+            _newest().label("last_request"),  # each row has a request
+            _newest(_SECONDS.c.tokens != _ZERO).label("last_token"),
         )
         .where(_WINDOWS.c.subject.in_(subjects), *_IN_SPAN)
         .group_by(_WINDOWS.c.subject)
