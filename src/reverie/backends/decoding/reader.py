@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
 from reverie.backends.decoding.pieces import merged, without_alternatives
 from reverie.backends.decoding.refusals import refusal_in_stream
-from reverie.backends.decoding.sse import ProtocolError, SSEParser
+from reverie.backends.decoding.sse import MAX_EVENT_BYTES, ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -104,6 +104,20 @@ class AnswerReader:
             BackendError: they can't be read, or report a failure.
             ContextLengthExceeded: they report that the prompt doesn't fit.
         """
+        parser = self._parser
+        if parser is not None and self._started and self._forced_call is None:
+            # Nearly every read: whole chunks like those before.
+            if parser.between_events and len(data) <= MAX_EVENT_BYTES:
+                texts = self._decoder.read_alike(data)
+                if texts is not None:
+                    self._refuse_endless()
+                    if self._merges and len(texts) > 1:
+                        return [Delta("".join(texts), tokens=len(texts))]
+                    return [Delta(text) for text in texts]
+        return self._feed_any(data)
+
+    def _feed_any(self, data: bytes) -> list[Event]:
+        """As ``feed``, whatever the bytes are."""
         if self._parser is None:
             self._body += data
             if len(self._body) > MAX_BODY_BYTES:
@@ -123,12 +137,15 @@ class AnswerReader:
             return []
         events: list[Event] = []
         self._read(payloads, events)
+        self._refuse_endless()
+        return merged(events) if self._merges and len(events) > 1 else events
+
+    def _refuse_endless(self) -> None:
         if self._decoder.deltas > self._max_deltas:
             raise BackendError(
                 "The model's backend did not stop at max_tokens. Try again.",
                 reason="far beyond max_tokens",
             )
-        return merged(events) if self._merges and len(events) > 1 else events
 
     def end(self) -> list[Event]:
         """The last events. Call it once the body has ended or the answer is ``complete``.
