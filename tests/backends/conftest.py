@@ -51,7 +51,8 @@ def collect() -> Callable[..., Awaitable[list[Event]]]:
     """``await collect(backend, …)``: the events of one generation, whose batches are sound."""
 
     async def collect(backend: HttpBackend, **fields: Any) -> list[Event]:
-        batches = [batch async for batch in backend.generate(ask(**fields))]
+        batches: list[list[Event]] = []
+        await backend.generate(ask(**fields), batches.append)
         assert all(batches), "no batch is empty"
         return [event for batch in batches for event in batch]
 

@@ -15,6 +15,7 @@ from reverie.http.connection.exchange import (
     read_body,
     respond,
 )
+from reverie.pending import done
 
 
 class Client:
@@ -127,8 +128,8 @@ async def test_the_status_stays_open_until_the_first_bytes() -> None:
         stream = writer(client)
         stream.start(cancel_scope)
         assert not stream.opened
-        await stream.write(b"data: 1\n\n")
-        await stream.write(b"data: 2\n\n", last=True)
+        await done(stream.write(b"data: 1\n\n"))
+        await done(stream.write(b"data: 2\n\n", last=True))
         await stream.stop()
     assert [m["type"] for m in client.got] == ["http.response.start"] + ["http.response.body"] * 2
     assert [m.get("more_body") for m in client.got[1:]] == [True, False]
@@ -155,7 +156,7 @@ async def test_a_client_that_stops_reading_ends_the_request() -> None:
         async with CancelScope() as cancel_scope:
             stream.start(cancel_scope)
             client.reading.clear()
-            await stream.write(b"data: 1\n\n")
+            await done(stream.write(b"data: 1\n\n"))
     await stream.stop()
 
 

@@ -104,17 +104,22 @@ class AnswerReader:
             BackendError: they can't be read, or report a failure.
             ContextLengthExceeded: they report that the prompt doesn't fit.
         """
-        parser = self._parser
-        if parser is not None and self._started and self._forced_call is None:
-            # Nearly every read: whole chunks like those before.
-            if parser.between_events and len(data) <= MAX_EVENT_BYTES:
-                texts = self._decoder.read_alike(data)
-                if texts is not None:
-                    self._refuse_endless()
-                    if self._merges and len(texts) > 1:
-                        return [Delta("".join(texts), tokens=len(texts))]
-                    return [Delta(text) for text in texts]
+        if self._may_be_alike and len(data) <= MAX_EVENT_BYTES:
+            texts = self._decoder.read_alike(data)
+            if texts is not None:
+                self._refuse_endless()
+                if self._merges and len(texts) > 1:
+                    return [Delta("".join(texts), tokens=len(texts))]
+                return [Delta(text) for text in texts]
         return self._feed_any(data)
+
+    @property
+    def _may_be_alike(self) -> bool:
+        """True if the next bytes may well be whole chunks like one before, as nearly always."""
+        parser = self._parser
+        if parser is None or self._forced_call is not None:
+            return False
+        return self._started and parser.between_events
 
     def _feed_any(self, data: bytes) -> list[Event]:
         """As ``feed``, whatever the bytes are."""
@@ -141,7 +146,7 @@ class AnswerReader:
         return merged(events) if self._merges and len(events) > 1 else events
 
     def _refuse_endless(self) -> None:
-        if self._decoder.deltas > self._max_deltas:
+        if self._decoder.deltas > self._max_deltas and not self._decoder.finished:
             raise BackendError(
                 "The model's backend did not stop at max_tokens. Try again.",
                 reason="far beyond max_tokens",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias
 
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
@@ -12,6 +13,7 @@ from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.encodings import coding_of, decompress
 from reverie.http.connection.extensions import take_body
 from reverie.log import fields
+from reverie.pending import Pending
 
 logger = logging.getLogger("reverie.request")
 
@@ -103,7 +105,14 @@ class StreamWriter:
         ping_interval: float,
         write_timeout: float,
         ping: bytes = PING,
+        write_chunk: Callable[[bytes], bool] | None = None,
     ) -> None:
+        """
+        Args:
+            write_chunk: writes bytes in the midst of the answer at once; it returns False, and has
+                written nothing, if the client is to be waited for, or more is to be done.
+        """
+        self._write_chunk = write_chunk
         self._ping = ping
         self.opened = False
         self._send = send
@@ -123,11 +132,18 @@ class StreamWriter:
         delay = min(self._commit_delay, self._write_timeout)
         self._timer = self._loop.call_later(delay, self._tick, cancel_scope)
 
-    def write(self, data: bytes, last: bool = False) -> Awaitable[None]:
-        """Send bytes, preceded by the status and headers if these weren't sent yet."""
+    def write(self, data: bytes, last: bool = False) -> Pending:
+        """Send bytes, preceded by the status and headers if these weren't sent yet.
+
+        What isn't on its way at once is left pending.
+        """
+        at_once = data and self.opened and not last and self._writing_since is None
+        if at_once and self._write_chunk is not None and self._write_chunk(data):
+            self._last_write = self._loop.time()
+            return None
         if self._pinging is not None and not self._pinging.done():
-            return self._write_after(self._pinging, data, last)
-        return self._write(data, last)
+            return partial(self._write_after, self._pinging, data, last)
+        return partial(self._write, data, last)
 
     async def _write_after(self, ping: asyncio.Task[None], data: bytes, last: bool) -> None:
         await asyncio.wait({ping})
