@@ -26,7 +26,6 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    StreamWriter,
     as_reverie_error,
     header,
     respond,
@@ -34,6 +33,7 @@ from reverie.http.connection.exchange import (
 from reverie.http.connection.extensions import chunk_writer
 from reverie.http.connection.in_flight import InFlight, Run
 from reverie.http.connection.protocol import close_after, drop
+from reverie.http.connection.stream_writer import StreamWriter
 from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.http.frames import Job, Source, Write
 from reverie.http.idempotency.claim import claim_of
