@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from reverie.backends import prefill, tasks
 from reverie.backends.base import Health, Take
-from reverie.backends.decoding.reader import AnswerReader
+from reverie.backends.decoding.reader import AnswerReader, Pieces
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.decoding.stops import StopWatch
 from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
@@ -183,8 +183,9 @@ class HttpBackend:
 
     async def generate(self, request: GenerateRequest, take: Take) -> None:
         watched = request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP
-        # At a seam and at a stop string, pieces are counted one by one.
-        merges = not (request.stream or request.answer_so_far or watched)
+        pieces: Pieces = "joined" if request.stream else "merged"
+        if watched or request.answer_so_far:  # they are counted one by one
+            pieces = "apart"
         if watched:
             take = StopWatch(request.stop).watching(take)
             request = replace(request, stop=())
@@ -201,7 +202,7 @@ class HttpBackend:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
-            reader = _new_reader(response, request, kind, merges=merges)
+            reader = _new_reader(response, request, kind, pieces)
             timeouts = self._first_token_timeout, self._stall_timeout
             passage = Passage(reader, take, deadline, timeouts)
             if await passage.run(response):
@@ -218,14 +219,14 @@ class HttpBackend:
 
 
 def _new_reader(
-    response: Response, request: GenerateRequest, kind: BackendKind, *, merges: bool
+    response: Response, request: GenerateRequest, kind: BackendKind, pieces: Pieces
 ) -> AnswerReader:
     return AnswerReader(
         request,
         streamed=response.content_type == "text/event-stream",
         forced=kind == "llamacpp" and forced_tools.is_forced(request),
         continuous_usage=kind in kinds.CONTINUOUS_USAGE,
-        merges=merges,
+        pieces=pieces,
     )
 
 

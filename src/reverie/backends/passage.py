@@ -111,12 +111,13 @@ class Passage:
     def _set_deadline(self) -> float:
         """Until when more is waited for: a new delta, or a report before the first, sets it."""
         reader = self._reader
-        if reader.deltas > self._deltas and not reader.finished:
-            self._deltas = reader.deltas
-            self._deadline = self._clock() + self._stall
-        elif reader.finished:
+        deltas = reader.deltas
+        if reader.finished:
             self._deadline = min(self._deadline, self._clock() + _USAGE_TIMEOUT)
-        elif reader.progress_reports > self._reports and not self._deltas:
+        elif deltas > self._deltas:
+            self._deltas = deltas
+            self._deadline = self._clock() + self._stall
+        elif reader.progress_reports > self._reports and not deltas:
             self._reports = reader.progress_reports
             self._deadline = self._clock() + self._first_token
         return self._deadline

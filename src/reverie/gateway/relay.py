@@ -85,7 +85,17 @@ async def relay(
 class _Passing:
     """Passes on what one backend gives of an answer. ``last`` is the answer's last batch."""
 
-    __slots__ = ("_answer", "_attempts", "_blocked", "_lease", "_record", "_send", "last")
+    __slots__ = (
+        "_answer",
+        "_attempts",
+        "_begun",
+        "_blocked",
+        "_lease",
+        "_record",
+        "_send",
+        "_sized",
+        "last",
+    )
 
     def __init__(
         self,
@@ -101,17 +111,22 @@ class _Passing:
         self._answer = answer
         self._record = record
         self._send = send
+        self._sized = False
+        self._begun = False
         self._blocked = 0.0  # seconds in which a slow client held the backend up
 
     def take(self, batch: list[Event]) -> Pending:
         attempts = self._attempts
         self._lease.on_batch()
         events = self._answer.accept(batch)
-        if self._answer.prompt is not None:
+        if not self._sized and self._answer.prompt is not None:
+            self._sized = True
             attempts.size_known(self._lease, self._answer.prompt.tokens)
         if not events:
             return None
-        attempts.on_batch()
+        if not self._begun:
+            self._begun = True
+            attempts.got_further()
         self._record.saw(events)
         if isinstance(events[-1], Usage):
             self.last = events

@@ -91,13 +91,14 @@ async def generate_one(job: Job, reservation: Reservation, write: Write, max_kep
     """
     kept = kept_copy(job, reservation, max_kept)
     deltas: list[Delta] = []
+    stream = job.request.stream
     job.model.deployment.load_for_request()
 
     def send(batch: list[Event]) -> Pending:
         finish, usage = collect_deltas(batch, deltas)
         if finish is not None and usage is not None:
             return partial(end, finish, usage)
-        if not job.request.stream:
+        if not stream:
             return None
         data = _encode_pieces(job, deltas)
         deltas.clear()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from reverie.backends.decoding.chunks import AnswerDecoder
 from reverie.backends.decoding.pattern import ChunkPattern
-from reverie.backends.decoding.reader import AnswerReader
+from reverie.backends.decoding.reader import AnswerReader, Pieces
 from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
 
 HEAD = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"m","choices":'
@@ -80,11 +80,11 @@ STREAMS = st.builds(
 )
 
 
-def read(stream: bytes, cuts: list[int], *, merges: bool = False) -> list[Any]:
+def read(stream: bytes, cuts: list[int], *, pieces: Pieces = "apart") -> list[Any]:
     """What a reader makes of a stream, up to the failure that ends it."""
     edges = sorted({0, *(cut % (len(stream) + 1) for cut in cuts), len(stream)})
     reader = AnswerReader(
-        GenerateRequest(model="m", messages=[]), streamed=True, forced=False, merges=merges
+        GenerateRequest(model="m", messages=[]), streamed=True, forced=False, pieces=pieces
     )
     events: list[Any] = []
     try:
@@ -96,19 +96,28 @@ def read(stream: bytes, cuts: list[int], *, merges: bool = False) -> list[Any]:
     return [*events, reader.deltas]
 
 
-def told(events: list[Event]) -> list[Any]:
-    """Events, without the random ids of calls."""
-    return [repr(event).replace("call_", "") for event in events]
+def told(events: list[Event]) -> list[str]:
+    """Events, each piece of a text alone."""
+    single: list[Event] = []
+    for event in events:
+        pieces = event.pieces if isinstance(event, Delta) else ()
+        assert not pieces or event.text == "".join(pieces)
+        single += map(Delta, pieces) if pieces else [event]
+    return list(map(repr, single))
 
 
-@given(STREAMS, st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
+@given(
+    STREAMS,
+    st.lists(st.integers(0, 10_000), max_size=12),
+    st.sampled_from(["apart", "joined", "merged"]),
+)
 def test_the_pattern_changes_nothing_wherever_a_stream_is_cut(
-    stream: bytes, cuts: list[int], merges: bool
+    stream: bytes, cuts: list[int], pieces: Pieces
 ) -> None:
-    taken = read(stream, cuts, merges=merges)
+    taken = read(stream, cuts, pieces=pieces)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AnswerDecoder, "read_alike", lambda self, data: None)
-        assert told(taken) == told(read(stream, cuts, merges=merges))
+        assert told(taken) == told(read(stream, cuts, pieces=pieces))
 
 
 @given(st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=9))

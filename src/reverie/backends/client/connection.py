@@ -274,7 +274,10 @@ class Connection(asyncio.Protocol):
     def _take_unread(self) -> bytes:
         pieces = self._parser.body
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._discard_unread()
+        if self._paused or self._unread:
+            self._discard_unread()
+        else:
+            pieces.clear()
         return data
 
     def _discard_unread(self) -> None:

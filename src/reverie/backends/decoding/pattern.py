@@ -71,8 +71,11 @@ class ChunkPattern:
             if _CLOSE not in middle:
                 texts = [_decode_text(middle)]
             else:
-                texts = _decode_texts(b"[%b]" % middle.replace(self._between, _BETWEEN))
-                if len(texts) != middle.count(self._between) + 1:
+                literals = self._literals(data)
+                if self._between.join(literals) != middle:
+                    return None
+                texts = _decode_texts(b"[%b]" % _BETWEEN.join(literals))
+                if len(texts) != len(literals):
                     return None
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
@@ -80,6 +83,13 @@ class ChunkPattern:
             return None
         self._read += len(texts)
         return texts
+
+    def _literals(self, data: bytes) -> list[bytes]:
+        """What is in the place of the text in each event, if all are alike."""
+        # To search for what lies between two texts, which is long, would take several times longer.
+        begin, end = len(self._start) - len(_OPEN), len(_CLOSE) - len(self._end)
+        events = data[len(_OPEN) : -len(_CLOSE)].split(_CLOSE + _OPEN)
+        return [event[begin:end] for event in events]
 
 
 def _place_of_text(payload: bytes) -> tuple[int, int] | None:

@@ -22,6 +22,8 @@ _SPARE_DELTAS = 64
 arguments). One that goes far beyond ``max_tokens`` ignores it, and might never stop."""
 
 
+Pieces: TypeAlias = Literal["apart", "joined", "merged"]
+
 Shape: TypeAlias = Literal["events", "completion"]
 """Server-sent events, or one ``chat.completion``."""
 
@@ -38,7 +40,8 @@ class AnswerReader:
             ``chat.completion`` in one piece, is seen by its first bytes: labels are often wrong.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
         continuous_usage: see ``AnswerDecoder``.
-        merges: pieces of text that arrive together become one, since nobody needs them apart.
+        pieces: what becomes of texts that arrive together. ``merged``: one delta, since nobody
+            needs them apart. ``joined``: one delta that knows its pieces. ``apart``: a delta each.
     """
 
     __slots__ = (
@@ -46,8 +49,8 @@ class AnswerReader:
         "_decoder",
         "_forced_call",
         "_max_deltas",
-        "_merges",
         "_parser",
+        "_pieces",
         "_request",
         "_shape",
         "_started",
@@ -61,10 +64,10 @@ class AnswerReader:
         streamed: bool,
         forced: bool,
         continuous_usage: bool = False,
-        merges: bool = False,
+        pieces: Pieces = "apart",
     ) -> None:
         self._request = request
-        self._merges = merges
+        self._pieces = pieces
         self._decoder = AnswerDecoder(
             continuous_usage=continuous_usage,
             functions=frozenset(tool["function"]["name"] for tool in request.tools or ()),
@@ -108,8 +111,10 @@ class AnswerReader:
             texts = self._decoder.read_alike(data)
             if texts is not None:
                 self._refuse_endless()
-                if self._merges and len(texts) > 1:
-                    return [Delta("".join(texts), tokens=len(texts))]
+                count = len(texts)
+                if count > 1 and self._pieces != "apart":
+                    pieces = texts if self._pieces == "joined" else ()
+                    return [Delta("".join(texts), tokens=count, pieces=pieces)]
                 return [Delta(text) for text in texts]
         return self._feed_any(data)
 
@@ -143,7 +148,7 @@ class AnswerReader:
         events: list[Event] = []
         self._read(payloads, events)
         self._refuse_endless()
-        return merged(events) if self._merges and len(events) > 1 else events
+        return merged(events) if self._pieces == "merged" and len(events) > 1 else events
 
     def _refuse_endless(self) -> None:
         if self._decoder.deltas > self._max_deltas and not self._decoder.finished:

@@ -15,7 +15,7 @@ from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects.answer import logprob_object, usage_object, whole_answer
 from reverie.http.dialects.errors import error_object
-from reverie.http.dialects.split import MAX_CHARACTERS, SEPARATOR, joined_texts, split
+from reverie.http.dialects.split import MAX_CHARACTERS, SEPARATOR, joined_pieces, split
 
 DONE = b"data: [DONE]\n\n"
 ROLE = b'"role":"assistant",'
@@ -76,7 +76,7 @@ class ChunkEncoder:
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
         self._role_due = self._role
-        joined = joined_texts(deltas) if len(deltas) > 1 else None
+        joined = joined_pieces(deltas)
         return self._each(deltas) if joined is None else self._together(joined)
 
     def _together(self, joined: str) -> bytes:

@@ -45,13 +45,19 @@ def split(delta: Delta) -> Iterator[Delta]:
         yield from (Delta(tool_calls=(piece,)) for piece in _cut_call(call))
 
 
-def joined_texts(deltas: Sequence[Delta]) -> str | None:
-    """The texts with a separator between them; None if there is more, or they are too large."""
+def joined_pieces(deltas: Sequence[Delta]) -> str | None:
+    """The pieces of text with a separator between them; None if there is something else, they are
+    too large, or there is only one."""
     texts: list[str] = []
     for delta in deltas:
-        if delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal or not delta.text:
+        if delta.pieces:
+            texts += delta.pieces
+        elif delta.text:
+            texts.append(delta.text)
+        if delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal:
             return None
-        texts.append(delta.text)
+    if len(texts) < 2:
+        return None
     joined = SEPARATOR.join(texts)
     if len(joined) > MAX_CHARACTERS or joined.count(SEPARATOR) != len(texts) - 1:
         return None
