@@ -7,6 +7,7 @@ path, once per token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -51,7 +52,8 @@ class Delta(Struct, frozen=True):
     """A piece of the answer.
 
     ``tokens`` is how many tokens it came from, as far as the engine reports that. ``refusal`` is
-    what the model says instead of an answer, from engines that tell it apart.
+    what the model says instead of an answer, from engines that tell it apart. ``pieces`` are the
+    texts of which ``text`` consists, a token each, where several came together.
     """
 
     text: str = ""
@@ -60,6 +62,7 @@ class Delta(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     tokens: int = 1
     refusal: str = ""
+    pieces: Sequence[str] = ()
 
 
 class Prompt(Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -41,6 +41,15 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
+def apart(events: Iterable[Event]) -> list[Event]:
+    """The events with each piece of text alone. Which come together is chance."""
+    single: list[Event] = []
+    for event in events:
+        pieces = event.pieces if isinstance(event, Delta) else ()
+        single += map(Delta, pieces) if pieces else [event]
+    return single
+
+
 @pytest.fixture(name="ask")
 def _ask() -> Callable[..., GenerateRequest]:
     return ask
@@ -51,9 +60,10 @@ def collect() -> Callable[..., Awaitable[list[Event]]]:
     """``await collect(backend, …)``: the events of one generation, whose batches are sound."""
 
     async def collect(backend: HttpBackend, **fields: Any) -> list[Event]:
-        batches = [batch async for batch in backend.generate(ask(**fields))]
+        batches: list[list[Event]] = []
+        await backend.generate(ask(**fields), batches.append)
         assert all(batches), "no batch is empty"
-        return [event for batch in batches for event in batch]
+        return apart(event for batch in batches for event in batch)
 
     return collect
 

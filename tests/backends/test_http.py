@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from reverie.backends.base import Enough
 from reverie.backends.http import HttpBackend
 from reverie.errors import (
     BackendError,
@@ -24,9 +25,11 @@ from reverie.errors import (
     ReverieError,
 )
 from reverie.events import Delta, Event, Finish, ToolCallDelta, Usage
+from reverie.pending import Pending
 from reverie.request import GenerateRequest
 from reverie.settings import BackendSettings
 from reverie.testing import Script, ScriptedEngine, ToolCall
+from tests.backends.batches import batches_of
 from tests.backends.peers import Peer, Serve
 
 Ask = Callable[..., GenerateRequest]
@@ -99,10 +102,13 @@ async def test_a_batch_is_what_one_read_brought(
     engine: ScriptedEngine, backend: HttpBackend, ask: Ask
 ) -> None:
     engine.script = Script(tokens=("a", "b", "c", "d"), batch=2)
-    batches = [batch async for batch in backend.generate(ask())]
-    assert batches[0] == [Delta("a"), Delta("b")]
+    batches: list[list[Event]] = []
+    await backend.generate(ask(), batches.append)
+    assert batches[0] == [Delta("a"), Delta("b")]  # nothing is known of its chunks before the first
+    assert batches[1] == [Delta("cd", tokens=2, pieces=["c", "d"])]
     engine.script = Script(tokens=("a", "b", "c", "d"), batch=None)
-    batches = [batch async for batch in backend.generate(ask())]
+    batches = []
+    await backend.generate(ask(), batches.append)
     assert batches == [[*map(Delta, "abcd"), Finish("stop"), Usage(10, 4)]]
 
 
@@ -125,11 +131,67 @@ async def test_pieces_that_are_counted_at_a_stop_string_or_a_seam_stay_apart(
     assert stopped[3].completion_tokens == 3  # type: ignore[union-attr]
 
 
+async def test_a_piece_in_the_midst_of_an_answer_wakes_no_task(
+    engine: ScriptedEngine, backend: HttpBackend, ask: Ask
+) -> None:
+    engine.script = Script(tokens=("a", "b", "c", "d"), gap=0.02)
+    tasks: list[object] = []
+    await backend.generate(ask(), lambda _: tasks.append(asyncio.current_task()))
+    assert tasks[1:] == [None, None, None, asyncio.current_task()]
+
+
+async def test_no_more_is_read_while_the_taker_waits(
+    engine: ScriptedEngine, backend: HttpBackend, ask: Ask
+) -> None:
+    engine.script = Script(tokens=("word ",) * 10_000, batch=64)
+    took: list[Event] = []
+    free = asyncio.Event()
+
+    def take(batch: list[Event]) -> Pending:
+        took.extend(batch)
+        return free.wait
+
+    task = asyncio.create_task(backend.generate(ask(max_tokens=10_000), take))
+    while not took:
+        await asyncio.sleep(0.01)
+    first = len(took)
+    await asyncio.sleep(0.1)
+    assert len(took) == first
+    free.set()
+    await task
+    assert len(took) == 10_002
+
+
+async def test_what_the_taker_raises_ends_the_answer_and_is_raised(
+    engine: ScriptedEngine, backend: HttpBackend, ask: Ask
+) -> None:
+    engine.script = Script(stall_after=1)
+
+    def take(batch: list[Event]) -> Pending:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await backend.generate(ask(), take)
+    await engine.wait_for(lambda e: e.cancelled == 1 and e.connections == 0)
+
+
+async def test_a_taker_that_has_enough_stops_the_engine(
+    engine: ScriptedEngine, backend: HttpBackend, ask: Ask
+) -> None:
+    engine.script = Script(stall_after=1)
+
+    def take(batch: list[Event]) -> Pending:
+        raise Enough
+
+    await backend.generate(ask(), take)
+    await engine.wait_for(lambda e: e.cancelled == 1 and e.connections == 0)
+
+
 async def test_a_token_is_yielded_before_the_next_one_exists(
     engine: ScriptedEngine, backend: HttpBackend, ask: Ask
 ) -> None:
     engine.script = Script(tokens=("a", "b"), stall_after=1)
-    async with aclosing(backend.generate(ask())) as batches:
+    async with aclosing(batches_of(backend, ask())) as batches:
         assert await anext(batches) == [Delta("a")]
         engine.resume()
         assert [event async for batch in batches for event in batch][-3:] == [Delta("b"), *END]
@@ -420,7 +482,7 @@ async def test_silence_in_the_midst_of_an_answer(
     backend = await start_backend(engine.url, stall_timeout=0.1)
     seen: list[Event] = []
     with pytest.raises(BackendTimeout):
-        async for batch in backend.generate(ask()):
+        async for batch in batches_of(backend, ask()):
             seen += batch
     assert seen == [Delta("Hello")]
     await engine.wait_for(lambda e: e.cancelled == 1 and e.connections == 0)
@@ -432,7 +494,7 @@ async def test_a_slow_consumer_is_no_silent_engine(
     engine.script = Script(tokens=("a", "b", "c"), stall_after=2)
     backend = await start_backend(engine.url, stall_timeout=0.2)
     seen: list[Event] = []
-    async for batch in backend.generate(ask()):
+    async for batch in batches_of(backend, ask()):
         seen += batch
         if len(seen) <= 2:
             await asyncio.sleep(0.3)
@@ -447,7 +509,7 @@ async def test_usage_that_is_not_sent_does_not_hold_the_answer_up(
     collect: Collect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reverie.backends.http._USAGE_TIMEOUT", 0.05)
+    monkeypatch.setattr("reverie.backends.passage._USAGE_TIMEOUT", 0.05)
     body = b"%x\r\n%s\r\n" % (len(FINISHED), FINISHED)
     release = asyncio.Event()
 
@@ -487,7 +549,7 @@ async def test_closing_the_iterator_stops_the_engine(
     engine: ScriptedEngine, backend: HttpBackend, ask: Ask
 ) -> None:
     engine.script = Script(stall_after=1)
-    async with aclosing(backend.generate(ask())) as batches:
+    async with aclosing(batches_of(backend, ask())) as batches:
         assert await anext(batches) == [Delta("Hello")]
     await engine.wait_for(lambda e: e.cancelled == 1 and e.connections == 0)
 

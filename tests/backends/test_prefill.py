@@ -57,8 +57,7 @@ async def backend(server: Server, start_backend: Start) -> HttpBackend:
 
 
 async def generate(backend: HttpBackend, request: GenerateRequest) -> None:
-    async for _ in backend.generate(request):
-        pass
+    await backend.generate(request, lambda _: None)
 
 
 async def test_it_is_refused_where_the_server_would_go_on_with_it(

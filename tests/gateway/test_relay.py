@@ -102,7 +102,7 @@ class Got:
 async def get(pool: Pool, got: Got | None = None, **fields: Any) -> Got:
     got = got or Got()
 
-    async def send(batch: list[Event]) -> None:
+    def send(batch: list[Event]) -> None:
         assert batch
         got.events += batch
 
@@ -303,7 +303,7 @@ async def get_anyway(pool: Pool, **fields: Any) -> Got:
     """As ``get``, while others hold slots."""
     got = Got()
 
-    async def send(batch: list[Event]) -> None:
+    def send(batch: list[Event]) -> None:
         got.events.extend(batch)
 
     await relay(pool, ask(**fields), got.record, send=send)
@@ -562,7 +562,7 @@ async def test_a_slot_is_resized_by_the_engines_own_count() -> None:
     ) as engine:
         async with pool_of(engine) as pool:
 
-            async def send(_: list[Event]) -> None:
+            def send(_: list[Event]) -> None:
                 tokens.append(pool.states[0].tokens)
 
             record = RequestRecord("req", "/llm")

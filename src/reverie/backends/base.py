@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from reverie.events import Event
+from reverie.pending import Pending
 from reverie.request import GenerateRequest
 from reverie.tasks import R, TaskRequest
 
@@ -26,6 +27,14 @@ class Health(Struct, frozen=True):
     """What the server's list of models says, if the probe read that."""
     timed_out: bool = False
     """No answer came in time, which may only mean that the server is busy."""
+
+
+Take: TypeAlias = Callable[[list[Event]], Pending]
+"""Takes a batch of events. No more come before what it leaves pending is done."""
+
+
+class Enough(Exception):
+    """Raised by whoever takes batches: the answer is complete, whatever else might come."""
 
 
 class Backend(Protocol):
@@ -84,11 +93,15 @@ class Backend(Protocol):
     async def count_prompt(self, request: GenerateRequest) -> int | None:
         """The tokens of the request's prompt, by its engine; None if that can't say now."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        """Generate an answer; yield its events in batches as they arrive.
+    async def generate(self, request: GenerateRequest, take: Take) -> None:
+        """Generate an answer; hand its events on in batches as they arrive.
 
-        The last batch ends with ``Finish`` and ``Usage``. Closing the generator, or cancelling the
-        task that waits for it, stops the engine's work at once.
+        The last batch ends with ``Finish`` and ``Usage``. Cancelling this, or raising ``Enough``
+        in ``take``, stops the engine's work at once.
+
+        Args:
+            take: may be called by the event loop itself, in no task. What else it raises is raised
+                here.
 
         Raises:
             BackendError, BackendTimeout: the backend failed.

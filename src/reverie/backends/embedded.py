@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from reverie.backends.base import Health
+from reverie.backends.base import Health, Take
 from reverie.backends.encoding import kinds
 from reverie.backends.encoding.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
@@ -113,13 +113,11 @@ class EmbeddedBackend:
         async with self._failing_with_its_process():
             return await self._http.run(request)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: GenerateRequest, take: Take) -> None:
         async with self._failing_with_its_process():
             if self._guided:
                 await self._try_grammar(request)
-            async with aclosing(self._http.generate(request)) as batches:
-                async for batch in batches:
-                    yield batch
+            await self._http.generate(request, take)
 
     @asynccontextmanager
     async def _failing_with_its_process(self) -> AsyncGenerator[None, None]:
@@ -166,10 +164,9 @@ class EmbeddedBackend:
                 response_format=response_format(request),
                 tool_choice="none" if request.tools else None,
             )
-            text = ""
-            async with aclosing(self._http.generate(trial)) as batches:
-                async for batch in batches:
-                    text += "".join(event.text for event in batch if isinstance(event, Delta))
+            events: list[Event] = []
+            await self._http.generate(trial, events.extend)
+            text = "".join(event.text for event in events if isinstance(event, Delta))
             if len(self._compiles) >= _KNOWN_GRAMMARS:
                 self._compiles.clear()
             self._compiles[grammar] = bool(text) and _NEVER not in text

@@ -3,7 +3,7 @@
 Rule 1: the engine is always asked for a stream, even where the client wants none: only a stream
 shows that the engine works, and only closing one stops it.
 
-Rule 2: the events of one read are one batch, yielded at once.
+Rule 2: the events of one read are one batch, handed on at once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +19,8 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from reverie.backends import prefill, tasks
-from reverie.backends.base import Health
-from reverie.backends.decoding.reader import AnswerReader
+from reverie.backends.base import Health, Take
+from reverie.backends.decoding.reader import AnswerReader, Pieces
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.decoding.stops import StopWatch
 from reverie.backends.encoding import counting, forced_tools, kinds, livepeer
@@ -29,6 +28,7 @@ from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.encoding.tasks import can_be_asked
 from reverie.backends.headers import request_headers
 from reverie.backends.health import HealthMonitor
+from reverie.backends.passage import Passage
 from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event
@@ -44,8 +44,6 @@ _ERROR_BODY_TIMEOUT = 5.0
 """Seconds to read the body of an error, which comes at once or not at all."""
 _COUNT_TIMEOUT = 2.0
 """Seconds to count a prompt. An engine counts 100,000 tokens in about a quarter of one."""
-_USAGE_TIMEOUT = 5.0
-"""Seconds from the finish reason to the usage, which comes at once or not at all."""
 
 
 class HttpBackend:
@@ -183,26 +181,14 @@ class HttpBackend:
             )
         return self._transport
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
-            return self._watched(request)
-        # At a seam, pieces are counted one by one.
-        return self._generate(request, merges=not request.stream and not request.answer_so_far)
-
-    async def _watched(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        """Generate until one of the stop strings comes, which the engine isn't told of."""
-        watch = StopWatch(request.stop)
-        request = replace(request, stop=())
-        async with aclosing(self._generate(request, merges=False)) as batches:
-            async for batch in batches:
-                if events := watch.accept(batch):
-                    yield events
-                if watch.met:
-                    return
-
-    async def _generate(
-        self, request: GenerateRequest, *, merges: bool
-    ) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: GenerateRequest, take: Take) -> None:
+        watched = request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP
+        pieces: Pieces = "joined" if request.stream else "merged"
+        if watched or request.answer_so_far:  # they are counted one by one
+            pieces = "apart"
+        if watched:
+            take = StopWatch(request.stop).watching(take)
+            request = replace(request, stop=())
         transport = self._connected()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
@@ -216,31 +202,11 @@ class HttpBackend:
             if response.status != 200:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
-            reader = _new_reader(response, request, kind, merges=merges)
-            deltas = reports = 0
-            while True:
-                try:
-                    data = await response.read(deadline)
-                except BackendError:
-                    if not reader.finished:
-                        raise
-                    data = b""  # after the finish reason, a failure merely ends the body
-                events = reader.feed(data)
-                if reader.complete:
-                    response.leave_rest()
-                if not data or reader.complete:
-                    yield events + _last_events(reader, request, kind)
-                    return
-                if events:
-                    yield events
-                if reader.finished:
-                    deadline = min(deadline, clock() + _USAGE_TIMEOUT)
-                elif reader.deltas > deltas:
-                    deltas = reader.deltas
-                    deadline = clock() + self._stall_timeout
-                elif reader.progress_reports > reports and not deltas:
-                    reports = reader.progress_reports
-                    deadline = clock() + self._first_token_timeout
+            reader = _new_reader(response, request, kind, pieces)
+            timeouts = self._first_token_timeout, self._stall_timeout
+            passage = Passage(reader, take, deadline, timeouts)
+            if await passage.run(response):
+                await passage.finish(_last_events(reader, request, kind))
 
     def _detect_kind(self, health: Health) -> None:
         """Set the kind from the server's list of models, unless it is configured."""
@@ -253,14 +219,14 @@ class HttpBackend:
 
 
 def _new_reader(
-    response: Response, request: GenerateRequest, kind: BackendKind, *, merges: bool
+    response: Response, request: GenerateRequest, kind: BackendKind, pieces: Pieces
 ) -> AnswerReader:
     return AnswerReader(
         request,
         streamed=response.content_type == "text/event-stream",
         forced=kind == "llamacpp" and forced_tools.is_forced(request),
         continuous_usage=kind in kinds.CONTINUOUS_USAGE,
-        merges=merges,
+        pieces=pieces,
     )
 
 

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from reverie.backends.client.address import Address
-from reverie.backends.client.connection import Connection
+from reverie.backends.client.connection import Connection, Sink
 from reverie.backends.client.pool import Pool
 from reverie.errors import BackendError, ConnectionLost
 
@@ -74,11 +74,26 @@ class Response:
             BackendTimeout: nothing came before the deadline.
             BackendError: the connection broke.
         """
+        return self._open.read(deadline)
+
+    def pass_on(self, sink: Sink, deadline: float) -> Awaitable[None]:
+        """Give a sink what arrives of the body, until it takes no more or the body has ended.
+
+        Args:
+            deadline: on the loop's clock, for the first bytes.
+
+        Raises:
+            BackendTimeout, BackendError: as ``read``.
+        """
+        return self._open.pass_on(sink, deadline)
+
+    @property
+    def _open(self) -> Connection:
         if self._connection is None:
             raise ConnectionLost(
                 "The connection to the model's backend broke. Try again.", reason="it was closed"
             )
-        return self._connection.read(deadline)
+        return self._connection
 
     async def read_all(self, limit: int, deadline: float) -> bytes:
         """The first ``limit`` bytes of the body, or those that arrived before it failed."""

@@ -74,8 +74,8 @@ class Attempts:
         where = "the same" if failed == backend.name else "another"
         self._log(f"continuing on {where} backend", error, **{"from": failed, "to": backend.name})
 
-    def on_batch(self) -> None:
-        """Note new events from the backend: a cut answer continues."""
+    def got_further(self) -> None:
+        """Note the first events from the backend: a cut answer continues."""
         self._blame.another_got_further()
         if self._resuming:
             self._resuming = False

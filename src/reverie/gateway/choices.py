@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from reverie.events import Event, Usage
@@ -20,6 +21,7 @@ from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.relay import relay
 from reverie.gateway.scheduling.pool import Pool
+from reverie.pending import Pending
 from reverie.request import GenerateRequest
 
 MOST_AT_ONCE = 4
@@ -54,9 +56,12 @@ async def relay_choices(
         try:
             async with slots:
 
-                async def send(batch: list[Event]) -> None:
+                def send(batch: list[Event]) -> Pending:
                     begun.set()
-                    await waiting.put((index, batch))
+                    if waiting.full():
+                        return partial(waiting.put, (index, batch))
+                    waiting.put_nowait((index, batch))
+                    return None
 
                 follows = index > 0
                 await relay(pool, requests[index], parts[index], caller, send=send, follows=follows)

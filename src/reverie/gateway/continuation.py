@@ -59,7 +59,9 @@ class Continuation:
         for event in batch:
             if isinstance(event, Delta):
                 self.tokens += event.tokens
-                if text := event.text:
+                if event.pieces and self._greedy:
+                    self._add_pieces(event.pieces)
+                elif text := event.text:
                     self._text.append(text)
                     if self._greedy and not text[-1].isspace():
                         self._solid = (len(self._text), self.tokens)
@@ -72,6 +74,14 @@ class Continuation:
         if batch and isinstance(last := batch[-1], Usage) and last.estimated:
             batch[-1] = self._with_prompt(last)
         return batch
+
+    def _add_pieces(self, pieces: Sequence[str]) -> None:
+        """Add the texts of a delta whose tokens are counted already."""
+        for left, piece in enumerate(reversed(pieces)):
+            if not piece[-1].isspace():
+                self._solid = (len(self._text) + len(pieces) - left, self.tokens - left)
+                break
+        self._text += pieces
 
     def _with_prompt(self, usage: Usage) -> Usage:
         """The usage, with an estimate of the prompt if no engine reported its size."""
@@ -193,7 +203,7 @@ class _Seam:
         self._repeated = "" if text else self._repeated[common:]
         if not (text or delta.reasoning or delta.tool_calls or delta.refusal):
             return None
-        return msgspec.structs.replace(delta, text=text)
+        return msgspec.structs.replace(delta, text=text, pieces=())
 
     def _meets_stop(self, delta: Delta) -> bool:
         """True if the delta completes a stop string. It is held while it may be a part of one."""

@@ -14,18 +14,20 @@ Rule 4: the slot on a backend that failed is released before another slot is wai
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+import time
+from functools import partial
 
+from reverie.backends.base import Enough, Take
 from reverie.errors import BackendError, ClientError, Overloaded, ReverieError
 from reverie.events import Event, Usage
 from reverie.gateway.accounts.authentication import ANONYMOUS, Caller
 from reverie.gateway.attempts import Attempts
 from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
-from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.scheduling.routing import affinity_of
+from reverie.pending import Pending, done
 from reverie.request import GenerateRequest
 
 
@@ -35,7 +37,7 @@ async def relay(
     record: RequestRecord,
     caller: Caller = ANONYMOUS,
     *,
-    send: Callable[[list[Event]], Awaitable[None]],
+    send: Take,
     follows: bool = False,
 ) -> None:
     """Send on the batches of one generation, from whichever backends can give it.
@@ -44,7 +46,8 @@ async def relay(
 
     Args:
         caller: whose turn it is taken for, among the keys that wait.
-        send: takes each batch. Before the last it raises nothing that a backend could have raised.
+        send: takes each batch, as ``Backend.generate`` has it. Before the last it raises nothing
+            that a backend could have raised.
         follows: as in ``SlotRequest``.
 
     Raises:
@@ -66,31 +69,73 @@ async def relay(
             raise attempts.unavailable(error) from None
         with lease:
             attempts.begin(lease)
-            client_blocked = 0.0
-            last: list[Event] = []
+            passing = _Passing(lease, attempts, answer, record, send)
             try:
-                async with aclosing(lease.backend.generate(answer.request)) as batches:
-                    async for batch in batches:
-                        lease.on_batch()
-                        events = answer.accept(batch)
-                        if answer.prompt is not None:
-                            attempts.size_known(lease, answer.prompt.tokens)
-                        if not events:
-                            continue
-                        attempts.on_batch()
-                        record.saw(events)
-                        if isinstance(events[-1], Usage):
-                            last = events
-                            lease.succeeded(attempts.new_tokens, client_blocked)
-                            break
-                        sent_at = pool.clock()
-                        await send(events)
-                        client_blocked += pool.clock() - sent_at
+                await lease.backend.generate(answer.request, passing.take)
             except (BackendError, ClientError, Overloaded) as error:
                 attempts.failed(lease, error)
                 if not answer.reached_max_tokens:
                     continue
-                last = answer.end()
-                record.saw(last)
-        await send(last)  # the slot is free by now, however slowly the client reads
+                passing.last = answer.end()
+                record.saw(passing.last)
+        await done(send(passing.last))  # the slot is free by now, however slowly the client reads
         return
+
+
+class _Passing:
+    """Passes on what one backend gives of an answer. ``last`` is the answer's last batch."""
+
+    __slots__ = (
+        "_answer",
+        "_attempts",
+        "_begun",
+        "_blocked",
+        "_lease",
+        "_record",
+        "_send",
+        "_sized",
+        "last",
+    )
+
+    def __init__(
+        self,
+        lease: Lease,
+        attempts: Attempts,
+        answer: Continuation,
+        record: RequestRecord,
+        send: Take,
+    ) -> None:
+        self.last: list[Event] = []
+        self._lease = lease
+        self._attempts = attempts
+        self._answer = answer
+        self._record = record
+        self._send = send
+        self._sized = False
+        self._begun = False
+        self._blocked = 0.0  # seconds in which a slow client held the backend up
+
+    def take(self, batch: list[Event]) -> Pending:
+        attempts = self._attempts
+        self._lease.on_batch()
+        events = self._answer.accept(batch)
+        if not self._sized and self._answer.prompt is not None:
+            self._sized = True
+            attempts.size_known(self._lease, self._answer.prompt.tokens)
+        if not events:
+            return None
+        if not self._begun:
+            self._begun = True
+            attempts.got_further()
+        self._record.saw(events)
+        if isinstance(events[-1], Usage):
+            self.last = events
+            self._lease.succeeded(attempts.new_tokens, self._blocked)
+            raise Enough
+        pending = self._send(events)
+        return None if pending is None else partial(self._wait, pending)
+
+    async def _wait(self, pending: Pending) -> None:
+        began = time.monotonic()
+        await done(pending)
+        self._blocked += time.monotonic() - began

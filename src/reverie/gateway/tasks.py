@@ -141,7 +141,7 @@ async def run_task(
                 attempts.failed(lease, error)
                 continue
             lease.on_batch()
-            attempts.on_batch()
+            attempts.got_further()
             lease.succeeded()
         if isinstance(result, Embeddings):
             model.deployment.vector_length = len(result.vectors[0])

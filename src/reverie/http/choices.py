@@ -11,6 +11,7 @@ from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.choices import MOST_AT_ONCE, relay_choices, total_usage
 from reverie.http.dialects.base import Encoder
 from reverie.http.frames import Job, Write, collect_deltas, generate_one, kept_copy
+from reverie.pending import done
 
 
 class ChoicesEncoder(Encoder, Protocol):
@@ -65,7 +66,7 @@ async def _generate_all(job: Job, reservation: Reservation, write: Write, max_ke
                 data = encoder.choice(index, said[index], finish)
                 said[index].clear()
                 if len(ends) < len(said) and data:
-                    await write(data if kept is None else kept.add(data), False)
+                    await done(write(data if kept is None else kept.add(data), False))
         usage = total_usage(job.requests, [ends[index][1] for index in range(len(said))])
         if job.request.stream:
             data += encoder.close(usage)
@@ -75,4 +76,4 @@ async def _generate_all(job: Job, reservation: Reservation, write: Write, max_ke
         if kept is not None:
             data = kept.add(data)
         await reservation.settle(None if kept is None else kept.whole)
-        await write(data, True)
+        await done(write(data, True))

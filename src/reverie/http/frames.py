@@ -6,6 +6,7 @@ Rule: the ledger is settled before the last frame is written.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from reverie.events import Delta, Event, Finish, Usage
@@ -19,6 +20,7 @@ from reverie.http.dialects.base import Encoder
 from reverie.http.dialects.chunks import with_usage
 from reverie.http.dialects.framing import Framing
 from reverie.http.idempotency.kept_copy import KeptCopy
+from reverie.pending import Pending, done
 from reverie.request import GenerateRequest
 
 
@@ -62,8 +64,9 @@ class Job(NamedTuple):
         return self.claim is not None and self.request.stream and self.framing.numbered
 
 
-Write: TypeAlias = Callable[[bytes, bool], Awaitable[None]]
-"""Takes the bytes of the next frame, and whether it is the last, as fast as its reader does."""
+Write: TypeAlias = Callable[[bytes, bool], Pending]
+"""Takes the bytes of the next frame, and whether it is the last. No other comes before
+what it leaves pending is done: it takes them as fast as its reader does."""
 
 
 class Source(NamedTuple):
@@ -88,22 +91,28 @@ async def generate_one(job: Job, reservation: Reservation, write: Write, max_kep
     """
     kept = kept_copy(job, reservation, max_kept)
     deltas: list[Delta] = []
+    stream = job.request.stream
     job.model.deployment.load_for_request()
 
-    async def send(batch: list[Event]) -> None:
+    def send(batch: list[Event]) -> Pending:
         finish, usage = collect_deltas(batch, deltas)
         if finish is not None and usage is not None:
-            job.model.deployment.sizes.learn(job.request, usage)
-            data = _encode_end(job, deltas, finish, usage)
-            if kept is not None:
-                data = kept.add(data)
-            await reservation.settle(None if kept is None else kept.whole)
-            await write(data, True)
-        elif job.request.stream:
-            data = _encode_pieces(job, deltas)
-            deltas.clear()
-            if data:
-                await write(data if kept is None else kept.add(data), False)
+            return partial(end, finish, usage)
+        if not stream:
+            return None
+        data = _encode_pieces(job, deltas)
+        deltas.clear()
+        if not data:
+            return None
+        return write(data if kept is None else kept.add(data), False)
+
+    async def end(finish: Finish, usage: Usage) -> None:
+        job.model.deployment.sizes.learn(job.request, usage)
+        data = _encode_end(job, deltas, finish, usage)
+        if kept is not None:
+            data = kept.add(data)
+        await reservation.settle(None if kept is None else kept.whole)
+        await done(write(data, True))
 
     await relay(job.model.pool, job.request, job.record, job.caller, send=send)
 

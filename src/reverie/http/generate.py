@@ -26,19 +26,21 @@ from reverie.http.connection.exchange import (
     Receive,
     Scope,
     Send,
-    StreamWriter,
     as_reverie_error,
     header,
     respond,
 )
+from reverie.http.connection.extensions import chunk_writer
 from reverie.http.connection.in_flight import InFlight, Run
 from reverie.http.connection.protocol import close_after, drop
+from reverie.http.connection.stream_writer import StreamWriter
 from reverie.http.dialects.base import Asked, Dialect, Encoder
 from reverie.http.frames import Job, Source, Write
 from reverie.http.idempotency.claim import claim_of
 from reverie.http.idempotency.replays import Replays
 from reverie.http.recorded import RecordedRoute
 from reverie.http.replies import JSON, id_headers, rate_headers, read_within, require_post
+from reverie.pending import done
 from reverie.settings import ServerSettings
 
 _LARGE_BODY = 128 * 1024
@@ -111,7 +113,7 @@ class Generate(RecordedRoute):
         headers = self._headers(call.record, JSON, *call.asked.told)
         parts: list[bytes] = []
 
-        async def keep(data: bytes, last: bool) -> None:
+        def keep(data: bytes, last: bool) -> None:
             parts.append(data)
 
         async with self._cancellable(scope, receive, call):
@@ -134,6 +136,7 @@ class Generate(RecordedRoute):
             ping_interval=self._settings.ping_interval,
             write_timeout=self._settings.write_timeout,
             ping=self._dialect.ping,
+            write_chunk=chunk_writer(scope),
         )
         try:
             async with self._cancellable(scope, receive, call) as cancel_scope:
@@ -158,7 +161,7 @@ class Generate(RecordedRoute):
         close_after(scope, self._settings.write_timeout)
         try:
             async with asyncio.timeout(self._settings.write_timeout):
-                await writer.write(chunk, True)
+                await done(writer.write(chunk, True))
         except TimeoutError:  # the client doesn't read
             await drop(scope)
 

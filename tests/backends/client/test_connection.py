@@ -359,3 +359,171 @@ async def test_what_waits_fails_when_the_connection_is_closed_here(
     with pytest.raises(ConnectionLost) as caught:
         await ask(connection)
     assert caught.value.reason == "it was closed here"
+
+
+# A sink -------------------------------------------------------------------------------------
+
+
+async def send_on(peer: Peer, pieces: asyncio.Queue[bytes]) -> None:
+    """A response of nine bytes, as a test brings them; an empty piece ends the connection."""
+    await peer.request()
+    peer.send(HEAD % 9)
+    while piece := await pieces.get():
+        peer.send(piece)
+    peer.reset()
+
+
+class Sink:
+    """What came, and what is answered to it."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.pieces: list[bytes] = []
+        self.came = asyncio.Event()
+        self.tasks: list[object] = []
+        self.seconds: float | None = seconds
+
+    def __call__(self, data: bytes) -> float | None:
+        self.pieces.append(data)
+        self.tasks.append(asyncio.current_task())
+        self.came.set()
+        return None if self.seconds is None else soon(self.seconds)
+
+    async def next(self) -> bytes:
+        async with asyncio.timeout(10):
+            await self.came.wait()
+        self.came.clear()
+        return self.pieces[-1]
+
+
+async def test_a_sink_gets_each_piece_when_it_comes_and_wakes_nobody(
+    serve: Serve, connect: Connect
+) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    sink = Sink()
+    task = asyncio.create_task(connection.pass_on(sink, soon()))
+    for piece in (b"abc", b"def", b"ghi"):
+        pieces.put_nowait(piece)
+        assert await sink.next() == piece
+    await task
+    assert sink.tasks == [None] * 3
+    assert connection.at_end
+    assert connection.reusable
+
+
+async def test_a_sink_that_takes_no_more_gets_the_rest_when_it_is_asked_for(
+    serve: Serve, connect: Connect
+) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    sink = Sink()
+    sink.seconds = None
+    for piece in (b"abc", b"defghi"):
+        pieces.put_nowait(piece)
+        await connection.pass_on(sink, soon())
+    assert sink.pieces == [b"abc", b"defghi"]
+    assert connection.at_end
+
+
+async def test_a_sink_that_takes_no_more_holds_the_server_up(
+    serve: Serve, connect: Connect
+) -> None:
+    size, sent, received = 64 * 1024 * 1024, 0, 0
+
+    async def handler(peer: Peer) -> None:
+        nonlocal sent
+        await peer.request()
+        peer.send(HEAD % size)
+        while sent < size:
+            peer.send(bytes(1024 * 1024))
+            await peer.writer.drain()
+            sent += 1024 * 1024
+
+    def sink(data: bytes) -> float | None:
+        nonlocal received
+        received += len(data)
+        return soon() if received > 1 else None
+
+    connection = await connect(await serve(handler))
+    await ask(connection)
+    await connection.pass_on(lambda _: None, soon())
+    last = -1
+    while last != sent:  # until it is held up
+        last = sent
+        await asyncio.sleep(0.1)
+    assert sent < size
+    await connection.pass_on(sink, soon())
+    assert connection.at_end
+
+
+async def test_what_a_sink_raises_ends_the_wait(serve: Serve, connect: Connect) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+
+    def sink(data: bytes) -> float | None:
+        raise ValueError(data)
+
+    asyncio.get_running_loop().call_later(0.05, pieces.put_nowait, b"abc")
+    with pytest.raises(ValueError, match="abc"):
+        await connection.pass_on(sink, soon())
+
+
+@pytest.mark.parametrize(("first", "then"), [(10.0, 0.05), (0.2, 0.05)])
+async def test_a_sink_says_how_long_the_next_piece_is_waited_for(
+    serve: Serve, connect: Connect, first: float, then: float
+) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    asyncio.get_running_loop().call_later(0.05, pieces.put_nowait, b"abc")
+    sink = Sink(then)
+    async with asyncio.timeout(5):
+        with pytest.raises(BackendTimeout):
+            await connection.pass_on(sink, soon(first))
+    assert sink.pieces == [b"abc"]
+
+
+async def test_pieces_put_the_deadline_off(serve: Serve, connect: Connect) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    sink = Sink()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, pieces.put_nowait, b"abc")
+    loop.call_later(0.4, pieces.put_nowait, b"defghi")
+    await connection.pass_on(sink, soon(0.2))
+    assert sink.pieces == [b"abc", b"defghi"]
+
+
+async def test_what_came_before_a_connection_breaks_is_given(
+    serve: Serve, connect: Connect
+) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    sink = Sink()
+    pieces.put_nowait(b"abc")
+    task = asyncio.create_task(connection.pass_on(sink, soon()))
+    assert await sink.next() == b"abc"
+    pieces.put_nowait(b"")
+    with pytest.raises(ConnectionLost):
+        await task
+
+
+async def test_a_wait_that_was_cancelled_gives_nothing_more(serve: Serve, connect: Connect) -> None:
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    connection = await connect(await serve(lambda peer: send_on(peer, pieces)))
+    await ask(connection)
+    sink = Sink()
+    task = asyncio.create_task(connection.pass_on(sink, soon()))
+    pieces.put_nowait(b"abc")
+    await sink.next()
+    task.cancel()
+    connection.data_received(b"def")  # the task hasn't run yet
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sink.pieces == [b"abc"]
+    assert await connection.read(soon()) == b"def"

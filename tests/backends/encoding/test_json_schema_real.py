@@ -113,7 +113,9 @@ async def answer(backend: Backend, **fields: Any) -> list[Event]:
     """The events of one answer that has passed the check."""
     request = GenerateRequest(model="m", messages=HI, **{"max_tokens": 30, **fields})
     backend.check(request)
-    return [event async for batch in backend.generate(request) for event in batch]
+    events: list[Event] = []
+    await backend.generate(request, events.extend)
+    return events
 
 
 def text_of(events: list[Event]) -> str:

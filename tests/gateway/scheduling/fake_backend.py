@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Set
+from collections.abc import Callable, Set
 from typing import Any
 
-from reverie.backends.base import Health
-from reverie.events import Event
+from reverie.backends.base import Health, Take
 from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.request import GenerateRequest
 from reverie.tasks import R, TaskRequest
@@ -65,9 +64,8 @@ class FakeBackend:
     def probe_soon(self) -> None:
         self.wanted_probes += 1
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: GenerateRequest, take: Take) -> None:
         raise NotImplementedError
-        yield []
 
     async def start(self, on_change: Callable[[], None]) -> None: ...
 

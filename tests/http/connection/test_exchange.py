@@ -8,10 +8,8 @@ import pytest
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import (
-    PING,
     Message,
     Scope,
-    StreamWriter,
     read_body,
     respond,
 )
@@ -113,50 +111,6 @@ async def test_cancellation_from_elsewhere_passes_through() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def writer(client: Client, *, commit: float = 5, ping: float = 5, write: float = 5) -> StreamWriter:
-    return StreamWriter(
-        client.send, [], commit_delay=commit, ping_interval=ping, write_timeout=write
-    )
-
-
-async def test_the_status_stays_open_until_the_first_bytes() -> None:
-    client = Client()
-    async with CancelScope() as cancel_scope:
-        stream = writer(client)
-        stream.start(cancel_scope)
-        assert not stream.opened
-        await stream.write(b"data: 1\n\n")
-        await stream.write(b"data: 2\n\n", last=True)
-        await stream.stop()
-    assert [m["type"] for m in client.got] == ["http.response.start"] + ["http.response.body"] * 2
-    assert [m.get("more_body") for m in client.got[1:]] == [True, False]
-
-
-async def test_silence_is_bridged_by_comments() -> None:
-    client = Client()
-    async with CancelScope() as cancel_scope:
-        stream = writer(client, commit=0.01, ping=0.01)
-        stream.start(cancel_scope)
-        while client.body.count(PING) < 3:
-            await asyncio.sleep(0.005)
-        assert stream.opened
-        await stream.stop()
-    before = len(client.got)
-    await asyncio.sleep(0.03)
-    assert len(client.got) == before
-
-
-async def test_a_client_that_stops_reading_ends_the_request() -> None:
-    client = Client()
-    stream = writer(client, commit=0.01, ping=0.01, write=0.03)
-    with pytest.raises(ClientGone):
-        async with CancelScope() as cancel_scope:
-            stream.start(cancel_scope)
-            client.reading.clear()
-            await stream.write(b"data: 1\n\n")
-    await stream.stop()
 
 
 @pytest.mark.parametrize("begin", [0, 5, 300_000])

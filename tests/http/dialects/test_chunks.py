@@ -233,3 +233,19 @@ def test_the_usage_so_far_is_on_each_piece(dialect: Dialect) -> None:
     read = [json.loads(line.removeprefix(b"data: ")) for line in lines(chunks)]
     assert [chunk["usage"]["total_tokens"] for chunk in read] == [9, 9]
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in read) == text + "c"
+
+
+_pieces = st.text(max_size=5) | st.sampled_from(
+    ["\x7f", "\\u007f", '"', "\\", "\n\n", "\u2028", "é\U0001f600", "x" * 8_190, ""]
+)
+
+
+@given(st.lists(st.builds(Delta, _pieces, st.sampled_from(["", "", "", "hm"])), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pieces_that_come_together_are_written_as_if_each_came_alone(
+    dialect: Dialect, deltas: list[Delta]
+) -> None:
+    together, apart = encoder(dialect), encoder(dialect)
+    assert together.batch(deltas) == b"".join(apart.batch([delta]) for delta in deltas)
+    after = [Delta("more")]
+    assert together.batch(after) == apart.batch(after)

@@ -10,6 +10,7 @@ import pytest
 from reverie.errors import AnswerNotKept, ClientGone, ReverieError, StreamNotResumable
 from reverie.http.frames import Frame
 from reverie.http.idempotency.transcript import MAX_TRANSCRIPT, KeptAnswer, Transcript
+from reverie.pending import done
 
 EVENT = b"data: " + b"x" * 10_000 + b"\n\n"
 LARGE = b"data: " + b"x" * (2**20 - 8) + b"\n\n"
@@ -33,7 +34,7 @@ def begun(base: int = 0) -> Transcript:
 
 async def fill(transcript: Transcript, count: int, event: bytes = LARGE) -> None:
     for _ in range(count):
-        await transcript.append(Frame(event, last=False))
+        await done(transcript.append(Frame(event, last=False)))
 
 
 async def take(reader: AsyncGenerator[Frame, None], count: int) -> bytes:
@@ -57,7 +58,7 @@ def is_handed_in_bounded_pieces(frames: list[Frame], whole: bytes) -> bool:
 async def test_a_reader_is_handed_a_bounded_piece_at_a_time() -> None:
     transcript = begun()
     for number in range(200):
-        await transcript.append(Frame(EVENT * 2, last=number == 199))
+        await done(transcript.append(Frame(EVENT * 2, last=number == 199)))
     frames = [frame async for frame in transcript.read(100)]
     assert is_handed_in_bounded_pieces(frames, EVENT * 300)
 
@@ -87,7 +88,7 @@ async def test_who_has_all_of_a_stored_answer_gets_an_empty_frame() -> None:
 
 async def test_a_running_answer_is_resumed_by_its_own_numbers() -> None:
     transcript = begun(1000)
-    await transcript.append(Frame(body(1001, 1003), last=True))
+    await done(transcript.append(Frame(body(1001, 1003), last=True)))
     assert (await anext(transcript.read(1001))).data == body(1002, 1003)
     for unknown in (1, 999, 1000, 1004):
         with pytest.raises(StreamNotResumable):
@@ -141,7 +142,7 @@ async def test_while_nobody_reads_it_drops_nothing() -> None:
 async def test_an_answer_in_one_piece_is_held_whatever_its_size() -> None:
     transcript = begun()
     whole = b"{" + b"x" * 2 * MAX_TRANSCRIPT + b"}"
-    await transcript.append(Frame(whole, last=True))
+    await done(transcript.append(Frame(whole, last=True)))
     for _ in range(2):
         assert await anext(transcript.read(0)) == Frame(whole, last=True)
 

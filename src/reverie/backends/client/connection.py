@@ -1,7 +1,7 @@
 """One connection to a server: a request at a time goes out, its response comes in.
 
 Rule 1: all that has arrived is read at once, and a reader is woken only if it waits. No task, no
-timer and no copy for a piece of a body.
+timer and no copy for a piece of a body. A sink gets it without anybody being woken.
 
 Rule 2: every wait has a deadline, but one timer serves them all: unless a deadline comes earlier,
 it is set again only when it fires. It also closes the connection once that has been idle for long.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias, cast
 
 from reverie.backends.client.parser import MalformedResponse, ResponseParser
 from reverie.errors import BackendError, BackendTimeout, ConnectionLost
@@ -22,6 +22,10 @@ _LARGE_BODY = 512 * 1024
 _PART = 64 * 1024
 _MAX_UNREAD = 256 * 1024
 """Bytes that nobody has read yet from which no more are taken off the wire."""
+
+Sink: TypeAlias = Callable[[bytes], float | None]
+"""Takes the next bytes of a body, as soon as they arrive. Returns until when, on the loop's clock,
+more is waited for; None: it takes no more for now."""
 
 
 class Connection(asyncio.Protocol):
@@ -43,6 +47,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_sent",
+        "_sink",
         "_timed_out",
         "_timer",
         "_transport",
@@ -64,7 +69,8 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._paused = False
         self._unread = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[bool] | None = None  # True: the sink takes no more for now
         self._deadline = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = math.inf
@@ -142,9 +148,38 @@ class Connection(asyncio.Protocol):
             if self._loss:
                 raise self._broken()
             await self._arrival(deadline)
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._discard_unread()
-        return data
+        return self._take_unread()
+
+    async def pass_on(self, sink: Sink, deadline: float) -> None:
+        """Give a sink what arrives of the body, until it takes no more or the body has ended.
+
+        What the sink raises is raised here.
+
+        Args:
+            deadline: on the loop's clock, for the first bytes.
+
+        Raises:
+            BackendTimeout: nothing came before the deadline.
+            ConnectionLost: the connection broke.
+        """
+        parser = self._parser
+        while True:
+            if parser.body:
+                until = sink(self._take_unread())
+                if until is None:
+                    return
+                deadline = until
+            if parser.ended:
+                return
+            if self._loss:
+                raise self._broken()
+            self._sink = sink
+            try:
+                if await self._arrival(deadline):
+                    return
+            finally:
+                self._sink = None
+            deadline = self._deadline
 
     def drain(self, seconds: float, on_drained: Callable[[Connection], None]) -> None:
         """Read over the rest of the response, for so long; then the connection is closed.
@@ -188,6 +223,10 @@ class Connection(asyncio.Protocol):
             self._unread += len(data)
             self.abort(f"malformed response: {error}")
             return
+        sink, waiter = self._sink, self._waiter
+        if sink is not None and waiter is not None and self._parser.body and not waiter.done():
+            self._give(sink, waiter)
+            return
         self._unread += len(data)
         if self._on_drained is not None:
             self._read_over(self._on_drained)
@@ -214,6 +253,32 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     # ------------------------------------------------------------------------------------------
+
+    def _give(self, sink: Sink, waiter: asyncio.Future[bool]) -> None:
+        """Give a sink what has come, and wake whoever waits for the sink if it isn't to go on."""
+        try:
+            deadline = sink(self._take_unread())
+        except Exception as failure:
+            if not waiter.done():
+                waiter.set_exception(failure)
+            return
+        if waiter.done():
+            return
+        if deadline is None or self._parser.ended:
+            waiter.set_result(deadline is None)
+        elif deadline < self._fires_at:
+            self._await_until(deadline)
+        else:
+            self._deadline = deadline
+
+    def _take_unread(self) -> bytes:
+        pieces = self._parser.body
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._paused or self._unread:
+            self._discard_unread()
+        else:
+            pieces.clear()
+        return data
 
     def _discard_unread(self) -> None:
         self._parser.body.clear()
@@ -256,7 +321,7 @@ class Connection(asyncio.Protocol):
                 return
         self._sent = True
 
-    def _arrival(self, deadline: float) -> asyncio.Future[None]:
+    def _arrival(self, deadline: float) -> asyncio.Future[bool]:
         """What a reader awaits: something happens, at the latest the deadline."""
         self._waiter = waiter = self._loop.create_future()
         self._await_until(deadline)
@@ -265,7 +330,7 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(False)
 
     def _await_until(self, deadline: float) -> None:
         self._deadline = deadline

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from reverie.backends.decoding.pattern import ChunkPattern
 from reverie.backends.decoding.shapes import (
     Choice,
     Chunk,
@@ -123,6 +124,7 @@ class AnswerDecoder:
         "_finish_reason",
         "_joiners",
         "_misses",
+        "_pattern",
         "_plain",
         "_stop",
         "complete",
@@ -150,10 +152,25 @@ class AnswerDecoder:
         self._char_pending = False  # in one of the joiners
         self._plain = True  # the next chunk is likely a plain one
         self._misses = 0
+        self._pattern = ChunkPattern()
 
     @property
     def finished(self) -> bool:
         return self._finish_reason is not None
+
+    def read_alike(self, data: bytes) -> list[str] | None:
+        """Take a read of whole events whose chunks are like one before, but for their texts.
+
+        Returns:
+            The texts, a token each; None: it is something else, and nothing of it was taken.
+        """
+        if not (self._plain and self._pattern.known):
+            return None
+        texts = self._pattern.texts(data)
+        if texts is not None:
+            self.deltas += len(texts)
+            self.tokens += len(texts)
+        return texts
 
     def read(self, payload: bytes) -> Delta | None:
         """Take one payload.
@@ -172,6 +189,8 @@ class AnswerDecoder:
                 text = chunk.choices[0].delta.content
                 counts = None if chunk.usage is None else chunk.usage.counts
                 if text and (counts is not None or chunk.usage is None):
+                    if counts is None and chunk.timings is None:
+                        self._pattern.learn(payload)
                     return self._take_plain(text, chunk.timings, counts)
         return self.read_any(payload)
 

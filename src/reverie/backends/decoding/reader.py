@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 from reverie.backends.decoding.chunks import AnswerDecoder, EngineError, unreadable
 from reverie.backends.decoding.pieces import merged, without_alternatives
 from reverie.backends.decoding.refusals import refusal_in_stream
-from reverie.backends.decoding.sse import ProtocolError, SSEParser
+from reverie.backends.decoding.sse import MAX_EVENT_BYTES, ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -21,6 +21,8 @@ _SPARE_DELTAS = 64
 """An engine may split a token into several deltas (half characters, a tool call's name and
 arguments). One that goes far beyond ``max_tokens`` ignores it, and might never stop."""
 
+
+Pieces: TypeAlias = Literal["apart", "joined", "merged"]
 
 Shape: TypeAlias = Literal["events", "completion"]
 """Server-sent events, or one ``chat.completion``."""
@@ -38,7 +40,8 @@ class AnswerReader:
             ``chat.completion`` in one piece, is seen by its first bytes: labels are often wrong.
         forced: the answer is constrained to a tool call (see ``forced_tools``).
         continuous_usage: see ``AnswerDecoder``.
-        merges: pieces of text that arrive together become one, since nobody needs them apart.
+        pieces: what becomes of texts that arrive together. ``merged``: one delta, since nobody
+            needs them apart. ``joined``: one delta that knows its pieces. ``apart``: a delta each.
     """
 
     __slots__ = (
@@ -46,8 +49,8 @@ class AnswerReader:
         "_decoder",
         "_forced_call",
         "_max_deltas",
-        "_merges",
         "_parser",
+        "_pieces",
         "_request",
         "_shape",
         "_started",
@@ -61,10 +64,10 @@ class AnswerReader:
         streamed: bool,
         forced: bool,
         continuous_usage: bool = False,
-        merges: bool = False,
+        pieces: Pieces = "apart",
     ) -> None:
         self._request = request
-        self._merges = merges
+        self._pieces = pieces
         self._decoder = AnswerDecoder(
             continuous_usage=continuous_usage,
             functions=frozenset(tool["function"]["name"] for tool in request.tools or ()),
@@ -104,6 +107,27 @@ class AnswerReader:
             BackendError: they can't be read, or report a failure.
             ContextLengthExceeded: they report that the prompt doesn't fit.
         """
+        if self._may_be_alike and len(data) <= MAX_EVENT_BYTES:
+            texts = self._decoder.read_alike(data)
+            if texts is not None:
+                self._refuse_endless()
+                count = len(texts)
+                if count > 1 and self._pieces != "apart":
+                    pieces = texts if self._pieces == "joined" else ()
+                    return [Delta("".join(texts), tokens=count, pieces=pieces)]
+                return [Delta(text) for text in texts]
+        return self._feed_any(data)
+
+    @property
+    def _may_be_alike(self) -> bool:
+        """True if the next bytes may well be whole chunks like one before, as nearly always."""
+        parser = self._parser
+        if parser is None or self._forced_call is not None:
+            return False
+        return self._started and parser.between_events
+
+    def _feed_any(self, data: bytes) -> list[Event]:
+        """As ``feed``, whatever the bytes are."""
         if self._parser is None:
             self._body += data
             if len(self._body) > MAX_BODY_BYTES:
@@ -123,12 +147,15 @@ class AnswerReader:
             return []
         events: list[Event] = []
         self._read(payloads, events)
-        if self._decoder.deltas > self._max_deltas:
+        self._refuse_endless()
+        return merged(events) if self._pieces == "merged" and len(events) > 1 else events
+
+    def _refuse_endless(self) -> None:
+        if self._decoder.deltas > self._max_deltas and not self._decoder.finished:
             raise BackendError(
                 "The model's backend did not stop at max_tokens. Try again.",
                 reason="far beyond max_tokens",
             )
-        return merged(events) if self._merges and len(events) > 1 else events
 
     def end(self) -> list[Event]:
         """The last events. Call it once the body has ended or the answer is ``complete``.

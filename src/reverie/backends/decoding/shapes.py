@@ -150,6 +150,21 @@ class PlainChunk(Struct, gc=False):
 decode_plain = msgspec.json.Decoder(PlainChunk).decode
 """Decode a plain chunk. Raises ``DecodeError`` for any other, which may well be a good one."""
 
+
+class RawMessage(Struct, gc=False):
+    content: msgspec.Raw
+
+
+class RawChoice(Struct, gc=False):
+    delta: RawMessage
+
+
+class RawChunk(Struct, gc=False):
+    """A plain chunk, its text as the bytes that it came in."""
+
+    choices: tuple[RawChoice]
+
+
 _THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text"})
 _TEXTS = frozenset({"text", "output_text"})
 

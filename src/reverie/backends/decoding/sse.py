@@ -41,6 +41,11 @@ class SSEParser:
         self._after_cr = False  # the last byte fed was a "\r"
         self._at_start = True  # no event has ended yet
 
+    @property
+    def between_events(self) -> bool:
+        """True if an event has ended, and nothing came after it."""
+        return not (self._held or self._after_cr or self._at_start)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the payloads that they complete.
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from reverie.backends.base import Enough, Take
 from reverie.events import Delta, Event, Finish, Prompt, Usage
+from reverie.pending import Pending
 
 
 class StopWatch:
@@ -27,6 +29,18 @@ class StopWatch:
         self._text = ""  # of what is held
         self._tokens = 0
         self._prompt: Prompt | None = None
+
+    def watching(self, take: Take) -> Take:
+        """What takes batches in place of ``take``, and ends the answer at a stop string."""
+
+        def take_watched(batch: list[Event]) -> Pending:
+            events = self.accept(batch)
+            pending = take(events) if events else None
+            if self.met:
+                raise Enough
+            return pending
+
+        return take_watched
 
     def accept(self, batch: list[Event]) -> list[Event]:
         """The events that may be sent on."""

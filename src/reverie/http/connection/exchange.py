@@ -1,4 +1,4 @@
-"""One HTTP exchange over ASGI: the body in, within bounds; the answer out; a client that leaves."""
+"""One HTTP exchange over ASGI: the body in, within bounds; a whole answer out; what went wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieError, ServerError
-from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.encodings import coding_of, decompress
 from reverie.http.connection.extensions import take_body
 from reverie.log import fields
@@ -21,7 +20,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-PING = b": ping\n\n"
 _PIECE = 64 * 1024
 """Bytes of a body that are passed to one ``send``."""
 
@@ -83,91 +81,6 @@ async def _read_all(scope: Scope, receive: Receive, *, limit: int, timeout: floa
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body may have at most {limit} bytes. Send less.")
-
-
-class StreamWriter:
-    """Writes a stream: opens it with the first bytes, and bridges silence with SSE comments.
-
-    The HTTP status is sent with the first bytes, or with a comment after ``commit_delay`` seconds.
-    From then on a comment goes out after every ``ping_interval`` seconds of silence. A write that
-    the client doesn't take within ``write_timeout`` seconds ends the request. One timer serves all
-    three, so that a chunk costs no timer of its own.
-    """
-
-    def __init__(
-        self,
-        send: Send,
-        headers: Headers,
-        *,
-        commit_delay: float,
-        ping_interval: float,
-        write_timeout: float,
-        ping: bytes = PING,
-    ) -> None:
-        self._ping = ping
-        self.opened = False
-        self._send = send
-        self._headers = headers
-        self._commit_delay = commit_delay
-        self._ping_interval = ping_interval
-        self._write_timeout = write_timeout
-        self._loop = asyncio.get_running_loop()
-        self._last_write = self._loop.time()
-        self._writing_since: float | None = None
-        self._commit_at = self._last_write + commit_delay
-        self._pinging: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self, cancel_scope: CancelScope) -> None:
-        """Start the timer. A client that stops reading ends ``cancel_scope``."""
-        delay = min(self._commit_delay, self._write_timeout)
-        self._timer = self._loop.call_later(delay, self._tick, cancel_scope)
-
-    def write(self, data: bytes, last: bool = False) -> Awaitable[None]:
-        """Send bytes, preceded by the status and headers if these weren't sent yet."""
-        if self._pinging is not None and not self._pinging.done():
-            return self._write_after(self._pinging, data, last)
-        return self._write(data, last)
-
-    async def _write_after(self, ping: asyncio.Task[None], data: bytes, last: bool) -> None:
-        await asyncio.wait({ping})
-        await self._write(data, last)
-
-    async def _write(self, data: bytes, last: bool) -> None:
-        self._last_write = self._writing_since = self._loop.time()
-        try:
-            if not self.opened:
-                self.opened = True
-                await self._send(
-                    {"type": "http.response.start", "status": 200, "headers": self._headers}
-                )
-            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        finally:
-            self._writing_since = None
-
-    def _tick(self, cancel_scope: CancelScope) -> None:
-        now = self._loop.time()
-        ping_at = self._last_write + self._ping_interval if self.opened else self._commit_at
-        wait = ping_at - now
-        if self._writing_since is not None:
-            wait = self._writing_since + self._write_timeout - now
-            if wait <= 0:
-                cancel_scope.end(ClientGone("The client stopped reading."))
-                return
-        elif wait <= 0:  # and nothing else is written until it is
-            self._pinging = self._loop.create_task(self._write(self._ping, False))
-            wait = self._ping_interval
-        self._timer = self._loop.call_later(
-            min(wait, self._write_timeout), self._tick, cancel_scope
-        )
-
-    async def stop(self) -> None:
-        """Stop the timer, and a comment that is being written."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._pinging is not None:
-            self._pinging.cancel()
-            await asyncio.gather(self._pinging, return_exceptions=True)
 
 
 async def respond(

@@ -25,6 +25,8 @@ class Exchange(Protocol):
     more_body: bool
     disconnected: bool
     on_disconnect: Callable[[], None] | None
+    write_chunk: Callable[[bytes], bool] | None
+    """Writes bytes in the midst of a stream at once; False: they are to be sent as ASGI has it."""
 
     @property
     def flow(self) -> Flow:
@@ -49,6 +51,12 @@ def take_body(scope: _Scope) -> bytes | None:
     exchange.flow.resume_reading()  # or a client that leaves would not be noticed
     body, exchange.body = bytes(exchange.body), bytearray()  # not held for as long as it runs
     return body
+
+
+def chunk_writer(scope: _Scope) -> Callable[[bytes], bool] | None:
+    """What writes bytes in the midst of a stream at once; None: the server has no such thing."""
+    exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
+    return None if exchange is None else exchange.write_chunk
 
 
 def on_disconnect(scope: _Scope, then: Callable[[], None] | None) -> bool:

@@ -93,25 +93,28 @@ def _without_chunks(cycle: RequestResponseCycle) -> Any:
     return send
 
 
-def _with_direct_chunks(cycle: RequestResponseCycle) -> Any:
-    """A ``send`` for ``cycle`` that writes a chunk in the middle of a stream without more ado."""
+def _chunk_writer(cycle: RequestResponseCycle) -> Callable[[bytes], bool]:
+    """Writes a chunk in the midst of a stream without more ado, unless there is more to do."""
+    flow, write = cycle.flow, cycle.transport.write
 
-    async def send(message: Any) -> None:
-        body = message.get("body")
-        goes_on = cycle.chunked_encoding and body and message.get("more_body")
-        if goes_on and not (
-            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+    def write_chunk(data: bytes) -> bool:
+        if (
+            flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
         ):
-            cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        else:
-            await RequestResponseCycle.send(cycle, message)
+            return False
+        write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
-    return send
+    return write_chunk
 
 
 def _close(cycle: RequestResponseCycle) -> None:
     """Undo what makes a cycle refer to itself: no request is to wait for the garbage collector."""
     cycle.on_disconnect = None  # type: ignore[attr-defined]
+    cycle.write_chunk = None  # type: ignore[attr-defined]
     cycle.__dict__.pop("send", None)
     extensions_of.remove_from(cycle.scope["extensions"])
 
@@ -224,9 +227,11 @@ class Protocol(HttpToolsProtocol):
         self._discarded = 0
         self.cycle.transport = self._orderly
         self._unanswered.append(self.cycle)
-        http_1_0 = self.scope["http_version"] == "1.0"
-        send = _without_chunks if http_1_0 else _with_direct_chunks
-        self.cycle.send = send(self.cycle)  # type: ignore[method-assign]
+        if self.scope["http_version"] == "1.0":
+            self.cycle.write_chunk = None  # type: ignore[attr-defined]
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
+        else:
+            self.cycle.write_chunk = _chunk_writer(self.cycle)  # type: ignore[attr-defined]
         self.flow.resume_reading()  # or a client that leaves would not be noticed
 
     def on_body(self, body: bytes) -> None:

@@ -15,7 +15,7 @@ from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, ToolCallDelta, Usage
 from reverie.http.dialects.answer import logprob_object, usage_object, whole_answer
 from reverie.http.dialects.errors import error_object
-from reverie.http.dialects.split import MAX_CHARACTERS, split
+from reverie.http.dialects.split import MAX_CHARACTERS, SEPARATOR, joined_pieces, split
 
 DONE = b"data: [DONE]\n\n"
 ROLE = b'"role":"assistant",'
@@ -76,6 +76,19 @@ class ChunkEncoder:
 
     def batch(self, deltas: Sequence[Delta]) -> bytes:
         self._role_due = self._role
+        joined = joined_pieces(deltas)
+        return self._each(deltas) if joined is None else self._together(joined)
+
+    def _together(self, joined: str) -> bytes:
+        """The chunks for several texts, which are encoded at once."""
+        first = self._open_text
+        if not self._began:
+            self._begin()
+        between = b'"%b%b"' % (NOT_FINISHED, self._open_text)
+        texts = encode(joined).replace(SEPARATOR.encode(), between)
+        return b"".join((first, texts, NOT_FINISHED))
+
+    def _each(self, deltas: Sequence[Delta]) -> bytes:
         parts: list[bytes] = []
         for delta in deltas:
             text = delta.text

@@ -10,7 +10,7 @@ import msgspec
 from reverie.errors import ReverieError
 from reverie.events import Delta, Finish, TokenLogprob, Usage
 from reverie.gateway.accounts.kept_answers import Claim
-from reverie.http.connection.exchange import PING
+from reverie.http.connection.stream_writer import PING
 from reverie.http.dialects.answer import logprob_object, usage_object
 from reverie.http.dialects.base import Asked
 from reverie.http.dialects.chat import OPENAI, broken_choice

@@ -10,7 +10,7 @@ from __future__ import annotations
 from reverie.errors import ReverieError
 from reverie.events import Finish, Usage
 from reverie.gateway.accounts.kept_answers import Claim
-from reverie.http.connection.exchange import PING
+from reverie.http.connection.stream_writer import PING
 from reverie.http.dialects.answer import usage_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chunks import DONE, NO_TEXT, ROLE, ChunkEncoder, encode

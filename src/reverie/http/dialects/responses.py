@@ -26,7 +26,7 @@ from reverie.errors import (
 )
 from reverie.events import Delta, Finish, TokenLogprob, ToolCallDelta, Usage
 from reverie.gateway.accounts.kept_answers import Claim
-from reverie.http.connection.exchange import PING
+from reverie.http.connection.stream_writer import PING
 from reverie.http.dialects.answer import logprob_object
 from reverie.http.dialects.base import Asked, Encoder
 from reverie.http.dialects.chat import OPENAI

@@ -1,4 +1,4 @@
-"""Cuts a delta that is too large for one line of a stream.
+"""Cuts a delta that is too large for one line of a stream, and joins those that are small.
 
 Clients read lines into buffers of 64 KiB: Livepeer's Go gateway ends the stream at a longer one.
 Cuts fall between characters, and the largest escape (``\\u001f``) takes six bytes, so that a
@@ -7,12 +7,15 @@ bound on characters is a bound on bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reverie.events import Delta, TokenLogprob, ToolCallDelta, TopLogprob
 
 MAX_CHARACTERS = 8_192
 """Characters of text in one chunk: 48 KiB at the worst, beside an envelope of at most 4 KiB."""
+
+SEPARATOR = "\x7f"
+"""A character that JSON leaves as it is: one byte, which is in no escape and no other character."""
 
 _MAX_NAME = 256
 _MAX_TOKEN = 256
@@ -40,6 +43,25 @@ def split(delta: Delta) -> Iterator[Delta]:
         yield Delta(refusal=piece)
     for call in delta.tool_calls:
         yield from (Delta(tool_calls=(piece,)) for piece in _cut_call(call))
+
+
+def joined_pieces(deltas: Sequence[Delta]) -> str | None:
+    """The pieces of text with a separator between them; None if there is something else, they are
+    too large, or there is only one."""
+    texts: list[str] = []
+    for delta in deltas:
+        if delta.pieces:
+            texts += delta.pieces
+        elif delta.text:
+            texts.append(delta.text)
+        if delta.reasoning or delta.tool_calls or delta.logprobs or delta.refusal:
+            return None
+    if len(texts) < 2:
+        return None
+    joined = SEPARATOR.join(texts)
+    if len(joined) > MAX_CHARACTERS or joined.count(SEPARATOR) != len(texts) - 1:
+        return None
+    return joined
 
 
 def _cut(text: str) -> list[str]:

@@ -40,6 +40,7 @@ from reverie.http.connection.in_flight import InFlight
 from reverie.http.frames import Frame, Job, Source, Write
 from reverie.http.idempotency.transcript import KeptAnswer, Transcript
 from reverie.http.replies import rate_headers
+from reverie.pending import done
 from reverie.settings import ServerSettings
 
 REPLAYED = (b"idempotent-replayed", b"true")
@@ -357,5 +358,5 @@ async def _read(
             if record.replayed is None:
                 record.replayed = replayed or transcript.answer is not None
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
-            await write(frame.data, frame.last)
+            await done(write(frame.data, frame.last))
     record.outcome = "ok"

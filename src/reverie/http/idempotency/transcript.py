@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 
 from reverie.errors import AnswerNotKept, RateStatus, ReverieError, StreamNotResumable
 from reverie.http.frames import Frame
 from reverie.http.idempotency.kept_copy import EVENT_END
+from reverie.pending import Pending
 
 MAX_TRANSCRIPT = 16 * 1024 * 1024
 """Bytes of a running answer that are held for its readers."""
@@ -117,15 +119,24 @@ class Transcript:
         self.begun, self.rate, self._base = True, rate, base
         self._wake()
 
-    async def append(self, frame: Frame) -> None:
-        """Add the next frame, as soon as there is room for it.
+    def append(self, frame: Frame) -> Pending:
+        """Add the next frame, as soon as there is room for it. What is left pending waits for that.
 
         A frame that is larger than the whole transcript may be (one JSON body) is taken anyway.
         """
+        if not self._make_room(len(frame.data)):
+            return partial(self._append_later, frame)
+        self._add(frame)
+        return None
+
+    async def _append_later(self, frame: Frame) -> None:
         while not self._make_room(len(frame.data)):
             self._full = True
             await self._changed.wait()
         self._full = False
+        self._add(frame)
+
+    def _add(self, frame: Frame) -> None:
         parts = frame.data.split(EVENT_END)
         self._events += [part + EVENT_END for part in parts[:-1]]
         if parts[-1]:

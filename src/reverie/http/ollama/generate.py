@@ -17,6 +17,7 @@ from reverie.http.dialects.ollama import OllamaEncoder
 from reverie.http.frames import Job, Write
 from reverie.http.generate import Generate
 from reverie.http.replies import rate_headers
+from reverie.pending import done
 
 _NO_PROMPT = [{"role": "user", "content": ""}]
 """For the ledger: an engine can't be asked for the size of no message at all."""
@@ -52,7 +53,7 @@ class OllamaGenerate(Generate):
         job.record.outcome = "ok"
         headers += rate_headers(reservation.rate)
         await reservation.settle()
-        await write(encoder.moved(stream=job.request.stream), True)
+        await done(write(encoder.moved(stream=job.request.stream), True))
 
 
 async def _load(job: Job) -> None:
