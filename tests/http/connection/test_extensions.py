@@ -27,6 +27,12 @@ class Exchange:
 
         self.flow = Flow()
 
+    def close_after(self, stall_timeout: float) -> None:
+        raise AssertionError("the connection stays")
+
+    def abort(self) -> None:
+        raise AssertionError("the connection stays")
+
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:
     return {"extensions": of_exchange(exchange)}
