@@ -260,7 +260,7 @@ class BackendState:
         return self._probe_ok and not (self.down or self.pausing)
 
     @property
-    def is_well(self) -> bool:
+    def healthy(self) -> bool:
         """True if it takes requests and there is nothing against it."""
         closed = self._closed and not self.draining and self.backend.ready
         return closed and not (self.in_cooldown or self.lost or self.down or self.silent)

@@ -28,7 +28,7 @@ from reverie.backends.base import Backend
 from reverie.errors import ModelLoading, Overloaded
 from reverie.gateway.scheduling import routing
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
-from reverie.gateway.scheduling.calm import Calm
+from reverie.gateway.scheduling.fast_path import FastPath
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.queue import Queue, Waiter
 from reverie.gateway.scheduling.refusals import all_fail, drained, unservable
@@ -77,7 +77,7 @@ class Pool:
         self._queue_timeout = queue_timeout
         self.clock = clock
         self.states = tuple(BackendState(model, backend, clock) for backend in backends)
-        self.calm = Calm(self.states, clock)
+        self.fast = FastPath(self.states, clock)
         self._by_name = {state.name: state for state in self.states}
         self._queue: Queue[_Waiter] = Queue()
         self._alarm: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        return self.calm.in_flight
+        return self.fast.in_flight
 
     def in_flight_on(self, backend: Backend) -> int:
         return self._by_name[backend.name].in_flight
@@ -141,7 +141,7 @@ class Pool:
             ModelLoading: no backend became ready in time, or the queue is full while none is.
             BackendError: no backend of this model can ever become ready, or all fail just now.
         """
-        if not self._queue and (chosen := self.calm.choose(slot_request)) is not None:
+        if not self._queue and (chosen := self.fast.choose(slot_request)) is not None:
             return self._grant(chosen, slot_request)
         if self.failure is not None:
             raise unservable(self.failure)
@@ -166,7 +166,7 @@ class Pool:
 
     def within_context(self, tokens: int) -> int:
         """So many tokens, or what fits the largest context of the backends, if that is less."""
-        within = self.calm.within_context(tokens)
+        within = self.fast.within_context(tokens)
         if within is not None:
             return within
         contexts = [backend.context for backend in self.backends]
@@ -184,7 +184,7 @@ class Pool:
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
-        self.calm.changed()
+        self.fast.changed()
         if (failure := self.failure) is not None:
             for waiter in list(self._queue):
                 self._end(waiter, unservable(failure))
@@ -289,7 +289,7 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
-        self.calm.in_flight += 1
+        self.fast.in_flight += 1
         return Lease(
             state,
             slot_request.tokens,
@@ -302,7 +302,7 @@ class Pool:
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
-        self.calm.in_flight -= 1
+        self.fast.in_flight -= 1
         if self._queue:
             self.wake()
 

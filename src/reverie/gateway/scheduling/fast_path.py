@@ -1,16 +1,16 @@
-"""A pool whose backends are all well, which is nearly always: what is true of them until further
-notice, so that a request need not ask each of them.
+"""The quick choice of a backend while all of a pool's are healthy, which is nearly always.
 
-Rule: ``Calm`` chooses what ``routing.choose`` would, or leaves the choice to it. What it knows is
-forgotten when a backend reports a change, when one's health changes, and when one may have become
-silent.
+What is true of them until further notice is remembered, so that a request need not ask each.
+
+Rule: it chooses what ``routing.choose`` would, or leaves the choice to it. What it remembers is
+forgotten when a backend changes, when its health does, and when one may have become silent.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from reverie.backends.base import Backend
 from reverie.gateway.scheduling.backend_state import SILENCE, BackendState
@@ -21,7 +21,7 @@ _MAX_KNOWN = 4096
 """Conversations whose preferred backend is remembered."""
 
 
-class Calm:
+class FastPath:
     """What is true of a pool's backends while nothing happens to them."""
 
     def __init__(self, states: Sequence[BackendState], clock: Callable[[], float]) -> None:
@@ -36,10 +36,10 @@ class Calm:
         self.in_flight = 0
         """On all of them. The pool counts."""
         for state in states:
-            state.on_trouble = self.end
+            state.on_trouble = self.invalidate
 
-    def end(self) -> None:
-        """Forget that all are well: something happened to one of them."""
+    def invalidate(self) -> None:
+        """Forget that all are healthy: something happened to one of them."""
         self._until = -math.inf
 
     def changed(self) -> None:
@@ -51,9 +51,10 @@ class Calm:
     def unlike(self) -> Sequence[Backend]:
         """One backend for each group of those that honour the same requests."""
         if self._unlike is None:
-            backends = (state.backend for state in reversed(self._states))
-            first = {backend.checked_by: backend for backend in backends}
-            self._unlike = list(first.values())[::-1]
+            first: dict[Hashable, Backend] = {}
+            for state in self._states:
+                first.setdefault(state.backend.checked_by, state.backend)
+            self._unlike = list(first.values())
         return self._unlike
 
     def within_context(self, tokens: int) -> int | None:
@@ -65,7 +66,7 @@ class Calm:
     def choose(self, slot_request: SlotRequest) -> BackendState | None:
         """The backend for a request; None: look at all of them."""
         plain = not (slot_request.excluded or slot_request.failed_on or slot_request.resuming)
-        if not plain or (self._clock() >= self._until and not self._begins()):
+        if not plain or (self._clock() >= self._until and not self._all_healthy()):
             return None
         if len(self._states) == 1:
             state = self._states[0]
@@ -86,10 +87,10 @@ class Calm:
                 self._preferred.popitem(last=False)
         return state
 
-    def _begins(self) -> bool:
-        """Look whether all are well, and until when they surely are."""
+    def _all_healthy(self) -> bool:
+        """Look whether all are healthy, and until when they surely are."""
         now = self._clock()
-        if not all(state.is_well for state in self._states):
+        if not all(state.healthy for state in self._states):
             return False
         busy = [state.latest_output for state in self._states if state.in_flight]
         self._until = min(busy, default=now) + SILENCE
