@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from reverie.errors import ConfigurationError
@@ -12,6 +13,7 @@ from reverie.settings import ServerSettings, Settings
 OLLAMA_HOST = "127.0.0.1"
 OLLAMA_PORT = 11434
 """Where Ollama's clients look for it."""
+_LONGEST_HOST = 255
 _PORTS = {"http": 80, "https": 443}
 _WILDCARDS = frozenset(("", "0.0.0.0", "::"))
 _LOCAL = _WILDCARDS | {"localhost", "127.0.0.1", "::1"}
@@ -20,6 +22,11 @@ _LOCAL = _WILDCARDS | {"localhost", "127.0.0.1", "::1"}
 
 def is_loopback(host: str) -> bool:
     """True if a host name or address means this machine only."""
+    return len(host) <= _LONGEST_HOST and _is_loopback(host)
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host.strip("[]"))
         # A listener on "::" sees callers over IPv4 as ::ffff:127.0.0.1.

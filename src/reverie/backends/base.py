@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -82,6 +82,12 @@ class Backend(Protocol):
     @property
     def health(self) -> Health | None:
         """The result of the latest probe; None before the first, and if it is never probed."""
+
+    @property
+    def checked_by(self) -> Hashable:
+        """What ``check`` goes by: backends where it is equal honour the same requests. It may
+        change before ``on_change`` is called.
+        """
 
     def check(self, request: GenerateRequest) -> None:
         """Refuse a request that this backend can't honour.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,10 @@ class EmbeddedBackend:
     @property
     def failure(self) -> str | None:
         return self.runner.failure
+
+    @property
+    def checked_by(self) -> Hashable:
+        return self.name
 
     def check(self, request: GenerateRequest) -> None:
         self._http.check(request)

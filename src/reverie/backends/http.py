@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -109,6 +109,11 @@ class HttpBackend:
     @property
     def ready(self) -> bool:
         return self._transport is not None
+
+    @property
+    def checked_by(self) -> Hashable:
+        it = self._settings
+        return self.kind, self._converter, it.continues, it.vision, it.image_urls
 
     def check(self, request: GenerateRequest) -> None:
         kinds.check(request, self.kind, self._converter, settings=self._settings)

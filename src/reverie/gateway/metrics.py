@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import get_args
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +15,7 @@ from reverie.gateway.live import Live
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.backend_state import BackendState, Circuit
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.tallies import Histogram, Tally
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
@@ -53,8 +52,6 @@ _OF_BACKENDS: tuple[tuple[str, str, Callable[[BackendState], float | None]], ...
     ),
 )
 
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-
 
 class Metrics:
     """All of one server's metrics, in a registry of their own."""
@@ -62,43 +59,36 @@ class Metrics:
     def __init__(self, registry: ModelRegistry, ledger: Ledger | None = None) -> None:
         self.live = Live()
         self._collectors = CollectorRegistry()
-        self._requests = Counter(
+        self._requests = Tally(
             "reverie_requests",
             "Requests, by how they ended.",
             ["model", "status", "outcome"],
-            registry=self._collectors,
         )
-        self._tokens = Counter(
+        self._tokens = Tally(
             "reverie_tokens",
             "Tokens, as the engines counted them.",
             ["model", "direction"],
-            registry=self._collectors,
         )
-        self._failovers = Counter(
+        self._failovers = Tally(
             "reverie_failovers",
             "Answers that a backend broke off: continued on another, or impossible to continue.",
             ["model", "outcome"],
-            registry=self._collectors,
         )
         self._ttft = Histogram(
             "reverie_time_to_first_token_seconds",
             "From a request's arrival to its first token.",
-            ["model"],
-            buckets=_TTFT_BUCKETS,
-            registry=self._collectors,
+            "model",
+            _TTFT_BUCKETS,
         )
         self._duration = Histogram(
             "reverie_request_duration_seconds",
             "From a request's arrival to its end.",
-            ["model"],
-            buckets=_DURATION_BUCKETS,
-            registry=self._collectors,
+            "model",
+            _DURATION_BUCKETS,
         )
-        # Bound once for each set of labels, since to look one up costs more than to count.
-        self._requests_of = cache(self._requests.labels)
-        self._tokens_of = cache(self._tokens.labels)
-        self._ttft_of = cache(self._ttft.labels)
-        self._duration_of = cache(self._duration.labels)
+        tallies = self._requests, self._tokens, self._failovers, self._ttft, self._duration
+        for tally in tallies:
+            self._collectors.register(tally)
         self._collectors.register(_LiveState(registry))
         self._collectors.register(_Background())
         if ledger is not None:
@@ -111,9 +101,9 @@ class Metrics:
     def observe(self, record: RequestRecord) -> None:
         """Count one request that has ended."""
         model = record.model or _NO_MODEL
-        self._requests_of(model, str(record.status), record.outcome).inc()
+        self._requests.add(model, str(record.status), record.outcome)
         if record.model is not None:
-            self._duration_of(model).observe(record.duration)
+            self._duration.observe(model, record.duration)
         self.observe_generation(record)
 
     def observe_generation(self, record: RequestRecord) -> None:
@@ -121,15 +111,15 @@ class Metrics:
         self.live.ended(record)
         model = record.model or _NO_MODEL
         if record.prompt_tokens is not None:
-            self._tokens_of(model, "prompt").inc(record.prompt_tokens)
+            self._tokens.add(model, "prompt", count=record.prompt_tokens)
         if record.completion_tokens is not None:
-            self._tokens_of(model, "completion").inc(record.completion_tokens)
+            self._tokens.add(model, "completion", count=record.completion_tokens)
         if record.failovers:
-            self._failovers.labels(model, "continued").inc(record.failovers)
+            self._failovers.add(model, "continued", count=record.failovers)
         if record.cut_for_good:
-            self._failovers.labels(model, "impossible").inc()
+            self._failovers.add(model, "impossible")
         if (ttft := record.time_to_first_token) is not None:
-            self._ttft_of(model).observe(ttft)
+            self._ttft.observe(model, ttft)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from reverie.errors import AnswerCancelled, BackendError, ClientGone, ReverieError, ServerStopped
 from reverie.events import Delta, Event, Finish, Prompt, Usage
-from reverie.log import fields
+from reverie.log import write
 
 logger = logging.getLogger("reverie.request")
 
@@ -127,30 +127,29 @@ class RequestRecord:
         if self.at_end is not None:
             self.at_end()
         ttft = self.time_to_first_token
-        logger.log(
+        write(
+            logger,
             logging.WARNING
             if self.status >= 500 or self.outcome in ("failed", "stopped")
             else logging.INFO,
             self.name,
-            extra=fields(
-                id=self.id,
-                route=self.route,
-                key=self.key,
-                model=self.model,
-                backend=self.backend,
-                stream=self.stream,
-                status=self.status or None,
-                outcome=self.outcome,
-                error=self.error,
-                reason=self.reason or None,
-                prompt_tokens=self.prompt_tokens,
-                completion_tokens=self.completion_tokens,
-                pieces=self.pieces if self.completion_tokens is None and self.pieces else None,
-                replayed=self.replayed,
-                failovers=self.failovers or None,
-                queued_at=self.position or None,
-                queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
-                ttft_ms=None if ttft is None else ttft * 1e3,
-                duration_ms=self.duration * 1e3,
-            ),
+            id=self.id,
+            route=self.route,
+            key=self.key,
+            model=self.model,
+            backend=self.backend,
+            stream=self.stream,
+            status=self.status or None,
+            outcome=self.outcome,
+            error=self.error,
+            reason=self.reason or None,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            pieces=self.pieces if self.completion_tokens is None and self.pieces else None,
+            replayed=self.replayed,
+            failovers=self.failovers or None,
+            queued_at=self.position or None,
+            queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
+            ttft_ms=None if ttft is None else ttft * 1e3,
+            duration_ms=self.duration * 1e3,
         )

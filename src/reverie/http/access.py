@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from reverie.addresses import is_loopback
@@ -80,9 +81,10 @@ class Access:
         peer = "127.0.0.1" if client is None else client[0]
         if not is_loopback(peer):
             return False
-        if any(name.startswith(_ORCHESTRATED) for name, _ in scope["headers"]):
+        forwarding = [one for one in scope["headers"] if one[0] not in _USUAL]
+        if any(name.startswith(_ORCHESTRATED) for name, _ in forwarding):
             return False
-        forwarding = [one for one in scope["headers"] if _FORWARDING.fullmatch(one[0])]
+        forwarding = [one for one in forwarding if _FORWARDING.fullmatch(one[0])]
         if forwarding and not (self._trusts(peer) and _is_all_local(forwarding)):
             return False
         origin = header(scope, b"origin")
@@ -112,6 +114,21 @@ _FORWARDING = re.compile(
     rb"|via|cdn-loop|cf-ray"
 )
 """Names of the headers that only a proxy sends."""
+_USUAL = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"origin",
+        b"user-agent",
+    )
+)
+"""Names of headers that clients send themselves, and that need no closer look."""
 _NAMING = re.compile(rb".+(?:-for|host|ip|ipv6|addr|address)")
 """Those among them that list for whom it asks, and under which name."""
 _FORWARDED = re.compile(r'\b(?:for|host)\s*=\s*"?([^;,"]*)', re.IGNORECASE)
@@ -142,10 +159,19 @@ def _is_local_node(text: str) -> bool:
 
 
 def _host_of(url: bytes) -> str:
+    return _known_host_of(url) if len(url) <= _LONGEST_ORIGIN else ""
+
+
+@lru_cache(maxsize=256)
+def _known_host_of(url: bytes) -> str:
     try:
         return urlsplit(url.decode("latin-1")).hostname or ""
     except ValueError:
         return ""
+
+
+_LONGEST_ORIGIN = 300
+"""Bytes of a URL that is no more than a scheme, a host and a port."""
 
 
 def _authorization(scope: Scope) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Hashable, Set
 from typing import Any
 
 from reverie.backends.base import Health, Take
@@ -47,6 +47,10 @@ class FakeBackend:
         self.failure: str | None = None
         self.health: Health | None = None
         self.wanted_probes = 0
+
+    @property
+    def checked_by(self) -> Hashable:
+        return self.name
 
     def check(self, request: GenerateRequest) -> None: ...
 

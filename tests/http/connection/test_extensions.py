@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from reverie.http.connection.extensions import add_to, on_disconnect, take_body
+from reverie.http.connection.extensions import of_exchange, on_disconnect, take_body
 
 
 class Flow:
@@ -17,18 +18,24 @@ class Flow:
 
 
 class Exchange:
+    on_disconnect: Callable[[], None] | None = None
+
     def __init__(self, body: bytes, *, more: bool = False, disconnected: bool = False) -> None:
         self.body = bytearray(body)
         self.more_body = more
         self.disconnected = disconnected
-        self.on_disconnect = None
+
         self.flow = Flow()
+
+    def close_after(self, stall_timeout: float) -> None:
+        raise AssertionError("the connection stays")
+
+    def abort(self) -> None:
+        raise AssertionError("the connection stays")
 
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:
-    extensions: dict[str, Any] = {}
-    add_to(extensions, exchange)
-    return {"extensions": extensions}
+    return {"extensions": of_exchange(exchange)}
 
 
 def test_a_body_that_is_there_is_taken_and_not_held() -> None:

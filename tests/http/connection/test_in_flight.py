@@ -10,7 +10,7 @@ import pytest
 
 from reverie.errors import BackendTimeout, ClientGone, Overloaded
 from reverie.http.connection.exchange import Message, Scope
-from reverie.http.connection.extensions import add_to
+from reverie.http.connection.extensions import of_exchange
 from reverie.http.connection.in_flight import InFlight
 
 
@@ -74,9 +74,13 @@ class Exchange:
 
     @property
     def scope(self) -> Scope:
-        extensions: dict[str, Any] = {}
-        add_to(extensions, self)
-        return {"type": "http", "extensions": extensions}
+        return {"type": "http", "extensions": of_exchange(self)}
+
+    def close_after(self, stall_timeout: float) -> None:
+        raise AssertionError("the connection stays")
+
+    def abort(self) -> None:
+        raise AssertionError("the connection stays")
 
     async def receive(self) -> Message:
         raise AssertionError("nothing is to be received")

@@ -130,6 +130,8 @@ class BackendState:
         self.last_error: LastError | None = None
         self.draining = False
         """True while its operator keeps requests from it. The pool sets it."""
+        self.on_trouble: Callable[[], None] = lambda: None
+        """Called whenever its health changes. The pool sets it."""
         self._model = model
         self._clock = clock
         self._chance = chance
@@ -258,10 +260,20 @@ class BackendState:
         return self._probe_ok and not (self.down or self.pausing)
 
     @property
+    def healthy(self) -> bool:
+        """True if it takes requests and there is nothing against it."""
+        closed = self._closed and not self.draining and self.backend.ready
+        return closed and not (self.in_cooldown or self.lost or self.down or self.silent)
+
+    @property
+    def latest_output(self) -> float:
+        """When something came from it, or its present work began."""
+        return max(self._last_output, self._busy_since)
+
+    @property
     def silent(self) -> bool:
         """True if its requests got nothing for long: it may hang, or read a long prompt."""
-        latest = max(self._last_output, self._busy_since)
-        return self.in_flight > 0 and self._clock() - latest > SILENCE
+        return self.in_flight > 0 and self._clock() - self.latest_output > SILENCE
 
     @property
     def retry_in(self) -> float:
@@ -354,6 +366,7 @@ class BackendState:
             self._trial = None
 
     def _cool_down(self, error: ReverieError, seconds: float, *, asked_for: bool = False) -> None:
+        self.on_trouble()
         self.last_error = LastError(error.code, time.time())
         self._cooldown_ends = self._clock() + seconds
         self._asked_for_pause = asked_for
@@ -402,6 +415,7 @@ class BackendState:
             self._era += 1
         if after == before == "closed":
             return
+        self.on_trouble()
         logger.log(
             logging.WARNING if after == "open" else logging.INFO,
             "backend",

@@ -28,6 +28,7 @@ from reverie.backends.base import Backend
 from reverie.errors import ModelLoading, Overloaded
 from reverie.gateway.scheduling import routing
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
+from reverie.gateway.scheduling.fast_path import FastPath
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.queue import Queue, Waiter
 from reverie.gateway.scheduling.refusals import all_fail, drained, unservable
@@ -76,6 +77,7 @@ class Pool:
         self._queue_timeout = queue_timeout
         self.clock = clock
         self.states = tuple(BackendState(model, backend, clock) for backend in backends)
+        self.fast = FastPath(self.states, clock)
         self._by_name = {state.name: state for state in self.states}
         self._queue: Queue[_Waiter] = Queue()
         self._alarm: asyncio.TimerHandle | None = None
@@ -91,7 +93,7 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        return sum(state.in_flight for state in self.states)
+        return self.fast.in_flight
 
     def in_flight_on(self, backend: Backend) -> int:
         return self._by_name[backend.name].in_flight
@@ -139,6 +141,8 @@ class Pool:
             ModelLoading: no backend became ready in time, or the queue is full while none is.
             BackendError: no backend of this model can ever become ready, or all fail just now.
         """
+        if not self._queue and (chosen := self.fast.choose(slot_request)) is not None:
+            return self._grant(chosen, slot_request)
         if self.failure is not None:
             raise unservable(self.failure)
         if self._is_drained_for(slot_request):
@@ -162,6 +166,9 @@ class Pool:
 
     def within_context(self, tokens: int) -> int:
         """So many tokens, or what fits the largest context of the backends, if that is less."""
+        within = self.fast.within_context(tokens)
+        if within is not None:
+            return within
         contexts = [backend.context for backend in self.backends]
         return min(tokens, max((c or tokens for c in contexts), default=tokens))
 
@@ -177,6 +184,7 @@ class Pool:
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
+        self.fast.changed()
         if (failure := self.failure) is not None:
             for waiter in list(self._queue):
                 self._end(waiter, unservable(failure))
@@ -281,6 +289,7 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
+        self.fast.in_flight += 1
         return Lease(
             state,
             slot_request.tokens,
@@ -293,7 +302,9 @@ class Pool:
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
-        self.wake()
+        self.fast.in_flight -= 1
+        if self._queue:
+            self.wake()
 
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence, Set
+from functools import lru_cache
 from hashlib import blake2b
 
 from reverie.gateway.scheduling.backend_state import BackendState
@@ -68,9 +69,11 @@ def choose(
         return _least_loaded([s for s in free if not (s.pausing and trusted)], now)
     affinity = slot_request.affinity
     if affinity is not None:
-        preferred = max(trusted, key=lambda state: _rendezvous_weight(affinity, state))
-        if preferred in candidates and _is_within_bound(preferred, trusted):
-            return preferred
+        best = preferred(affinity, trusted)
+        in_flight = sum([state.in_flight for state in trusted])
+        capacity = sum([state.capacity for state in trusted])
+        if best in candidates and is_within_bound(best, in_flight, capacity):
+            return best
     return _least_loaded(candidates, now)
 
 
@@ -116,17 +119,28 @@ def _is_doubtful(state: BackendState, slot_request: SlotRequest) -> bool:
     return state.in_cooldown or state.silent or unsure
 
 
-def _rendezvous_weight(affinity: bytes, state: BackendState) -> float:
-    """Weighted rendezvous hashing: the highest wins, each in proportion to its capacity."""
-    digest = blake2b(affinity + state.name.encode(), digest_size=8).digest()
+def preferred(affinity: bytes, states: Iterable[BackendState]) -> BackendState:
+    """The backend of a conversation: the highest weight wins, each in proportion to its capacity"""
+    return max(states, key=lambda state: state.capacity * _rendezvous_weight(affinity, state.name))
+
+
+@lru_cache(maxsize=16_384)
+def _rendezvous_weight(affinity: bytes, name: str) -> float:
+    """Weighted rendezvous hashing, for a backend of capacity 1."""
+    digest = blake2b(affinity + name.encode(), digest_size=8).digest()
     # 52 bits, so that it is never rounded to 1.
     uniform = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
-    return -state.capacity / math.log(uniform)
+    return -1 / math.log(uniform)
 
 
-def _is_within_bound(state: BackendState, states: Sequence[BackendState]) -> bool:
-    mean = sum(s.in_flight for s in states) / sum(s.capacity for s in states)
-    return state.in_flight <= LOAD_BOUND * mean * state.capacity + 1
+def is_within_bound(state: BackendState, in_flight: int, capacity: float) -> bool:
+    """True if a conversation may prefer a backend.
+
+    Args:
+        in_flight: on all backends that could take it.
+        capacity: of all of these.
+    """
+    return state.in_flight <= LOAD_BOUND * in_flight / capacity * state.capacity + 1
 
 
 def _least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:

@@ -71,7 +71,7 @@ class ServedModel:
         """
         require_task(self.settings, "generate")
         request = completed(request, self.defaults)
-        for backend in self.pool.backends:
+        for backend in self.pool.fast.unlike:
             backend.check(request)
         return request
 

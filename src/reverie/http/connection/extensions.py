@@ -20,42 +20,50 @@ class Flow(Protocol):
 class Exchange(Protocol):
     """A request and its answer, as the protocol has them."""
 
-    body: bytearray
+    body: bytes | bytearray
     """What has come of the body, and wasn't received."""
     more_body: bool
     disconnected: bool
     on_disconnect: Callable[[], None] | None
-    write_chunk: Callable[[bytes], bool] | None
-    """Writes bytes in the midst of a stream at once; False: they are to be sent as ASGI has it."""
 
     @property
     def flow(self) -> Flow:
         """The connection's."""
 
+    def write_chunk(self, data: bytes) -> bool:
+        """Write bytes in the midst of a stream at once. False: ``send`` them."""
 
-def add_to(extensions: dict[str, Any], exchange: Exchange) -> None:
-    """Give a request's application access to its exchange."""
-    extensions[_EXCHANGE] = exchange
+    def close_after(self, stall_timeout: float) -> None:
+        """Close the connection after this answer, whose headers are sent already."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
 
 
-def remove_from(extensions: dict[str, Any]) -> None:
-    """Take the access away. An exchange that is over would otherwise refer to itself."""
-    extensions.pop(_EXCHANGE, None)
+def of_exchange(exchange: Exchange) -> dict[str, Exchange]:
+    """A scope's extensions that give its application access to its exchange."""
+    return {_EXCHANGE: exchange}
+
+
+def exchange_of(scope: _Scope) -> Exchange | None:
+    """A request's exchange; None on other servers."""
+    exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
+    return exchange
 
 
 def take_body(scope: _Scope) -> bytes | None:
     """The body, if all of it is there and nothing of it was received; None: receive it."""
-    exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
+    exchange = exchange_of(scope)
     if exchange is None or exchange.more_body or exchange.disconnected:
         return None
     exchange.flow.resume_reading()  # or a client that leaves would not be noticed
-    body, exchange.body = bytes(exchange.body), bytearray()  # not held for as long as it runs
+    body, exchange.body = bytes(exchange.body), b""  # not held for as long as it runs
     return body
 
 
 def chunk_writer(scope: _Scope) -> Callable[[bytes], bool] | None:
     """What writes bytes in the midst of a stream at once; None: the server has no such thing."""
-    exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
+    exchange = exchange_of(scope)
     return None if exchange is None else exchange.write_chunk
 
 
@@ -65,7 +73,7 @@ def on_disconnect(scope: _Scope, then: Callable[[], None] | None) -> bool:
     Returns:
         False if the server can't tell: receive, until ``http.disconnect`` comes.
     """
-    exchange: Exchange | None = scope.get("extensions", {}).get(_EXCHANGE)
+    exchange = exchange_of(scope)
     if exchange is None:
         return False
     exchange.on_disconnect = then

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol, with the bounds that it leaves to a proxy in front.
+"""HTTP/1.1 on one connection, for uvicorn's server: requests off the wire, and how it all ends.
 
 - A request's head must arrive within ``HEAD_TIMEOUT`` seconds and ``MAX_HEAD_BYTES`` bytes.
 - The rest of a body that was answered early (401, 413) is discarded, so that the client gets to
@@ -17,23 +17,34 @@
   waits to be closed.
 - ``close_after(scope)`` closes a connection whose answer has already begun; ``drop(scope)`` doesn't
   wait for its client to take the rest.
+
+A request that comes and is answered at once sets no timer: those that wait for a head and for the
+next request are set where there is something to wait for, and the latter is not set anew each time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import urllib.parse
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
 
 from reverie.errors import InvalidRequest, ReverieError
-from reverie.http.connection import extensions as extensions_of
+from reverie.http.connection import extensions
+from reverie.http.connection.cycle import Cycle
 from reverie.http.connection.exchange import Scope
 from reverie.http.dialects.chat import OPENAI
 from reverie.ids import random_id
+
+logger = logging.getLogger("reverie.request")
 
 HEAD_TIMEOUT = 30.0
 MAX_HEAD_BYTES = 64 * 1024
@@ -44,9 +55,7 @@ STALL_TIMEOUT = 300.0
 LINGER = 1
 """Seconds from the end of a broken stream to the close of its connection. No header announced the
 close, so a client that sends its next request at once would run into it."""
-
-_CLOSE = "reverie.close"
-_DROP = "reverie.drop"
+_LONGEST_KNOWN_TARGET = 200
 
 
 class _HeadTooLarge(ReverieError):
@@ -60,9 +69,9 @@ def close_after(scope: Scope, stall_timeout: float) -> None:
 
     The client has ``stall_timeout`` seconds to read what is left of it. No effect on other servers.
     """
-    close = scope.get("extensions", {}).get(_CLOSE)
-    if close is not None:
-        close(stall_timeout)
+    exchange = extensions.exchange_of(scope)
+    if exchange is not None:
+        exchange.close_after(stall_timeout)
 
 
 async def drop(scope: Scope) -> None:
@@ -70,53 +79,29 @@ async def drop(scope: Scope) -> None:
 
     An orderly close would wait for a client that reads no more. No effect on other servers.
     """
-    abort = scope.get("extensions", {}).get(_DROP)
-    if abort is not None:
-        abort()
-        await asyncio.sleep(0)  # for uvicorn to learn of it: an unfinished answer is no bug now
+    exchange = extensions.exchange_of(scope)
+    if exchange is not None:
+        exchange.abort()
+        await asyncio.sleep(0)  # for the cycle to learn of it: an unfinished answer is no bug now
 
 
-def _without_chunks(cycle: RequestResponseCycle) -> Any:
-    """A ``send`` for ``cycle`` that ends an answer of unknown length with the connection."""
-    has_length = True
+class _Target(NamedTuple):
+    """What a request asks for, as ASGI has it."""
 
-    async def send(message: Any) -> None:
-        nonlocal has_length
-        if message["type"] == "http.response.start":
-            has_length = any(name == b"content-length" for name, _ in message["headers"])
-            if not has_length:
-                cycle.chunked_encoding = False
-        elif not has_length:
-            cycle.expected_content_length = len(message.get("body", b""))
-        await RequestResponseCycle.send(cycle, message)
-
-    return send
+    path: str
+    raw_path: bytes
+    query: bytes
 
 
-def _chunk_writer(cycle: RequestResponseCycle) -> Callable[[bytes], bool]:
-    """Writes a chunk in the midst of a stream without more ado, unless there is more to do."""
-    flow, write = cycle.flow, cycle.transport.write
-
-    def write_chunk(data: bytes) -> bool:
-        if (
-            flow.write_paused
-            or cycle.disconnected
-            or cycle.response_complete
-            or not cycle.chunked_encoding
-        ):
-            return False
-        write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True
-
-    return write_chunk
+def _parse_target(url: bytes) -> _Target:
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    if "%" in path:
+        path = urllib.parse.unquote(path)
+    return _Target(path, parsed.path, parsed.query or b"")
 
 
-def _close(cycle: RequestResponseCycle) -> None:
-    """Undo what makes a cycle refer to itself: no request is to wait for the garbage collector."""
-    cycle.on_disconnect = None  # type: ignore[attr-defined]
-    cycle.write_chunk = None  # type: ignore[attr-defined]
-    cycle.__dict__.pop("send", None)
-    extensions_of.remove_from(cycle.scope["extensions"])
+_known_target = lru_cache(maxsize=64)(_parse_target)
 
 
 class _Parser(httptools.HttpRequestParser):
@@ -133,22 +118,22 @@ class _Parser(httptools.HttpRequestParser):
             self._protocol.parse_again(data[upgrade.args[0] :])
 
 
-class _OrderlyTransport:
-    """The transport as a cycle sees it, which closes it at the end of its answer."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
-
-
-class Protocol(HttpToolsProtocol):
+class Protocol(asyncio.Protocol):
     """One connection."""
 
+    parser: _Parser
+    transport: asyncio.Transport
+    flow: FlowControl
+    _client: tuple[str, int] | None
+    _server: tuple[str, int | None] | None
+    _url = b""
+    _headers: list[tuple[bytes, bytes]]
+    _expects_continue = False
+    _in_head = False
     _head_bytes = 0
     _discarded = 0
+    _idle_since: float | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
@@ -157,38 +142,62 @@ class Protocol(HttpToolsProtocol):
     """True once no more requests are read: what came is not HTTP, or too much, or our side of the
     connection is closed."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
         self.parser = _Parser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._unanswered: deque[RequestResponseCycle] = deque()
+        # To answer early, and close, must not spoil what was sent ahead.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._app = config.loaded_app
+        self._asgi = {"version": config.asgi_version, "spec_version": "2.3"}
+        self._longest_idle = config.timeout_keep_alive
+        self._idle_timeout: float = self._longest_idle
+        self._state = server_state
+        self._cycle: Cycle | None = None  # of the latest request
+        self._unanswered: deque[Cycle] = deque()
+        self._unbegun: deque[tuple[Cycle, Scope]] = deque()
+
+    @property
+    def default_head(self) -> bytes:
+        """The lines that every head has: ``Date``."""
+        return _joined(tuple(self._state.default_headers))
 
     # The connection -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._orderly: Any = _OrderlyTransport(transport, self._close_after_body)
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self._server = get_local_addr(transport)
+        self._client = get_remote_addr(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
         self._stop_head_timer()
         self._stop_discard_timer()
         self._stop_stall_timer()
-        for cycle in self._unanswered:  # uvicorn tells only the latest
-            cycle.disconnected = True
-            cycle.message_event.set()
-            then = cycle.on_disconnect  # type: ignore[attr-defined]
-            if then is not None:
-                then()
-            _close(cycle)
-        super().connection_lost(exc)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        for cycle in self._unanswered:
+            cycle.disconnect()
+        self._unanswered.clear()
+        self._unbegun.clear()
+        self._cycle = None  # which refers to this, as do those above
+        self.flow.resume_writing()
+        del self.parser  # which refers to this
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self.flow.pause_writing()
         self._start_stall_timer()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.flow.resume_writing()
         if not self.transport.is_closing():
             self._stop_stall_timer()
 
@@ -196,74 +205,132 @@ class Protocol(HttpToolsProtocol):
         if self._reads_no_more:
             self._discard(len(data))
             return
+        self._idle_since = None
         if self._head_timer is not None:
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
-            self._give_up(_HeadTooLarge(f"Headers may have at most {MAX_HEAD_BYTES} bytes."))
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            logger.warning("what came is not an HTTP request")
+            self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
+            return
+        if self._head_timer is not None:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._give_up(_HeadTooLarge(f"Headers may have at most {MAX_HEAD_BYTES} bytes."))
+        elif self._in_head:
+            self._start_head_timer()
 
-    def timeout_keep_alive_handler(self) -> None:
-        self._close()
+    def shutdown(self) -> None:
+        """Close the connection once the latest request is answered: uvicorn's server ends."""
+        if self._cycle is None or self._cycle.response_complete:
+            self.transport.close()
+        else:
+            self._cycle.keep_alive = False
 
     # What the parser finds ------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if len(self._unanswered) > MAX_WAITING:
             raise OverflowError  # nothing else stops the parser
-        super().on_message_begin()
-        if self._head_timer is None:
-            self._start_head_timer()
+        self._url = b""
+        self._headers = []
+        self._expects_continue = False
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._asks_to_switch():
             return
+        self._in_head = False
         self._stop_head_timer()
-        self.timeout_keep_alive = self.config.timeout_keep_alive
-        super().on_headers_complete()
-        extensions: Any = {_CLOSE: self._close_after_answer, _DROP: self.transport.abort}
-        self.cycle.on_disconnect = None  # type: ignore[attr-defined]
-        extensions_of.add_to(extensions, self.cycle)  # type: ignore[arg-type]
-        self.scope["extensions"] = extensions
+        url, version = self._url, self.parser.get_http_version()
+        known = len(url) <= _LONGEST_KNOWN_TARGET
+        target = _known_target(url) if known else _parse_target(url)
+        method = self.parser.get_method().decode("ascii")
+        is_http_1_0 = version == "1.0"
+        cycle = Cycle(
+            self,
+            method=method,
+            is_http_1_0=is_http_1_0,
+            keep_alive=not is_http_1_0 and self.parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
+        )
+        scope = {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "root_path": "",
+            "method": method,
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
+            "headers": self._headers,
+            "extensions": extensions.of_exchange(cycle),
+        }
+        self._idle_timeout = self._longest_idle
         self._discarded = 0
-        self.cycle.transport = self._orderly
-        self._unanswered.append(self.cycle)
-        if self.scope["http_version"] == "1.0":
-            self.cycle.write_chunk = None  # type: ignore[attr-defined]
-            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
+        self._cycle = cycle
+        self._unanswered.append(cycle)
+        if len(self._unanswered) == 1:
+            self._begin(cycle, scope)
         else:
-            self.cycle.write_chunk = _chunk_writer(self.cycle)  # type: ignore[attr-defined]
-        self.flow.resume_reading()  # or a client that leaves would not be noticed
+            self._unbegun.append((cycle, scope))
+
+    def _begin(self, cycle: Cycle, scope: Scope) -> None:
+        task = self.loop.create_task(cycle.run(self._app, scope))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        if self.cycle.response_complete:
+        cycle = self._cycle
+        assert cycle is not None
+        if cycle.response_complete:
             self._discard(len(body))
-        super().on_body(body)
+        elif cycle.add_body(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         if self._asks_to_switch():
             return
         self._stop_discard_timer()
-        super().on_message_complete()
+        if self._cycle is not None and not self._cycle.response_complete:
+            self._cycle.end_body()
 
     def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for one."""
         answered = self._unanswered.popleft()
-        _close(answered)
         if answered.more_body and not self.transport.is_closing():
             self._start_discard_timer()
         if self._reads_no_more and not self._unanswered:
             return
-        super().on_response_complete()
         if self.transport.is_closing():
             self._stop_stall_timer()
             self._start_stall_timer()
+            return
+        self.flow.resume_reading()
+        if self._unbegun:
+            self._begin(*self._unbegun.popleft())
+        else:
+            self._wait_for_next()
 
     def parse_again(self, rest: bytes) -> None:
         """Parse the latest head once more, without its ``Upgrade`` header."""
         method = self.parser.get_method()
         if method == b"CONNECT":  # it switches protocols by itself, and never has a body
             return
-        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        head = [b"%s %s HTTP/%s" % (method, self._url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
         self.parser.feed_data(b"\r\n".join([*head, b"", rest]))
 
     def _asks_to_switch(self) -> bool:
@@ -271,20 +338,37 @@ class Protocol(HttpToolsProtocol):
 
     # How it ends ----------------------------------------------------------------------------
 
-    def send_400_response(self, msg: str) -> None:
-        self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
-
-    def _close_after_answer(self, stall_timeout: float) -> None:
-        self.timeout_keep_alive = LINGER
+    def close_after_answer(self, stall_timeout: float) -> None:
+        """Close the connection some time after the end of the present answer."""
+        self._idle_timeout = LINGER
         self._stall_timeout = stall_timeout
 
-    def _close_after_body(self) -> None:
+    def close_after_body(self) -> None:
         """Close our side; close the other one once the client has sent what it is about to send."""
         cycle = self._unanswered[0] if self._unanswered else None
         if cycle is None or not (cycle.response_complete and cycle.more_body):
             self._close()
         else:
             self._linger()
+
+    def _wait_for_next(self) -> None:
+        """Wait for the next request. A timer that runs already is not set anew: it looks again."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is not None and self._idle_timeout < self._longest_idle:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self._idle_timeout, self._on_idle_timer)
+
+    def _on_idle_timer(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # a request runs, whose end sets the timer
+        left = self._idle_since + self._idle_timeout - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._on_idle_timer)
+        else:
+            self._close()
 
     def _linger(self) -> None:
         if self.transport.is_closing() or not self.transport.can_write_eof():
@@ -325,9 +409,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_head_timer(self) -> None:
         self._head_bytes = 0
-        self._head_timer = asyncio.get_running_loop().call_later(
-            HEAD_TIMEOUT, self._on_head_timeout
-        )
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._on_head_timeout)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -366,6 +448,11 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self._linger()
+
+
+@lru_cache(maxsize=2)
+def _joined(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def as_http_class() -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reverie.http.request.mistakes import decode_object, error_of, mistakes_of, not_json
+from reverie.http.request.plain import parse_plain
 from reverie.http.request.sampling import choices_of, sampling_of
 from reverie.http.request.schema import (
     UNSUPPORTED,
@@ -46,6 +47,9 @@ def parse(raw: bytes) -> list[GenerateRequest]:
         UnsupportedParameter: its only mistakes are fields that aren't honoured here.
         InvalidRequest: it has any other mistake.
     """
+    plain = parse_plain(raw)
+    if plain is not None:
+        return [plain]
     body = decode_object(raw)
     try:
         request = LLMRequest.model_validate(body)

@@ -11,7 +11,7 @@ from reverie.http.request.schema import Sampling
 from reverie.request import GenerateRequest
 from reverie.settings import DefaultSettings
 
-_WITH_DEFAULTS = frozenset(DefaultSettings.model_fields)
+WITH_DEFAULTS = frozenset(DefaultSettings.model_fields)
 """The fields for which a model may have defaults of its own."""
 
 
@@ -34,7 +34,7 @@ def left_open(request: BaseModel, **names: str) -> frozenset[str]:
         names: the request's own name of a field, where it has another one.
     """
     given = request.__dict__  # not getattr, which finds fields that a dialect ignores
-    return frozenset(name for name in _WITH_DEFAULTS if given.get(names.get(name, name)) is None)
+    return frozenset(name for name in WITH_DEFAULTS if given.get(names.get(name, name)) is None)
 
 
 def sampling_of(request: Sampling) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def sampling_of(request: Sampling) -> dict[str, Any]:
         "repetition_penalty": request.repetition_penalty,
         "min_tokens": request.min_tokens,
         "ignore_eos": request.ignore_eos,
-        "left_open": _WITH_DEFAULTS - named,
+        "left_open": WITH_DEFAULTS - named,
     }
 
 

@@ -1,0 +1,101 @@
+"""The quick choice is the one that a look at every backend makes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from reverie.backends.base import Health
+from reverie.errors import BackendError, ConnectionLost, Overloaded, ReverieError
+from reverie.gateway.scheduling.backend_state import SILENCE
+from reverie.gateway.scheduling.lease import Lease
+from reverie.gateway.scheduling.pool import Pool
+from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
+
+CONVERSATIONS = [random.Random(seed).randbytes(16) for seed in range(12)]
+FAILURES = BackendError("no"), ConnectionLost("no"), Overloaded("no")
+
+
+class Twin:
+    """A pool on a clock of its own."""
+
+    def __init__(self, count: int, *, quick: bool) -> None:
+        self.now = 1000.0
+        self.backends = [FakeBackend(f"b{n}", 3 + n % 2) for n in range(count)]
+        self.pool = Pool(
+            "m", self.backends, queue_size=10, queue_timeout=0.001, clock=lambda: self.now
+        )
+        for state in self.pool.states:
+            state._chance = lambda: 0.5
+        if not quick:
+            self.pool.fast.choose = lambda _: None  # type: ignore[method-assign]
+        self.leases: list[Lease] = []
+
+    async def step(self, chance: random.Random) -> str | None:
+        """Something that happens; the backend that was chosen, or the error instead of one."""
+        kind = chance.random()
+        self.now += chance.choice([0.0, 0.01, 0.5])
+        if kind < 0.5 and len(self.leases) < 3 * len(self.backends):
+            wanted = slot_request(5, affinity=chance.choice(CONVERSATIONS))
+            try:
+                self.leases.append(await self.pool.acquire(wanted))
+            except ReverieError as error:
+                return error.code
+            return self.leases[-1].backend.name
+        if kind < 0.95 and self.leases:
+            lease = self.leases.pop(chance.randrange(len(self.leases)))
+            if (bad := chance.random()) < 0.03:
+                lease.failed(
+                    [BackendError("no"), ConnectionLost("no"), Overloaded("no")][int(bad * 30)]
+                )
+            elif bad < 0.9:
+                lease.on_batch()
+                lease.succeeded(5)
+            lease.release()
+        elif kind < 0.96:
+            self.now += SILENCE
+        elif kind < 0.985:
+            backend = chance.choice(self.backends)
+            backend.health = Health(chance.random() < 0.9, self.now)
+            self.pool.wake()
+        else:
+            name = chance.choice(self.backends[1:]).name
+            self.pool.set_draining(name, chance.random() < 0.3)
+        return None
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_it_chooses_what_a_look_at_every_backend_chooses(seed: int) -> None:
+    quick, slow = Twin(5, quick=True), Twin(5, quick=False)
+    first, second = random.Random(seed), random.Random(seed)
+    for _ in range(400):
+        assert await quick.step(first) == await slow.step(second)
+    assert [s.in_flight for s in quick.pool.states] == [s.in_flight for s in slow.pool.states]
+    assert quick.pool.in_flight == sum(state.in_flight for state in quick.pool.states)
+
+
+async def test_requests_are_checked_once_for_backends_that_are_alike() -> None:
+    class Alike(FakeBackend):
+        checked_by = ("generic",)  # type: ignore[assignment]
+
+    backends = [Alike("a"), FakeBackend("b"), Alike("c")]
+    pool = Pool("m", backends, queue_size=1, queue_timeout=5)
+    assert [backend.name for backend in pool.fast.unlike] == ["a", "b"]
+    backends[2].__class__ = FakeBackend
+    pool.wake()
+    assert [backend.name for backend in pool.fast.unlike] == ["a", "b", "c"]
+
+
+async def test_the_largest_context_counts_whether_all_are_healthy_or_not() -> None:
+    backends = [FakeBackend("a"), FakeBackend("b")]
+    backends[0].context, backends[1].context = 100, 200
+    pool = Pool("m", backends, queue_size=1, queue_timeout=5)
+    before = pool.within_context(500)
+    lease = await pool.acquire(slot_request(affinity=CONVERSATIONS[0]))
+    assert before == pool.within_context(500) == 200
+    backends[1].context = None
+    pool.wake()
+    lease.release()
+    await pool.acquire(slot_request(affinity=CONVERSATIONS[0]))
+    assert pool.within_context(500) == 500
