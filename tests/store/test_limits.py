@@ -82,6 +82,24 @@ def test_a_refusal_says_when_the_next_request_fits_and_then_it_does() -> None:
     assert not admitted(limit_usage(RateLimits(rpm=2), *left), 10, earlier)
 
 
+def test_the_seconds_are_read_once_and_for_refusals_alone() -> None:
+    read: list[str] = []
+
+    def seconds() -> list[tuple[int, int, int]]:
+        read.append("seconds")
+        return [(int(NOW) - 20, 1, 10)]
+
+    sums = WindowSums(requests=1, tokens=10, last_request=int(NOW) - 20, last_token=int(NOW) - 20)
+    usage = LimitUsage("This key", RateLimits(rpm=2), sums, seconds=seconds)
+    assert admitted(usage, 10, NOW)
+    assert read == []
+    for _ in range(2):
+        with pytest.raises(RateLimitExceeded) as caught:
+            usage.admit(10, NOW)
+        assert caught.value.retry_after == 41
+    assert read == ["seconds"]
+
+
 def test_a_refusal_over_tokens_waits_until_enough_of_them_are_free() -> None:
     second = int(NOW)
     used = [(second - 50, 1, 30), (second - 20, 1, 60)]

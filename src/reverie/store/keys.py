@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import Connection, Row, bindparam, insert, select, text
 from sqlalchemy import update as sql_update
 
 from reverie.money import Period
@@ -104,8 +104,8 @@ def new_id() -> str:
 
 
 def by_hash(connection: Connection, digest: bytes) -> Key | None:
-    row = connection.execute(select(_KEYS).where(_KEYS.c.hash == digest)).first()
-    return None if row is None else key_of_row(row)
+    rows = _BY_HASH.execute(connection, {"hash": digest})
+    return _key_of_prepared(rows[0]) if rows else None
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
@@ -114,6 +114,7 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     return {row.id: _key_of_prepared(row) for row in rows}
 
 
+_BY_HASH = Prepared(lambda *_: select(_KEYS).where(_KEYS.c.hash == bindparam("hash")))
 _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
 
 

@@ -64,8 +64,8 @@ class LimitUsage:
     Args:
         label: what error messages call the subject, as in "This key".
         running: the subject's open requests.
-        seconds: gives (second, requests, tokens) of each second in the sums. It is asked only to
-            tell a refused client how long to wait, since a busy subject has many.
+        seconds: gives (second, requests, tokens) of each second in the sums. It is asked once, and
+            only to tell refused clients how long to wait, since a busy subject has many.
     """
 
     __slots__ = ("_added", "_newest", "_seconds", "_used", "label", "limits", "running")
@@ -83,7 +83,7 @@ class LimitUsage:
         self.running = running
         self._used = (sums.requests, sums.tokens)
         self._newest = (sums.last_request, sums.last_token)
-        self._seconds = seconds
+        self._seconds = functools.cache(seconds)
         self._added: list[tuple[int, int, int]] = []
 
     def admit(self, tokens: int, now: float, least: int | None = None) -> None:

@@ -6,7 +6,7 @@ minutes, which is longer than any limit looks back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import (
     BigInteger,
@@ -71,15 +71,10 @@ def sums(connection: Connection, subjects: Iterable[str], second: int) -> dict[s
     return {row[0]: WindowSums(*row[1:]) for row in rows}
 
 
-def seconds(connection: Connection, subject: str, second: int) -> Sequence[tuple[int, int, int]]:
+def seconds(connection: Connection, subject: str, second: int) -> list[tuple[int, int, int]]:
     """(second, requests, tokens) of each second that ``sums`` counts for a subject."""
-    rows = connection.execute(
-        select(_WINDOWS.c.second, _WINDOWS.c.requests, _WINDOWS.c.tokens).where(
-            _WINDOWS.c.subject == subject, *_IN_SPAN
-        ),
-        _span(second),
-    )
-    return rows.tuples().all()
+    rows = _EACH.execute(connection, {**_span(second), "subject": subject})
+    return [(at, requests, tokens) for at, requests, tokens in rows]
 
 
 def _span(second: int) -> dict[str, int]:
@@ -134,6 +129,11 @@ _SUMS = Prepared(
         )
         .where(_WINDOWS.c.subject.in_(subjects), *_IN_SPAN)
         .group_by(_WINDOWS.c.subject)
+    )
+)
+_EACH = Prepared(
+    lambda *_: select(_WINDOWS.c.second, _WINDOWS.c.requests, _WINDOWS.c.tokens).where(
+        _WINDOWS.c.subject == bindparam("subject"), *_IN_SPAN
     )
 )
 _CORRECT = Prepared(

@@ -148,11 +148,11 @@ class Ledger:
             reservation.end()
         if self._settling:
             await asyncio.wait([operation.future for operation in self._settling])
-        self._deadlines.stop()
         await self._answers.stop()
         with self._steps["journal"].step():
             await self._replay()
         await self._writer.stop()
+        self._deadlines.stop()
         with self._steps["journal"].step():
             if self._journal is not None:
                 self._journal.done(0)  # removes a file whose only entries could not be written
