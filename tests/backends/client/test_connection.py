@@ -365,12 +365,20 @@ async def test_what_waits_fails_when_the_connection_is_closed_here(
 
 
 async def send_on(peer: Peer, pieces: asyncio.Queue[bytes]) -> None:
-    """A response of nine bytes, as a test brings them; an empty piece ends the connection."""
+    """A response of nine bytes, as a test brings them; an empty piece resets the connection."""
     await peer.request()
     peer.send(HEAD % 9)
-    while piece := await pieces.get():
-        peer.send(piece)
-    peer.reset()
+    left = asyncio.create_task(peer.client_left())
+    while not left.done():
+        piece = asyncio.create_task(pieces.get())
+        await asyncio.wait({left, piece}, return_when=asyncio.FIRST_COMPLETED)
+        if not piece.done():
+            piece.cancel()
+        elif piece.result():
+            peer.send(piece.result())
+        else:
+            peer.reset()
+            await left
 
 
 class Sink:
