@@ -30,6 +30,9 @@ class Exchange(Protocol):
     def flow(self) -> Flow:
         """The connection's."""
 
+    def write_chunk(self, data: bytes) -> bool:
+        """Write bytes in the midst of a stream at once; False: send them as ASGI has it."""
+
     def close_after(self, stall_timeout: float) -> None:
         """Close the connection after this answer, whose headers are sent already."""
 
@@ -56,6 +59,12 @@ def take_body(scope: _Scope) -> bytes | None:
     exchange.flow.resume_reading()  # or a client that leaves would not be noticed
     body, exchange.body = bytes(exchange.body), b""  # not held for as long as it runs
     return body
+
+
+def chunk_writer(scope: _Scope) -> Callable[[bytes], bool] | None:
+    """What writes bytes in the midst of a stream at once; None: the server has no such thing."""
+    exchange = exchange_of(scope)
+    return None if exchange is None else exchange.write_chunk
 
 
 def on_disconnect(scope: _Scope, then: Callable[[], None] | None) -> bool:
