@@ -178,9 +178,11 @@ class Cycle:
                 await self._end_badly()
 
     async def _end_badly(self) -> None:
-        if self.response_started:
+        if self.response_started and self._head is None:
             self._connection.close_after_body()
             return
+        self.response_started = self._chunked = False  # nothing of it was written
+        self._left = self._head = None
         body = b"Internal Server Error"
         headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
         headers.append((b"content-length", b"%d" % len(body)))
