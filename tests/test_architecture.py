@@ -129,7 +129,7 @@ TESTED_ELSEWHERE = {
     "gateway/scheduling/speed.py": "gateway/scheduling/test_routing.py",
     "http/admin/reload.py": "test_reload.py",
     "http/admin/router.py": "http/admin/test_keys.py",
-    "http/connection/cycle.py": "http/connection/test_protocol.py",
+    "http/local_callers.py": "http/test_access.py",
     "http/dialects/base.py": "http/dialects/test_chunks.py",
     "http/dialects/framing.py": "http/ollama/test_generate.py",
     "http/dialects/split.py": "http/dialects/test_chunks.py",

@@ -89,3 +89,30 @@ def test_json_lines_round_what_was_measured() -> None:
     record = logging.makeLogRecord({"msg": "request", **log.fields(queue_ms=0.1 + 0.2, count=3)})
     line = json.loads(log._JsonFormatter().format(record))
     assert (line["queue_ms"], line["count"]) == (0.3, 3)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_of_the_hot_path_is_like_any_other(
+    form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.configure("info", form)
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.25)
+    values = {"id": "req_1", "who": "two words", "ms": 1.25, "n": 3, "ok": True, "why": None}
+    logger.warning("it", extra=log.fields(**values))
+    log.write(logger, logging.WARNING, "it", **values)
+    log.write(logger, logging.DEBUG, "it", **values)
+    first, second = written(capsys).splitlines()
+    assert first == second
+
+
+def test_whoever_listens_beside_gets_lines_of_the_hot_path_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("info", "text")
+    heard: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger().addHandler(listener)
+    log.write(logger, logging.INFO, "it", n=3, why=None)
+    assert [record.__dict__["fields"] for record in heard] == [{"n": 3}]
+    assert written(capsys).endswith("it n=3\n")

@@ -6,10 +6,12 @@ written; no object is logged whole.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -44,6 +46,8 @@ class _WholeLines(logging.StreamHandler[TextIO]):
     It takes no lock: standard error takes a whole line from any thread, and has no line in it then.
     """
 
+    formatter: _Formatter
+
     def createLock(self) -> None:
         self.lock = None
 
@@ -54,31 +58,21 @@ class _WholeLines(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
 
-class _Line(logging.LogRecord):
-    """A line of a request: what the logging module would find out otherwise costs as much again."""
-
-    def __init__(self, logger: str, level: int, message: str, values: dict[str, Any]) -> None:
-        now = time.time()
-        self.__dict__.update(
-            _BLANK,
-            name=logger,
-            levelno=level,
-            levelname=logging.getLevelName(level),
-            msg=message,
-            created=now,
-            msecs=(now % 1) * 1000,
-            fields=values,
-        )
-
-
-_BLANK = logging.makeLogRecord({}).__dict__
-
-
 def write(logger: logging.Logger, level: int, message: str, **values: Any) -> None:
-    """As ``logger.log(level, message, extra=fields(**values))``, for lines on the hot path."""
-    if logger.isEnabledFor(level):
-        known = {name: value for name, value in values.items() if value is not None}
-        logger.handle(_Line(logger.name, level, message, known))
+    """As ``logger.log(level, message, extra=fields(**values))``, for a line on the hot path.
+
+    Where nobody else listens, no record is made of it: that costs as much as the line itself.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    listening = logging.root.handlers
+    handler = listening[0] if len(listening) == 1 else None
+    if not isinstance(handler, _WholeLines):
+        logger.log(level, message, extra=fields(**values))
+        return
+    line = handler.formatter.line(time.time(), level, logger.name, message, values)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        handler.stream.write(line + "\n")
 
 
 def set_level(level: str) -> None:
@@ -91,26 +85,66 @@ def fields(**values: Any) -> dict[str, Any]:
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
-def _time_of(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-
-
 @lru_cache(maxsize=2)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-class _JsonFormatter(logging.Formatter):
+def _time_of(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+_LEVELS = {
+    level: logging.getLevelName(level).lower()
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+}
+
+
+class _Formatter(logging.Formatter):
+    """A record, or what would be one, as a line."""
+
+    def line(
+        self,
+        at: float,
+        level: int,
+        logger: str,
+        message: str,
+        values: Mapping[str, Any],
+        traceback: str = "",
+    ) -> str:
+        """One line. Fields that are None are left out."""
+        raise NotImplementedError
+
     def format(self, record: logging.LogRecord) -> str:
+        values = getattr(record, "fields", {})
+        traceback = self.formatException(record.exc_info) if record.exc_info else ""
+        return self.line(
+            record.created, record.levelno, record.name, record.getMessage(), values, traceback
+        )
+
+
+class _JsonFormatter(_Formatter):
+    def line(
+        self,
+        at: float,
+        level: int,
+        logger: str,
+        message: str,
+        values: Mapping[str, Any],
+        traceback: str = "",
+    ) -> str:
         line = {
-            "time": _time_of(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{name: _rounded(value) for name, value in getattr(record, "fields", {}).items()},
+            "time": _time_of(at),
+            "level": _LEVELS.get(level, str(level)),
+            "logger": logger,
+            "message": message,
         }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        for name, value in values.items():
+            if value is not None:
+                line[name] = _rounded(value)
+        if traceback:
+            line["traceback"] = traceback
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
@@ -119,23 +153,29 @@ def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        parts = [_time_of(record), record.levelname.lower().ljust(7), record.getMessage()]
-        for name, value in getattr(record, "fields", {}).items():
+class _TextFormatter(_Formatter):
+    def line(
+        self,
+        at: float,
+        level: int,
+        logger: str,
+        message: str,
+        values: Mapping[str, Any],
+        traceback: str = "",
+    ) -> str:
+        parts = [f"{_time_of(at)} {_LEVELS.get(level, str(level)):7} {message}"]
+        for name, value in values.items():
             kind = type(value)
-            if kind is float:
-                parts.append(f"{name}={value:.1f}")
-            elif kind is int:
+            if kind is int:
                 parts.append(f"{name}={value}")
+            elif kind is float:
+                parts.append(f"{name}={value:.1f}")
             elif kind is bool:
                 parts.append(f"{name}={'true' if value else 'false'}")
-            else:
+            elif value is not None:
                 parts.append(f"{name}={_quoted(str(value))}")
         line = " ".join(parts)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+        return f"{line}\n{traceback}" if traceback else line
 
 
 def _quoted(text: str) -> str:

@@ -188,7 +188,9 @@ class Generate(RecordedRoute):
         model = self._registry.models.find(call.asked.request.model)
         call.record.model = model.name
         request, *more = map(model.check, (call.asked.request, *call.asked.more))
-        encoder = self._encoder(call._replace(asked=call.asked._replace(request=request)))
+        if request is not call.asked.request:
+            call = call._replace(asked=call.asked._replace(request=request))
+        encoder = self._encoder(call)
         framing, record = self._dialect.framing, call.record
         return Job(call.caller, model, request, encoder, record, framing, call.claim, tuple(more))
 

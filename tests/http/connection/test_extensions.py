@@ -27,6 +27,9 @@ class Exchange:
 
         self.flow = Flow()
 
+    def write_chunk(self, data: bytes) -> bool:
+        raise AssertionError("nothing is to be written")
+
     def close_after(self, stall_timeout: float) -> None:
         raise AssertionError("the connection stays")
 

@@ -76,6 +76,9 @@ class Exchange:
     def scope(self) -> Scope:
         return {"type": "http", "extensions": of_exchange(self)}
 
+    def write_chunk(self, data: bytes) -> bool:
+        raise AssertionError("nothing is to be written")
+
     def close_after(self, stall_timeout: float) -> None:
         raise AssertionError("the connection stays")
 

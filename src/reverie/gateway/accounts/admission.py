@@ -104,6 +104,8 @@ async def _each_prompt_once(
     measure: Callable[[GenerateRequest], Awaitable[GenerateRequest]],
 ) -> list[GenerateRequest]:
     """The requests with their prompts measured; several for one prompt share its size."""
+    if len(requests) == 1:
+        return [await measure(requests[0])]
     measured: list[GenerateRequest] = []
     for request in requests:
         if request.counts_prompt or not measured:

@@ -146,7 +146,24 @@ class Cycle:
         """Close the connection at once."""
         self._connection.transport.abort()
 
-    # ASGI ---------------------------------------------------------------------------------------
+    def write_chunk(self, data: bytes) -> bool:
+        """Write bytes in the midst of a stream at once.
+
+        Returns:
+            False: they are to be sent as ASGI has it, since there is more to do.
+        """
+        if (
+            not self._chunked
+            or self._head is not None
+            or self.flow.write_paused
+            or self.disconnected
+            or self.response_complete
+        ):
+            return False
+        self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    # ASGI --------------------------------------------------------------------------------------
 
     async def run(self, app: _Application, scope: Any) -> None:
         """Have the application answer."""
@@ -161,9 +178,11 @@ class Cycle:
                 await self._end_badly()
 
     async def _end_badly(self) -> None:
-        if self.response_started:
+        if self.response_started and self._head is None:
             self._connection.close_after_body()
             return
+        self.response_started = self._chunked = False  # nothing of it was written
+        self._left = self._head = None
         body = b"Internal Server Error"
         headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
         headers.append((b"content-length", b"%d" % len(body)))
@@ -190,12 +209,16 @@ class Cycle:
 
     async def send(self, message: _Message) -> None:
         """ASGI's ``send``. It waits while the client doesn't read."""
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        if more and body and self.write_chunk(body):
+            return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
             return
         if message["type"] == "http.response.body":
-            self._write(message.get("body", b""), more=message.get("more_body", False))
+            self._write(body, more=more)
         else:
             self._begin(message["status"], message.get("headers", ()))
 

@@ -26,10 +26,14 @@ _PIECE = 64 * 1024
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    firsts: dict[bytes, bytes] | None = scope.get(_FIRSTS)
+    if firsts is None:
+        firsts = scope[_FIRSTS] = dict(reversed(scope["headers"]))
+    return firsts.get(name)
+
+
+_FIRSTS = "reverie.headers"
+"""Where a scope keeps its headers by their names, of which several are looked up."""
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
@@ -42,7 +46,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: floa
         RequestTimeout: it took more than ``timeout`` seconds.
         ClientGone: the client left before its end.
     """
-    coding = coding_of(value for name, value in scope["headers"] if name == b"content-encoding")
+    coding = None
+    if header(scope, b"content-encoding") is not None:
+        named = (value for name, value in scope["headers"] if name == b"content-encoding")
+        coding = coding_of(named)
     body = await _read_all(scope, receive, limit=limit, timeout=timeout)
     if coding is None or not body:
         return body

@@ -31,7 +31,7 @@ class Exchange(Protocol):
         """The connection's."""
 
     def write_chunk(self, data: bytes) -> bool:
-        """Write bytes in the midst of a stream at once. False: ``send`` them."""
+        """Write bytes in the midst of a stream at once; False: send them as ASGI has it."""
 
     def close_after(self, stall_timeout: float) -> None:
         """Close the connection after this answer, whose headers are sent already."""

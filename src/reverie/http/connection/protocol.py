@@ -304,8 +304,11 @@ class Protocol(asyncio.Protocol):
         if self._asks_to_switch():
             return
         self._stop_discard_timer()
-        if self._cycle is not None and not self._cycle.response_complete:
+        assert self._cycle is not None
+        if not self._cycle.response_complete:
             self._cycle.end_body()
+        elif not self.transport.is_closing():
+            self._wait_for_next()  # answered before its body was there
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for one."""

@@ -6,7 +6,7 @@ import hashlib
 
 from reverie.errors import InvalidHeader
 from reverie.gateway.accounts.kept_answers import Claim
-from reverie.http.connection.exchange import Scope
+from reverie.http.connection.exchange import Scope, header
 
 _MAX_KEY = 255
 _MAX_ID_DIGITS = 16
@@ -25,7 +25,9 @@ def claim_of(
     Raises:
         InvalidHeader: a header is malformed or repeated.
     """
-    key = _only(scope, "Idempotency-Key")
+    key = None
+    if header(scope, b"idempotency-key") is not None:
+        key = _only(scope, "Idempotency-Key")
     if key is None:
         if own_key is None:
             return None
