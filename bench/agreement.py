@@ -2,8 +2,9 @@
 
 Both ask the same server with the same prompts at the same concurrency, in turn, and the figures
 that both define are divided. A server is started anew for each run, so that neither finds the
-other's prompts in a cache. Tokens are those that the server counts, for both. The tools may use all CPUs, as aiperf
-has ten processes; the first requests of each, as many as are under way at a time, don't count.
+other's prompts in a cache. Tokens are those that the server counts, for both. The tools may use all
+CPUs, since aiperf is many processes; the first requests, as many as are under way at a time, don't
+count.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,8 +127,9 @@ async def theirs(
         program.path, "profile", "--model", asked.model, "--url", url,
         "--endpoint-type", "chat", "--streaming", "--use-legacy-max-tokens",
         "--concurrency", str(asked.concurrency), "--request-count", str(asked.requests),
-        "--warmup-request-count", str(asked.concurrency), "--input-file", str(prompts), "--custom-dataset-type", "single_turn",
-        "--dataset-sampling-strategy", "sequential", "--use-server-token-count",
+        "--warmup-request-count", str(asked.concurrency), "--use-server-token-count",
+        "--input-file", str(prompts), "--custom-dataset-type", "single_turn",
+        "--dataset-sampling-strategy", "sequential",
         "--tokenizer", str(folder), "--ui", "none", "--artifact-dir", str(folder / THEIRS),
         *fields,
     )  # fmt: skip
@@ -182,11 +185,10 @@ async def compare(asked: Question, program: Program, rounds: int, figures: Figur
 
 
 def _prompts(file: Path, asked: Question, seed: int) -> Path:
-    questions = synthetic(asked.prompt_tokens, seed)
-    lines = [
-        json.dumps({"text": next(questions).messages[0]["content"]}) for _ in range(asked.requests)
-    ]
-    file.write_text("".join(f"{line}\n" for line in lines))
+    count = asked.concurrency + asked.requests  # those of the warm-up are others
+    questions = islice(synthetic(asked.prompt_tokens, seed), count)
+    lines = [json.dumps({"text": one.messages[0]["content"]}) for one in questions]
+    file.write_text("\n".join(lines))
     return file
 
 

@@ -147,9 +147,8 @@ def bench(
         **({"ignore_eos": True} if ignore_eos else {}),
         **_fields(extra or []),
     }
-    plans = [*_warmup(plan, warmup), plan]
-    loads = [(one, _bodies(prompts, prompt_tokens, one, fields)) for one in plans]
-    load = run_loads(server.url, key, timeout, loads)
+    bodies = _bodies(prompts, prompt_tokens, plan, fields)
+    load = run_loads(server.url, key, timeout, [*_warmup(plan, warmup), plan], bodies)
     found = report(load)
     about = {"url": server.url, **fields, **msgspec.to_builtins(plan)}
     print_report(found, about, to_stdout=str(json_file) != "-")
@@ -165,9 +164,8 @@ def _enough(concurrency: int | None, rate: float | None) -> int:
 
 
 def _warmup(plan: Plan, requests: int) -> list[Plan]:
-    """The plan of the requests that don't count: other prompts than those that do."""
-    changes = {"requests": requests, "seconds": None, "seed": ~plan.seed}
-    return [msgspec.structs.replace(plan, **changes)] if requests else []
+    """The plan of the requests that don't count."""
+    return [msgspec.structs.replace(plan, requests=requests, seconds=None)] if requests else []
 
 
 def _bodies(

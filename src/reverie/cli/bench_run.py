@@ -22,28 +22,29 @@ _TELL_EVERY = 10.0
 
 
 def run_loads(
-    url: str, key: str | None, timeout: float, loads: Sequence[tuple[Plan, Iterator[bytes]]]
+    url: str, key: str | None, timeout: float, plans: Sequence[Plan], bodies: Iterator[bytes]
 ) -> Load:
     """Run one after the other, and give the last, or the one that was stopped.
 
     Args:
         timeout: seconds for one request.
-        loads: those before the last warm up.
+        plans: those before the last warm up.
+        bodies: of all requests; each plan goes on where the one before it ended.
     """
     _allow_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(url, key, timeout, loads))
+        return runner.run(_run(url, key, timeout, plans, bodies))
 
 
 async def _run(
-    url: str, key: str | None, timeout: float, loads: Sequence[tuple[Plan, Iterator[bytes]]]
+    url: str, key: str | None, timeout: float, plans: Sequence[Plan], bodies: Iterator[bytes]
 ) -> Load:
     headers = {"User-Agent": "reverie-bench", **({"Authorization": f"Bearer {key}"} if key else {})}
     client = Client(url, headers=headers, timeout=timeout)
     try:
-        for number, (plan, bodies) in enumerate(loads, 1):
+        for plan in plans:
             load = Load(client, plan, bodies)
-            progress = _Progress(load, plan, "" if number == len(loads) else "warming up: ")
+            progress = _Progress(load, plan, "" if plan is plans[-1] else "warming up: ")
             with _stopped_by_signals(load), progress:
                 await load.run()
             if load.was_stopped:
