@@ -27,16 +27,13 @@ class Client:
         url: with or without a ``/v1`` at its end.
         headers: sent with each request.
         timeout: seconds for one request.
-        socket: the Unix socket to use instead of the URL's host.
 
     Raises:
         ValueError: the URL or a header can't be used.
     """
 
-    def __init__(
-        self, url: str, *, headers: Mapping[str, str], timeout: float, socket: str | None = None
-    ) -> None:
-        address = Address.of(url.rstrip("/").removesuffix("/v1") + "/v1", socket)
+    def __init__(self, url: str, *, headers: Mapping[str, str], timeout: float) -> None:
+        address = Address.of(url.rstrip("/").removesuffix("/v1") + "/v1")
         fields = {
             "Host": address.authority,
             "Content-Type": "application/json",

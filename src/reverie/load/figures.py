@@ -23,12 +23,13 @@ LATE = 0.005
 _MILLI = 1e3
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Of values in ascending order; between two of them on the line that joins them, as numpy's.
+def percentile(values: Iterable[float], percent: float) -> float:
+    """Between two values it lies on the line that joins them, as numpy's.
 
     Raises:
         ValueError: there are none.
     """
+    ordered = sorted(values)
     if not ordered:
         raise ValueError("there is no percentile of nothing")
     place = (len(ordered) - 1) * percent / 100
