@@ -1,6 +1,6 @@
 """What is asked: prompts made of words with a seed, or those of a file.
 
-Rule: the same seed gives the same prompts, and no two of them begin alike, so that no answer comes
+Rule: the same seed gives the same prompts, and no two of them are alike, so that no answer comes
 out of a cache.
 """
 
