@@ -27,6 +27,8 @@ _STREAM = re.compile(rb'"stream": *true')
 _PAUSE = re.compile(rb'"seed": *(\d+)')
 _IN_ONE_WRITE = 16
 _TOO_LATE = 0.2
+_TICK_MS = 5
+"""The shorter it is, the fewer chunks leave in a burst, and the more turns of the loop it takes."""
 _PROMPT_TOKENS = 12
 _COMMON = {"id": "chatcmpl-1", "created": 1795392196, "model": "m"}
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -92,11 +94,13 @@ _BEFORE, _AFTER = _chunk(_token(_PLACEHOLDER.decode())).split(_PLACEHOLDER)
 
 
 class _Pace:
-    """Streams with the same pause: one timer for all, which serves a tenth of them at a time."""
+    """Streams with the same pause: one timer for all, which each time serves a part of them."""
 
     def __init__(self, pause_ms: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: list[list[tuple[asyncio.Transport, int, int]]] = [[] for _ in range(10)]
+        self._due: list[list[tuple[asyncio.Transport, int, int]]] = [
+            [] for _ in range(max(1, pause_ms // _TICK_MS))
+        ]
         self._tick_seconds = pause_ms / 1e3 / len(self._due)
         self._now = 0
         self._begun = self._loop.time()

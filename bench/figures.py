@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -28,14 +27,6 @@ class Figure(NamedTuple):
     @property
     def median(self) -> float:
         return statistics.median(self.values)
-
-
-def percentile(values: Iterable[float], percent: float) -> float:
-    """The value that so many percent of them don't exceed."""
-    ordered = sorted(values)
-    if not ordered:
-        raise ValueError("there is no percentile of nothing")
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * percent / 100) - 1))]
 
 
 def number(value: float) -> str:

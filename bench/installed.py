@@ -36,6 +36,11 @@ def vllm_router() -> Program:
     return _from_package_index("vllm-router", "vllm-router")
 
 
+def aiperf() -> Program:
+    """NVIDIA's load generator."""
+    return _from_package_index("aiperf", "aiperf")
+
+
 def nginx() -> Program:
     """nginx, from the system's packages."""
     if shutil.which("nginx") is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Size(NamedTuple):
     """Of an answer of the real model."""
     growth: int
     """Times the keys, rows, models and backends."""
+    limit: float
+    """Seconds for one scenario. What hasn't been measured by then is listed as missing."""
     patience: float
     """Seconds in which a contestant must have done what it is asked, or is told to be too slow."""
 
@@ -50,6 +53,7 @@ QUICK = Size(
     clients=(1, 8),
     tokens=16,
     growth=100,
+    limit=180.0,
     patience=20.0,
 )
 USUAL = Size(
@@ -60,9 +64,12 @@ USUAL = Size(
     clients=(1, 8, 32),
     tokens=64,
     growth=1000,
+    limit=480.0,
     patience=60.0,
 )
-FULL = USUAL._replace(rounds=7, seconds=4.0, requests=100_000, tokens=128, patience=600.0)
+FULL = USUAL._replace(
+    rounds=7, seconds=4.0, requests=100_000, tokens=128, limit=7_200.0, patience=600.0
+)
 
 
 @dataclass
@@ -73,9 +80,14 @@ class Bench:
     folder: Path
     figures: Figures = field(default_factory=Figures)
     versions: dict[str, str] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
     _programs: dict[str, tuple[Path, Start]] = field(default_factory=dict)
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
     _targets: list[Target] = field(default_factory=list)
+
+    def tell(self, text: str) -> None:
+        """Say what is measured now."""
+        print(f"{time.monotonic() - self._began:5.0f} s  {text}", flush=True)
 
     def install(self) -> None:
         """Install the others; those that can't be had are listed with their reason."""

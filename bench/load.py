@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 from cpus import cpu_seconds
 from wire import AnswerReader, StampReader
 
-UNIX = "unix:"
-"""What the URL of a server on a Unix socket begins with."""
 _SLOW = 20.0
 _QUIET = 0.25
 """The share of a core below which a server has done what it was asked."""
@@ -103,11 +101,8 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(url: str, make: Callable[[], Connection]) -> Connection:
-    """Connect to ``http://host:port``, or ``unix:path``."""
-    loop = asyncio.get_running_loop()
-    if url.startswith(UNIX):
-        return (await loop.create_unix_connection(make, url.removeprefix(UNIX)))[1]
-    address = urlsplit(url)
+    """Connect to ``http://host:port``."""
+    loop, address = asyncio.get_running_loop(), urlsplit(url)
     return (await loop.create_connection(make, address.hostname or "", address.port or 80))[1]
 
 
@@ -209,6 +204,8 @@ class Window(NamedTuple):
     expected: float
     """Chunks that the engine's pace would have brought."""
     cpu_seconds: float
+    beside: float
+    """The share of one CPU that the engine and this load used."""
     delays: Sequence[float]
     """Seconds from the engine's sending of each chunk to its coming."""
     stalled: int
@@ -233,10 +230,17 @@ class _Stream:
 
 
 class Streams:
-    """Paced streams of one server, held open until ``close``."""
+    """Paced streams of one server, held open until ``close``.
 
-    def __init__(self, url: str, pid: int, pause: float) -> None:
+    Args:
+        pid: the server's process.
+        engine_pid: the process of the engine behind it.
+        pause: seconds between two chunks of a stream.
+    """
+
+    def __init__(self, url: str, pid: int, engine_pid: int, pause: float) -> None:
         self._url, self._pid, self._pause = url, pid, pause
+        self._engine_pid = engine_pid
         self._streams: list[_Stream] = []
         self._connections: list[Connection] = []
         self._ended = 0
@@ -281,9 +285,11 @@ class Streams:
         """
         for stream in self._streams:
             stream.delays = []
-        cpu_before, began = cpu_seconds(self._pid), time.perf_counter()
+        cpu_before, beside_before = cpu_seconds(self._pid), self._beside()
+        began = time.perf_counter()
         await asyncio.sleep(seconds)
         spent, took = cpu_seconds(self._pid) - cpu_before, time.perf_counter() - began
+        beside = (self._beside() - beside_before) / took
         each = [stream.delays for stream in self._streams]
         for lost in (connection.lost for connection in self._connections):
             if lost.done():
@@ -294,9 +300,14 @@ class Streams:
             chunks=sum(map(len, each)),
             expected=len(each) * took / self._pause,
             cpu_seconds=spent,
+            beside=beside,
             delays=[delay for delays in each for delay in delays],
             stalled=sum(1 for delays in each if not delays or max(delays) > STALL),
         )
+
+    def _beside(self) -> float:
+        """CPU seconds of the engine and of this process."""
+        return cpu_seconds(self._engine_pid) + time.process_time()
 
     async def close(self) -> None:
         """Hang up on all of them, and wait until the server has noticed."""
@@ -306,48 +317,32 @@ class Streams:
         await settle(self._pid)
 
 
-class Answer(NamedTuple):
-    """One streamed answer: when it was asked for, when something of it came, and its body."""
-
-    asked: float
-    moments: Sequence[float]
-    body: bytes
-
-    @property
-    def first(self) -> float:
-        """Seconds to the first that came of it."""
-        return self.moments[0] - self.asked
-
-
-async def ask(url: str, request: bytes, only: bytes = b"", limit: float = 120.0) -> Answer:
-    """Ask once, on a connection of its own.
+async def ask(url: str, request: bytes, limit: float = 120.0) -> float:
+    """Ask once, on a connection of its own; give the seconds to the first that came of the answer.
 
     Args:
-        only: what a piece of the body must have in it for its moment to count.
-        limit: seconds within which it must have come.
+        limit: seconds within which all of it must have come.
 
     Raises:
         TimeoutError: it didn't.
     """
-    moments: list[float] = []
-    pieces: list[bytes] = []
+    first = 0.0
     ended = asyncio.Event()
 
-    def on_body(data: bytes, now: float) -> None:
-        pieces.append(data)
-        if only in data:
-            moments.append(now)
+    def on_body(_data: bytes, now: float) -> None:
+        nonlocal first
+        first = first or now
 
     connection = await connect(url, lambda: Connection(request, lambda _: ended.set(), on_body))
     asked = time.perf_counter()
     connection.send()
     waiting = asyncio.ensure_future(ended.wait())
-    first = asyncio.FIRST_COMPLETED
+    either = asyncio.FIRST_COMPLETED
     try:
-        await asyncio.wait((waiting, connection.lost), timeout=limit, return_when=first)
+        await asyncio.wait((waiting, connection.lost), timeout=limit, return_when=either)
         waiting.cancel()
     finally:
         await hang_up((connection,))
     if not ended.is_set():
         raise TimeoutError(f"no answer in {limit:g} s")
-    return Answer(asked, moments, b"".join(pieces))
+    return first - asked

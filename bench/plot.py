@@ -8,15 +8,9 @@ from html import escape
 
 from figures import REVERIE, Figure, number
 
-_WIDTH, _LABEL, _BAR, _STEP, _TITLE = 860, 190, 15, 20, 34
-_STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #222 }
-.title { font-weight: 600 }
-rect { fill: #9aa5b1 } .ours { fill: #2b6cb0 }
-line { stroke: #222 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #ddd } line { stroke: #ddd } rect { fill: #616e7c } .ours { fill: #63b3ed }
-}"""
+from reverie.load.plot import WIDTH, drawing
+
+_LABEL, _BAR, _STEP, _TITLE = 190, 15, 20, 34
 
 
 def svg(groups: Sequence[Sequence[Figure]]) -> str:
@@ -31,7 +25,7 @@ def svg(groups: Sequence[Sequence[Figure]]) -> str:
         most = max(max(figure.values) for figure in group)
 
         def place(value: float, least: float = least, most: float = most) -> float:
-            room = _WIDTH - _LABEL - 80
+            room = WIDTH - _LABEL - 80
             return _LABEL + room * math.log(value / least) / math.log(most / least)
 
         for figure in group:
@@ -47,10 +41,7 @@ def svg(groups: Sequence[Sequence[Figure]]) -> str:
             ]
             top += _STEP
         top += 10
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" role="img">'
-        f"<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
-    )
+    return drawing(parts, top)
 
 
 def drawn(figures: Sequence[Figure]) -> list[list[Figure]]:

@@ -59,11 +59,16 @@ async def main(chosen: list[str], size: Size, folder: Path) -> Bench:
         for name in chosen:
             title, run = SCENARIOS[name]
             began = time.monotonic()
+            bench.tell(f"{name}) {title}")
             try:
-                await run(bench)
+                async with asyncio.timeout(size.limit) as limit:
+                    await run(bench)
             except (RuntimeError, OSError, ValueError) as error:
-                bench.figures.missing[f"the rest of {name}"] = f"{type(error).__name__}: {error}"
-            print(f"{name}) {title}: {time.monotonic() - began:.0f} s", flush=True)
+                reason = f"{type(error).__name__}: {error}"
+                if limit.expired():
+                    reason = f"its {size.limit / 60:.0f} minutes were over"
+                bench.figures.missing[f"the rest of {name}"] = reason
+            bench.tell(f"{name}) took {time.monotonic() - began:.0f} s")
     except asyncio.CancelledError:
         bench.figures.missing["the rest"] = "the run was stopped"
     finally:

@@ -34,6 +34,7 @@ async def run(bench: Bench) -> None:
     costs: dict[str, list[float]] = defaultdict(list)
     async with servers.engine() as engine, bench.reverie(engine.url, accounts=True) as target:
         for number in range(bench.size.rounds + 1):
+            bench.tell(f"g) round {number} of {bench.size.rounds}" if number else "g) warming up")
             for route, body in requests(_TOKENS).items():
                 asked = target.requests({"model": "m", "stream": True, **body}, path=route)
                 before = cpu_seconds(target.pid)

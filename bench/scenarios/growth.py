@@ -62,6 +62,7 @@ def _start(
     backends: int = 1,
 ) -> AbstractAsyncContextManager[Target]:  # fmt: skip
     """A gateway with so much to look after."""
+    bench.tell(f"f) {name}: made and started")
     folder = bench.folder / f"growth-{keys}" if keys else Path(mkdtemp(dir=bench.folder))
     folder.mkdir(exist_ok=True)
     callers = make(_store(folder), CLIENTS, all_keys=keys, rows=rows)

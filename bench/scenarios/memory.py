@@ -22,14 +22,17 @@ async def run(bench: Bench) -> None:
     await bench.dismiss()
     async with servers.engine() as engine:
         for start in bench.starts(engine.url):
-            await _measure(bench, start)
+            await _measure(bench, engine, start)
 
 
-async def _measure(bench: Bench, start: AbstractAsyncContextManager[Target]) -> None:
+async def _measure(
+    bench: Bench, engine: Target, start: AbstractAsyncContextManager[Target]
+) -> None:
     name = ""
     try:
         async with start as target:
             name = target.name
+            bench.tell(f"e) {name}")
             limit = bench.size.patience
             few, many = chat(stream=False, tokens=16), bench.size.requests
             await answer(target.url, target.pid, target.requests(few), 200, limit)
@@ -39,7 +42,7 @@ async def _measure(bench: Bench, start: AbstractAsyncContextManager[Target]) -> 
             _add(bench, name, "memory after 200 requests", before)
             what = f"memory after {many:,} requests"
             _add(bench, name, what, after, "" if count >= many else f"{count:,} in {limit:.0f} s")
-            held, opened = await _hold(target, max(bench.size.streams), limit)
+            held, opened = await _hold(target, engine, max(bench.size.streams), limit)
             what = f"memory with {max(bench.size.streams):,} open streams"
             note = "" if opened == max(bench.size.streams) else f"{opened:,} began in {limit:.0f} s"
             _add(bench, name, what, held, note)
@@ -49,10 +52,10 @@ async def _measure(bench: Bench, start: AbstractAsyncContextManager[Target]) -> 
         bench.figures.missing[f"{name}, memory"] = str(error)
 
 
-async def _hold(target: Target, count: int, limit: float) -> tuple[float, int]:
+async def _hold(target: Target, engine: Target, count: int, limit: float) -> tuple[float, int]:
     """Memory while streams are open that bring a chunk each second, and how many are."""
     body = chat(stream=True, tokens=1_000_000, seed=_PAUSE_MS)
-    streams = Streams(target.url, target.pid, _PAUSE_MS / 1e3)
+    streams = Streams(target.url, target.pid, engine.pid, _PAUSE_MS / 1e3)
     try:
         await streams.open(target.requests(body, count=count), count / _OPENED_A_SECOND)
         await streams.wait_begun(count, limit)

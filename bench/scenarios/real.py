@@ -7,23 +7,24 @@ may use every CPU, as they do in earnest; those that aren't asked are idle.
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import quote
 
 from cpus import ALL_CPUS, on_cpus
-from figures import percentile
 from lineup import Bench, Size, in_turn
-from load import UNIX, Answer, ask
 from servers import Target, default_reverie, free_port, listening
 from servers import run as run_command
-from wire import request
 
+from reverie.load.client import Client
+from reverie.load.figures import percentile, report
+from reverie.load.prompts import Question, bodies
+from reverie.load.run import Load, Plan
 from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
@@ -32,14 +33,15 @@ _EVERY = 8
 """One prompt of so many is long, where they are mixed."""
 _LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
 _SHORT = "Write a short story about a lighthouse keeper who finds a letter in a bottle."
-_USED = re.compile(rb'"completion_tokens": ?(\d+)')
+_FIELDS = {"temperature": 0, "logit_bias": {"2": -100}}
+"""No end of turn: every answer has max_tokens tokens."""
 
 
 class Round(NamedTuple):
     """What clients saw."""
 
     tokens_per_second: float
-    first: list[float]
+    first: Sequence[float]
     """Milliseconds to the first token of each answer."""
     worst_gap: float
     """Milliseconds between two tokens of an answer, the longest of all."""
@@ -66,12 +68,12 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
     rounds: dict[str, list[Round]] = defaultdict(list)
     who = f"{clients} client{'s' * (clients > 1)}, {'mixed' if mixed else 'short'} prompts"
     for number in range(max(1, bench.size.rounds - 1)):
+        bench.tell(f"d) {who}, round {number + 1}")
         for target in list(in_turn(targets, number)):
             try:
                 measured = await _ask_together(bench.size, target, clients, mixed=mixed)
-            except TimeoutError:
-                slow = f"an answer took more than {bench.size.patience:.0f} s"
-                bench.figures.missing[f"{target.name}, {who} and what follows"] = slow
+            except TimeoutError as error:
+                bench.figures.missing[f"{target.name}, {who} and what follows"] = str(error)
                 targets.remove(target)
             else:
                 rounds[target.name].append(measured)
@@ -88,49 +90,34 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
 
 
 async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool) -> Round:
-    """Each client asks once."""
-    began = time.perf_counter()
-    long = (mixed and number % _EVERY == _EVERY - 1 for number in range(clients))
-    answers = await asyncio.gather(*(_client(size, target, is_long) for is_long in long))
-    took = time.perf_counter() - began
-    gaps = [
-        after - before
-        for answer in answers
-        for before, after in zip(answer.moments, answer.moments[1:], strict=False)
+    """Each client asks once.
+
+    Raises:
+        TimeoutError: one got no whole answer.
+    """
+    client = Client(target.url, headers={}, timeout=size.patience)
+    questions = [
+        _question(is_long=mixed and number % _EVERY == _EVERY - 1) for number in range(clients)
     ]
+    fields = {"max_tokens": size.tokens, **_FIELDS}
+    plan = Plan(concurrency=clients, requests=clients)
+    load = Load(client, plan, bodies(questions, fields, stream=True))
+    await load.run()
+    client.close()
+    found = report(load)
+    if found.failures:
+        raise TimeoutError(", ".join(name for name, _ in found.failures))
+    figures = found.figures
     return Round(
-        sum(_tokens(answer) for answer in answers) / took,
-        [answer.first * 1e3 for answer in answers],
-        max(gaps) * 1e3,
+        found.tokens_per_second, figures["ttft_ms"].values, figures["inter_chunk_ms"].values[-1]
     )
 
 
-async def _client(size: Size, target: Target, is_long: bool) -> Answer:
+def _question(*, is_long: bool) -> Question:
     marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
-    body = _body(marker + (_LONG if is_long else "") + _SHORT, size.tokens)
-    return await ask(target.url, request(body), b'"content":"', limit=size.patience)
-
-
-def _body(prompt: str, tokens: int) -> dict[str, Any]:
-    return {
-        "messages": [
-            {"role": "system", "content": "You are a helpful assistant."},
-            {"role": "user", "content": prompt},
-        ],
-        "max_tokens": tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "logit_bias": {"2": -100},  # no end of turn: every answer has max_tokens tokens
-    }
-
-
-def _tokens(answer: Answer) -> int:
-    """As the engine counted them."""
-    used = _USED.findall(answer.body)
-    if not used:
-        raise RuntimeError(f"an answer without its usage: {answer.body[-300:]!r}")
-    return int(used[-1])
+    prompt = marker + (_LONG if is_long else "") + _SHORT
+    told = {"role": "system", "content": "You are a helpful assistant."}
+    return Question([told, {"role": "user", "content": prompt}])
 
 
 @asynccontextmanager
@@ -141,7 +128,8 @@ async def _engine(model: Path) -> AsyncIterator[Target]:
     try:
         await runner.wait_ready(60)
         assert runner.pid is not None
-        yield Target("its engine, directly", f"{UNIX}{runner.socket}", runner.pid, [None])
+        url = f"http+unix://{quote(str(runner.socket), safe='')}"
+        yield Target("its engine, directly", url, runner.pid, [None])
     finally:
         await runner.stop()
 

@@ -20,6 +20,7 @@ async def measure(
     loads: dict[str, list[Load]] = defaultdict(list)
     failed: set[str] = set()
     for number in range(bench.size.rounds + 1):
+        bench.tell(f"round {number} of {bench.size.rounds}" if number else "warming up")
         for target in in_turn(targets, number):
             if target.name in failed:
                 continue

@@ -1,7 +1,7 @@
 """Medians, ratios and the table are those of the values, and nobody is left out in silence."""
 
 import pytest
-from figures import REVERIE, Figures, number, percentile
+from figures import REVERIE, Figures, number
 from plot import drawn, svg
 
 
@@ -40,14 +40,6 @@ def test_the_table_has_each_figure_and_each_that_is_missing(figures: Figures) ->
         "- not measured: LiteLLM: can't be installed: no network\n"
     )
     assert figures.table().row_count == 4
-
-
-def test_percentiles_are_values_that_were_measured() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (1, 50, 99, 100)] == [1, 50, 99, 100]
-    assert percentile([3.0, 1.0], 50) == 1.0
-    with pytest.raises(ValueError, match="nothing"):
-        percentile([], 50)
 
 
 def test_numbers_have_three_digits() -> None:

@@ -55,6 +55,11 @@ def plain_errors(options: dict[str, str]) -> Generator[None, None, None]:
 
 
 def print_json(value: Any) -> None:
+    typer.echo(as_json_text(value))
+
+
+def as_json_text(value: Any) -> str:
+    """JSON for people to read."""
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+    return msgspec.json.format(msgspec.json.encode(value)).decode()

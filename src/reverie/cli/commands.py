@@ -9,6 +9,7 @@ import typer
 
 import reverie
 from reverie.cli import keys
+from reverie.cli.bench import bench
 from reverie.cli.chat import chat
 from reverie.cli.check import check
 from reverie.cli.connection import CallFailed
@@ -52,6 +53,7 @@ app.command(short_help="Watch what runs; sort and cancel requests.")(top)
 app.add_typer(keys.app, short_help="Create, list, change and revoke callers' keys.")
 app.command(short_help="Say what was used: requests, tokens, money.")(usage)
 app.command(short_help="List the last requests: who asked what, how it ended.")(requests)
+app.command(short_help="Put load on a server, and measure what clients see.")(bench)
 
 
 def _show_version(wanted: bool) -> None:
