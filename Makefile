@@ -64,6 +64,8 @@ check: lint ## lint, types, and the tests that start no server: less than a minu
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
 
 # T: arguments of pytest, for a run of some tests alone.
+# What the tests start compiles the program once, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(if $(T),setup,lint) postgres chromium ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)

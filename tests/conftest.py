@@ -22,7 +22,7 @@ from reverie.store.database.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
-pytest_plugins = ["tests.markers", "tests.postgres"]
+pytest_plugins = ["tests.markers", "tests.ordering", "tests.postgres"]
 
 # How long an example takes says what else the machine does.
 hypothesis.settings.register_profile(

@@ -21,6 +21,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -36,6 +37,10 @@ logger = logging.getLogger("reverie")
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _FORCED_GRACE = 2.0
 """Seconds in which requests that were cut may write their last chunk."""
+_TICK = 1.0
+"""Seconds between two dates in the headers of answers."""
+_POLL = 0.01
+"""Seconds between two looks whether the connections have closed."""
 _EXIT_PATIENCE = 2.0
 """Seconds for threads to end once everything is stopped. One may be stuck on a dead disk."""
 
@@ -125,7 +130,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(_FORCED_GRACE),
             )
         )
         self._app = app
@@ -136,6 +140,7 @@ class Server(uvicorn.Server):
         self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
+        self._ending = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def take_signals(self) -> None:
@@ -197,10 +202,33 @@ class Server(uvicorn.Server):
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
 
+    async def main_loop(self) -> None:
+        """Renew the date in each answer's header until the end, which doesn't wait for a tick."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the connections, once those who watch the server or reload it are answered."""
+        """Close the connections, once those who watch the server or reload it are answered.
+
+        What uvicorn does, less its sleeps.
+        """
         await self._app.end_admin()
-        await super().shutdown(sockets)
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        state = self.server_state
+        told: set[Any] = set()
+        try:
+            async with asyncio.timeout(_FORCED_GRACE):
+                while state.connections or state.tasks:
+                    for connection in state.connections - told:
+                        told.add(connection)
+                        connection.shutdown()
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            logger.warning("some requests didn't end", extra=fields(in_flight=len(state.tasks)))
+            for task in state.tasks:
+                task.cancel()
 
     async def _reload(self) -> None:
         with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
@@ -219,14 +247,18 @@ class Server(uvicorn.Server):
             return
         failures = [model.pool.failure for model in self._app.models.all]
         self.failure = "\n".join(filter(None, failures))
-        self.should_exit = True
+        self._end()
 
     async def _drain_when_signalled(self) -> None:
         await self._signalled.wait()
         try:
             await self._drain()
         finally:
-            self.should_exit = True
+            self._end()
+
+    def _end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
 
     async def _drain(self) -> None:
         in_flight = self._app.in_flight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -100,10 +101,11 @@ async def test_a_server_that_is_not_there_is_not_well(engine: ScriptedEngine) ->
 
 @pytest.mark.integration
 async def test_a_server_that_does_not_answer_in_time_is_slow() -> None:
+    began = time.monotonic()
     async with server_that_says(b"") as url, transport_to(url) as transport:
         health = await probe(transport, "models", 0.05)
     assert (health.ok, health.error_code, health.timed_out) == (False, "backend_timeout", True)
-    assert health.duration >= 0.045  # a loop's timers are as coarse as a millisecond or two
+    assert 0 < health.duration <= time.monotonic() - began
 
 
 @pytest.mark.integration

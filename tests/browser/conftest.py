@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -30,13 +32,27 @@ def _chromium() -> str:
     return named
 
 
+@pytest.fixture(scope="session")
+def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where Chromium can be driven. All tests share it, and each page has a profile of its own."""
+    options = {"executablePath": _chromium(), "args": ["--no-sandbox", "--disable-dev-shm-usage"]}
+    file = tmp_path_factory.mktemp("browser") / "options.json"
+    file.write_text(json.dumps(options))
+    command = ["playwright", "launch-server", "--browser", "chromium", "--config", str(file)]
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # Playwright's program and Chromium are its own
+
+
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    program = _chromium()
+async def browser(shared_browser: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        browser = await playwright.chromium.connect(shared_browser)
         yield browser
         await browser.close()
 

@@ -119,6 +119,7 @@ async def test_a_refusal_is_a_sentence(tmp_path: Path, open_page: OpenPage) -> N
         await card.get_by_role("button", name="Unload smollm2-135m").click()
         alert = page.get_by_role("alert").filter(has_text="request")
         await expect(alert).to_contain_text("1 request holds the model.")
+        await page.close()  # the answer ends, for which a stop would wait
 
 
 @pytest.fixture

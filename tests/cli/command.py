@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -32,6 +34,24 @@ def in_process(
         return status if isinstance(status, int) else 0, printed.out, errors
 
     return command
+
+
+def reverie_here(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """As ``reverie``, without the second that a process takes to start."""
+    output, problems = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(problems),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patched.setattr(sys, "argv", ["reverie", *arguments])
+        for name, value in environ.items():
+            patched.setenv(name, value)
+        cli.main()
+    code = ended.value.code
+    status = code if isinstance(code, int) else 0
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), problems.getvalue())
 
 
 def reverie(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

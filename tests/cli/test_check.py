@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import errors, reverie
+from tests.cli.command import errors, reverie, reverie_here
 
 pytestmark = pytest.mark.integration
 
@@ -47,37 +47,37 @@ def test_without_a_configuration_it_says_what_the_default_is(folder: Path) -> No
 def test_a_store_that_can_not_be_made_is_a_mistake_that_says_what_to_do(folder: Path) -> None:
     (folder / "file").touch()
     for url in (f"sqlite:///{folder}/file/reverie.db", "sqlite:////proc/reverie.db"):
-        [mistake] = errors(reverie("check", REVERIE_STORE_URL=url))
+        [mistake] = errors(reverie_here("check", REVERIE_STORE_URL=url))
         assert mistake.startswith("store.url: ")
         assert "can't be made" in mistake
         assert "REVERIE_STORE_URL" in mistake
 
 
 def test_the_default_store_that_can_not_be_made_is_named(folder: Path) -> None:
-    [mistake] = errors(reverie("check", XDG_STATE_HOME="/proc"))
+    [mistake] = errors(reverie_here("check", XDG_STATE_HOME="/proc"))
     assert mistake.startswith("store.url: the folder /proc/reverie can't be made (")
 
 
 def test_looking_makes_no_store(folder: Path) -> None:
-    reverie("check")
+    reverie_here("check")
     assert not list(folder.rglob("reverie.db*"))
 
 
 def test_a_store_in_the_working_directory_is_not_used_and_named(folder: Path) -> None:
     (folder / "reverie.db").touch()
-    done = reverie("check")
+    done = reverie_here("check")
     assert (done.returncode, accounts(folder) in done.stdout) == (0, True)
     assert done.stderr.startswith("warning: the reverie.db in this directory isn't used; ")
     assert "REVERIE_STORE_URL=sqlite:///reverie.db" in done.stderr
 
 
 def test_ollamas_port_is_named() -> None:
-    done = reverie("check", "--ollama")
+    done = reverie_here("check", "--ollama")
     assert "on 127.0.0.1 port 8000 and 127.0.0.1 port 11434," in done.stdout
 
 
 def test_a_model_that_is_not_here_is_no_mistake(tmp_path: Path) -> None:
-    done = reverie("check", REVERIE_HOME=str(tmp_path))
+    done = reverie_here("check", REVERIE_HOME=str(tmp_path))
     assert done.returncode == 0
     assert "will be fetched first (reverie pull smollm2-135m)" in done.stdout
 
@@ -96,7 +96,7 @@ def test_a_file_is_read_and_backends_are_named(folder: Path) -> None:
         """,
         "other.toml",
     )
-    done = reverie("check", "--config", str(file), REVERIE_API_KEYS="k" * 32, BIG_KEY="secret")
+    done = reverie_here("check", "--config", str(file), REVERIE_API_KEYS="k" * 32, BIG_KEY="secret")
     assert (done.returncode, done.stderr) == (0, "")
     assert "port 9000, for callers with a key." in done.stdout
     assert "Model m: reached at http://127.0.0.1:9100/v1" in done.stdout
@@ -115,7 +115,7 @@ def test_each_mistake_in_the_file_is_named_with_file_key_and_reason(folder: Path
         name = "m"
         """,
     )
-    mistakes = errors(reverie("check"))
+    mistakes = errors(reverie_here("check"))
     assert [mistake.split(": ")[:2] for mistake in mistakes] == [
         ["reverie.toml", "server.port"],
         ["reverie.toml", "server.log_format"],
@@ -156,7 +156,7 @@ def test_each_model_that_can_not_run_is_named_with_file_key_and_reason(folder: P
         api_key_env = "NO_SUCH_KEY"
         """,
     )
-    done = reverie("check")
+    done = reverie_here("check")
     host, *mistakes = errors(done)
     assert host.startswith("server.host: 0.0.0.0 can be reached from other machines")
     assert [mistake.split(": ", 2)[:2] for mistake in mistakes] == [
@@ -184,12 +184,12 @@ def test_a_file_that_can_not_be_read_is_one_mistake(
 ) -> None:
     if text is not None:
         write(folder, text, "other.toml")
-    (mistake,) = errors(reverie("check", "--config", "other.toml"))
+    (mistake,) = errors(reverie_here("check", "--config", "other.toml"))
     assert mistake.startswith(f"other.toml: {reason}")
 
 
 def test_a_mistake_in_the_environment_is_named_by_its_variable() -> None:
-    (mistake,) = errors(reverie("check", REVERIE_SERVER_PORT="many"))
+    (mistake,) = errors(reverie_here("check", REVERIE_SERVER_PORT="many"))
     assert mistake.startswith("environment REVERIE_SERVER_PORT: server.port: ")
 
 
@@ -208,7 +208,7 @@ def test_it_takes_what_serve_takes(
 ) -> None:
     (folder / "page.gguf").write_text("<html>")
     write(folder, '[server]\nport = 1\n[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
-    done = reverie("check", *flags, **variables)
+    done = reverie_here("check", *flags, **variables)
     assert done.stdout.splitlines() == [
         "Would listen on 127.0.0.2 port 9000, for callers without a key.",
         accounts(folder),
@@ -218,18 +218,18 @@ def test_it_takes_what_serve_takes(
 
 
 def test_no_auth_opens_an_address_that_needs_keys_otherwise() -> None:
-    (mistake,) = errors(reverie("check", "--host", "0.0.0.0"))
+    (mistake,) = errors(reverie_here("check", "--host", "0.0.0.0"))
     assert mistake.startswith("server.host: ")
-    assert reverie("check", "--host", "0.0.0.0", REVERIE_NO_AUTH="1").returncode == 0
+    assert reverie_here("check", "--host", "0.0.0.0", REVERIE_NO_AUTH="1").returncode == 0
 
 
 def test_a_backend_that_is_the_server_itself_is_a_warning(folder: Path) -> None:
     url = "http://localhost:9000/v1"
     write(folder, f'[[models]]\nname = "m"\n[[models.backends]]\nurl = "{url}"\n')
-    done = reverie("check", "--port", "9000")
+    done = reverie_here("check", "--port", "9000")
     assert done.returncode == 0
     assert done.stderr.startswith("warning: model m: backends[0]: its URL is this server's own")
-    assert reverie("check", "--port", "9001").stderr == ""
+    assert reverie_here("check", "--port", "9001").stderr == ""
 
 
 def test_a_file_that_can_be_read_once_is_read(folder: Path) -> None:
@@ -237,13 +237,13 @@ def test_a_file_that_can_be_read_once_is_read(folder: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("[server]\nport = 9000\n",))
     writer.start()
-    done = reverie("check", "--config", "pipe")
+    done = reverie_here("check", "--config", "pipe")
     writer.join()
     assert "port 9000" in done.stdout
 
 
 def test_a_model_that_is_no_reference_is_a_mistake() -> None:
-    (mistake,) = errors(reverie("check", "--model", "none"))
+    (mistake,) = errors(reverie_here("check", "--model", "none"))
     assert "no such model in the catalogue" in mistake
 
 
@@ -261,9 +261,9 @@ def test_a_livepeer_file_is_read_and_what_of_it_has_no_effect_is_said(
     write(folder, "[server]\nport = 9000\n")
     file = str(write(folder, AI_MODELS, "aiModels.json"))
     if by_variable:
-        done = reverie("check", REVERIE_AI_MODELS=file)
+        done = reverie_here("check", REVERIE_AI_MODELS=file)
     else:
-        done = reverie("check", "--ai-models", file)
+        done = reverie_here("check", "--ai-models", file)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         "Would listen on 127.0.0.1 port 9000, for callers without a key.",
@@ -278,19 +278,19 @@ def test_a_livepeer_file_is_read_and_what_of_it_has_no_effect_is_said(
 
 def test_a_mistake_in_a_livepeer_file_is_named_by_the_file(folder: Path) -> None:
     write(folder, '[{"pipeline": "llm", "model_id": "./none.gguf"}]', "ai.json")
-    (mistake,) = errors(reverie("check", "--ai-models", "ai.json"))
+    (mistake,) = errors(reverie_here("check", "--ai-models", "ai.json"))
     assert mistake.startswith("ai.json: ./none.gguf.source: There is no model file")
     write(folder, '[{"pipeline": "llm"}]', "ai.json")
-    (mistake,) = errors(reverie("check", "--ai-models", "ai.json"))
+    (mistake,) = errors(reverie_here("check", "--ai-models", "ai.json"))
     assert mistake == "ai.json: [0].model_id: Field required"
 
 
 def test_models_are_given_in_one_place(folder: Path) -> None:
     write(folder, AI_MODELS, "ai.json")
-    lines = reverie("check", "--ai-models", "ai.json", "--model", "smollm2-135m").stderr
+    lines = reverie_here("check", "--ai-models", "ai.json", "--model", "smollm2-135m").stderr
     assert lines == "error: command line: --model and --ai-models exclude each other\n"
     write(folder, '[[models]]\nname = "m"\nsource = "smollm2-135m"\n')
-    mistake = reverie("check", "--ai-models", "ai.json").stderr.splitlines()[-1]
+    mistake = reverie_here("check", "--ai-models", "ai.json").stderr.splitlines()[-1]
     assert mistake.startswith("error: reverie.toml: models: the models are given by --ai-models")
 
 
@@ -298,20 +298,20 @@ def test_models_that_do_not_fit_into_their_memory_are_a_mistake(folder: Path) ->
     model = '[[models]]\nname = "{}"\nsource = "smollm2-135m"\nkv_tokens = 2048\ncache_mib = 0\n'
     head = "[server]\nmemory_budget_mib = {}\n"
     write(folder, head.format(200) + model.format("a") + model.format("b") + "warm = false\n")
-    done = reverie("check")
+    done = reverie_here("check")
     assert done.returncode == 0
     assert done.stdout.splitlines()[2].endswith("on disk, loaded when it is asked for")
     write(folder, head.format(200) + model.format("a") + model.format("b"))
-    assert "need about 278 MiB together" in errors(reverie("check"))[0]
+    assert "need about 278 MiB together" in errors(reverie_here("check"))[0]
     write(folder, head.format(100) + model.format("a"))
-    [problem] = errors(reverie("check"))
+    [problem] = errors(reverie_here("check"))
     assert problem == "model a: it needs about 139 MiB, and server.memory_budget_mib is 100"
 
 
 def test_a_live_runners_file_is_standard_output_and_all_else_standard_error(folder: Path) -> None:
     write(folder, "[server]\nport = 9000\n")
     given = ("--label", "gpu", "--price", "0.002USD", "--runner-url", "http://10.0.0.7:9000")
-    done = reverie("check", "--live-runner", *given)
+    done = reverie_here("check", "--live-runner", *given)
     assert done.returncode == 0
     (runner,) = json.loads(done.stdout)["runners"]
     assert (runner["label"], runner["app"]) == ("gpu-smollm2-135m", "llm/smollm2-135m")
@@ -332,22 +332,22 @@ def test_a_live_runners_file_is_standard_output_and_all_else_standard_error(fold
 def test_a_live_runner_that_lets_its_orchestrator_in_has_no_warning(
     open_to: dict[str, str],
 ) -> None:
-    done = reverie("check", "--live-runner", "--price", "1USD/hour", **open_to)
+    done = reverie_here("check", "--live-runner", "--price", "1USD/hour", **open_to)
     assert done.returncode == 0
     assert "warning" not in done.stderr
     assert "kkkk" not in done.stdout + done.stderr
 
 
 def test_a_mistake_leaves_no_live_runners_file(folder: Path) -> None:
-    done = reverie("check", "--live-runner", "--price", "1EUR")
+    done = reverie_here("check", "--live-runner", "--price", "1EUR")
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: command line: --price: write more than 0 USD" in done.stderr
     write(folder, "[server]\nport = -1\n")
-    assert errors(done := reverie("check", "--live-runner"))
+    assert errors(done := reverie_here("check", "--live-runner"))
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("option", ["--runner-url", "--label", "--price"])
 def test_the_options_of_live_runners_need_the_one_that_writes_them(option: str) -> None:
-    (mistake,) = errors(reverie("check", option, "x"))
+    (mistake,) = errors(reverie_here("check", option, "x"))
     assert mistake == "command line: --runner-url, --label and --price need --live-runner"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import errors, reverie
+from tests.cli.command import errors, reverie, reverie_here
 from tests.models.gguf_file import SMALL
 
 pytestmark = pytest.mark.integration
@@ -23,7 +23,9 @@ def test_a_model_that_is_here_is_named_with_its_path() -> None:
 def test_a_file_is_looked_at(tmp_path: Path) -> None:
     file = tmp_path / "small.gguf"
     file.write_bytes(SMALL)
-    assert reverie("pull", str(file)).stdout.startswith(f"{file} is already here: {file} (llama, ")
+    assert reverie_here("pull", str(file)).stdout.startswith(
+        f"{file} is already here: {file} (llama, "
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,17 +42,17 @@ def test_a_file_is_looked_at(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(ref: str, reason: str) -> None:
-    (mistake,) = errors(reverie("pull", ref))
+    (mistake,) = errors(reverie_here("pull", ref))
     assert reason in mistake
 
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "cut.gguf"
     file.write_bytes(SMALL[:-1])
-    (mistake,) = errors(reverie("pull", str(file)))
+    (mistake,) = errors(reverie_here("pull", str(file)))
     assert "was not downloaded whole" in mistake
 
 
 def test_help_names_the_three_forms() -> None:
-    said = " ".join(reverie("pull", "--help").stdout.split())
+    said = " ".join(reverie_here("pull", "--help").stdout.split())
     assert "smollm2-135m), hf:OWNER/REPO[/FILE.gguf], or a path" in said

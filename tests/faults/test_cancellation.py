@@ -87,7 +87,7 @@ async def test_a_stream_that_breaks_while_its_client_does_not_read_is_dropped(
     await engine.wait_for(lambda e: e.requests and e.requests[0].sent > 0)
     before = 0
     while before != (before := engine.requests[0].sent):  # until every buffer is full
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.1)
     gateway.app.end_requests(Overloaded("Enough.", retry_after=1))
     await gateway.until(lambda: not gateway.server.server_state.connections)
     (line,) = [record for record in caplog.records if record.name == "reverie.request"]

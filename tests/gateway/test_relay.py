@@ -178,7 +178,7 @@ async def test_a_death_at_any_byte_is_not_to_be_seen(engines: Engines, how: str,
 async def test_any_failure_in_mid_answer_is_made_good(
     engines: Engines, fault: dict[str, Any]
 ) -> None:
-    async with pool_of(*engines, stall_timeout=0.1) as pool:
+    async with pool_of(*engines, stall_timeout=0.5) as pool:
         dying(*engines, **fault)
         got = await get(pool)
     assert (got.text, got.finish, got.usage) == ("".join(TOKENS), "stop", (10, 5, 3))
@@ -187,7 +187,7 @@ async def test_any_failure_in_mid_answer_is_made_good(
 async def test_a_stalled_engine_is_stopped_once_another_continues_the_answer(
     engines: Engines,
 ) -> None:
-    async with pool_of(*engines, stall_timeout=0.1) as pool:
+    async with pool_of(*engines, stall_timeout=0.5) as pool:
         dying(*engines, stall_after=2)
         await get(pool)
     assert sum(engine.cancelled for engine in engines) == 1
@@ -200,7 +200,7 @@ async def test_an_answer_that_every_backend_breaks_off_ends_with_what_broke_it_f
         engine.script = Script(tokens=TOKENS, stall_after=2)
     engines[1].scripts = [Script(status=400)] * 3
     got = Got()
-    async with pool_of(*engines, stall_timeout=0.1) as pool:
+    async with pool_of(*engines, stall_timeout=0.5) as pool:
         with pytest.raises(BackendTimeout):
             await get(pool, got)
         assert pool.in_flight == 0
@@ -289,7 +289,7 @@ async def test_backends_that_would_begin_anew_are_passed_over(engines: Engines) 
             BackendSettings(url=plain.url, slots=1),
             BackendSettings(url=able.url, slots=1, kind="vllm"),
         )
-        async with pool_of(*backends, stall_timeout=0.2) as pool:
+        async with pool_of(*backends, stall_timeout=0.5) as pool:
             others = [await pool.acquire(slot_request(excluded={"0"})) for _ in range(2)]
             cut = asyncio.create_task(get_anyway(pool))
             await dying.wait_for(lambda engine: engine.stalled)
@@ -416,7 +416,7 @@ async def test_the_slot_of_a_dead_backend_is_free_while_its_request_waits(
     engines: Engines,
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
-    async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
+    async with pool_of(*engines, slots=1, stall_timeout=0.5) as pool:
         other = await pool.acquire(slot_request(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)
@@ -430,7 +430,7 @@ async def test_a_client_that_leaves_while_its_answer_waits_to_resume_frees_every
     engines: Engines,
 ) -> None:
     engines[0].script = Script(tokens=TOKENS, stall_after=2)
-    async with pool_of(*engines, slots=1, stall_timeout=0.2) as pool:
+    async with pool_of(*engines, slots=1, stall_timeout=0.5) as pool:
         other = await pool.acquire(slot_request(excluded={"0"}))
         cut = asyncio.create_task(get_anyway(pool))
         await until(lambda: pool.waiting == 1)

@@ -21,7 +21,8 @@ from reverie.models.store import fetch
 from reverie.request import GenerateRequest
 from reverie.settings import DEFAULT_MODEL, BackendSettings, ModelSettings
 
-pytestmark = pytest.mark.real
+# The engine doesn't know on which loop it is asked: production's is enough.
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 HI = [{"role": "user", "content": "Answer with JSON about a cat named Tom."}]
 TIMEOUTS = {"first_token_timeout": 60.0, "stall_timeout": 60.0}

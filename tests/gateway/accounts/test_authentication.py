@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,17 @@ class Slow:
         self.stored = _StoredKeys(store)
         self.asked: list[bytes] = []
         self.at_once = self.most_at_once = 0
+        self._counting = threading.Lock()
         monkeypatch.setattr(self.stored, "_read", self._read)
 
     def _read(self, digest: bytes) -> Key | None:
         self.asked.append(digest)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        with self._counting:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(0.002)
-        self.at_once -= 1
+        with self._counting:
+            self.at_once -= 1
         if digest == hash_of(b"good"):
             return Key(id="key_1", name="team", created_at=now_ms())
         return None
@@ -113,7 +117,7 @@ class Slow:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Slow:
-    return Slow(monkeypatch, Store(StoreSettings(url=f"sqlite:///{tmp_path}/keys.db")))
+    return Slow(monkeypatch, Store(StoreSettings(url=f"sqlite:///{tmp_path}/keys.db", timeout=60)))
 
 
 async def test_a_flood_of_unknown_keys_neither_harms_a_known_one_nor_the_threads(

@@ -415,7 +415,11 @@ async def test_a_client_that_comes_back_gets_the_same_error_as_the_first(
     engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path, after: int | None
 ) -> None:
     first, second = [
-        await start_gateway(engine, server={"queue_timeout": 0.1, "max_kept_answer": 100})
+        await start_gateway(
+            engine,
+            server={"queue_timeout": 0.1, "max_kept_answer": 100},
+            store={"timeout": 1},
+        )
         for _ in range(2)
     ]
     headers = ONCE if after is None else {**ONCE, "Last-Event-ID": str(after)}

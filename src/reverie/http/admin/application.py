@@ -60,7 +60,7 @@ def add_admin(
     if store is not None:
         routers += [keys.routes(store), usage.routes(store), requests.routes(store)]
     for router in routers:
-        app.include_router(router)
+        app.router.routes += router.routes
     for failure in (InvalidInput, StoreFailure):
         app.add_exception_handler(failure, _answer)
     return Guard(app, access)

@@ -43,5 +43,5 @@ def build(
         models.routes(registry, access),
         own_usage.routes(store, access),
     ):
-        app.include_router(router)
+        app.router.routes += router.routes
     return app

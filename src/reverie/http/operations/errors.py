@@ -19,20 +19,27 @@ from reverie.errors import (
     UnsupportedParameter,
 )
 from reverie.http.dialects.chat import OPENAI
-from reverie.http.dialects.wire import HTTPError
 from reverie.http.request.validation import error_text
 
 NO_ROUTE = "There is no such route. See /docs."
+
+
+def _error(description: str) -> dict[str, Any]:
+    # By its name, which ``openapi`` describes: FastAPI would build a model of it for every route.
+    schema = {"$ref": "#/components/schemas/HTTPError"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": HTTPError, "description": "The request is refused; `error.code` says why"},
-    "5XX": {"model": HTTPError, "description": "It can't be answered now; `error.code` says why"},
+    "4XX": _error("The request is refused; `error.code` says why"),
+    "5XX": _error("It can't be answered now; `error.code` says why"),
 }
 """What the API's description says of the errors of a route."""
 
 
 def not_found(description: str) -> dict[int | str, dict[str, Any]]:
     """What it says of a route that may find nothing."""
-    return {404: {"model": HTTPError, "description": description}}
+    return {404: _error(description)}
 
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
