@@ -15,6 +15,8 @@ from reverie.backends.base import Health
 from reverie.backends.encoding import kinds
 from reverie.backends.encoding.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
+from reverie.backends.prompt_turns import PromptTurns
+from reverie.backends.read_prompts import ReadPrompts
 from reverie.errors import BackendError, BackendTimeout, UnsupportedParameter
 from reverie.events import Delta, Event
 from reverie.request import GenerateRequest
@@ -64,6 +66,8 @@ class EmbeddedBackend:
         self._guided = settings.engine == XLLAMACPP
         self._generates = settings.task == "generate"
         self._compiles: dict[str, bool] = {}
+        self._turns = PromptTurns()
+        self._read = ReadPrompts()
         self._http = HttpBackend(
             self.name,
             BackendSettings(url="http://engine/v1", kind="llamacpp"),
@@ -117,7 +121,11 @@ class EmbeddedBackend:
         async with self._failing_with_its_process():
             if self._guided:
                 await self._try_grammar(request)
-            async with aclosing(self._http.generate(request)) as batches:
+            turn = self._turns.enter(self._read.tokens_to_read(request))
+            first, batches = await turn.first_batch(lambda: self._http.generate(request))
+            self._read.remember(request)
+            async with aclosing(batches):
+                yield first
                 async for batch in batches:
                     yield batch
 
