@@ -18,7 +18,7 @@ from reverie.backends.http import HttpBackend
 from reverie.backends.prompt_turns import PromptTurns
 from reverie.backends.read_prompts import ReadPrompts
 from reverie.errors import BackendError, BackendTimeout, UnsupportedParameter
-from reverie.events import Delta, Event
+from reverie.events import Delta, Event, Prompt, Usage
 from reverie.request import GenerateRequest
 from reverie.runner.options import XLLAMACPP
 from reverie.runner.supervisor import Runner
@@ -34,6 +34,18 @@ _NEVER = "\n"
 """No constrained answer contains it: an engine that writes it has dropped the constraint."""
 _TRIAL_TOKENS = 4
 """Some schemas are dropped only after the first token."""
+
+
+def _as_cached(batch: list[Event], tokens: int) -> list[Event]:
+    """The events, with so many tokens of the prompt from the cache: what an engine finds there
+    once its prompt has given way includes what it had just read of it.
+    """
+    return [
+        replace(event, cached_tokens=min(tokens, event.cached_tokens))
+        if isinstance(event, Prompt | Usage)
+        else event
+        for event in batch
+    ]
 
 
 class EmbeddedBackend:
@@ -122,12 +134,17 @@ class EmbeddedBackend:
             if self._guided:
                 await self._try_grammar(request)
             turn = self._turns.enter(self._read.tokens_to_read(request))
-            first, batches = await turn.first_batch(lambda: self._http.generate(request))
+            cached: list[int] = []
+            first, batches = await turn.first_batch(
+                lambda: self._http.generate(
+                    request, lambda prompt: cached.append(prompt.cached_tokens)
+                )
+            )
             self._read.remember(request)
             async with aclosing(batches):
-                yield first
+                yield _as_cached(first, cached[0]) if turn.gave_way and cached else first
                 async for batch in batches:
-                    yield batch
+                    yield _as_cached(batch, cached[0]) if turn.gave_way and cached else batch
 
     @asynccontextmanager
     async def _failing_with_its_process(self) -> AsyncGenerator[None, None]:

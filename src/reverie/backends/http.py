@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -31,7 +31,7 @@ from reverie.backends.headers import request_headers
 from reverie.backends.health import HealthMonitor
 from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
-from reverie.events import Event
+from reverie.events import Event, Prompt
 from reverie.log import fields
 from reverie.request import GenerateRequest
 from reverie.settings import BackendKind, BackendSettings
@@ -46,6 +46,8 @@ _COUNT_TIMEOUT = 2.0
 """Seconds to count a prompt. An engine counts 100,000 tokens in about a quarter of one."""
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
+
+OnProgress: TypeAlias = Callable[[Prompt], None]
 
 
 class HttpBackend:
@@ -183,17 +185,23 @@ class HttpBackend:
             )
         return self._transport
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    def generate(
+        self, request: GenerateRequest, on_progress: OnProgress | None = None
+    ) -> AsyncGenerator[list[Event], None]:
+        """Generate. ``on_progress`` is told what the engine reports while it reads the prompt."""
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
-            return self._watched(request)
+            return self._watched(request, on_progress)
         # At a seam, pieces are counted one by one.
-        return self._generate(request, merges=not request.stream and not request.answer_so_far)
+        merges = not request.stream and not request.answer_so_far
+        return self._generate(request, on_progress, merges=merges)
 
-    async def _watched(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+    async def _watched(
+        self, request: GenerateRequest, on_progress: OnProgress | None
+    ) -> AsyncGenerator[list[Event], None]:
         """Generate until one of the stop strings comes, which the engine isn't told of."""
         watch = StopWatch(request.stop)
         request = replace(request, stop=())
-        async with aclosing(self._generate(request, merges=False)) as batches:
+        async with aclosing(self._generate(request, on_progress, merges=False)) as batches:
             async for batch in batches:
                 if events := watch.accept(batch):
                     yield events
@@ -201,7 +209,7 @@ class HttpBackend:
                     return
 
     async def _generate(
-        self, request: GenerateRequest, *, merges: bool
+        self, request: GenerateRequest, on_progress: OnProgress | None, *, merges: bool
     ) -> AsyncGenerator[list[Event], None]:
         transport = self._connected()
         clock = asyncio.get_running_loop().time
@@ -241,6 +249,8 @@ class HttpBackend:
                 elif reader.progress_reports > reports and not deltas:
                     reports = reader.progress_reports
                     deadline = clock() + self._first_token_timeout
+                    if on_progress is not None and reader.prompt is not None:
+                        on_progress(reader.prompt)
 
     def _detect_kind(self, health: Health) -> None:
         """Set the kind from the server's list of models, unless it is configured."""

@@ -109,6 +109,8 @@ class Turn:
         self.came_at = came_at
         self.may_give_way_at = 0.0
         self.gives_way = asyncio.Event()
+        self.gave_way = False
+        """True once it has been broken off, and sent again."""
         self._turns = turns
         self._quantum = QUANTUM
         self._began = asyncio.Event()
@@ -136,6 +138,7 @@ class Turn:
                     raise
                 if first is not None:
                     return first, batches
+                self.gave_way = True
                 await batches.aclose()
             finally:
                 self._turns.leave(self)
