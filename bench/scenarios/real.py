@@ -28,10 +28,10 @@ from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
-_EVERY = 8
+EVERY = 8
 """One prompt of so many is long, where they are mixed."""
-_LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
-_SHORT = "Write a short story about a lighthouse keeper who finds a letter in a bottle."
+LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
+SHORT = "Write a short story about a lighthouse keeper who finds a letter in a bottle."
 _USED = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
@@ -52,8 +52,8 @@ async def run(bench: Bench) -> None:
         async with AsyncExitStack() as stack:
             targets = [
                 await stack.enter_async_context(default_reverie()),
-                await stack.enter_async_context(_engine(model)),
-                await stack.enter_async_context(_llama_server(model)),
+                await stack.enter_async_context(engine_alone(model)),
+                await stack.enter_async_context(llama_server(model)),
             ]
             for target in targets:
                 await _ask_together(bench.size, target, 4, mixed=False)  # warm them up
@@ -90,7 +90,7 @@ async def _measure(bench: Bench, targets: list[Target], clients: int, *, mixed: 
 async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool) -> Round:
     """Each client asks once."""
     began = time.perf_counter()
-    long = (mixed and number % _EVERY == _EVERY - 1 for number in range(clients))
+    long = (mixed and number % EVERY == EVERY - 1 for number in range(clients))
     answers = await asyncio.gather(*(_client(size, target, is_long) for is_long in long))
     took = time.perf_counter() - began
     gaps = [
@@ -99,7 +99,7 @@ async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool
         for before, after in zip(answer.moments, answer.moments[1:], strict=False)
     ]
     return Round(
-        sum(_tokens(answer) for answer in answers) / took,
+        sum(tokens_of(answer) for answer in answers) / took,
         [answer.first * 1e3 for answer in answers],
         max(gaps) * 1e3,
     )
@@ -107,11 +107,11 @@ async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool
 
 async def _client(size: Size, target: Target, is_long: bool) -> Answer:
     marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
-    body = _body(marker + (_LONG if is_long else "") + _SHORT, size.tokens)
+    body = body_of(marker + (LONG if is_long else "") + SHORT, size.tokens)
     return await ask(target.url, request(body), b'"content":"', limit=size.patience)
 
 
-def _body(prompt: str, tokens: int) -> dict[str, Any]:
+def body_of(prompt: str, tokens: int) -> dict[str, Any]:
     return {
         "messages": [
             {"role": "system", "content": "You are a helpful assistant."},
@@ -125,7 +125,7 @@ def _body(prompt: str, tokens: int) -> dict[str, Any]:
     }
 
 
-def _tokens(answer: Answer) -> int:
+def tokens_of(answer: Answer) -> int:
     """As the engine counted them."""
     used = _USED.findall(answer.body)
     if not used:
@@ -134,7 +134,7 @@ def _tokens(answer: Answer) -> int:
 
 
 @asynccontextmanager
-async def _engine(model: Path) -> AsyncIterator[Target]:
+async def engine_alone(model: Path) -> AsyncIterator[Target]:
     """Reverie's engine with its settings, asked on its own socket."""
     runner = Runner("bench", model, ModelSettings(name="m", source=DEFAULT_MODEL))
     await runner.start()
@@ -147,7 +147,7 @@ async def _engine(model: Path) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def _llama_server(model: Path) -> AsyncIterator[Target]:
+async def llama_server(model: Path) -> AsyncIterator[Target]:
     port = free_port()
     script = Path(__file__).parent.parent / "llamacpp.py"
     command = (sys.executable, script, model, "--port", str(port))
