@@ -45,7 +45,7 @@ def test_the_fastest_batch_is_chosen_of_those_that_hold_nobody_up() -> None:
 def test_where_all_hold_others_up_the_least_bad_batch_is_chosen_and_the_reason_says_so() -> None:
     chosen, reason = choose_batch([speed(batch=32, gap=0.8), speed(batch=64, gap=1.9)])
     assert chosen.batch == 32
-    assert "by 0.80 s; none stays within 0.25 s" in reason
+    assert "by 0.80 s; none stays within 0.2 s" in reason
 
 
 @pytest.mark.real
@@ -54,13 +54,13 @@ async def test_a_real_engine_is_measured_as_far_as_its_settings_leave_anything_o
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(tuning, "_SECONDS", 0.2)
-    monkeypatch.setattr(tuning, "BATCHES", (32,))
+    monkeypatch.setattr(tuning, "BATCHES", (64,))
     small = {"slots": 2, "kv_tokens": 2048, "context": 1024, "cache_mib": 0, "threads": 1}
     settings = ModelSettings(name="m", source=DEFAULT_MODEL, **small)
     steps: list[str] = []
     result = await tune(fetch(DEFAULT_MODEL), settings, steps.append)
-    assert [(s.threads, s.batch) for s in result.speeds] == [(1, 64), (1, 32)]
-    assert steps == ["1 threads, batch 64", "1 threads, batch 32"]
+    assert [(s.threads, s.batch) for s in result.speeds] == [(1, 32), (1, 64)]
+    assert steps == ["1 thread, batch 32", "1 thread, batch 64"]
     assert all(min(s.prompt, s.one, s.all, s.gap) > 0 for s in result.speeds)
     assert result.chosen in result.speeds
     assert result.reasons[0] == "threads: as the settings say"

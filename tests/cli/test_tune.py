@@ -42,7 +42,7 @@ def test_what_was_measured_is_printed_kept_and_forgotten(tmp_path: Path, config:
     done = reverie("tune", "m", "--config", config, "--json", **state)
     result = json.loads(done.stdout)
     assert (result["model"], result["chosen"]["threads"], result["chosen"]["batch"]) == ("m", 1, 32)
-    assert done.stderr == "measuring 1 threads, batch 32 …\n"
+    assert done.stderr == "measuring 1 thread, batch 32 …\n"
     kept = json.loads((tmp_path / "state" / "reverie" / "tuned.json").read_bytes())
     assert [entry["tuned"] for entry in kept] == [{"threads": 1, "batch": 32}]
     assert reverie("tune", "--forget", **state).stdout == "Forgot 1 result.\n"

@@ -25,9 +25,10 @@ from reverie.runner.supervisor import LOAD_TIMEOUT
 from reverie.runner.tuned import Tuned
 from reverie.settings import ModelSettings
 
-BATCHES = (32, 64, 128, 256, 512)
-MAX_GAP = 0.25
-"""Seconds for which a stream may wait for its next token while a long prompt is read."""
+BATCHES = (16, 32, 64, 128, 256, 512)
+MAX_GAP = 0.2
+"""Seconds for which a stream may wait for its next token while a long prompt is read. The prompt
+that is timed is no longer than it must be; batches of a very long one take longer."""
 ALIKE = 0.97
 """A candidate this close to the best is as good: measurements differ by that much by themselves."""
 
@@ -82,7 +83,7 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
     speeds = []
     words = 48
     for threads in [settings.threads] if settings.threads else thread_candidates(usable_cores()):
-        on_step(f"{threads} threads, batch {batch}")
+        on_step(_named(threads, batch))
         speed, words = await _measure(model, settings, threads, batch, words)
         speeds.append(speed)
     best, why_threads = choose_threads(speeds)
@@ -91,7 +92,7 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
         return Result(speeds, best, [*reasons, "batch: as the settings say"])
     of_batches = [best]
     for batch in (one for one in BATCHES if one != best.batch):
-        on_step(f"{best.threads} threads, batch {batch}")
+        on_step(_named(best.threads, batch))
         speed, words = await _measure(model, settings, best.threads, batch, words)
         of_batches.append(speed)
         if speed.batch > best.batch and speed.gap > 2 * MAX_GAP:
@@ -99,6 +100,10 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
     speeds += of_batches[1:]
     chosen, why_batch = choose_batch(of_batches)
     return Result(speeds, chosen, [*reasons, why_batch])
+
+
+def _named(threads: int, batch: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}, batch {batch}"
 
 
 def thread_candidates(cores: int) -> list[int]:

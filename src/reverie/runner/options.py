@@ -11,9 +11,9 @@ from typing import NamedTuple
 XLLAMACPP = "xllamacpp"
 """The engine that is a Python package. Any other engine is the path of a ``llama-server``."""
 
-CPU_BATCH = 64
-"""Tokens of a prompt that are read between two of a running answer. On a CPU, larger batches hold
-streams up, and are hardly faster."""
+CPU_BATCH = 32
+"""Tokens that an engine works on between two of a running answer. On a CPU larger batches hold
+streams up and are hardly faster: what a prompt takes there is arithmetic."""
 GPU_BATCH = 512
 UNKNOWN_BATCH = 128
 """For a ``llama-server``: nobody tells what it runs on."""
