@@ -15,12 +15,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from reverie.backends import prefill, tasks
 from reverie.backends.base import Health
+from reverie.backends.client.address import public_url
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.decoding.stops import StopWatch
@@ -47,7 +47,9 @@ _COUNT_TIMEOUT = 2.0
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
 
-OnProgress: TypeAlias = Callable[[Prompt], None]
+Batches: TypeAlias = AsyncGenerator[list[Event], None]
+OnProgress: TypeAlias = Callable[[Prompt], None] | None
+"""Told what the engine reports while it reads the prompt."""
 
 
 class HttpBackend:
@@ -185,19 +187,14 @@ class HttpBackend:
             )
         return self._transport
 
-    def generate(
-        self, request: GenerateRequest, on_progress: OnProgress | None = None
-    ) -> AsyncGenerator[list[Event], None]:
-        """Generate. ``on_progress`` is told what the engine reports while it reads the prompt."""
+    def generate(self, request: GenerateRequest, on_progress: OnProgress = None) -> Batches:
         if request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP:
             return self._watched(request, on_progress)
         # At a seam, pieces are counted one by one.
         merges = not request.stream and not request.answer_so_far
         return self._generate(request, on_progress, merges=merges)
 
-    async def _watched(
-        self, request: GenerateRequest, on_progress: OnProgress | None
-    ) -> AsyncGenerator[list[Event], None]:
+    async def _watched(self, request: GenerateRequest, on_progress: OnProgress) -> Batches:
         """Generate until one of the stop strings comes, which the engine isn't told of."""
         watch = StopWatch(request.stop)
         request = replace(request, stop=())
@@ -209,8 +206,8 @@ class HttpBackend:
                     return
 
     async def _generate(
-        self, request: GenerateRequest, on_progress: OnProgress | None, *, merges: bool
-    ) -> AsyncGenerator[list[Event], None]:
+        self, request: GenerateRequest, on_progress: OnProgress, *, merges: bool
+    ) -> Batches:
         transport = self._connected()
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
@@ -225,7 +222,8 @@ class HttpBackend:
                 error = await response.read_all(_MAX_ERROR_BYTES, clock() + _ERROR_BODY_TIMEOUT)
                 raise refusal(response.status, response.headers, error, request)
             reader = _new_reader(response, request, kind, merges=merges)
-            deltas = reports = 0
+            deltas = 0
+            reported: Prompt | None = None
             while True:
                 try:
                     data = await response.read(deadline)
@@ -246,11 +244,11 @@ class HttpBackend:
                 elif reader.deltas > deltas:
                     deltas = reader.deltas
                     deadline = clock() + self._stall_timeout
-                elif reader.progress_reports > reports and not deltas:
-                    reports = reader.progress_reports
+                elif reader.prompt is not reported and not deltas:
+                    reported = reader.prompt
                     deadline = clock() + self._first_token_timeout
-                    if on_progress is not None and reader.prompt is not None:
-                        on_progress(reader.prompt)
+                    if on_progress and reported:
+                        on_progress(reported)
 
     def _detect_kind(self, health: Health) -> None:
         """Set the kind from the server's list of models, unless it is configured."""
@@ -279,9 +277,3 @@ def _last_events(reader: AnswerReader, request: GenerateRequest, kind: BackendKi
     if kind == "livepeer":
         return livepeer.correct_finish_reason(events, reader.deltas, request.max_tokens)
     return events
-
-
-def public_url(url: str) -> str:
-    """The URL without its possible secrets: credentials, query and fragment."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -83,13 +83,8 @@ class AnswerReader:
         return self._decoder.deltas
 
     @property
-    def progress_reports(self) -> int:
-        """The engine's reports of its progress on the prompt."""
-        return self._decoder.progress_reports
-
-    @property
     def prompt(self) -> Prompt | None:
-        """The prompt, as the engine's last report tells of it."""
+        """The prompt, as the engine's last report tells of it: another object for each."""
         return self._decoder.prompt
 
     @property
