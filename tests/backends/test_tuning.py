@@ -1,15 +1,8 @@
-"""How threads and a batch are chosen of what was measured; and a measurement, of a real engine."""
+"""How threads and a batch are chosen of what was measured. A real engine: ``tests/faults``."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from reverie.backends import tuning
-from reverie.backends.tuning import Speed, choose_batch, choose_threads, thread_candidates, tune
-from reverie.models.store import fetch
-from reverie.settings import DEFAULT_MODEL, ModelSettings
+from reverie.backends.tuning import Speed, choose_batch, choose_threads, thread_candidates
 
 
 def speed(
@@ -46,21 +39,3 @@ def test_where_all_hold_others_up_the_least_bad_batch_is_chosen_and_the_reason_s
     chosen, reason = choose_batch([speed(batch=32, gap=0.8), speed(batch=64, gap=1.9)])
     assert chosen.batch == 32
     assert "by 0.80 s; none stays within 0.2 s" in reason
-
-
-@pytest.mark.real
-async def test_a_real_engine_is_measured_as_far_as_its_settings_leave_anything_open(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(tuning, "_SECONDS", 0.2)
-    monkeypatch.setattr(tuning, "BATCHES", (64,))
-    small = {"slots": 2, "kv_tokens": 2048, "context": 1024, "cache_mib": 0, "threads": 1}
-    settings = ModelSettings(name="m", source=DEFAULT_MODEL, **small)
-    steps: list[str] = []
-    result = await tune(fetch(DEFAULT_MODEL), settings, steps.append)
-    assert [(s.threads, s.batch) for s in result.speeds] == [(1, 32), (1, 64)]
-    assert steps == ["1 thread, batch 32", "1 thread, batch 64"]
-    assert all(min(s.prompt, s.one, s.all, s.gap) > 0 for s in result.speeds)
-    assert result.chosen in result.speeds
-    assert result.reasons[0] == "threads: as the settings say"

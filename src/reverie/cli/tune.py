@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reverie.backends.tuning import Result
     from reverie.settings import ModelSettings
 
-_HEADS = ("", "threads", "batch", "prompt", "1 answer", "together", "gap")
+_HEADS = ("", "threads", "batch", "keys", "prompt", "1 answer", "together", "gap")
 
 
 def tune(
@@ -117,6 +117,7 @@ def _print(result: Result) -> None:
             "chosen" if speed == result.chosen else "",
             str(speed.threads),
             str(speed.batch),
+            speed.keys,
             f"{speed.prompt:.0f}/s",
             f"{speed.one:.0f}/s",
             f"{speed.all:.0f}/s",
@@ -128,7 +129,7 @@ def _print(result: Result) -> None:
         "Tokens a second: of a long prompt, of one answer, of answers in all slots together; and "
         "the\nlongest wait of a running answer for its next token while such a prompt is read.\n"
     )
-    print_rows(_HEADS, rows, right=_HEADS[1:])
+    print_rows(_HEADS, rows, right=(*_HEADS[1:3], *_HEADS[4:]))
     for reason in result.reasons:
         typer.echo(f"\n{reason}", nl=False)
     typer.echo()
