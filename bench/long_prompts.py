@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -121,6 +122,7 @@ async def measure(table: Table, given: argparse.Namespace) -> None:
                 except TimeoutError:
                     row = ("-",) * len(_HEADS)
                 table.add_row(name, load, *row)
+                sys.stderr.write(f"{name}, {load}: {', '.join(row)}\n")
 
 
 def main() -> None:
