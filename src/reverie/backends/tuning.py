@@ -40,7 +40,7 @@ _SECONDS = 1.5
 """How long the prompt should take that is timed."""
 _MAX_WORDS = 1500
 """Of that prompt. A word is about a token."""
-_PATIENCE = 120.0
+PATIENCE = 120.0
 """Seconds for one answer."""
 
 
@@ -82,6 +82,7 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
     Raises:
         ModelError: the model or its engine can't be used.
         BackendError: the engine failed.
+        TimeoutError: an answer took more than ``PATIENCE`` seconds.
     """
     batch = settings.batch or CPU_BATCH
     speeds = []
@@ -189,17 +190,20 @@ async def _long_beside_running(backend: EmbeddedBackend, words: int) -> tuple[fl
     long = await _Answer(backend, words=words, tokens=1).read()
     running = _Answer(backend, tokens=100_000)
     task = asyncio.ensure_future(running.read())
+    began = asyncio.ensure_future(running.began.wait())
     try:
-        await asyncio.wait(
-            {task, asyncio.ensure_future(running.began.wait())}, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({task, began}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task  # raises what ended it
         came = time.perf_counter()
         await _Answer(backend, words=words, tokens=1).read()
+        ended = [] if task.done() else [time.perf_counter()]
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    moments = [came, *(moment for moment in running.moments if moment > came), time.perf_counter()]
-    return long.prompt_speed, max(after - before for before, after in pairwise(moments))
+        began.cancel()
+        await asyncio.gather(task, began, return_exceptions=True)
+    moments = [came, *(moment for moment in running.moments if moment > came), *ended]
+    return long.prompt_speed, max((b - a for a, b in pairwise(moments)), default=0.0)
 
 
 def _speed_of_all(answers: list[_Answer]) -> float:
@@ -233,7 +237,7 @@ class _Answer:
 
     async def read(self) -> _Answer:
         self._asked_at = time.perf_counter()
-        async with asyncio.timeout(_PATIENCE), aclosing(self._backend.generate(self._request)) as b:
+        async with asyncio.timeout(PATIENCE), aclosing(self._backend.generate(self._request)) as b:
             async for batch in b:
                 for event in batch:
                     if isinstance(event, Delta):
@@ -254,9 +258,7 @@ class _Answer:
 
 @asynccontextmanager
 async def _running(model: Path, settings: ModelSettings) -> AsyncIterator[EmbeddedBackend]:
-    backend = EmbeddedBackend(
-        settings, model, first_token_timeout=_PATIENCE, stall_timeout=_PATIENCE
-    )
+    backend = EmbeddedBackend(settings, model, first_token_timeout=PATIENCE, stall_timeout=PATIENCE)
     try:
         await backend.start(lambda: None)
         await backend.runner.wait_ready(LOAD_TIMEOUT)

@@ -52,6 +52,7 @@ def tune(
     if forget:
         _forget(file)
         return
+    from reverie.backends.tuning import PATIENCE
     from reverie.backends.tuning import tune as measure
     from reverie.runner.process import find_engine
     from reverie.runner.tuned import conditions_of, keep
@@ -60,6 +61,11 @@ def tune(
         result = asyncio.run(measure(file, settings, _say))
     except BackendError as error:
         raise ModelError(f"The engine failed while it was measured: {error.reason}.") from None
+    except TimeoutError:
+        raise ModelError(
+            f"{settings.name} is too slow here to be measured: it took more than {PATIENCE:g} s "
+            "for a short answer. Choose a smaller model: reverie models --suggest"
+        ) from None
     try:
         kept = keep(conditions_of(file, find_engine(settings.engine)), result.tuned)
     except OSError as error:
