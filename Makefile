@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-first-minutes bench-page bench-agreement
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ bench-client: setup ## measure what the client towards engines costs
 
 bench-second-turn: setup ## measure what the second turn of a coding agent waits
 	$(BIN)/python bench/second_turn.py
+
+bench-long-prompts: setup ## measure what long prompts do to other requests
+	$(BIN)/python bench/long_prompts.py
 
 bench-first-minutes: setup ## measure the seconds from git clone to the first answer
 	$(BIN)/python bench/first_minutes.py

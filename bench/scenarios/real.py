@@ -29,11 +29,11 @@ from reverie.models.store import fetch
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
-_EVERY = 8
+EVERY = 8
 """One prompt of so many is long, where they are mixed."""
-_LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
-_SHORT = "Write a short story about a lighthouse keeper who finds a letter in a bottle."
-_FIELDS = {"temperature": 0, "logit_bias": {"2": -100}}
+LONG = "The lighthouse keeper wrote down the wind, the tide and the ships that passed. " * 90
+SHORT = "Write a short story about a lighthouse keeper who finds a letter in a bottle."
+FIELDS = {"temperature": 0, "logit_bias": {"2": -100}}
 """No end of turn: every answer has max_tokens tokens."""
 
 
@@ -54,8 +54,8 @@ async def run(bench: Bench) -> None:
         async with AsyncExitStack() as stack:
             targets = [
                 await stack.enter_async_context(default_reverie()),
-                await stack.enter_async_context(_engine(model)),
-                await stack.enter_async_context(_llama_server(model)),
+                await stack.enter_async_context(engine_alone(model)),
+                await stack.enter_async_context(llama_server(model)),
             ]
             for target in targets:
                 await _ask_together(bench.size, target, 4, mixed=False)  # warm them up
@@ -97,9 +97,9 @@ async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool
     """
     client = Client(target.url, headers={}, timeout=size.patience)
     questions = [
-        _question(is_long=mixed and number % _EVERY == _EVERY - 1) for number in range(clients)
+        question(LONG if mixed and number % EVERY == EVERY - 1 else "") for number in range(clients)
     ]
-    fields = {"max_tokens": size.tokens, **_FIELDS}
+    fields = {"max_tokens": size.tokens, **FIELDS}
     plan = Plan(concurrency=clients, requests=clients)
     load = Load(client, plan, bodies(questions, fields, stream=True))
     await load.run()
@@ -113,15 +113,15 @@ async def _ask_together(size: Size, target: Target, clients: int, *, mixed: bool
     )
 
 
-def _question(*, is_long: bool) -> Question:
+def question(text: str) -> Question:
     marker = f"[{time.perf_counter_ns()}] "  # so that no prompt is in a cache
-    prompt = marker + (_LONG if is_long else "") + _SHORT
+    prompt = marker + text + SHORT
     told = {"role": "system", "content": "You are a helpful assistant."}
     return Question([told, {"role": "user", "content": prompt}])
 
 
 @asynccontextmanager
-async def _engine(model: Path) -> AsyncIterator[Target]:
+async def engine_alone(model: Path) -> AsyncIterator[Target]:
     """Reverie's engine with its settings, asked on its own socket."""
     runner = Runner("bench", model, ModelSettings(name="m", source=DEFAULT_MODEL))
     await runner.start()
@@ -135,7 +135,7 @@ async def _engine(model: Path) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def _llama_server(model: Path) -> AsyncIterator[Target]:
+async def llama_server(model: Path) -> AsyncIterator[Target]:
     port = free_port()
     script = Path(__file__).parent.parent / "llamacpp.py"
     command = (sys.executable, script, model, "--port", str(port))

@@ -55,6 +55,8 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]*(?::\*)?")
 """A scheme and an authority, whose port may be ``*``."""
 
 AnyKind = Literal["auto", BackendKind]
+_MIN_BATCH = 8
+"""Smaller ones make a prompt slower and let others on no sooner."""
 CacheType = Literal["auto", "f16", "q8_0"]
 
 
@@ -354,11 +356,11 @@ class ModelSettings(_Section):
     kv_tokens: int = Field(default=0, ge=0, le=2**30)
     """Tokens that all running requests may use together. Memory for them is taken at the start.
     0: twice the context if that is at most 32768, else 32768 or one whole context."""
-    batch: int = Field(default=128, ge=8, le=2**16)
-    """Prompt tokens that are processed in one step. A smaller batch lets a long prompt hold up
-    other requests less."""
+    batch: int = Field(default=0, ge=0, le=2**16)
+    """Prompt tokens that are processed in one step, 8 or more. A smaller batch lets a long prompt
+    hold up other requests less. 0: what `reverie tune` chose, else 32 on a CPU, 512 on a GPU."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads; 0: one per physical core."""
+    """CPU threads; 0: what `reverie tune` chose, else one per physical core."""
     gpu_layers: int = Field(default=-1, ge=-1, le=10_000)
     """Layers to put on a GPU; -1: as many as fit into its memory."""
     cache_type_k: CacheType = "auto"
@@ -381,6 +383,13 @@ class ModelSettings(_Section):
     @classmethod
     def _all_printable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(require_printable, value))
+
+    @field_validator("batch")
+    @classmethod
+    def _not_tiny(cls, value: int) -> int:
+        if 0 < value < _MIN_BATCH:
+            raise ValueError(f"should be 0, or {_MIN_BATCH} or more")
+        return value
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

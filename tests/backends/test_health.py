@@ -14,8 +14,9 @@ import pytest
 from reverie import background
 from reverie.backends.base import Health
 from reverie.backends.build import build_backends
+from reverie.backends.client.address import public_url
 from reverie.backends.health import HealthMonitor, probe
-from reverie.backends.http import HttpBackend, public_url
+from reverie.backends.http import HttpBackend
 from reverie.backends.transport import Transport
 from reverie.settings import BackendSettings, Settings
 from reverie.testing import ScriptedEngine

@@ -23,7 +23,7 @@ def shape(header: Header, **settings: Any) -> Shape:
 
 
 def test_one_that_generates_shares_twice_its_context_in_small_batches() -> None:
-    assert shape(header()) == Shape(8192, 16384, 128, 8, "")
+    assert shape(header()) == Shape(8192, 16384, 0, 8, "")
     assert shape(header(100_000)).context == 32768
     assert shape(header(), context=512, kv_tokens=600, batch=64) == Shape(512, 600, 64, 8, "")
 

@@ -18,6 +18,7 @@ from reverie.background import FAILURES
 from reverie.errors import ModelError
 from reverie.runner import supervisor
 from reverie.runner.supervisor import Runner
+from reverie.runner.tuned import Tuned, conditions_of, keep
 from reverie.settings import ModelSettings
 
 RenameInModel = Callable[[str, str], Path]
@@ -415,3 +416,20 @@ async def test_the_supervision_goes_on_after_a_failure_of_its_own(
     async with asyncio.timeout(READY):
         while runner.state != "ready" or runner.pid == first:
             await runner.changed()
+
+
+async def test_an_engine_runs_as_it_was_measured_where_its_settings_leave_that_open(
+    start_runner: StartRunner, make_binary: MakeBinary, ask: Ask, model: Path
+) -> None:
+    binary = str(make_binary())
+    keep(conditions_of(model, binary), Tuned(threads=3, batch=48))
+
+    async def flags(**settings: Any) -> str:
+        runner = await start_runner(engine=binary, **settings)
+        await runner.wait_ready(READY)
+        return " ".join((await ask(runner, "/"))[1]["argv"])
+
+    assert "--batch-size 48 --ubatch-size 48" in (as_measured := await flags())
+    assert "--threads 3" in as_measured
+    assert "--batch-size 16 --ubatch-size 16" in (as_written := await flags(threads=1, batch=16))
+    assert "--threads 1" in as_written

@@ -15,8 +15,11 @@ from reverie.backends.base import Health, Take
 from reverie.backends.encoding import kinds
 from reverie.backends.encoding.forced_tools import is_forced, response_format
 from reverie.backends.http import HttpBackend
+from reverie.backends.prompt_turns import PromptTurns
+from reverie.backends.read_prompts import ReadPrompts
 from reverie.errors import BackendError, BackendTimeout, UnsupportedParameter
-from reverie.events import Delta, Event
+from reverie.events import Delta, Event, Prompt, Usage
+from reverie.pending import Pending
 from reverie.request import GenerateRequest
 from reverie.runner.options import XLLAMACPP
 from reverie.runner.supervisor import Runner
@@ -32,6 +35,18 @@ _NEVER = "\n"
 """No constrained answer contains it: an engine that writes it has dropped the constraint."""
 _TRIAL_TOKENS = 4
 """Some schemas are dropped only after the first token."""
+
+
+def _as_cached(batch: list[Event], tokens: int) -> list[Event]:
+    """The events, with so many tokens of the prompt from the cache: what an engine finds there
+    once its prompt has given way includes what it had just read of it.
+    """
+    return [
+        replace(event, cached_tokens=min(tokens, event.cached_tokens))
+        if isinstance(event, Prompt | Usage)
+        else event
+        for event in batch
+    ]
 
 
 class EmbeddedBackend:
@@ -64,6 +79,8 @@ class EmbeddedBackend:
         self._guided = settings.engine == XLLAMACPP
         self._generates = settings.task == "generate"
         self._compiles: dict[str, bool] = {}
+        self._turns = PromptTurns()
+        self._read = ReadPrompts()
         self._http = HttpBackend(
             self.name,
             BackendSettings(url="http://engine/v1", kind="llamacpp"),
@@ -121,7 +138,19 @@ class EmbeddedBackend:
         async with self._failing_with_its_process():
             if self._guided:
                 await self._try_grammar(request)
-            await self._http.generate(request, take)
+            turn = self._turns.enter(self._read.tokens_to_read(request))
+            cached: list[int] = []
+
+            def take_in_turn(batch: list[Event]) -> Pending:
+                return take(_as_cached(batch, cached[0]) if turn.gave_way and cached else batch)
+
+            await turn.generate(
+                lambda taker: self._http.generate(
+                    request, taker, lambda prompt: cached.append(prompt.cached_tokens)
+                ),
+                take_in_turn,
+            )
+            self._read.remember(request)
 
     @asynccontextmanager
     async def _failing_with_its_process(self) -> AsyncGenerator[None, None]:

@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from reverie.backends import prefill, tasks
 from reverie.backends.base import Health, Take
+from reverie.backends.client.address import public_url
 from reverie.backends.decoding.reader import AnswerReader, Pieces
 from reverie.backends.decoding.refusals import refusal
 from reverie.backends.decoding.stops import StopWatch
@@ -28,7 +28,7 @@ from reverie.backends.encoding.json_schema import Converter
 from reverie.backends.encoding.tasks import can_be_asked
 from reverie.backends.headers import request_headers
 from reverie.backends.health import HealthMonitor
-from reverie.backends.passage import Passage
+from reverie.backends.passage import OnProgress, Passage
 from reverie.backends.transport import Response, Transport
 from reverie.errors import BackendError, ModelError
 from reverie.events import Event
@@ -186,7 +186,9 @@ class HttpBackend:
             )
         return self._transport
 
-    async def generate(self, request: GenerateRequest, take: Take) -> None:
+    async def generate(
+        self, request: GenerateRequest, take: Take, on_progress: OnProgress | None = None
+    ) -> None:
         watched = request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP
         pieces: Pieces = "joined" if request.stream else "merged"
         if watched or request.answer_so_far:  # they are counted one by one
@@ -209,7 +211,7 @@ class HttpBackend:
                 raise refusal(response.status, response.headers, error, request)
             reader = _new_reader(response, request, kind, pieces)
             timeouts = self._first_token_timeout, self._stall_timeout
-            passage = Passage(reader, take, deadline, timeouts)
+            passage = Passage(reader, take, deadline, timeouts, on_progress)
             if await passage.run(response):
                 await passage.finish(_last_events(reader, request, kind))
 
@@ -240,9 +242,3 @@ def _last_events(reader: AnswerReader, request: GenerateRequest, kind: BackendKi
     if kind == "livepeer":
         return livepeer.correct_finish_reason(events, reader.deltas, request.max_tokens)
     return events
-
-
-def public_url(url: str) -> str:
-    """The URL without its possible secrets: credentials, query and fragment."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

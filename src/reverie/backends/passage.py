@@ -10,13 +10,18 @@ Rule 2: what time it takes to hand events on is none of the engine's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
 
 from reverie.backends.base import Enough, Take
 from reverie.backends.decoding.reader import AnswerReader
 from reverie.backends.transport import Response
 from reverie.errors import BackendError
-from reverie.events import Event
+from reverie.events import Event, Prompt
 from reverie.pending import Pending, done
+
+OnProgress: TypeAlias = Callable[[Prompt], None]
+"""Told what the engine reports while it reads the prompt."""
 
 _USAGE_TIMEOUT = 5.0
 """Seconds from the finish reason to the usage, which comes at once or not at all."""
@@ -37,16 +42,22 @@ class Passage:
         "_deltas",
         "_enough",
         "_first_token",
+        "_on_progress",
         "_pending",
         "_reader",
-        "_reports",
+        "_reported",
         "_rest",
         "_stall",
         "_take",
     )
 
     def __init__(
-        self, reader: AnswerReader, take: Take, deadline: float, timeouts: tuple[float, float]
+        self,
+        reader: AnswerReader,
+        take: Take,
+        deadline: float,
+        timeouts: tuple[float, float],
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._reader = reader
         self._take = take
@@ -54,7 +65,8 @@ class Passage:
         self._first_token, self._stall = timeouts
         self._clock = asyncio.get_running_loop().time
         self._deltas = 0
-        self._reports = 0
+        self._on_progress = on_progress
+        self._reported: Prompt | None = None
         self._pending: Pending = None
         self._enough = False
         self._rest: list[Event] = []
@@ -117,7 +129,9 @@ class Passage:
         elif deltas > self._deltas:
             self._deltas = deltas
             self._deadline = self._clock() + self._stall
-        elif reader.progress_reports > self._reports and not deltas:
-            self._reports = reader.progress_reports
+        elif not deltas and reader.prompt is not self._reported:
+            self._reported = reader.prompt
             self._deadline = self._clock() + self._first_token
+            if self._on_progress is not None and self._reported is not None:
+                self._on_progress(self._reported)
         return self._deadline

@@ -205,7 +205,7 @@ async def _backend_problems(model: ModelSettings, settings: Settings) -> list[st
 def _describe(model: ModelSettings) -> str:
     """Where a model runs, and whether it is on disk."""
     if model.source is None:
-        from reverie.backends.http import public_url
+        from reverie.backends.client.address import public_url
 
         return "reached at " + ", ".join(public_url(backend.url) for backend in model.backends)
     from reverie.models.store import find

@@ -21,6 +21,7 @@ from reverie.cli.run import run as run_verb
 from reverie.cli.serve import serve
 from reverie.cli.status import status
 from reverie.cli.top import top
+from reverie.cli.tune import tune
 from reverie.cli.usage import usage
 from reverie.errors import ConfigurationError, ModelError, StoreFailure
 
@@ -46,6 +47,7 @@ app.command(short_help="Talk to a model.")(chat)
 app.command("run", short_help="Ask one question; text can be piped in.")(run_verb)
 app.command(short_help="Fetch a model before it is served.")(pull)
 app.command(short_help="List models: those here, and what this machine could run.")(models)
+app.command(short_help="Measure how a model runs best here, for serve.")(tune)
 app.command(short_help="Write a first reverie.toml, from four questions.")(init)
 app.command(short_help="Say what serve would run, or what is wrong.")(check)
 app.command(short_help="Say how a server is doing: models, slots, queue.")(status)

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from reverie.runner.guard import die_with_parent
-from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, XLLAMACPP, EngineOptions
+from reverie.runner.options import (
+    CPU_BATCH,
+    GPU_BATCH,
+    MODEL_REFUSED,
+    NOT_EXECUTABLE,
+    UNKNOWN_BATCH,
+    XLLAMACPP,
+    EngineOptions,
+)
 
 _VERBOSITY = 2
 """Warnings and errors. 3 adds several lines a request; more would print prompts."""
@@ -54,7 +62,8 @@ def _load(options: EngineOptions) -> Any:
     params.kv_unified = True
     params.kv_unified_per_slot = options.context
     params.n_ctx = options.kv_tokens
-    params.n_batch = params.n_ubatch = options.batch
+    batch = options.batch or (GPU_BATCH if _on_gpu(options) else CPU_BATCH)
+    params.n_batch = params.n_ubatch = batch
     params.n_gpu_layers = options.gpu_layers
     params.cache_ram_mib = options.cache_mib
     params.cpuparams.n_threads = options.threads
@@ -100,9 +109,14 @@ def _cache_types(options: EngineOptions) -> Sequence[Any]:
         return (q8_0,) if options.cache_type_k == "q8_0" else (f16,)
     if options.task != "generate":
         return (f16,)
+    return (f16,) if _on_gpu(options) else (q8_0, f16)
+
+
+def _on_gpu(options: EngineOptions) -> bool:
+    import xllamacpp
+
     devices = (device["type"].name for device in xllamacpp.get_device_info())
-    on_gpu = options.gpu_layers != 0 and any("GPU" in device for device in devices)
-    return (f16,) if on_gpu else (q8_0, f16)
+    return options.gpu_layers != 0 and any("GPU" in device for device in devices)
 
 
 def _become_llama_server(options: EngineOptions) -> None:
@@ -129,8 +143,8 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         "--alias": options.alias,
         "--parallel": options.slots,
         "--ctx-size": options.kv_tokens,
-        "--batch-size": options.batch,
-        "--ubatch-size": options.batch,
+        "--batch-size": options.batch or UNKNOWN_BATCH,
+        "--ubatch-size": options.batch or UNKNOWN_BATCH,
         "--cache-ram": options.cache_mib,
         "--threads": options.threads,
         "--threads-batch": options.threads,

@@ -11,6 +11,13 @@ from typing import NamedTuple
 XLLAMACPP = "xllamacpp"
 """The engine that is a Python package. Any other engine is the path of a ``llama-server``."""
 
+CPU_BATCH = 32
+"""Tokens that an engine works on between two of a running answer. On a CPU larger batches hold
+streams up and are hardly faster: what a prompt takes there is arithmetic."""
+GPU_BATCH = 512
+UNKNOWN_BATCH = 128
+"""For a ``llama-server``: nobody tells what it runs on."""
+
 MODEL_REFUSED = 65
 """The child's exit status when the engine can't load the model (``EX_DATAERR``)."""
 
@@ -23,9 +30,10 @@ class EngineOptions(NamedTuple):
 
     ``context`` is what one request may use (0: what the model was trained for), ``kv_tokens`` what
     all requests may use together. ``template`` is the path of a Jinja file that replaces the
-    model's chat template. ``cache_type_k`` and ``task`` are as in the settings. ``parent`` is the
-    id of the process that the child must not outlive. ``pooling`` is how a text's vector is made
-    of its tokens', by llama.cpp's name; empty: as the model says.
+    model's chat template. ``batch`` 0: as fits what the engine runs on. ``cache_type_k`` and
+    ``task`` are as in the settings. ``parent`` is the id of the process that the child must not
+    outlive. ``pooling`` is how a text's vector is made of its tokens', by llama.cpp's name; empty:
+    as the model says.
     """
 
     engine: str

@@ -30,6 +30,7 @@ from reverie.runner.process import EngineProcess, find_engine
 from reverie.runner.resources import estimate_memory, usable_cores
 from reverie.runner.shape import Shape, shape_of
 from reverie.runner.template import CHATML, teach_tools
+from reverie.runner.tuned import Tuned, conditions_of, kept
 from reverie.settings import ModelSettings
 
 State: TypeAlias = Literal["stopped", "loading", "ready", "restarting", "failed"]
@@ -245,6 +246,7 @@ class Runner:
         """Check, and create the engine's log, directory and options. Runs in a thread."""
         settings = self._settings
         header, engine = self._check()
+        tuned = self._tuned(engine)
         self._log.rotate()
         self._directory = PrivateDirectory()
         generates, shape = settings.task == "generate", self._shape
@@ -260,8 +262,8 @@ class Runner:
             slots=shape.slots,
             context=0 if shape.context == header.context_length else shape.context,
             kv_tokens=shape.kv_tokens or shape.context * shape.slots,
-            batch=shape.batch,
-            threads=settings.threads or usable_cores(),
+            batch=shape.batch or (tuned.batch if tuned else 0),
+            threads=settings.threads or (tuned.threads if tuned else usable_cores()),
             gpu_layers=settings.gpu_layers,
             cache_type_k=settings.cache_type_k,
             cache_mib=settings.cache_mib if generates else 0,
@@ -269,6 +271,24 @@ class Runner:
             task=settings.task,
             pooling=shape.pooling,
         )
+
+    def _tuned(self, engine: str) -> Tuned | None:
+        """What ``reverie tune`` chose for what the settings leave open."""
+        settings = self._settings
+        if settings.task != "generate" or (settings.threads and settings.batch):
+            return None
+        try:
+            tuned = kept(conditions_of(self.model, engine))
+        except OSError:  # it will fail where that is reported
+            return None
+        if tuned is not None:
+            chosen = fields(
+                model=self.name,
+                threads=settings.threads or tuned.threads,
+                batch=settings.batch or tuned.batch,
+            )
+            logger.info("engine runs as reverie tune measured", extra=chosen)
+        return tuned
 
     async def _supervise(self) -> None:
         failures = 0

@@ -522,7 +522,7 @@ def outcome(decoder: AnswerDecoder, payload: bytes, *, shortcut: bool) -> tuple[
         given = "reported", error.error
     except BackendError as error:
         given = "failed", error.reason
-    told = decoder.deltas, decoder.tokens, decoder.prompt, decoder.progress_reports
+    told = decoder.deltas, decoder.tokens, decoder.prompt
     return given, *told, decoder.complete, decoder.finished
 
 

@@ -85,3 +85,9 @@ def _ascii(host: str) -> str:
         return host.encode("idna").decode("ascii")
     except UnicodeError as error:
         raise ValueError("its host is no name") from error
+
+
+def public_url(url: str) -> str:
+    """The URL without its possible secrets: credentials, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -110,9 +110,9 @@ class AnswerDecoder:
         continuous_usage: the engine was asked for the usage so far with each chunk.
         functions: the names of the functions that may be called.
 
-    ``deltas`` and ``tokens``: how many there were so far. ``progress_reports``: how many the engine
-    sent about the prompt. ``prompt``: its size, once known. ``finished``: the finish reason has
-    arrived. ``complete``: so has usage, or ``[DONE]``; nothing that matters follows.
+    ``deltas`` and ``tokens``: how many there were so far. ``prompt``: its size, once known; another
+    object for each report of the engine's. ``finished``: the finish reason has arrived.
+    ``complete``: so has usage, or ``[DONE]``; nothing that matters follows.
     """
 
     __slots__ = (
@@ -129,7 +129,6 @@ class AnswerDecoder:
         "_stop",
         "complete",
         "deltas",
-        "progress_reports",
         "prompt",
         "tokens",
     )
@@ -142,7 +141,6 @@ class AnswerDecoder:
         self.deltas = 0
         self.tokens = 0
         self.prompt: Prompt | None = None
-        self.progress_reports = 0
         self._finish_reason: str | None = None
         self._stop: str | None = None
         self._counts = Counts()
@@ -242,7 +240,6 @@ class AnswerDecoder:
         if delta is not None:
             delta = self._with_tokens(delta, chunk.timings, counts)
         if chunk.prompt_progress is not None:
-            self.progress_reports += 1
             self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
         if counts is not None:
             self._note_counts(counts)

@@ -10,7 +10,7 @@ from reverie.backends.decoding.refusals import refusal_in_stream
 from reverie.backends.decoding.sse import MAX_EVENT_BYTES, ProtocolError, SSEParser
 from reverie.backends.encoding.forced_tools import ForcedCall
 from reverie.errors import BackendError
-from reverie.events import Delta, Event
+from reverie.events import Delta, Event, Prompt
 from reverie.request import GenerateRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -86,9 +86,9 @@ class AnswerReader:
         return self._decoder.deltas
 
     @property
-    def progress_reports(self) -> int:
-        """The engine's reports of its progress on the prompt."""
-        return self._decoder.progress_reports
+    def prompt(self) -> Prompt | None:
+        """The prompt, as the engine's last report tells of it: another object for each."""
+        return self._decoder.prompt
 
     @property
     def finished(self) -> bool:

@@ -222,19 +222,6 @@ class Cycle:
         else:
             self._begin(message["status"], message.get("headers", ()))
 
-    def write_chunk(self, data: bytes) -> bool:
-        """Write bytes in the midst of a stream at once. False: ``send`` them."""
-        if (
-            self.flow.write_paused
-            or self.disconnected
-            or self.response_complete
-            or not self._chunked
-            or self._head is not None
-        ):
-            return False
-        self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True
-
     def _begin(self, status: int, headers: Any) -> None:
         """Make the head, and have it written together with what comes next."""
         if self.response_started:

@@ -1,0 +1,64 @@
+"""``reverie tune``: what it measures, keeps and forgets, as its user sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import errors, reverie
+
+pytestmark = pytest.mark.integration
+
+SMALL = """
+[[models]]
+name = "m"
+source = "smollm2-135m"
+slots = 2
+context = 1024
+kv_tokens = 2048
+threads = 1
+batch = 32
+[[models]]
+name = "far"
+backends = [{url = "http://127.0.0.1:1/v1"}]
+[[models]]
+name = "vectors"
+source = "smollm2-135m"
+task = "embed"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "reverie.toml"
+    file.write_text(SMALL)
+    return str(file)
+
+
+def test_what_was_measured_is_printed_kept_and_forgotten(tmp_path: Path, config: str) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    done = reverie("tune", "m", "--config", config, "--json", **state)
+    result = json.loads(done.stdout)
+    assert (result["model"], result["chosen"]["threads"], result["chosen"]["batch"]) == ("m", 1, 32)
+    assert done.stderr == "measuring 1 thread, batch 32 …\n"
+    kept = json.loads((tmp_path / "state" / "reverie" / "tuned.json").read_bytes())
+    assert [entry["tuned"] for entry in kept] == [{"threads": 1, "batch": 32}]
+    assert reverie("tune", "--forget", **state).stdout == "Forgot 1 result.\n"
+    assert reverie("tune", "m", "--config", config, "--forget", **state).stdout == (
+        "Forgot 0 results.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("far", "far is reached elsewhere: only models that run here are tuned."),
+        ("vectors", "vectors generates nothing: there is nothing to tune."),
+        ("none", "no such model in the catalogue"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_sentence(config: str, model: str, reason: str) -> None:
+    (mistake,) = errors(reverie("tune", model, "--config", config))
+    assert reason in mistake
