@@ -520,7 +520,7 @@ async def test_a_request_that_the_server_cancels_is_not_billed_as_its_clients_le
     await engine.wait_for(lambda e: e.stalled == 1)
     await asyncio.sleep(0.1)
     for task in asyncio.all_tasks():
-        if "run_asgi" in repr(task):
+        if "Cycle.run" in repr(task):
             task.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     row = await closed_row(gateway, database)
