@@ -83,6 +83,8 @@ class Pool:
         """How long it will probably be until a backend is ready, if that is known."""
         self.not_ready_reason: Callable[[], str] = lambda: "The model is still loading"
         """Why none is ready yet, as the beginning of a sentence."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when a request begins to run, ends, or waits, where processes share backends."""
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for requests that come from now on."""
@@ -184,6 +186,19 @@ class Pool:
         for state in self.states:
             state.apply_probe()
         self._set_alarm(self._serve_queue())
+        if self.on_change is not None:
+            self.on_change()
+
+    def waiting_for(self, state: BackendState) -> tuple[int, SlotRequest | None]:
+        """How many wait that may go to a backend, and the first of them."""
+        count, first = 0, None
+        if state.backend.ready and not state.draining:
+            for route, length, waiter in self._queue.routes:
+                only = len(self.states) == 1
+                if state.name not in route.excluded and (only or routing.is_eligible(state, route)):
+                    count += length
+                    first = waiter.request if first is None else min(first, waiter.request, key=_rank)
+        return count, first
 
     def _serve_queue(self) -> float:
         """Grant what can be granted, in the queue's order; end the waits that can't help.
@@ -281,7 +296,7 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
-        return Lease(
+        lease = Lease(
             state,
             slot_request.tokens,
             position,
@@ -290,6 +305,9 @@ class Pool:
             give_back=self._give_back,
             on_resize=self._resize,
         )
+        if self.on_change is not None:
+            self.on_change()
+        return lease
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
@@ -300,6 +318,8 @@ class Pool:
         state.resize(ticket, tokens)
         if smaller and self._queue:
             self.wake()
+        elif self.on_change is not None:
+            self.on_change()
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
@@ -383,6 +403,10 @@ class Pool:
     def _seconds_to_room(self) -> float:
         """Seconds after which another try will probably find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
+
+
+def _rank(slot_request: SlotRequest) -> int:
+    return slot_request.rank
 
 
 def _requests(count: int) -> str:

@@ -1,0 +1,126 @@
+"""What the parent and its workers tell and ask each other, besides shares."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from reverie.settings import Settings
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class EngineState(Struct, frozen=True, array_like=True):
+    """An engine that the parent runs, as its workers need to know it."""
+
+    number: int
+    """Of its deployment."""
+    state: str
+    socket: str
+    context: int | None
+    expected_context: int
+    kv_tokens: int
+    memory: int
+    failure: str | None
+    is_cold: bool
+    in_memory: bool
+    loading_on_request: bool
+    load_failure: str | None
+    not_ready_reason: str
+    ready_at: float | None
+    """When it will probably be ready, in ``time.monotonic()`` seconds, which all processes share.
+    """
+
+
+class Configuration(Struct, frozen=True, array_like=True):
+    """What a worker is to serve."""
+
+    settings: bytes
+    """Pickled, since they hold keys that no other form of them shows."""
+    numbers: dict[str, int]
+    """The number of each model's deployment. One that stays keeps its number."""
+    static_keys: list[tuple[bytes, str]]
+    engines: list[EngineState]
+    draining: list[tuple[int, str]]
+    """Backends that the operator drains: the deployment's number and the backend's name."""
+
+    def read_settings(self) -> Settings:
+        settings = pickle.loads(self.settings)
+        assert isinstance(settings, Settings)
+        return settings
+
+
+class Began(Struct, frozen=True, array_like=True):
+    """How a worker's start went."""
+
+    problems: list[str]
+    """Sentences; none: it serves."""
+    is_configuration: bool = True
+    """False: the problem is a model's."""
+
+
+class Ready(Struct, frozen=True, array_like=True):
+    """What the parent announces once the default model can answer."""
+
+    default: str
+    models: list[str]
+    """Each with what is particular about it."""
+    down: list[str]
+    keyless: bool
+
+
+class Holders(Struct, frozen=True, array_like=True):
+    """How many requests of a worker hold an engine, and whether one has used it since."""
+
+    number: int
+    count: int
+    used: bool
+
+
+class Load(Struct, frozen=True, array_like=True):
+    """A wish to load an engine."""
+
+    number: int
+    by_operator: bool
+
+
+class Unload(Struct, frozen=True, array_like=True):
+    """A wish to unload an engine unless it is in use."""
+
+    number: int
+    reason: str
+
+
+class Unloaded(Struct, frozen=True, array_like=True):
+    """What came of it."""
+
+    done: bool
+    holders: int
+
+
+class Asked(Struct, frozen=True, array_like=True):
+    """A question to all other workers."""
+
+    name: str
+    body: bytes
+
+
+class Reloaded(Struct, frozen=True, array_like=True):
+    """What a reload, or its preview, came to."""
+
+    changes: list[Any] | None
+    problems: list[str]
+    stops: bool = False
+
+
+def encode(value: Any) -> bytes:
+    return _encode(value)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    return msgspec.msgpack.decode(body, type=kind)
