@@ -14,6 +14,7 @@ SOURCE = TESTS.parent / "src"
 
 LAYERS = (
     ("cli", "__main__"),
+    ("workers",),
     ("server", "app"),
     ("reload",),
     ("http",),

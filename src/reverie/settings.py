@@ -423,8 +423,8 @@ class Settings(_Section):
                 seen.add(name)
         if self.server.workers > 1 and self.store.url == NO_STORE:
             raise ValueError(
-                "server.workers: more than one worker needs a store, through which they keep limits "
-                "and Idempotency-Keys together: set store.url, or workers = 1"
+                "server.workers: more than one needs a store, through which they keep limits and "
+                "Idempotency-Keys together: set store.url, or workers = 1"
             )
         if sum(model.default for model in self.models) > 1:
             raise ValueError("only one model can have default = true")

@@ -56,9 +56,14 @@ class Channel:
         self._answering: set[asyncio.Task[None]] = set()
         self._writer: asyncio.StreamWriter | None = None
 
-    async def run(self, connection: socket.socket) -> None:
-        """Handle what comes until the other side closes, or ``close`` is called."""
+    async def run(self, connection: socket.socket, connected: asyncio.Event) -> None:
+        """Handle what comes until the other side closes, or ``close`` is called.
+
+        Args:
+            connected: set once messages can be sent.
+        """
         reader, self._writer = await asyncio.open_unix_connection(sock=connection)
+        connected.set()
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
@@ -97,7 +102,8 @@ class Channel:
         self._send(_Message("ask", number, name, body))
         try:
             async with asyncio.timeout(timeout):
-                return await answer
+                body: bytes = await answer
+                return body
         finally:
             del self._asked[number]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from reverie.gateway.serving.config_diff import Changes
 from reverie.settings import Settings
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Began(Struct, frozen=True, array_like=True):
     """False: the problem is a model's."""
 
 
-class Ready(Struct, frozen=True, array_like=True):
+class Ready(NamedTuple):
     """What the parent announces once the default model can answer."""
 
     default: str
@@ -103,6 +104,14 @@ class Unloaded(Struct, frozen=True, array_like=True):
     holders: int
 
 
+class Draining(Struct, frozen=True, array_like=True):
+    """A backend that the operator drains, or no longer does."""
+
+    model: str
+    backend: str
+    draining: bool
+
+
 class Asked(Struct, frozen=True, array_like=True):
     """A question to all other workers."""
 
@@ -113,9 +122,10 @@ class Asked(Struct, frozen=True, array_like=True):
 class Reloaded(Struct, frozen=True, array_like=True):
     """What a reload, or its preview, came to."""
 
-    changes: list[Any] | None
+    changes: Changes | None
     problems: list[str]
     stops: bool = False
+    """True: it was refused since the server stops."""
 
 
 def encode(value: Any) -> bytes:

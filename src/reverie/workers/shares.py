@@ -109,6 +109,11 @@ class Shares:
         """What all workers may be using."""
         return _sum(worker.held for worker in self._workers.values())
 
+    @property
+    def in_use(self) -> bool:
+        """True while any worker may use it."""
+        return bool(self._workers)
+
     def set_total(self, total: Room) -> dict[int, Share]:
         """Note what the backend has, where that was not known before."""
         if total == self._total:
@@ -130,7 +135,9 @@ class Shares:
 
     def report(self, worker: int, report: Report) -> dict[int, Share]:
         """Note what a worker uses and waits for."""
-        known = self._workers[worker]
+        known = self._workers.get(worker)
+        if known is None:  # it has left
+            return {}
         known.used, known.waiting, known.next = report.used, report.waiting, report.next
         if report.number == known.number:
             known.held = _most(known.share, known.used)
@@ -185,10 +192,11 @@ class Shares:
                 free = _minus(free, need)
         while needs:
             name = min(needs, key=lambda one: (wanted[one].slots, one))
-            need, waits = next(needs[name], (None, False))
-            if need is None:
+            following = next(needs[name], None)
+            if following is None:
                 del needs[name]
                 continue
+            need, waits = following
             if not _covers(free, need):
                 if waits and self._next is None:
                     self._next = name

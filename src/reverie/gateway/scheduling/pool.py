@@ -191,14 +191,18 @@ class Pool:
 
     def waiting_for(self, state: BackendState) -> tuple[int, SlotRequest | None]:
         """How many wait that may go to a backend, and the first of them."""
-        count, first = 0, None
-        if state.backend.ready and not state.draining:
-            for route, length, waiter in self._queue.routes:
-                only = len(self.states) == 1
-                if state.name not in route.excluded and (only or routing.is_eligible(state, route)):
-                    count += length
-                    first = waiter.request if first is None else min(first, waiter.request, key=_rank)
-        return count, first
+        if not state.backend.ready or state.draining:
+            return 0, None
+        only = len(self.states) == 1
+        found = [
+            (length, waiter.request)
+            for route, length, waiter in self._queue.routes
+            if state.name not in route.excluded and (only or routing.is_eligible(state, route))
+        ]
+        if not found:
+            return 0, None
+        first = min((request for _, request in found), key=lambda request: request.rank)
+        return sum(length for length, _ in found), first
 
     def _serve_queue(self) -> float:
         """Grant what can be granted, in the queue's order; end the waits that can't help.
@@ -403,10 +407,6 @@ class Pool:
     def _seconds_to_room(self) -> float:
         """Seconds after which another try will probably find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
-
-
-def _rank(slot_request: SlotRequest) -> int:
-    return slot_request.rank
 
 
 def _requests(count: int) -> str:
