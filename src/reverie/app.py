@@ -37,6 +37,7 @@ from reverie.http.cors import Cors
 from reverie.http.idempotency.replays import Replays
 from reverie.http.operations import application
 from reverie.http.routes import Routes
+from reverie.http.siblings import answers
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
@@ -135,9 +136,14 @@ class Application:
             metrics=metrics,
             replays=replays,
             ollama=settings.server.ollama,
+            siblings=siblings,
         )
+        self.answers = answers(self.registry, metrics, self.in_flight, self._pulls, replays)
+        """What siblings may ask of this process."""
         self._operations = add_admin(
-            application.build(self.registry, access, metrics, self.in_flight, self._store),
+            application.build(
+                self.registry, access, metrics, self.in_flight, self._store, siblings
+            ),
             access,
             store=self._store,
             models=lambda: self.models,
@@ -146,6 +152,7 @@ class Application:
             gateway=self._about,
             reload_configuration=partial(siblings.reload, self.reload),
             preview_reload=partial(siblings.preview, self._reloader.preview),
+            siblings=siblings,
         )
 
     @property

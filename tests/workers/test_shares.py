@@ -244,8 +244,9 @@ def test_shares_are_exact_and_nothing_idles_beside_a_queue(
             break
         used = cluster.used
         free = Room(cluster.total.slots - used.slots, cluster.total.tokens - used.tokens)
-        stuck = [w for w in waiting if w.queue[0].slots > free.slots
-                 or w.queue[0].tokens > free.tokens]
+        stuck = [
+            w for w in waiting if w.queue[0].slots > free.slots or w.queue[0].tokens > free.tokens
+        ]
         assert stuck, "what is idle would do for each that waits"
         busy = [worker for worker in cluster.workers.values() if worker.running]
         assert busy

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from reverie.errors import InvalidHeader
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
 from reverie.http.connection.exchange import (
     Receive,
@@ -30,8 +33,15 @@ class CancelChat:
     """An ASGI application that ends an answer of ``/v1/chat/completions``."""
 
     def __init__(
-        self, *, registry: ModelRegistry, access: Access, in_flight: InFlight, replays: Replays
+        self,
+        *,
+        registry: ModelRegistry,
+        access: Access,
+        in_flight: InFlight,
+        replays: Replays,
+        siblings: Siblings,
     ) -> None:
+        self._siblings = siblings
         self._registry = registry
         self._access = access
         self._in_flight = in_flight
@@ -57,4 +67,8 @@ class CancelChat:
                 scope, receive, settings.request_timeout, joins=True
             ):
                 await running.cancel()
-        return {"object": "chat.completion.cancelled", "ended": running is not None}
+        ended = running is not None
+        if not ended:
+            asked = msgspec.json.encode((caller.key_id, claim.key, claim.fingerprint or b""))
+            ended = b"true" in await self._siblings.ask("cancel_answer", asked)
+        return {"object": "chat.completion.cancelled", "ended": ended}

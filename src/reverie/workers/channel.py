@@ -98,12 +98,12 @@ class Channel:
         if self._writer is None:
             raise ChannelClosed("The process that was asked has ended.")
         number = next(self._numbers)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
         self._send(_Message("ask", number, name, body))
         try:
             async with asyncio.timeout(timeout):
-                body: bytes = await answer
-                return body
+                return await answer
         finally:
             del self._asked[number]
 

@@ -41,14 +41,15 @@ class Worker:
     """
 
     def __init__(self, listeners: list[socket.socket]) -> None:
+        self._answers: dict[str, Answer] = {"start": self._start, "apply": self._apply}
         self.channel = Channel(
             {
                 "share": lambda body: self._registry_tell("share", body),
                 "engine": lambda body: self._registry_tell("engine", body),
                 "draining": self._set_draining,
-                "drain": lambda _: self._drain(),
+                "drain": lambda _: self.drain(),
             },
-            {"start": self._start, "apply": self._apply, **self._answers()},
+            self._answers,
         )
         self.over = asyncio.Event()
         """Set once it has nothing more to do."""
@@ -73,6 +74,7 @@ class Worker:
                 static=configuration.static_keys,
                 siblings=WorkerSiblings(self.channel),
             )
+            self._answers.update(self._app.answers)
             self._server = Server(self._app, on_ready=self._ready)
             await self._app.start()
         except ConfigurationError as error:
@@ -133,18 +135,12 @@ class Worker:
         if self._registry is not None:
             self._registry.set_draining(told)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Begin to drain; when called again, cut the requests that still run."""
         if self._server is None or self._serving is None:
             self.over.set()
         else:
             self._server.stop()
-
-    def drain_by_signal(self) -> None:
-        """Drain, as an operator asked of this worker alone."""
-        self._drain()
-
-    def _answers(self) -> dict[str, Answer]:
-        return {}
 
 
 async def _work(inherited: Inherited) -> None:
@@ -155,7 +151,7 @@ async def _work(inherited: Inherited) -> None:
     connection = socket.socket(fileno=inherited.channel)
     connection.setblocking(False)
     worker = Worker(listeners)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain_by_signal)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
     reading = Loop("parent channel", lambda: worker.channel.run(connection, asyncio.Event()))
     await worker.over.wait()
     await asyncio.sleep(0)  # for what was told last

@@ -218,6 +218,14 @@ class Replays:
             return None
         return Found(Transcript(loaded), None)
 
+    async def cancel(self, key_id: str, key: str, proof: bytes) -> bool:
+        """End the answer that runs here under an idempotency key. False: none does."""
+        running = self._running.get((key_id, key))
+        if running is None or not (running.claim.fingerprint or b"").startswith(proof):
+            return False
+        await running.cancel()
+        return True
+
     def _begin(self, place: _Place, claim: Claim, job: Job) -> Generation:
         """Start the generation in a task of its own, with a record of its own."""
         own = RequestRecord(job.record.id, job.record.route, "generation")
