@@ -126,6 +126,7 @@ class Application:
             registry=self.registry,
             metrics=metrics,
             kept_answers=KeptAnswers(self._store),
+            siblings=siblings,
         )
         self._access = access
         self._routes = Routes(
@@ -136,7 +137,6 @@ class Application:
             metrics=metrics,
             replays=replays,
             ollama=settings.server.ollama,
-            siblings=siblings,
         )
         self.answers = answers(self.registry, metrics, self.in_flight, self._pulls, replays)
         """What siblings may ask of this process."""

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from reverie.errors import InvalidHeader
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
 from reverie.http.connection.exchange import (
     Receive,
@@ -33,15 +30,8 @@ class CancelChat:
     """An ASGI application that ends an answer of ``/v1/chat/completions``."""
 
     def __init__(
-        self,
-        *,
-        registry: ModelRegistry,
-        access: Access,
-        in_flight: InFlight,
-        replays: Replays,
-        siblings: Siblings,
+        self, *, registry: ModelRegistry, access: Access, in_flight: InFlight, replays: Replays
     ) -> None:
-        self._siblings = siblings
         self._registry = registry
         self._access = access
         self._in_flight = in_flight
@@ -69,6 +59,6 @@ class CancelChat:
                 await running.cancel()
         ended = running is not None
         if not ended:
-            asked = msgspec.json.encode((caller.key_id, claim.key, claim.fingerprint or b""))
-            ended = b"true" in await self._siblings.ask("cancel_answer", asked)
+            proof = claim.fingerprint or b""
+            ended = await self._replays.cancel_elsewhere(caller, claim.key, proof)
         return {"object": "chat.completion.cancelled", "ended": ended}

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.registry import ModelRegistry
-from reverie.gateway.siblings import Siblings
 from reverie.http import kept_responses
 from reverie.http.access import Access
 from reverie.http.cancel_chat import PATH as CANCEL_CHAT
@@ -71,7 +70,6 @@ class Routes:
         metrics: Metrics,
         replays: Replays,
         ollama: bool,
-        siblings: Siblings,
     ) -> None:
         def generating(kind: type[Generate], dialect: Dialect) -> Generate:
             return kind(
@@ -103,11 +101,7 @@ class Routes:
             about={"object": "response.input_tokens"},
         )
         self._by_path[CANCEL_CHAT] = CancelChat(
-            registry=registry,
-            access=access,
-            in_flight=in_flight,
-            replays=replays,
-            siblings=siblings,
+            registry=registry, access=access, in_flight=in_flight, replays=replays
         )
         self._kept_responses = generating(KeptResponses, RESPONSES)
         self._page = Page(access, preflights=bool(registry.settings.server.allow_origins))
