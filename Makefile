@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-first-minutes bench-page
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-first-minutes bench-page bench-workers
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ bench-first-minutes: setup ## measure the seconds from git clone to the first an
 
 bench-page: setup ## measure what the page weighs, waits and costs the server
 	$(BIN)/python bench/page.py
+
+bench-workers: setup ## measure what a second worker gains
+	$(BIN)/python bench/workers.py
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -12,9 +12,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import typer
 import uvloop
@@ -36,6 +36,9 @@ from reverie.cli.options import (
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
+
+if TYPE_CHECKING:
+    from reverie.workers.messages import Ready
 
 logger = logging.getLogger("reverie")
 
@@ -144,7 +147,6 @@ async def _serve(
     gc.disable()  # what is built from here on stays: nothing to collect until the server is up
     # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
-    from reverie.gateway.serving.served_models import described
     from reverie.server import (
         Server,
         exit_soon,
@@ -153,15 +155,10 @@ async def _serve(
         listen_as_ollama,
         settle_garbage,
     )
+    from reverie.workers.messages import Ready
 
     def on_ready() -> None:
-        models = app.models
-        served = _Served(
-            default=models.default.name,
-            models=[described(model, models.default) for model in models.all],
-            down=[model.name for model in models.all if model.state == "down"],
-            keyless=app.keyless,
-        )
+        served = Ready.of(app.models, keyless=app.keyless)
         accounts, seconds = whereabouts(app.settings.store), time.monotonic() - began
         typer.echo(_welcome(served, accounts, address[0], address[1], seconds, ollama=ollama))
 
@@ -202,8 +199,7 @@ async def _serve_with_workers(
     from reverie.workers.listening import addresses
     from reverie.workers.parent import Parent
 
-    def on_ready(default: str, models: list[str], down: list[str], keyless: bool) -> None:
-        served = _Served(default, models, down, keyless)
+    def on_ready(served: Ready) -> None:
         accounts, seconds = whereabouts(settings.store), time.monotonic() - began
         host, port = where[0].host, where[0].port
         typer.echo(_welcome(served, accounts, host, port, seconds, ollama=ollama))
@@ -235,18 +231,8 @@ def _command() -> str:
     return os.path.abspath(program)
 
 
-class _Served(NamedTuple):
-    """What a server tells of itself once it is ready."""
-
-    default: str
-    models: Sequence[str]
-    """Each with what is particular about it."""
-    down: Sequence[str]
-    keyless: bool
-
-
 def _welcome(
-    served: _Served, accounts: str, host: str, port: int, seconds: float, *, ollama: bool
+    served: Ready, accounts: str, host: str, port: int, seconds: float, *, ollama: bool
 ) -> str:
     """What is served, where things are, and a request to paste, whose key is a placeholder."""
     if host in ("0.0.0.0", "::"):

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from reverie.gateway.serving.config_diff import Changes
+from reverie.gateway.serving.served_models import ServedModel, ServedModels
 from reverie.settings import Settings
 
 T = TypeVar("T")
@@ -66,13 +67,32 @@ class Began(Struct, frozen=True, array_like=True):
 
 
 class Ready(NamedTuple):
-    """What the parent announces once the default model can answer."""
+    """What a server announces once its default model can answer."""
 
     default: str
     models: list[str]
     """Each with what is particular about it."""
     down: list[str]
     keyless: bool
+
+    @classmethod
+    def of(cls, models: ServedModels, *, keyless: bool) -> Ready:
+        return cls(
+            default=models.default.name,
+            models=[_described(model, models.default) for model in models.all],
+            down=[model.name for model in models.all if model.state == "down"],
+            keyless=keyless,
+        )
+
+
+def _described(model: ServedModel, default: ServedModel) -> str:
+    """A model's name, and what is particular about it."""
+    marks = [
+        *(["default"] if model is default else []),
+        *([] if model.settings.task == "generate" else [model.settings.task]),
+        *([] if model.state == "ready" else [model.state]),
+    ]
+    return model.name + (f" ({', '.join(marks)})" if marks else "")
 
 
 class Holders(Struct, frozen=True, array_like=True):

@@ -62,7 +62,7 @@ _MAX_DELAY = 10.0
 _HEALTHY_AFTER = 60.0
 """Seconds after which a worker starts again without a record of failures."""
 
-OnReady: TypeAlias = Callable[[str, list[str], list[str], bool], None]
+OnReady: TypeAlias = Callable[[Ready], None]
 
 
 class Parent:
@@ -71,7 +71,7 @@ class Parent:
     Args:
         read: returns the configuration as it is written now.
         addresses: what the workers listen on.
-        on_ready: called once the default model can answer, with what ``Ready`` holds.
+        on_ready: called once the default model can answer.
     """
 
     def __init__(
@@ -328,7 +328,7 @@ class Parent:
     def _ready(self, body: bytes) -> None:
         on_ready, self._on_ready = self._on_ready, None
         if on_ready is not None and not self._stopping:
-            on_ready(*decode(body, Ready))
+            on_ready(decode(body, Ready))
 
     def _failed(self, body: bytes) -> None:
         """A worker says that no model will ever answer: so it is with the others."""

@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Callable
 
 from reverie.gateway.scheduling.backend_state import BackendState
+from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.scheduling.pool import Pool
+from reverie.gateway.scheduling.routing import is_eligible
 from reverie.workers.shares import Report, Room, Share
 
 
@@ -58,8 +60,21 @@ class PoolShares:
         self._reporting = False
         self.report_all()
 
+    def _waiting_for(self, state: BackendState) -> tuple[int, SlotRequest | None]:
+        """How many wait that may go to a backend, and the first of them."""
+        if not state.backend.ready or state.draining:
+            return 0, None
+        only = len(self._pool.states) == 1
+        found = [
+            (length, waiter.request)
+            for route, length, waiter in self._pool.routes()
+            if state.name not in route.excluded and (only or is_eligible(state, route))
+        ]
+        first = min((one for _, one in found), key=lambda one: one.rank, default=None)
+        return sum(length for length, _ in found), first
+
     def _report_on(self, backend: int, state: BackendState) -> None:
-        waiting, first = self._pool.waiting_for(state)
+        waiting, first = self._waiting_for(state)
         waiting = min(waiting, state.backend.slots)
         need = (0, 0) if first is None else state.need(first.tokens, alone=first.alone)
         report = Report(

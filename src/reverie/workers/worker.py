@@ -21,7 +21,6 @@ from reverie import background, log
 from reverie.app import Application
 from reverie.background import Loop
 from reverie.errors import ConfigurationError, ModelError
-from reverie.gateway.serving.served_models import described
 from reverie.runner.guard import die_with_parent
 from reverie.server import Server, exit_soon, ignore_signals, settle_garbage
 from reverie.workers.channel import Answer, Channel
@@ -99,18 +98,7 @@ class Worker:
 
     def _ready(self) -> None:
         assert self._app is not None
-        models = self._app.models
-        self.channel.tell(
-            "ready",
-            encode(
-                Ready(
-                    default=models.default.name,
-                    models=[described(model, models.default) for model in models.all],
-                    down=[model.name for model in models.all if model.state == "down"],
-                    keyless=self._app.keyless,
-                )
-            ),
-        )
+        self.channel.tell("ready", encode(Ready.of(self._app.models, keyless=self._app.keyless)))
 
     async def _apply(self, body: bytes) -> bytes:
         assert self._registry is not None

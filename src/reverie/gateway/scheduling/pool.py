@@ -78,13 +78,13 @@ class Pool:
         self.states = tuple(BackendState(model, backend, clock) for backend in backends)
         self._by_name = {state.name: state for state in self.states}
         self._queue: Queue[_Waiter] = Queue()
+        self.routes = self._queue.routes
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it will probably be until a backend is ready, if that is known."""
         self.not_ready_reason: Callable[[], str] = lambda: "The model is still loading"
         """Why none is ready yet, as the beginning of a sentence."""
-        self.on_change: Callable[[], None] | None = None
-        """Called when a request begins to run, ends, or waits, where processes share backends."""
+        self.on_change: Callable[[], None] = lambda: None  # a request began to run, ended, or waits
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for requests that come from now on."""
@@ -186,23 +186,7 @@ class Pool:
         for state in self.states:
             state.apply_probe()
         self._set_alarm(self._serve_queue())
-        if self.on_change is not None:
-            self.on_change()
-
-    def waiting_for(self, state: BackendState) -> tuple[int, SlotRequest | None]:
-        """How many wait that may go to a backend, and the first of them."""
-        if not state.backend.ready or state.draining:
-            return 0, None
-        only = len(self.states) == 1
-        found = [
-            (length, waiter.request)
-            for route, length, waiter in self._queue.routes
-            if state.name not in route.excluded and (only or routing.is_eligible(state, route))
-        ]
-        if not found:
-            return 0, None
-        first = min((request for _, request in found), key=lambda request: request.rank)
-        return sum(length for length, _ in found), first
+        self.on_change()
 
     def _serve_queue(self) -> float:
         """Grant what can be granted, in the queue's order; end the waits that can't help.
@@ -300,7 +284,8 @@ class Pool:
             waiter.granted.set_exception(error)
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
-        lease = Lease(
+        self.on_change()
+        return Lease(
             state,
             slot_request.tokens,
             position,
@@ -309,9 +294,6 @@ class Pool:
             give_back=self._give_back,
             on_resize=self._resize,
         )
-        if self.on_change is not None:
-            self.on_change()
-        return lease
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
@@ -320,10 +302,9 @@ class Pool:
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens
         state.resize(ticket, tokens)
+        self.on_change()
         if smaller and self._queue:
             self.wake()
-        elif self.on_change is not None:
-            self.on_change()
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""

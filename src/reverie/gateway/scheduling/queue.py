@@ -135,7 +135,6 @@ class Queue(Generic[W]):
         """All who wait on a route, in no particular order."""
         return [waiter for flow in self._lanes[route].flows.values() for waiter in flow.waiters]
 
-    @property
     def routes(self) -> Iterator[tuple[SlotRequest, int, W]]:
         """Each route, with how many wait on it and the first of them."""
         for route, lane in self._lanes.items():

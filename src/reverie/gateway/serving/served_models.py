@@ -115,13 +115,3 @@ class ServedModels:
             raise ModelNotFound(
                 f"There is no such model here. Models: {known}.", param="model"
             ) from None
-
-
-def described(model: ServedModel, default: ServedModel) -> str:
-    """A model's name, and what is particular about it."""
-    marks = [
-        *(["default"] if model is default else []),
-        *([] if model.settings.task == "generate" else [model.settings.task]),
-        *([] if model.state == "ready" else [model.state]),
-    ]
-    return model.name + (f" ({', '.join(marks)})" if marks else "")
