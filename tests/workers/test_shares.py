@@ -16,7 +16,7 @@ class Worker:
     """A worker as ``slots`` has it: a queue in order of arrival, and requests that run."""
 
     def __init__(self) -> None:
-        self.share: Share | None = None
+        self.share = Share(1, 0, 0, Room(), False)
         self.queue: deque[Room] = deque()
         self.running: list[Room] = []
         self.outbox: deque[Report] = deque()
@@ -28,8 +28,6 @@ class Worker:
 
     def work(self) -> None:
         """Start what fits, and report if that is due."""
-        if self.share is None:
-            return
         room = self.share.room
         while self.queue:
             need, used = self.queue[0], self.used
@@ -40,7 +38,6 @@ class Worker:
             self.report()
 
     def report(self) -> None:
-        assert self.share is not None
         need = self.queue[0] if self.queue else Room()
         told = Report(1, 0, self.share.number, self.used, len(self.queue), need)
         if told != self._sent:
@@ -109,7 +106,7 @@ class Cluster:
 def test_slots_are_spread_evenly_while_nobody_waits() -> None:
     cluster = Cluster(Room(8), 2)
     cluster.settle(random.Random(1))
-    assert [worker.share.room for worker in cluster.workers.values() if worker.share] == [
+    assert [worker.share.room for worker in cluster.workers.values()] == [
         Room(4),
         Room(4),
     ]
@@ -180,7 +177,7 @@ def test_one_slot_goes_to_and_fro() -> None:
                 served.append(number)
         cluster.settle(choice)
     assert sorted(served) == [0] * 5 + [1] * 5
-    assert served[:4] in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert all(len({*served[at : at + 3]}) == 2 for at in range(7)), served
 
 
 def test_a_large_request_is_not_overtaken_for_ever() -> None:
@@ -201,12 +198,12 @@ def test_a_large_request_is_not_overtaken_for_ever() -> None:
 
 
 def test_thousands_of_slots_are_shared_out_in_steps() -> None:
-    cluster, choice = Cluster(Room(100_000), 2), random.Random(1)
+    cluster, choice = Cluster(Room(4_000), 2), random.Random(1)
     cluster.settle(choice)
-    cluster.workers[0].queue.extend([Room(1)] * 70_000)
+    cluster.workers[0].queue.extend([Room(1)] * 3_000)
     cluster.workers[0].work()
     cluster.settle(choice)
-    assert len(cluster.workers[0].running) == 70_000
+    assert len(cluster.workers[0].running) == 3_000
 
 
 SIZES = st.sampled_from([Room(1, 10), Room(1, 60), Room(1, 100), Room(5, 100)])

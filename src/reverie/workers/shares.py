@@ -4,14 +4,15 @@ Rule 1: what workers hold together never exceeds what the backend has. A share i
 what the worker gives back is known once it has confirmed the lower share, and only that is given to
 another.
 
-Rule 2: while nobody waits, shares stay as they are, and nothing is reported. While one waits, all
-report each change, and what is idle moves.
+Rule 2: while nobody waits, shares stay as they are, and nothing is reported. While one waits, or
+uses more than its share, all report each change, and what is idle moves.
 
 Rule 3: while one waits, each worker is to have as much as the others, as far as it needs it: what
 runs counts first, then what waits. A worker that has more gives back as its requests end.
 
-Rule 4: a request that doesn't fit yet stays the next one until it does, and nothing is given out
-past it: a large request would never find room.
+Rule 4: the first request of the worker that runs the fewest is next, by turns if several do.
+If it doesn't fit yet, room is kept for it, and nothing is given out past it: a large request would
+never find room.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Share(Struct, frozen=True, array_like=True):
     """Counts up with each share, so that a report tells which one it is about."""
     room: Room
     contended: bool
-    """True while a worker waits: then each change is reported."""
+    """True while a worker waits, or has more than its share: then each change is reported."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -65,25 +66,26 @@ class _Worker:
         self.used = Room()
         self.waiting = 0
         self.next = Room()
+        self.turn = 0
+        """Counts up over all workers, whenever one has got room for its first request."""
 
     @property
     def has_room_for_next(self) -> bool:
         return _covers(self.share, _plus(self.used, self.next))
 
-    def needs(self, step: int) -> Iterator[tuple[Room, bool]]:
-        """Room for each of its requests, so many at once, and whether it waits for that."""
+    def needs(self, step: int, waiting: int) -> Iterator[Room]:
+        """Room for each request that runs, and for so many that wait: ``step`` at once."""
         slots, tokens = self.used.slots, self.used.tokens
         while slots:
             some = min(step, slots)
             part = tokens * some // slots
-            yield Room(some, part), False
+            yield Room(some, part)
             slots, tokens = slots - some, tokens - part
         if tokens:
-            yield Room(0, tokens), False
-        waiting = self.waiting
+            yield Room(0, tokens)
         while waiting:
             some = min(step, waiting) if self.next.slots == 1 else 1
-            yield Room(self.next.slots * some, self.next.tokens * some), True
+            yield Room(self.next.slots * some, self.next.tokens * some)
             waiting -= some
 
 
@@ -101,8 +103,7 @@ class Shares:
         self._key = key
         self._total = total
         self._workers: dict[int, _Worker] = {}
-        self._next: int | None = None
-        """The worker whose first waiting request doesn't fit yet."""
+        self._turns = 0
 
     @property
     def held(self) -> Room:
@@ -129,8 +130,6 @@ class Shares:
     def leave(self, worker: int) -> dict[int, Share]:
         """Remove a worker, whose share returns to the others."""
         self._workers.pop(worker, None)
-        if self._next == worker:
-            self._next = None
         return self._share_out()
 
     def report(self, worker: int, report: Report) -> dict[int, Share]:
@@ -147,7 +146,12 @@ class Shares:
         contended = any(worker.waiting for worker in self._workers.values())
         if not (contended or anew or self._is_unsettled):
             return {}
-        wanted = self._wanted()
+        first = self._first()
+        wanted = self._wanted(first)
+        # So it is told at once when what a worker gives back has become free.
+        contended = contended or any(
+            not _covers(wanted[name], worker.held) for name, worker in self._workers.items()
+        )
         changed: dict[int, Share] = {}
         for name, worker in self._workers.items():
             if not _covers(wanted[name], worker.share):
@@ -161,8 +165,9 @@ class Shares:
             if room != worker.share or contended != worker.contended:
                 worker.held = _most(worker.held, room)
                 self._change(name, room, contended, changed)
-        if self._next is not None and self._workers[self._next].has_room_for_next:
-            self._next = None
+        if first is not None and self._workers[first].has_room_for_next:
+            self._turns += 1
+            self._workers[first].turn = self._turns
         return changed
 
     @property
@@ -178,29 +183,41 @@ class Shares:
         worker.number += 1
         changed[name] = Share(*self._key, worker.number, room, contended)
 
-    def _wanted(self) -> dict[int, Room]:
-        """What each worker should have, all of them together no more than there is."""
+    def _first(self) -> int | None:
+        """The worker whose request is next; None: nobody waits."""
+
+        def rank(name: int) -> tuple[int, int]:
+            return self._workers[name].used.slots, self._workers[name].turn
+
+        return min(
+            (n for n, worker in self._workers.items() if worker.waiting), key=rank, default=None
+        )
+
+    def _wanted(self, first: int | None) -> dict[int, Room]:
+        """What each worker should have, all of them together no more than there is.
+
+        Args:
+            first: whose request comes before all others.
+        """
         wanted = {name: Room() for name in self._workers}
-        needs = {name: worker.needs(self._step) for name, worker in self._workers.items()}
+        waiting = {name: worker.waiting for name, worker in self._workers.items()}
         free = self._total
-        if self._next is not None:
-            if not self._workers[self._next].waiting:
-                self._next = None
-            else:
-                need = self._workers[self._next].next
-                wanted[self._next] = _least(need, free)
-                free = _minus(free, need)
+        if first is not None:
+            waiting[first] -= 1
+            wanted[first] = _least(self._workers[first].next, free)
+            free = _minus(free, wanted[first])
+        needs = {
+            name: worker.needs(self._step, waiting[name]) for name, worker in self._workers.items()
+        }
         while needs:
             name = min(needs, key=lambda one: (wanted[one].slots, one))
-            following = next(needs[name], None)
-            if following is None:
+            need = next(needs[name], None)
+            if need is None:
                 del needs[name]
                 continue
-            need, waits = following
             if not _covers(free, need):
-                if waits and self._next is None:
-                    self._next = name
-                wanted[name] = _plus(wanted[name], free)
+                if self._step > 1:  # some of so many at once
+                    wanted[name] = _plus(wanted[name], Room(min(need.slots, free.slots)))
                 return wanted
             wanted[name] = _plus(wanted[name], need)
             free = _minus(free, need)
