@@ -1,4 +1,4 @@
-"""The control channel: what is told comes in order, what is asked is answered, its end is noticed."""
+"""The control channel: what is told comes in order, what is asked is answered, ends are seen."""
 
 from __future__ import annotations
 

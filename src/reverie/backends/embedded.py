@@ -226,6 +226,11 @@ class EmbeddedBackend:
         await self.runner.start(on_change)
         await self._http.start(on_change)
 
+    async def reconnect(self) -> None:
+        """Ask the engine on another socket from now on: it was loaded anew, by another process."""
+        await self._http.stop()
+        await self._http.start(lambda: None)
+
     def forget_failure(self) -> None:
         """Let the engine be started again though it failed for good. It must be stopped."""
         self.runner.forget_failure()

@@ -51,6 +51,7 @@ class Channel:
     def __init__(self, tells: Mapping[str, Tell], answers: Mapping[str, Answer]) -> None:
         self._tells = tells
         self._answers = answers
+        self._watch = background.Watch("control channel")
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._answering: set[asyncio.Task[None]] = set()
@@ -74,6 +75,7 @@ class Channel:
 
     def close(self) -> None:
         """End it, and whatever waits for an answer. Idempotent."""
+        self._watch.end()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -114,7 +116,8 @@ class Channel:
 
     def _handle(self, message: _Message) -> None:
         if message.kind == "tell":
-            self._tells[message.name](message.body)
+            with self._watch.step():
+                self._tells[message.name](message.body)
         elif message.kind == "ask":
             task = background.once(f"answer to {message.name}", partial(self._answer, message))
             self._answering.add(task)

@@ -122,7 +122,11 @@ class Engines(ModelRegistry):
 
     def states(self) -> list[EngineState]:
         """The state of each engine."""
-        return [state for number in self._owned if (state := self._state_of(number)) is not None]
+        return [
+            state
+            for number in self.numbers.values()
+            if (state := self._state_of(number)) is not None
+        ]
 
     def hold(self, worker: int, holders: Holders) -> None:
         """Note how many requests of a worker hold an engine."""

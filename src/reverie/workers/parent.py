@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ from reverie.workers.engines import Engines
 from reverie.workers.listening import Address
 from reverie.workers.messages import (
     Asked,
+    Began,
     Configuration,
     Draining,
     EngineState,
@@ -101,6 +103,9 @@ class Parent:
         self._changed = asyncio.Event()
         self._numbers = itertools.count(1)
         self._began = 0
+        self._generation = 0
+        """Counts up with each reload."""
+        self._is_ready: Ready | None = None
         self._start_failure: Exception | None = None
         self._stopping = False
         self._reloading: set[asyncio.Task[None]] = set()
@@ -238,8 +243,8 @@ class Parent:
         worker = self._new_worker()
         self._workers[worker.number] = worker
         try:
-            listeners = [address.open() for address in self._addresses]
-            began = await worker.start(listeners, self._configuration())
+            generation = self._generation
+            began = await self._start_worker(worker)
             if began.problems:
                 if is_first:
                     self._start_failure = (
@@ -248,7 +253,11 @@ class Parent:
                         else ModelError(" ".join(began.problems))
                     )
                 return " ".join(began.problems)
+            while generation != self._generation:  # there was a reload meanwhile
+                generation = self._generation
+                await self._apply(worker)
             self._began += is_first
+            self._announce()
             logger.info("worker started", extra=log.fields(pid=worker.pid))
             if self._stopping:
                 worker.channel.tell("drain")
@@ -260,6 +269,16 @@ class Parent:
             del self._workers[worker.number]
             self._engines.leave(worker.number)
             self._changed.set()
+
+    async def _start_worker(self, worker: WorkerProcess) -> Began:
+        listeners: list[socket.socket] = []
+        try:
+            listeners += (address.open() for address in self._addresses)
+        except ConfigurationError as error:
+            for listener in listeners:
+                listener.close()
+            return Began(list(error.problems))
+        return await worker.start(listeners, self._configuration())
 
     def _new_worker(self) -> WorkerProcess:
         number, engines = next(self._numbers), self._engines
@@ -291,22 +310,22 @@ class Parent:
         )
 
     async def _apply_everywhere(self) -> None:
-        """Put the configuration in force in all workers. One that can't is replaced."""
-        configuration = encode(self._configuration())
-
-        async def apply(worker: WorkerProcess) -> None:
-            try:
-                await worker.channel.ask("apply", configuration, timeout=_APPLY_TIMEOUT)
-            except (ChannelClosed, TimeoutError) as failure:
-                logger.error(
-                    "a worker can't reload and is replaced", extra=log.fields(reason=str(failure))
-                )
-                worker.kill()
-
+        """Put the configuration in force in all workers."""
+        self._generation += 1
         try:
-            await asyncio.gather(*map(apply, self._started))
+            await asyncio.gather(*map(self._apply, self._started))
         finally:
             self._engines.release_old()
+
+    async def _apply(self, worker: WorkerProcess) -> None:
+        """Put the configuration in force in a worker. One that can't do it is replaced."""
+        configuration = encode(self._configuration())
+        try:
+            await worker.channel.ask("apply", configuration, timeout=_APPLY_TIMEOUT)
+        except (ChannelClosed, TimeoutError) as failure:
+            reason = str(failure) or "it takes too long"
+            logger.error("a worker can't reload and is replaced", extra=log.fields(reason=reason))
+            worker.kill()
 
     @property
     def _started(self) -> list[WorkerProcess]:
@@ -326,9 +345,15 @@ class Parent:
     # What they tell and ask it --------------------------------------------------------------
 
     def _ready(self, body: bytes) -> None:
-        on_ready, self._on_ready = self._on_ready, None
-        if on_ready is not None and not self._stopping:
-            on_ready(decode(body, Ready))
+        self._is_ready = self._is_ready or decode(body, Ready)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Announce once that all workers serve and the default model can answer."""
+        all_serve = self._began == self.settings.server.workers and not self._stopping
+        if all_serve and self._is_ready is not None and self._on_ready is not None:
+            on_ready, self._on_ready = self._on_ready, None
+            on_ready(self._is_ready)
 
     def _failed(self, body: bytes) -> None:
         """A worker says that no model will ever answer: so it is with the others."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from reverie import background
 from reverie.backends.base import Backend
 from reverie.backends.embedded import EmbeddedBackend
 from reverie.gateway.serving.deployment import Deployment
@@ -64,9 +65,15 @@ class RemoteRunner:
         self._channel = channel
         self._change = asyncio.Event()
         self._on_change: Callable[[], None] = lambda: None
+        self.reconnect: Callable[[], Awaitable[None]] | None = None
+        """Called when the engine has another socket; it is ready once this is done."""
+        self._connected = ""
+        self._connecting: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> State:
+        if self.latest.state == "ready" and self._connected != self.latest.socket:
+            return "loading"
         return cast(State, self.latest.state)
 
     @property
@@ -79,6 +86,21 @@ class RemoteRunner:
         self.memory, self.failure = latest.memory, latest.failure
         self.context, self.expected_context = latest.context, latest.expected_context
         self.kv_tokens = latest.kv_tokens
+        if latest.socket not in ("", self._connected) and self._connecting is None:
+            self._connecting = background.once("engine socket", self._connect)
+        self._changed()
+
+    async def _connect(self) -> None:
+        try:
+            while self.latest.socket not in ("", self._connected) and self.reconnect is not None:
+                socket = self.latest.socket
+                await self.reconnect()
+                self._connected = socket
+        finally:
+            self._connecting = None
+        self._changed()
+
+    def _changed(self) -> None:
         change, self._change = self._change, asyncio.Event()
         change.set()
         self._on_change()
@@ -89,6 +111,7 @@ class RemoteRunner:
     async def start(self, on_change: Callable[[], None]) -> None:
         """Call ``on_change`` from now on. The engine starts when the parent says so."""
         self._on_change = on_change
+        self._connected = self.latest.socket  # as who uses it is about to
 
     async def changed(self) -> None:
         await self._change.wait()
@@ -257,15 +280,15 @@ class WorkerRegistry(ModelRegistry):
             return super()._build(model, settings)
         number = self.numbers[model.name]
         runner = self._runners[number] = RemoteRunner(number, self.channel)
-        return [
-            EmbeddedBackend(
-                model,
-                Path(model.source),
-                first_token_timeout=settings.server.first_token_timeout,
-                stall_timeout=settings.server.stall_timeout,
-                runner=runner,
-            )
-        ]
+        backend = EmbeddedBackend(
+            model,
+            Path(model.source),
+            first_token_timeout=settings.server.first_token_timeout,
+            stall_timeout=settings.server.stall_timeout,
+            runner=runner,
+        )
+        runner.reconnect = backend.reconnect
+        return [backend]
 
     def _deploy(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
