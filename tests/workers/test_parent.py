@@ -73,7 +73,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
         # Its slots are back, and what it left open is closed.
         engine.script = Script(tokens=("a ", "b"), stall_after=1)
         more = [asyncio.create_task(server.post()) for _ in range(8)]
-        await engine.wait_for(lambda e: e.in_flight == 8)
+        await engine.wait_for(lambda e: e.stalled == 8)
         engine.resume()
         assert [status for status, _ in await asyncio.gather(*more)] == [200] * 8
         store = tmp_path / "state" / "reverie" / "reverie.db"
@@ -155,6 +155,7 @@ async def test_what_the_operator_is_told_is_of_all_workers(
         done = 'reverie_requests_total{model="m",outcome="ok",status="200"}'
         assert metrics[done] == 3
 
+        engine.script = Script(tokens=("a",))
         name = backends["data"][0]["name"]
         assert (await server.admin("POST", "backends/drain", model="m", backend=name))[0] == 200
         assert [(await server.post())[0] for _ in range(8)] == [503] * 8
