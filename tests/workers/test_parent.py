@@ -129,6 +129,8 @@ async def test_what_the_operator_is_told_is_of_all_workers(
     async with workers(tmp_path, config(engine.url, slots=3)) as server:
         asked = [asyncio.create_task(server.post()) for _ in range(8)]
         await engine.wait_for(lambda e: e.stalled == 3)
+        while (await server.metrics()).get('reverie_queue_length{model="m"}') != 5:
+            await asyncio.sleep(0.02)
         for _ in range(4):  # whichever worker is asked
             metrics = await server.metrics()
             of_backend = next(name for name in metrics if name.startswith("reverie_in_flight"))
