@@ -1,9 +1,9 @@
 """The addresses that all workers listen on.
 
 On Linux each worker has a socket of its own there (``SO_REUSEPORT``), and the kernel spreads
-connections over them by a hash. With one socket for all, whoever wakes first accepts all that wait:
-of 64 connections that came at once, one worker took nearly all. When a worker dies its socket goes
-with it, and new connections go to the others at once.
+connections over them by a hash. With one socket for all, whoever wakes first accepts all that wait,
+so that a burst of connections would stay with one worker. When a worker dies its socket goes with
+it, and new connections go to the others at once.
 
 Elsewhere ``SO_REUSEPORT`` doesn't spread connections, so that workers share one socket.
 """

@@ -302,9 +302,7 @@ class Pool:
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens
         state.resize(ticket, tokens)
-        self.on_change()
-        if smaller and self._queue:
-            self.wake()
+        (self.wake if smaller and self._queue else self.on_change)()
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
