@@ -118,6 +118,7 @@ async def one_engine(_model: Path) -> AsyncIterator[ModelRegistry]:
         pool = app.models.find("m").pool
         (backend,) = pool.backends
         assert isinstance(backend, EmbeddedBackend)
+        assert isinstance(backend.runner, Runner)
         yield ModelRegistry(url, pool, {backend.name: backend.runner})
 
 

@@ -53,7 +53,8 @@ anything, write `reverie.toml` in the working directory, or give another file wi
 - Each key of `[server]` and `[store]` has an environment variable, such as `REVERIE_SERVER_PORT`
   for `port`; the items of a list are separated by commas there. The flags of `reverie serve` have
   short ones: `REVERIE_HOST`, `REVERIE_PORT`, `REVERIE_CONFIG`, `REVERIE_MODEL`,
-  `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`, `REVERIE_OLLAMA`.
+  `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`, `REVERIE_OLLAMA`,
+  `REVERIE_WORKERS`.
 - The keys of callers are in `REVERIE_API_KEYS`, separated by commas, and never in the file.
 - Every mistake is reported with its key and what would be accepted, and nothing starts. An unknown
   key is a mistake. `reverie check` takes the flags of `reverie serve` and says what it would run.

@@ -14,6 +14,7 @@ SOURCE = TESTS.parent / "src"
 
 LAYERS = (
     ("cli", "__main__"),
+    ("workers",),
     ("server", "app"),
     ("reload", "load"),
     ("http",),
@@ -157,6 +158,14 @@ TESTED_ELSEWHERE = {
     "http/operations/security.py": "http/operations/test_openapi.py",
     "http/request/schema.py": "http/request/test_body.py",
     "store/database/schema.py": "store/database/test_migrate.py",
+    "gateway/siblings.py": "workers/test_parent.py",
+    "http/siblings.py": "workers/test_parent.py",
+    "workers/listening.py": "workers/test_parent.py",
+    "workers/messages.py": "workers/test_parent.py",
+    "workers/process.py": "workers/test_parent.py",
+    "workers/remote.py": "workers/test_engines.py",
+    "workers/siblings.py": "workers/test_parent.py",
+    "workers/worker.py": "workers/test_parent.py",
     "testing/connection.py": "testing/test_engine.py",
     "testing/record.py": "testing/test_engine.py",
 }

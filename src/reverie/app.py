@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import reverie
@@ -21,6 +22,7 @@ from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.gateway.siblings import ALONE, Siblings
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.connection.exchange import (
@@ -35,6 +37,7 @@ from reverie.http.cors import Cors
 from reverie.http.idempotency.replays import Replays
 from reverie.http.operations import application
 from reverie.http.routes import Routes
+from reverie.http.siblings import answers
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import NO_STORE, ModelSettings, Settings
 from reverie.store.database.engine import Store
@@ -56,16 +59,22 @@ def open_store(settings: Settings) -> Store | None:
 
 
 def authenticator(
-    settings: Settings, store: Store | None, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    store: Store | None,
+    environ: Mapping[str, str] = os.environ,
+    static: Sequence[tuple[bytes, str]] | None = None,
 ) -> Authenticator:
     """The configured static keys, and the keys in the store.
+
+    Args:
+        static: the static keys, if they are known already.
 
     Raises:
         ConfigurationError: the keys can't be read.
     """
-    return Authenticator(
-        static_keys(environ, settings.server.api_keys_file), store, admin_key(environ)
-    )
+    if static is None:
+        static = static_keys(environ, settings.server.api_keys_file)
+    return Authenticator(static, store, admin_key(environ))
 
 
 class Application:
@@ -74,6 +83,9 @@ class Application:
     Args:
         backends: replaces what the settings describe, for tests and for embedding.
         read_settings: reads the configuration for a reload; by default a reload changes nothing.
+        registry: what is served, if it isn't built from the settings.
+        static: the static keys, if they aren't to be read.
+        siblings: the other processes that serve beside this one.
     """
 
     def __init__(
@@ -83,11 +95,14 @@ class Application:
         environ: Mapping[str, str] = os.environ,
         backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
         read_settings: Callable[[], Settings] | None = None,
+        registry: ModelRegistry | None = None,
+        static: Sequence[tuple[bytes, str]] | None = None,
+        siblings: Siblings = ALONE,
     ) -> None:
-        self.registry = ModelRegistry(settings, environ, backends)
+        self.registry = registry or ModelRegistry(settings, environ, backends)
         self.in_flight = InFlight()
         self._store = open_store(settings)
-        self._keys = authenticator(settings, self._store, environ)
+        self._keys = authenticator(settings, self._store, environ, static)
         self._pulls = Pulls()
         self._started_at = format_moment(now_ms())
         self.ledger = None if self._store is None else Ledger(self._store)
@@ -104,12 +119,14 @@ class Application:
         admission = Admission(self.ledger)
         metrics = Metrics(self.registry, self.ledger)
         self._live = metrics.live
+        self._siblings = siblings
         replays = Replays(
             admission=admission,
             in_flight=self.in_flight,
             registry=self.registry,
             metrics=metrics,
             kept_answers=KeptAnswers(self._store),
+            siblings=siblings,
         )
         self._access = access
         self._routes = Routes(
@@ -121,16 +138,21 @@ class Application:
             replays=replays,
             ollama=settings.server.ollama,
         )
+        self.answers = answers(self.registry, metrics, self.in_flight, self._pulls, replays)
+        """What siblings may ask of this process."""
         self._operations = add_admin(
-            application.build(self.registry, access, metrics, self.in_flight, self._store),
+            application.build(
+                self.registry, access, metrics, self.in_flight, self._store, siblings
+            ),
             access,
             store=self._store,
             models=lambda: self.models,
             live=self._live,
             pulls=self._pulls,
             gateway=self._about,
-            reload_configuration=self.reload,
-            preview_reload=self._reloader.preview,
+            reload_configuration=partial(siblings.reload, self.reload),
+            preview_reload=partial(siblings.preview, self._reloader.preview),
+            siblings=siblings,
         )
 
     @property
@@ -191,6 +213,10 @@ class Application:
             Overloaded: the server stops.
         """
         return await self._reloader.reload()
+
+    def replace_static_keys(self, static: Sequence[tuple[bytes, str]]) -> None:
+        """Recognise these static keys from now on."""
+        self._keys.replace_static(static)
 
     async def end_admin(self) -> None:
         """End what operators wait for: streams that watch, and a reload that runs, within seconds.

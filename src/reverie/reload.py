@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Reloader:
     Args:
         read: returns the configuration as it is written now.
         environ: holds the static keys.
+        then: called with each configuration that is in force, before its reload is over.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Reloader:
         keys: Authenticator,
         read: Callable[[], Settings],
         environ: Mapping[str, str] = os.environ,
+        *,
+        then: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._then = then
         self._registry = registry
         self._keys = keys
         self._read = read
@@ -120,6 +124,8 @@ class Reloader:
         async with _within_check_timeout():
             await self._registry.apply(wanted)
         self._keys.replace_static(static)
+        if self._then is not None:
+            await self._then()
         warn_of_own_backends(wanted)
         if wanted.server.log_level != before.server.log_level:
             log.set_level(wanted.server.log_level)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,8 @@ from reverie.log import fields
 logger = logging.getLogger("reverie")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 _FORCED_GRACE = 2.0
 """Seconds in which requests that were cut may write their last chunk."""
 _TICK = 1.0
@@ -65,6 +68,18 @@ _ADVICE = {
 }
 
 
+def settle_garbage() -> None:
+    """Have the garbage collector pass over what there is now, and stays.
+
+    It would cost a tenth of each request. The thresholds stay as they are: ones of 5,000 to 50,000
+    objects gained nothing that could be measured, since requests leave next to no cycles behind and
+    old objects are few.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 def listen_as_ollama() -> socket.socket:
     """Listen where Ollama's clients look for it, on this machine alone.
 
@@ -76,13 +91,19 @@ def listen_as_ollama() -> socket.socket:
 
 
 def listen(
-    host: str, port: int, *, asked_by: str = "server.port", advice: str | None = None
+    host: str,
+    port: int,
+    *,
+    asked_by: str = "server.port",
+    advice: str | None = None,
+    shared: bool = False,
 ) -> socket.socket:
     """Listen on the address, before anything costly is started.
 
     Args:
         asked_by: the setting or option that the error names.
         advice: what to do about the error; default: by its kind.
+        shared: other sockets of this user may listen there, too.
 
     Raises:
         ConfigurationError: the address can't be taken.
@@ -91,8 +112,10 @@ def listen(
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         advice = advice or _ADVICE.get(error.errno or 0, "check server.host and server.port")

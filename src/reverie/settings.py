@@ -118,6 +118,9 @@ class ServerSettings(_Section):
     memory_budget_mib: int = Field(default=0, ge=0, le=2**30)
     """Memory, in MiB, that all models which run here may take together, as estimated; 0: no
     limit. Idle models are unloaded to make room."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that serve requests, side by side on the same address. More than one needs a store:
+    see [several cores](operations.md#several-cores)."""
     drain_timeout: float = Field(default=30.0, ge=0, le=_DAY)
     """After SIGTERM or Ctrl-C, running requests have this long to finish."""
     log_format: Literal["text", "json"] = "text"
@@ -418,7 +421,7 @@ class Settings(_Section):
     _file: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
+    def _fit_together(self) -> Self:
         if not self.models:
             raise ValueError("models: needs at least one; leave it out for the default model")
         seen: set[str] = set()
@@ -427,6 +430,11 @@ class Settings(_Section):
                 if name in seen:
                     raise ValueError(f"two models are called {name!r}; names and aliases differ")
                 seen.add(name)
+        if self.server.workers > 1 and self.store.url == NO_STORE:
+            raise ValueError(
+                "server.workers: more than one needs a store, through which they keep limits and "
+                "Idempotency-Keys together: set store.url, or workers = 1"
+            )
         if sum(model.default for model in self.models) > 1:
             raise ValueError("only one model can have default = true")
         return self

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -22,7 +22,7 @@ from reverie.events import Delta, Event, Prompt, Usage
 from reverie.pending import Pending
 from reverie.request import GenerateRequest
 from reverie.runner.options import XLLAMACPP
-from reverie.runner.supervisor import Runner
+from reverie.runner.supervisor import Runner, State
 from reverie.settings import BackendSettings, ModelSettings
 from reverie.tasks import R, TaskRequest
 
@@ -49,12 +49,41 @@ def _as_cached(batch: list[Event], tokens: int) -> list[Event]:
     ]
 
 
+class Supervisor(Protocol):
+    """What keeps the engine running: here (``Runner``), or in the parent of this process."""
+
+    memory: int
+    context: int | None
+    expected_context: int
+    kv_tokens: int
+    failure: str | None
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def socket(self) -> Path: ...
+
+    async def check(self) -> None: ...
+
+    async def start(self, on_change: Callable[[], None]) -> None: ...
+
+    async def changed(self) -> None: ...
+
+    async def check_alive(self) -> bool: ...
+
+    def forget_failure(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class EmbeddedBackend:
     """One supervised engine process.
 
     Args:
         model: the GGUF file.
         first_token_timeout, stall_timeout: seconds, as in ``ServerSettings``.
+        runner: keeps it running, if another process does.
     """
 
     kind = "embedded"
@@ -72,10 +101,11 @@ class EmbeddedBackend:
         *,
         first_token_timeout: float,
         stall_timeout: float,
+        runner: Supervisor | None = None,
     ) -> None:
         self.name = "embedded"
         self.slots = settings.slots
-        self.runner = Runner(settings.name, model, settings)
+        self.runner: Supervisor = runner or Runner(settings.name, model, settings)
         self._guided = settings.engine == XLLAMACPP
         self._generates = settings.task == "generate"
         self._compiles: dict[str, bool] = {}
@@ -225,6 +255,11 @@ class EmbeddedBackend:
     async def start(self, on_change: Callable[[], None]) -> None:
         await self.runner.start(on_change)
         await self._http.start(on_change)
+
+    async def reconnect(self) -> None:
+        """Ask the engine on another socket from now on: it was loaded anew, by another process."""
+        await self._http.stop()
+        await self._http.start(lambda: None)
 
     def forget_failure(self) -> None:
         """Let the engine be started again though it failed for good. It must be stopped."""

@@ -21,7 +21,7 @@ from reverie.events import Delta, Event, Usage
 from reverie.request import GenerateRequest
 from reverie.runner.options import CPU_BATCH, XLLAMACPP
 from reverie.runner.resources import usable_cores
-from reverie.runner.supervisor import LOAD_TIMEOUT
+from reverie.runner.supervisor import LOAD_TIMEOUT, Runner
 from reverie.runner.tuned import Tuned
 from reverie.settings import CacheType, ModelSettings
 
@@ -260,10 +260,13 @@ class _Answer:
 
 @asynccontextmanager
 async def _running(model: Path, settings: ModelSettings) -> AsyncIterator[EmbeddedBackend]:
-    backend = EmbeddedBackend(settings, model, first_token_timeout=PATIENCE, stall_timeout=PATIENCE)
+    runner = Runner(settings.name, model, settings)
+    backend = EmbeddedBackend(
+        settings, model, first_token_timeout=PATIENCE, stall_timeout=PATIENCE, runner=runner
+    )
     try:
         await backend.start(lambda: None)
-        await backend.runner.wait_ready(LOAD_TIMEOUT)
+        await runner.wait_ready(LOAD_TIMEOUT)
         yield backend
     finally:
         await backend.stop()

@@ -52,6 +52,12 @@ Ollama: TypeAlias = Annotated[
         help="Answer Ollama's API, too, here and on Ollama's own port, 127.0.0.1:11434.",
     ),
 ]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        envvar="REVERIE_WORKERS", help="Processes that serve, to use as many cores [1].", min=1
+    ),
+]
 
 
 def settings_of(
@@ -62,6 +68,7 @@ def settings_of(
     no_auth: bool | None,
     ai_models: Path | None = None,
     ollama: bool | None = None,
+    workers: int | None = None,
     *,
     remark: Callable[[str], None] = lambda _: None,
     is_reload: bool = False,
@@ -76,7 +83,13 @@ def settings_of(
         ConfigurationError: with every mistake that was found.
         ModelError: ``model`` is not a model reference.
     """
-    given = {"host": host, "port": port, "no_auth": no_auth, "ollama": ollama or None}
+    given = {
+        "host": host,
+        "port": port,
+        "no_auth": no_auth,
+        "ollama": ollama or None,
+        "workers": workers,
+    }
     flags = {"server": {key: value for key, value in given.items() if value is not None}}
     if ai_models is None:
         return load(config, flags, only_model=_only_model(model), is_reload=is_reload)

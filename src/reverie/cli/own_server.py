@@ -102,7 +102,7 @@ def _child(
         "REVERIE_STORE_URL": "none",
         "REVERIE_SERVER_LOG_LEVEL": "error",
     }
-    serve = ["serve", "--host", "127.0.0.1", "--port", "0", *arguments]
+    serve = ["serve", "--host", "127.0.0.1", "--port", "0", "--workers", "1", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *serve],
         env=environ,

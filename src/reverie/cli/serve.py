@@ -22,14 +22,23 @@ import uvloop
 import reverie
 from reverie import log
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
-from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
+from reverie.cli.options import (
+    AiModels,
+    Config,
+    Host,
+    Model,
+    NoAuth,
+    Ollama,
+    Port,
+    Workers,
+    settings_of,
+)
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
 
 if TYPE_CHECKING:
-    from reverie.app import Application
-    from reverie.gateway.serving.served_models import ServedModel
+    from reverie.workers.messages import Ready
 
 logger = logging.getLogger("reverie")
 
@@ -42,6 +51,7 @@ def serve(
     no_auth: NoAuth = None,
     ai_models: AiModels = None,
     ollama: Ollama = None,
+    workers: Workers = None,
 ) -> None:
     """Serve text generation: POST /llm and OpenAI's /v1/chat/completions.
 
@@ -52,7 +62,9 @@ def serve(
     terminal_closed = _watch_terminal()
     if config is None and Path(CONFIG_FILE).exists():
         config = Path(CONFIG_FILE)  # so that a reload fails once it is gone
-    read = functools.partial(settings_of, host, port, config, model, no_auth, ai_models, ollama)
+    read = functools.partial(
+        settings_of, host, port, config, model, no_auth, ai_models, ollama, workers
+    )
     remarks: list[str] = []
     settings = read(remark=remarks.append)
     log.configure(settings.server.log_level, settings.server.log_format)
@@ -68,7 +80,8 @@ def serve(
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, read_again, terminal_closed, began, ollama=bool(ollama)))
+        serving = _serve_with_workers if settings.server.workers > 1 else _serve
+        runner.run(serving(settings, read_again, terminal_closed, began, ollama=bool(ollama)))
 
 
 def _watch_terminal() -> Callable[[], bool]:
@@ -134,10 +147,20 @@ async def _serve(
     gc.disable()  # what is built from here on stays: nothing to collect until the server is up
     # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
-    from reverie.server import Server, exit_soon, ignore_signals, listen, listen_as_ollama
+    from reverie.server import (
+        Server,
+        exit_soon,
+        ignore_signals,
+        listen,
+        listen_as_ollama,
+        settle_garbage,
+    )
+    from reverie.workers.messages import Ready
 
     def on_ready() -> None:
-        typer.echo(_welcome(app, address[0], address[1], time.monotonic() - began, ollama=ollama))
+        served = Ready.of(app.models, keyless=app.keyless)
+        accounts, seconds = whereabouts(app.settings.store), time.monotonic() - began
+        typer.echo(_welcome(served, accounts, address[0], address[1], seconds, ollama=ollama))
 
     app = Application(settings, read_settings=read)
     server = Server(app, on_ready=on_ready, terminal_closed=terminal_closed)
@@ -152,12 +175,7 @@ async def _serve(
                 "listening",
                 extra=log.fields(version=reverie.__version__, host=address[0], port=address[1]),
             )
-            # So the collector passes over what stays, which would cost a tenth of each request. Its
-            # thresholds stay as they are: ones of 5,000 to 50,000 objects gained nothing that could
-            # be measured, since requests leave next to no cycles behind and old objects are few.
-            gc.collect()
-            gc.freeze()
-            gc.enable()
+            settle_garbage()
             await server.run_on(*listeners)
     finally:
         for listener in listeners:
@@ -169,14 +187,37 @@ async def _serve(
     exit_soon()
 
 
-def _described(model: ServedModel, default: ServedModel) -> str:
-    """A model's name, and what is particular about it."""
-    marks = [
-        *(["default"] if model is default else []),
-        *([] if model.settings.task == "generate" else [model.settings.task]),
-        *([] if model.state == "ready" else [model.state]),
-    ]
-    return model.name + (f" ({', '.join(marks)})" if marks else "")
+async def _serve_with_workers(
+    settings: Settings,
+    read: Callable[[], Settings],
+    terminal_closed: Callable[[], bool],
+    began: float,
+    *,
+    ollama: bool,
+) -> None:
+    from reverie.server import exit_soon, ignore_signals
+    from reverie.workers.listening import addresses
+    from reverie.workers.parent import Parent
+
+    def on_ready(served: Ready) -> None:
+        accounts, seconds = whereabouts(settings.store), time.monotonic() - began
+        host, port = where[0].host, where[0].port
+        typer.echo(_welcome(served, accounts, host, port, seconds, ollama=ollama))
+
+    where = addresses(settings.server.host, settings.server.port, ollama=ollama)
+    parent = None
+    try:
+        parent = Parent(settings, read, where, on_ready=on_ready)
+        await parent.run(terminal_closed)
+    finally:
+        if parent is not None:
+            await parent.stop()
+        for address in where:
+            address.close()
+        ignore_signals()
+    if parent.failure is not None:
+        raise ModelError(parent.failure)
+    exit_soon()
 
 
 def _command() -> str:
@@ -190,22 +231,22 @@ def _command() -> str:
     return os.path.abspath(program)
 
 
-def _welcome(app: Application, host: str, port: int, seconds: float, *, ollama: bool) -> str:
+def _welcome(
+    served: Ready, accounts: str, host: str, port: int, seconds: float, *, ollama: bool
+) -> str:
     """What is served, where things are, and a request to paste, whose key is a placeholder."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    down = [model.name for model in app.models.all if model.state == "down"]
-    warning = (
-        f"\nNo backend of {', '.join(down)} can be reached now: see {base}/health\n" if down else ""
-    )
-    key = "" if app.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
+    down = ", ".join(served.down)
+    warning = f"\nNo backend of {down} can be reached now: see {base}/health\n" if down else ""
+    key = "" if served.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
     ollamas = f"Ollama's API: http://{OLLAMA_HOST}:{OLLAMA_PORT}\n" if ollama else ""
     return f"""
-Reverie is ready after {seconds:.1f} s: {app.models.default.name} at {base}
+Reverie is ready after {seconds:.1f} s: {served.default} at {base}
 
-Models:   {", ".join(_described(model, app.models.default) for model in app.models.all)}
-Accounts: {whereabouts(app.settings.store)}
+Models:   {", ".join(served.models)}
+Accounts: {accounts}
 Command:  {_command()} --help
 {warning}
 Try it:

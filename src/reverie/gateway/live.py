@@ -30,6 +30,11 @@ _OF_BACKENDS = (
 )  # fmt: skip
 
 
+_TOLD = (
+    "ended", "requests", "failed", "failovers", "prompt", "completion", "ttfts", "durations",
+)  # fmt: skip
+
+
 class _Minute:
     """What ended within one minute. Times are in seconds."""
 
@@ -45,6 +50,25 @@ class _Minute:
         "requests",
         "ttfts",
     )  # fmt: skip
+
+    @classmethod
+    def of(cls, told: Sequence[Any]) -> _Minute:
+        """A minute as another process tells it."""
+        minute = cls(told[0])
+        for name, value in zip(_TOLD, told[1:], strict=True):
+            setattr(minute, name, value)
+        return minute
+
+    def told(self) -> list[Any]:
+        """All of it, for another process."""
+        return [self.number, *(getattr(self, name) for name in _TOLD)]
+
+    def plus(self, other: _Minute) -> _Minute:
+        """Both together."""
+        both = _Minute(self.number)
+        for name in _TOLD:
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -130,33 +154,50 @@ class Live:
                 record.cancel(AnswerCancelled(by="the server's operator"))
         return len(found)
 
+    def tell(self, models: Iterable[ServedModel], pulls: Iterable[Pull]) -> dict[str, Any]:
+        """What this process adds to another's snapshot, ready for JSON."""
+        self._minute()
+        running = list(self._running)
+        return {
+            "running": len(running),
+            "requests": [_to_json(record) for record in running[:_SHOWN]],
+            "models": [_model_to_json(model) for model in models],
+            "minutes": [minute.told() for minute in self._minutes],
+            "errors": list(self._errors),
+            "pulls": [pull.to_json() for pull in pulls],
+        }
+
     def snapshot(
         self,
         models: Iterable[ServedModel],
         pulls: Iterable[Pull] = (),
         gateway: Mapping[str, Any] | None = None,
+        others: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
         """All of it, ready for JSON. Durations are in seconds.
 
         Args:
             pulls: the downloads that run.
             gateway: what is true of all of it.
+            others: what the other processes of this gateway ``tell``.
         """
-        self._minute()
-        minutes = list(self._minutes)
-        running = list(self._running)
+        own = self.tell(models, pulls)
+        minutes = _add_up(list(self._minutes), others)
+        everyone = [own, *others]
+        requests = [one for each in everyone for one in each["requests"]]
+        errors = [one for each in everyone for one in each["errors"]]
         ttfts = sorted(one for minute in minutes for one in minute.ttfts)
         durations = sorted(one for minute in minutes for one in minute.durations)
         return {
             "at": format_moment(int(time.time() * 1000)),
-            "running": len(running),
-            "requests": [_to_json(record) for record in running[:_SHOWN]],
-            "models": [_model_to_json(model) for model in models],
+            "running": sum(each["running"] for each in everyone),
+            "requests": requests[:_SHOWN],
+            "models": _models_together([each["models"] for each in everyone]),
             "minutes": [minute.to_json() for minute in minutes],
             "time_to_first_token": _percentiles(ttfts),
             "duration": _percentiles(durations),
-            "errors": list(self._errors),
-            "pulls": [pull.to_json() for pull in pulls],
+            "errors": sorted(errors, key=lambda one: str(one["at"]))[-_ERRORS:],
+            "pulls": [one for each in everyone for one in each["pulls"]],
             "gateway": gateway,
         }
 
@@ -207,6 +248,32 @@ def _model_to_json(model: ServedModel) -> dict[str, Any]:
         "slots": sum(state.backend.slots for state in pool.states if state.backend.ready),
         "backends": [{key: one[key] for key in _OF_BACKENDS} for one in described],
     }
+
+
+def _add_up(own: list[_Minute], others: Sequence[Mapping[str, Any]]) -> list[_Minute]:
+    """The minutes of all processes, one after the other."""
+    if not others:
+        return own
+    found = {minute.number: minute for minute in own}
+    for told in (told for other in others for told in other["minutes"]):
+        minute = _Minute.of(told)
+        known = found.get(minute.number)
+        found[minute.number] = minute if known is None else known.plus(minute)
+    return [found[number] for number in sorted(found)][-_MINUTES:]
+
+
+def _models_together(each: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The models of the first process, with what waits and runs in all of them."""
+    models, *others = each
+    for other in others:
+        by_name = {model["model"]: model for model in other}
+        for model in models:
+            if (same := by_name.get(model["model"])) is not None:
+                model["waiting"] += same["waiting"]
+                model["in_flight"] += same["in_flight"]
+                for one, its in zip(model["backends"], same["backends"], strict=False):
+                    one["in_flight"] += its["in_flight"]
+    return list(models)
 
 
 def _percentiles(ordered: Sequence[float]) -> dict[str, float | None]:

@@ -127,21 +127,25 @@ class Pulls:
         """Those that run, then those that ended, the latest first."""
         return [*self.running, *reversed(self._ended)]
 
-    def begin(self, source: str) -> Pull:
+    def begin(self, source: str, elsewhere: Sequence[str] = ()) -> Pull:
         """Begin a download, unless the same one runs already.
+
+        Args:
+            elsewhere: what other processes of this gateway fetch.
 
         Raises:
             InvalidRequest: the source is no model's name, or a path.
             Conflict: too many run.
             Overloaded: the server stops.
         """
-        source = _checked(source)
+        source = checked(source)
         if source in self._running:
             return self._running[source][0]
         if self._stopped:
             raise Overloaded("This server is shutting down. Try again shortly.", retry_after=1)
-        if len(self._running) >= MOST_AT_ONCE:
-            names = " and ".join(self._running)
+        running = [*self._running, *elsewhere]
+        if len(running) >= MOST_AT_ONCE:
+            names = " and ".join(running)
             raise Conflict(
                 f"{MOST_AT_ONCE} downloads run at once, and {names} do. Wait for one, or cancel it."
             )
@@ -159,7 +163,7 @@ class Pulls:
             InvalidRequest: as ``begin``.
             NotFound: no download of it runs.
         """
-        running = self._running.get(_checked(source))
+        running = self._running.get(checked(source))
         if running is None:
             raise NotFound("No download of this model runs.", param="source")
         pull, task = running
@@ -230,7 +234,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _checked(source: str) -> str:
+def checked(source: str) -> str:
     """The model's name, in its one spelling.
 
     Raises:

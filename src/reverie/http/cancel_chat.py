@@ -57,4 +57,8 @@ class CancelChat:
                 scope, receive, settings.request_timeout, joins=True
             ):
                 await running.cancel()
-        return {"object": "chat.completion.cancelled", "ended": running is not None}
+        ended = running is not None
+        if not ended:
+            proof = claim.fingerprint or b""
+            ended = await self._replays.cancel_elsewhere(caller, claim.key, proof)
+        return {"object": "chat.completion.cancelled", "ended": ended}

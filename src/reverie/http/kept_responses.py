@@ -57,7 +57,11 @@ class KeptResponses(Generate):
             raise NotFound("There is nothing here. docs/protocol.md lists the routes.")
         elif scope["method"] != "GET":
             raise MethodNotAllowed("GET")
+        place = place_of(id)
         found = await self._find(caller, id)
+        if found is None and verb and place is not None:
+            await self._replays.cancel_elsewhere(caller, *place)
+            found = await self._find(caller, id)
         if found is None:
             raise NotFound(_NOT_KEPT, param="response_id")
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)

@@ -97,6 +97,11 @@ class Authenticator:
         """As ``open``, if these were the static keys."""
         return not static and (self._stored is None or not self._stored.has_keys)
 
+    @property
+    def static(self) -> list[tuple[bytes, str]]:
+        """The static keys, as they were given."""
+        return [(digest, caller.name) for digest, caller in self._static]
+
     def replace_static(self, static: Iterable[tuple[bytes, str]]) -> None:
         """Replace the static keys."""
         self._static = [(digest, Caller(name=name, key_id=name)) for digest, name in static]

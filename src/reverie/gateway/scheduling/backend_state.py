@@ -132,6 +132,8 @@ class BackendState:
         """True while its operator keeps requests from it. The pool sets it."""
         self.on_trouble: Callable[[], None] = lambda: None
         """Called whenever its health changes. The pool sets it."""
+        self.share: tuple[int, int] | None = None
+        """The slots and the tokens that this process may use, where several share the backend."""
         self._model = model
         self._clock = clock
         self._chance = chance
@@ -166,11 +168,33 @@ class BackendState:
         Args:
             alone: the request runs beside no other.
         """
+        if self.share is not None and not self._share_covers(tokens, alone):
+            return False
         if self.in_flight == 0:
             return True
         if self.in_flight >= self.backend.slots or alone or self._has_loner:
             return False
         return self.backend.capacity is None or self.tokens + tokens <= self.backend.capacity
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """The slots and the tokens that are in use: all of them, while a request runs alone."""
+        capacity = self.backend.capacity
+        if self._has_loner:
+            return self.backend.slots, capacity or 0
+        return self.in_flight, 0 if capacity is None else self.tokens
+
+    def need(self, tokens: int, *, alone: bool) -> tuple[int, int]:
+        """The slots and the tokens that a request needs: all of them, if it runs alone."""
+        capacity = self.backend.capacity
+        if alone or (capacity is not None and tokens > capacity):
+            return self.backend.slots, capacity or 0
+        return 1, 0 if capacity is None else tokens
+
+    def _share_covers(self, tokens: int, alone: bool) -> bool:
+        assert self.share is not None
+        used, need = self.used, self.need(tokens, alone=alone)
+        return all(u + n <= s for u, n, s in zip(used, need, self.share, strict=True))
 
     def take(self, tokens: int, *, alone: bool = False) -> Ticket:
         """Note that a request is sent there, as the trial if one is due."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import msgspec
 
 from reverie.gateway.scheduling.backend_state import BackendState
+from reverie.gateway.scheduling.pool import Pool
 from reverie.times import format_moment
 
 
@@ -36,6 +40,34 @@ def describe_backend(model: str, state: BackendState) -> dict[str, Any]:
             "at": _timestamp(health.checked_at),
         },
     }
+
+
+Load: TypeAlias = dict[str, tuple[int, dict[str, int]]]
+"""For each model: how many wait, and how many run on each of its backends."""
+
+
+def load_of(pools: Iterable[Pool]) -> bytes:
+    """What runs and waits in this process, as JSON for another."""
+    return msgspec.json.encode(
+        {
+            pool.model: (pool.waiting, {state.name: state.in_flight for state in pool.states})
+            for pool in pools
+        }
+    )
+
+
+def add_loads(described: Iterable[dict[str, Any]], told: Iterable[bytes]) -> None:
+    """Add what runs on backends in other processes to their descriptions."""
+    loads = [msgspec.json.decode(one, type=Load) for one in told]
+    for backend in described:
+        for load in loads:
+            _, running = load.get(backend["model"], (0, {}))
+            backend["in_flight"] += running.get(backend["name"], 0)
+
+
+def waiting_elsewhere(model: str, told: Iterable[bytes]) -> int:
+    """How many wait for a model in other processes."""
+    return sum(msgspec.json.decode(one, type=Load).get(model, (0, {}))[0] for one in told)
 
 
 def _timestamp(seconds: float) -> str:

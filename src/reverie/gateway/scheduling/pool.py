@@ -80,11 +80,13 @@ class Pool:
         self.fast = FastPath(self.states, clock)
         self._by_name = {state.name: state for state in self.states}
         self._queue: Queue[_Waiter] = Queue()
+        self.routes = self._queue.routes
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it will probably be until a backend is ready, if that is known."""
         self.not_ready_reason: Callable[[], str] = lambda: "The model is still loading"
         """Why none is ready yet, as the beginning of a sentence."""
+        self.on_change: Callable[[], None] = lambda: None  # a request began to run, ended, or waits
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for requests that come from now on."""
@@ -192,6 +194,7 @@ class Pool:
         for state in self.states:
             state.apply_probe()
         self._set_alarm(self._serve_queue())
+        self.on_change()
 
     def _serve_queue(self) -> float:
         """Grant what can be granted, in the queue's order; end the waits that can't help.
@@ -290,6 +293,7 @@ class Pool:
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
         self.fast.in_flight += 1
+        self.on_change()
         return Lease(
             state,
             slot_request.tokens,
@@ -309,8 +313,7 @@ class Pool:
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens
         state.resize(ticket, tokens)
-        if smaller and self._queue:
-            self.wake()
+        (self.wake if smaller and self._queue else self.on_change)()
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""

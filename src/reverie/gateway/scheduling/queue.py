@@ -135,6 +135,11 @@ class Queue(Generic[W]):
         """All who wait on a route, in no particular order."""
         return [waiter for flow in self._lanes[route].flows.values() for waiter in flow.waiters]
 
+    def routes(self) -> Iterator[tuple[SlotRequest, int, W]]:
+        """Each route, with how many wait on it and the first of them."""
+        for route, lane in self._lanes.items():
+            yield route, lane.length, lane.firsts[0][1]
+
     def push(self, waiter: W) -> None:
         """Add a request behind its key's others. The newest weight holds for all of them.
 

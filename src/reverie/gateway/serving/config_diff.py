@@ -17,6 +17,7 @@ FIXED_SERVER_KEYS = (
     "trusted_proxies",
     "allow_origins",
     "ollama",
+    "workers",
 )
 """The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
 

@@ -56,19 +56,22 @@ class Deployment:
         """The embedded engine; None if the model is served by other servers."""
         for backend in backends:
             if isinstance(backend, EmbeddedBackend):
-                self.on_demand = OnDemandModel(
-                    model.name,
-                    backend,
-                    budget,
-                    idle_unload=model.idle_unload,
-                    on_change=self._backend_changed,
-                )
+                self.on_demand = self._make_on_demand(backend, budget)
                 self.pool.seconds_to_ready = self.on_demand.seconds_to_ready
                 self.pool.not_ready_reason = self.on_demand.not_ready_reason
         self._holders = 0
         self._draining = False
         self._on_stopped: Callable[[Deployment], None] = lambda _: None
         self._stopping: asyncio.Task[None] | None = None
+
+    def _make_on_demand(self, backend: EmbeddedBackend, budget: MemoryBudget) -> OnDemandModel:
+        return OnDemandModel(
+            self.model.name,
+            backend,
+            budget,
+            idle_unload=self.model.idle_unload,
+            on_change=self._backend_changed,
+        )
 
     def can_serve(self, model: ModelSettings) -> bool:
         """True if the backends are those that ``model`` asks for, and haven't failed for good."""

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from reverie.backends.base import Backend
-from reverie.backends.build import backends_of, build_backends
+from reverie.backends.build import backends_of
 from reverie.errors import ConfigurationError, ModelError
 from reverie.gateway.serving.defaults import require_honoured
 from reverie.gateway.serving.deployment import Deployment
@@ -44,13 +44,21 @@ class ModelRegistry:
         self._changed = asyncio.Event()
         self._budget = MemoryBudget(settings.server.memory_budget_mib * MIB)
         if backends is None:
-            backends = build_backends(settings, environ)
+            backends = [(model, self._build(model, settings)) for model in settings.models]
         self._deployments = {
             model.name: self._deploy(model, its_backends, settings)
             for model, its_backends in backends
         }
         self._draining: set[Deployment] = set()
         self.models = ServedModels(settings, self._deployments)
+
+    def _build(self, model: ModelSettings, settings: Settings) -> Sequence[Backend]:
+        """A model's backends, none of them started.
+
+        Raises:
+            ModelError: it should run here and isn't on disk.
+        """
+        return backends_of(model, settings.server, self._environ)
 
     def _deploy(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
@@ -150,7 +158,7 @@ class ModelRegistry:
                         require_honoured(model, kept[model.name].pool.backends)
                         continue
                     # In a thread, since it looks for the model's file on disk.
-                    build = functools.partial(backends_of, model, settings.server, self._environ)
+                    build = functools.partial(self._build, model, settings)
                     backends = await run_in_daemon_thread(build)
                     added[model.name] = self._deploy(model, backends, settings)
                     if start or added[model.name].on_demand is not None:

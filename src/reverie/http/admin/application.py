@@ -16,6 +16,7 @@ from reverie.gateway.accounts.store import Store
 from reverie.gateway.live import Live
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
 from reverie.http.admin import backends, keys, reload, requests, usage
 from reverie.http.admin import live as live_routes
@@ -39,6 +40,7 @@ def add_admin(
     gateway: Callable[[], Mapping[str, Any]],
     reload_configuration: Reload,
     preview_reload: Reload,
+    siblings: Siblings,
 ) -> ASGIApp:
     """Add the admin routes to an application; return it behind their guard.
 
@@ -48,13 +50,14 @@ def add_admin(
         live: what runs now.
         pulls: the models that are being fetched.
         gateway: returns what is true of all of it.
+        siblings: the other processes of this gateway.
         preview_reload: gives what ``reload_configuration`` would change.
     """
     routers = [
-        backends.routes(models),
-        model_routes.routes(models),
-        pull_routes.routes(pulls),
-        live_routes.routes(live, models, pulls, gateway),
+        backends.routes(models, siblings),
+        model_routes.routes(models, siblings),
+        pull_routes.routes(pulls, siblings),
+        live_routes.routes(live, models, pulls, gateway, siblings),
         reload.routes(reload_configuration, preview_reload),
     ]
     if store is not None:

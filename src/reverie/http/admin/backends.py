@@ -12,8 +12,9 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from reverie.errors import NotFound
-from reverie.gateway.scheduling.description import describe_backend
+from reverie.gateway.scheduling.description import add_loads, describe_backend
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.gateway.siblings import Siblings
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
 
@@ -33,7 +34,7 @@ _OF_ONE: Any = {
 }
 
 
-def routes(models: Callable[[], ServedModels]) -> APIRouter:
+def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
     """The routes.
 
     Args:
@@ -50,6 +51,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
             for model in models().all
             for state in model.pool.states
         ]
+        add_loads(data, await siblings.ask("loads"))
         return {"object": "list", "data": data}
 
     @router.post("/backends/drain", summary="Send no new request to a backend", **_OF_ONE)
@@ -68,6 +70,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
             raise NotFound(
                 f"{model.name} has no such backend. Its backends: {known}.", param="backend"
             )
+        siblings.set_draining(model.name, state.name, draining)
         return describe_backend(model.name, state)
 
     return router

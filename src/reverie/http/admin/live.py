@@ -19,6 +19,7 @@ from reverie.errors import NotFound
 from reverie.gateway.live import Live
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.gateway.siblings import Siblings
 from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
 
 _INTERVAL = 1.0
@@ -39,7 +40,10 @@ class _Feed:
         models: Callable[[], ServedModels],
         pulls: Pulls,
         gateway: Callable[[], Mapping[str, Any]],
+        siblings: Siblings,
     ) -> None:
+        self._siblings = siblings
+        self._making = asyncio.Lock()
         self._live = live
         self._models = models
         self._pulls = pulls
@@ -47,18 +51,21 @@ class _Feed:
         self._made_at = -_INTERVAL
         self._made = b""
 
-    def latest(self) -> bytes:
-        now = time.monotonic()
-        if now - self._made_at >= 0.9 * _INTERVAL:
-            self._made_at = now
-            snapshot = self._live.snapshot(self._models().all, self._pulls.running, self._gateway())
-            self._made = msgspec.json.encode(snapshot)
-        return self._made
+    async def latest(self) -> bytes:
+        async with self._making:
+            if time.monotonic() - self._made_at >= 0.9 * _INTERVAL:
+                self._made_at = time.monotonic()
+                others = [msgspec.json.decode(one) for one in await self._siblings.ask("live")]
+                snapshot = self._live.snapshot(
+                    self._models().all, self._pulls.running, self._gateway(), others
+                )
+                self._made = msgspec.json.encode(snapshot)
+            return self._made
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Until the watcher leaves, or the server has drained."""
         while not self._live.over.is_set():
-            yield b"data: %b\n\n" % self.latest()
+            yield b"data: %b\n\n" % await self.latest()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL):
                     await self._live.over.wait()
@@ -69,6 +76,7 @@ def routes(
     models: Callable[[], ServedModels],
     pulls: Pulls,
     gateway: Callable[[], Mapping[str, Any]],
+    siblings: Siblings,
 ) -> APIRouter:
     """The routes.
 
@@ -77,7 +85,7 @@ def routes(
         gateway: returns what is true of all of it.
     """
     router = admin_router()
-    feed = _Feed(live, models, pulls, gateway)
+    feed = _Feed(live, models, pulls, gateway, siblings)
 
     @router.get(
         "/live",
@@ -96,7 +104,7 @@ def routes(
         if query.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             return StreamingResponse(feed.events(), 200, headers, "text/event-stream")
-        return Response(feed.latest(), media_type="application/json")
+        return Response(await feed.latest(), media_type="application/json")
 
     @router.post(
         "/requests/{request_id}/cancel",
@@ -105,6 +113,7 @@ def routes(
     )
     async def cancel_request(request_id: str) -> dict[str, Any]:
         ended = live.cancel(request_id)
+        ended += sum(map(int, await siblings.ask("cancel", request_id.encode())))
         if not ended:
             raise NotFound("No request with this id runs here.", param="request_id")
         return {"id": request_id, "cancelled": ended}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,9 +11,14 @@ from pydantic import Field
 
 from reverie import log
 from reverie.errors import Conflict, InvalidRequest
-from reverie.gateway.scheduling.description import describe_backend
+from reverie.gateway.scheduling.description import (
+    add_loads,
+    describe_backend,
+    waiting_elsewhere,
+)
 from reverie.gateway.serving.on_demand import OnDemandModel
 from reverie.gateway.serving.served_models import ServedModel, ServedModels
+from reverie.gateway.siblings import Siblings
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
 from reverie.models.reference import shown
@@ -36,7 +41,7 @@ _OF_ONE: Any = {
 }
 
 
-def routes(models: Callable[[], ServedModels]) -> APIRouter:
+def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
     """The routes.
 
     Args:
@@ -47,7 +52,8 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     @router.get("/models", summary="The models, and how each stands", dependencies=NO_PARAMETERS)
     async def list_models() -> dict[str, Any]:
         served = models()
-        data = [_describe(model, served) for model in served.all]
+        told = await siblings.ask("loads")
+        data = [_describe(model, served, told) for model in served.all]
         return {"object": "list", "data": data}
 
     @router.post(
@@ -57,7 +63,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
         model, engine = find(asked)
         engine.load_for_operator()
         logger.info("model load asked for", extra=log.fields(model=model.name))
-        return _describe(model, models())
+        return _describe(model, models(), await siblings.ask("loads"))
 
     @router.post(
         "/models/unload",
@@ -73,7 +79,7 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
                 f"{hold} the model. Wait until no request does, or cancel them, and try again.",
                 param="model",
             )
-        return _describe(model, models())
+        return _describe(model, models(), await siblings.ask("loads"))
 
     def find(asked: NamedModel) -> tuple[ServedModel, OnDemandModel]:
         model = models().find(asked.model)
@@ -88,8 +94,16 @@ def routes(models: Callable[[], ServedModels]) -> APIRouter:
     return router
 
 
-def _describe(model: ServedModel, served: ServedModels) -> dict[str, Any]:
-    """A model, with no secret and no path."""
+def _describe(
+    model: ServedModel, served: ServedModels, told: Sequence[bytes] = ()
+) -> dict[str, Any]:
+    """A model, with no secret and no path.
+
+    Args:
+        told: what runs and waits in other processes.
+    """
+    backends = [describe_backend(model.name, state) for state in model.pool.states]
+    add_loads(backends, told)
     settings, pool = model.settings, model.pool
     engine = model.deployment.on_demand
     limits = model.limits
@@ -109,11 +123,11 @@ def _describe(model: ServedModel, served: ServedModels) -> dict[str, Any]:
         "memory_bytes": engine and engine.estimated_memory,
         "context": max(filter(None, contexts), default=None),
         "slots": sum(backend.slots for backend in pool.backends),
-        "in_flight": pool.in_flight,
-        "waiting": pool.waiting,
+        "in_flight": sum(one["in_flight"] for one in backends),
+        "waiting": pool.waiting + waiting_elsewhere(model.name, told),
         "price": price_to_json(model.price),
         "limits": {"rpm": limits.rpm, "tpm": limits.tpm, "concurrency": limits.concurrency},
-        "backends": [describe_backend(model.name, state) for state in pool.states],
+        "backends": backends,
     }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import Field
 
-from reverie.errors import ModelError, Overloaded
-from reverie.gateway.pulls import Pulls
+from reverie.errors import ModelError, NotFound, Overloaded
+from reverie.gateway.pulls import Pull, Pulls, checked
+from reverie.gateway.siblings import Siblings
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
 from reverie.http.operations.hardware import for_models
@@ -25,14 +27,28 @@ class Source(Body):
     """A name of the catalogue, or `hf:OWNER/REPO[/FILE.gguf]`."""
 
 
-def routes(pulls: Pulls) -> APIRouter:
+def routes(pulls: Pulls, siblings: Siblings) -> APIRouter:
+    """The routes.
+
+    Args:
+        siblings: answer ``pulls`` with theirs, as JSON, and ``cancel_pull`` with one, or null.
+    """
+
+    async def elsewhere() -> list[dict[str, Any]]:
+        return [one for told in await siblings.ask("pulls") for one in msgspec.json.decode(told)]
+
     router = admin_router()
 
     @router.post(
         "/models/pull", summary="Fetch a model", status_code=202, dependencies=NO_PARAMETERS
     )
     async def pull(asked: Source) -> dict[str, Any]:
-        return pulls.begin(asked.source).to_json()
+        running = [one for one in await elsewhere() if one["state"] == "running"]
+        same = [one for one in running if one["source"] == checked(asked.source)]
+        if same:
+            return same[0]
+        busy = [one["source"] for one in running]
+        return pulls.begin(asked.source, busy).to_json()
 
     @router.get(
         "/models/pulls",
@@ -40,7 +56,7 @@ def routes(pulls: Pulls) -> APIRouter:
         dependencies=NO_PARAMETERS,
     )
     async def list_pulls() -> dict[str, Any]:
-        return {"object": "list", "data": [one.to_json() for one in pulls.all]}
+        return {"object": "list", "data": [*map(Pull.to_json, pulls.all), *await elsewhere()]}
 
     @router.post(
         "/models/pull/cancel",
@@ -49,7 +65,14 @@ def routes(pulls: Pulls) -> APIRouter:
         responses=not_found("No download of this model runs"),
     )
     async def cancel(asked: Source) -> dict[str, Any]:
-        return (await pulls.cancel(asked.source)).to_json()
+        try:
+            return (await pulls.cancel(asked.source)).to_json()
+        except NotFound:
+            for told in await siblings.ask("cancel_pull", asked.source.encode()):
+                ended: dict[str, Any] | None = msgspec.json.decode(told)
+                if ended is not None:
+                    return ended
+            raise
 
     @router.get(
         "/models/catalogue",

@@ -15,6 +15,8 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from reverie.errors import (
     AccountsUnavailable,
     AnswerCancelled,
@@ -33,6 +35,7 @@ from reverie.gateway.accounts.reservation import Reservation
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.siblings import ALONE, Siblings
 from reverie.http.choices import generate
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import Headers, as_reverie_error
@@ -136,7 +139,9 @@ class Replays:
         registry: ModelRegistry,
         metrics: Metrics,
         kept_answers: KeptAnswers,
+        siblings: Siblings = ALONE,
     ) -> None:
+        self._siblings = siblings
         self._kept_answers = kept_answers
         self._admission = admission
         self._in_flight = in_flight
@@ -218,6 +223,19 @@ class Replays:
         if loaded is None or not loaded.fingerprint.startswith(proof):
             return None
         return Found(Transcript(loaded), None)
+
+    async def cancel(self, key_id: str, key: str, proof: bytes) -> bool:
+        """End the answer that runs here under an idempotency key. False: none does."""
+        running = self._running.get((key_id, key))
+        if running is None or not (running.claim.fingerprint or b"").startswith(proof):
+            return False
+        await running.cancel()
+        return True
+
+    async def cancel_elsewhere(self, caller: Caller, key: str, proof: bytes) -> bool:
+        """As ``cancel``, in the other processes of this gateway."""
+        asked = msgspec.json.encode((caller.key_id, key, proof))
+        return b"true" in await self._siblings.ask("cancel_answer", asked)
 
     def _begin(self, place: _Place, claim: Claim, job: Job) -> Generation:
         """Start the generation in a task of its own, with a record of its own."""

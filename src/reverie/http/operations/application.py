@@ -9,6 +9,7 @@ import reverie
 from reverie.gateway.accounts.store import Store
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.operations import hardware, health, models, openapi, own_usage
@@ -23,6 +24,7 @@ def build(
     metrics: Metrics,
     in_flight: InFlight,
     store: Store | None,
+    siblings: Siblings,
 ) -> FastAPI:
     """The application that answers every route that doesn't generate, save the admin routes."""
     app = FastAPIOffline(
@@ -37,9 +39,9 @@ def build(
     openapi.describe(app)
     translate_errors(app, preflights=bool(registry.settings.server.allow_origins))
     for router in (
-        health.routes(registry, in_flight),
+        health.routes(registry, in_flight, siblings),
         hardware.routes(registry, access),
-        prometheus.routes(metrics, access),
+        prometheus.routes(metrics, access, siblings),
         models.routes(registry, access),
         own_usage.routes(store, access),
     ):

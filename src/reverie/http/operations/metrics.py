@@ -6,12 +6,14 @@ import prometheus_client
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
+from reverie.gateway.merged_metrics import merged
 from reverie.gateway.metrics import Metrics
+from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
 from reverie.http.operations.security import OR_NONE, checked_router
 
 
-def routes(metrics: Metrics, access: Access) -> APIRouter:
+def routes(metrics: Metrics, access: Access, siblings: Siblings) -> APIRouter:
     router = checked_router("operations", access.admit_operator)
 
     @router.get(
@@ -21,8 +23,7 @@ def routes(metrics: Metrics, access: Access) -> APIRouter:
         openapi_extra=OR_NONE,
     )
     async def prometheus() -> Response:
-        return Response(
-            metrics.render(), headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST}
-        )
+        text = merged([metrics.render(), *await siblings.ask("metrics")])
+        return Response(text, headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST})
 
     return router
