@@ -188,7 +188,6 @@ def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
 
 STARTS_TASKS = {
     "background": "what it keeps alive",
-    "backends.prompt_turns": "a prompt's reading, which its request waits for",
     "backends.tuning": "an answer that is measured, or gets cancelled",
     "gateway.accounts.authentication": "requests that want the key wait for it",
     "gateway.choices": "generations side by side, whose request gets their failure",

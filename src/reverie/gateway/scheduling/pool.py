@@ -307,8 +307,7 @@ class Pool:
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         state.give_back(ticket)
         self.fast.in_flight -= 1
-        if self._queue:
-            self.wake()
+        (self.wake if self._queue else self.on_change)()
 
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens
