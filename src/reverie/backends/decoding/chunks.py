@@ -187,7 +187,7 @@ class AnswerDecoder:
                 text = chunk.choices[0].delta.content
                 counts = None if chunk.usage is None else chunk.usage.counts
                 if text and (counts is not None or chunk.usage is None):
-                    if counts is None and chunk.timings is None:
+                    if counts is None and chunk.timings is None and not self._pattern.known:
                         self._pattern.learn(payload)
                     return self._take_plain(text, chunk.timings, counts)
         return self.read_any(payload)

@@ -64,7 +64,10 @@ class ChunkPattern:
     def texts(self, data: bytes) -> list[str] | None:
         """The texts of what is nothing but whole plain chunks; None: it may be something else."""
         start, end = self._start, self._end
-        if not (data.startswith(start) and data.endswith(end)):
+        if not data.startswith(start):
+            self.known = False  # the engine's chunks have changed
+            return None
+        if not data.endswith(end):
             return None
         middle = data[len(start) : -len(end)]
         try:
