@@ -552,6 +552,7 @@ async def test_an_answer_larger_than_its_transcript_arrives_whole(
             assert (await gateway.post(body, headers=first))[0] == 410
             status, answer, _ = await gateway.post(body, headers=ONCE)
             assert (status, answer["error"]["code"]) == (409, "answer_not_kept")
+            await engine.wait_for(lambda e: e.stalled == 1)
             engine.resume()
         text = await response.text()
     assert response.status == 200
