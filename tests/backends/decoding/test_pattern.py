@@ -117,6 +117,7 @@ def test_the_pattern_changes_nothing_wherever_a_stream_is_cut(
     taken = read(stream, cuts, pieces=pieces)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AnswerDecoder, "read_alike", lambda self, data: None)
+        patch.setattr(AnswerDecoder, "read_alike_of", lambda self, payloads, begin: [])
         assert told(taken) == told(read(stream, cuts, pieces=pieces))
 
 
@@ -154,6 +155,23 @@ def test_the_text_is_found_among_others_like_it(chunk: bytes) -> None:
     assert pattern.texts(event(chunk[:at] + b'"new"' + chunk[at + 3 :])) == ["new"]
     other = chunk.replace(b'"a"', b'"new"', 1)
     assert pattern.texts(event(other)) == (["new"] if other.index(b"new") == at + 1 else None)
+
+
+def test_of_payloads_those_before_another_kind_are_taken_together() -> None:
+    pattern = ChunkPattern()
+    pattern.learn(payload())
+    payloads = [payload(), payload('"b"'), payload('"c"'), payload(id="2"), payload('"d"')]
+    assert pattern.texts_before_another(payloads, 1) == ["b", "c"]
+    assert pattern.texts_before_another(payloads, 3) == []
+    assert pattern.known
+
+
+@pytest.mark.parametrize("texts", [['"a","b"'], ['"a","b"', '"c', 'd"'], ['"a"', '""'], ["1"]])
+def test_payloads_that_are_no_string_each_are_left_alone_and_tried_once(texts: list[str]) -> None:
+    pattern = ChunkPattern()
+    pattern.learn(payload())
+    assert pattern.texts_before_another([payload(text) for text in texts], 0) == []
+    assert not pattern.known
 
 
 def test_an_engine_whose_chunks_are_never_alike_is_soon_left_alone() -> None:

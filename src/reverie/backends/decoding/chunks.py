@@ -11,6 +11,7 @@ looks complete. After the finish reason nothing is an error: the answer is whole
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -168,6 +169,19 @@ class AnswerDecoder:
         if texts is not None:
             self.deltas += len(texts)
             self.tokens += len(texts)
+        return texts
+
+    def read_alike_of(self, payloads: Sequence[bytes], begin: int) -> list[str]:
+        """Take the payloads from there on that are like one before, up to one that isn't.
+
+        Returns:
+            The texts, a token each.
+        """
+        if not (self._plain and self._pattern.known):
+            return []
+        texts = self._pattern.texts_before_another(payloads, begin)
+        self.deltas += len(texts)
+        self.tokens += len(texts)
         return texts
 
     def read(self, payload: bytes) -> Delta | None:

@@ -12,6 +12,8 @@ Rule 2: an engine whose chunks are never alike is found out soon, and costs no m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from reverie.backends.decoding.shapes import RawChunk, decode_plain
@@ -70,19 +72,35 @@ class ChunkPattern:
         if not data.endswith(end):
             return None
         middle = data[len(start) : -len(end)]
+        if _CLOSE not in middle:
+            return self._decoded([middle])
+        literals = self._literals(data)
+        return self._decoded(literals) if self._between.join(literals) == middle else None
+
+    def texts_before_another(self, payloads: Sequence[bytes], begin: int) -> list[str]:
+        """The texts of the payloads from there on, up to one that may be something else."""
+        start, end = self._start[len(_OPEN) :], self._end[: -len(_CLOSE)]
+        first, last = len(start), -len(end)
+        literals: list[bytes] = []
+        for index in range(begin, len(payloads)):
+            payload = payloads[index]
+            if not (payload.startswith(start) and payload.endswith(end)):
+                break
+            literals.append(payload[first:last])
+        if not literals:
+            return []
+        texts = self._decoded(literals)
+        if texts is None:
+            self.known = False  # or each that follows would be tried with all after it
+        return texts or []
+
+    def _decoded(self, literals: Sequence[bytes]) -> list[str] | None:
+        """Texts by what stood in their places; None: one is no text, or more than one."""
         try:
-            if _CLOSE not in middle:
-                texts = [_decode_text(middle)]
-            else:
-                literals = self._literals(data)
-                if self._between.join(literals) != middle:
-                    return None
-                texts = _decode_texts(b"[%b]" % _BETWEEN.join(literals))
-                if len(texts) != len(literals):
-                    return None
+            texts = _decode_texts(b"[%b]" % _BETWEEN.join(literals))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if "" in texts:
+        if len(texts) != len(literals) or "" in texts:
             return None
         self._read += len(texts)
         return texts

@@ -111,12 +111,15 @@ class AnswerReader:
             texts = self._decoder.read_alike(data)
             if texts is not None:
                 self._refuse_endless()
-                count = len(texts)
-                if count > 1 and self._pieces != "apart":
-                    pieces = texts if self._pieces == "joined" else ()
-                    return [Delta("".join(texts), tokens=count, pieces=pieces)]
-                return [Delta(text) for text in texts]
+                return self._deltas_of(texts)
         return self._feed_any(data)
+
+    def _deltas_of(self, texts: list[str]) -> list[Event]:
+        """Texts that arrived together, a token each."""
+        if len(texts) > 1 and self._pieces != "apart":
+            pieces = texts if self._pieces == "joined" else ()
+            return [Delta("".join(texts), tokens=len(texts), pieces=pieces)]
+        return [Delta(text) for text in texts]
 
     @property
     def _may_be_alike(self) -> bool:
@@ -172,8 +175,16 @@ class AnswerReader:
     def _read(self, payloads: list[bytes], events: list[Event]) -> None:
         read = self._decoder.read
         try:
-            for payload in payloads:
-                delta = read(payload)
+            at = 0
+            while at < len(payloads):
+                if self._started and self._forced_call is None:
+                    texts = self._decoder.read_alike_of(payloads, at)
+                    if texts:
+                        at += len(texts)
+                        events += self._deltas_of(texts)
+                        continue
+                delta = read(payloads[at])
+                at += 1
                 if delta is None:
                     continue
                 if delta.logprobs and not self._request.top_logprobs:
