@@ -15,6 +15,7 @@ from reverie.gateway.live import Live
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.served_models import ServedModels
+from reverie.gateway.siblings import ALONE
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.operations.errors import translate_errors
@@ -56,6 +57,7 @@ def admin_api(app: FastAPI, store: Store) -> ASGIApp:
         live=Live(),
         pulls=Pulls(),
         gateway=dict,
+        siblings=ALONE,
         reload_configuration=no_reload,
         preview_reload=no_reload,
     )
