@@ -111,6 +111,29 @@ async def test_a_long_prompt_is_read_though_short_ones_never_end() -> None:
     assert engine.log.count("short is read") >= 3
 
 
+async def test_short_ones_that_come_while_a_long_one_gives_way_are_read() -> None:
+    engine = Engine()
+    left: list[str] = []
+
+    async def leaves_slowly(_: Take) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            left.append("begun")
+            await asyncio.sleep(0.05)
+
+    long = asyncio.create_task(engine.turns.enter(LONG).generate(leaves_slowly, lambda _: None))
+    await asyncio.sleep(0.06)
+    first = asyncio.create_task(engine.ask("first", SHORT, 0.0))
+    while not left:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await engine.ask("second", SHORT, 0.0)
+        await first
+    long.cancel()
+    await asyncio.wait({long})
+
+
 @pytest.mark.parametrize("begun", [True, False])
 async def test_one_whose_client_leaves_holds_up_nobody(begun: bool) -> None:
     engine = Engine()

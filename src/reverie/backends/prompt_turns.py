@@ -126,7 +126,8 @@ class Turn:
         """Break the reading off. False: it has yet to begin."""
         if self._reading is None:
             return False
-        self._reading.reschedule(asyncio.get_running_loop().time())
+        if not self._reading.expired():  # or it is being broken off already
+            self._reading.reschedule(asyncio.get_running_loop().time())
         return True
 
     async def generate(self, generate: Callable[[Take], Awaitable[None]], take: Take) -> None:
