@@ -273,3 +273,45 @@ async def test_a_client_that_sends_nothing_more_after_an_early_answer_is_let_go(
     assert (await peer.answer())[0] == 401
     assert await peer.rest() == b""
     await gateway.until(lambda: not gateway.server.server_state.connections)
+
+
+CHUNKED = (
+    b"POST /llm HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'2d\r\n{"messages":[{"role":"user","content":"Hi"}]}\r\n0\r\n'
+)
+
+
+async def test_what_follows_a_chunked_body_is_no_header(
+    engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    """A forwarding header would make it a request from another machine, which is refused."""
+    peer = await connect(gateway)
+    await peer.send(CHUNKED + b"A: b\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n" + post(chat()))
+    assert [(await peer.answer())[0] for _ in range(2)] == [200, 200]
+    peer.writer.close()
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n" * 60_000, b"a: " + b"b" * 400_000])
+@pytest.mark.parametrize("key", ["right", "wrong"])
+async def test_what_follows_a_chunked_body_is_bounded(
+    engine: ScriptedEngine, start_gateway: StartGateway, trailers: bytes, key: str
+) -> None:
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    authorization = b"\r\nAuthorization: Bearer %b\r\n" % key.encode()
+    await peer.send(CHUNKED.replace(b"\r\n", authorization, 1))
+    if key == "wrong":
+        assert (await peer.answer())[0] == 401
+    await peer.send(trailers)
+    if key == "right":
+        assert (await peer.answer())[0] == 431
+    assert await peer.rest() == b""
+
+
+async def test_a_target_may_be_a_whole_url(gateway: Gateway) -> None:
+    peer = await connect(gateway)
+    await peer.send(HEALTH.replace(b"/health", b"http://localhost/health"))
+    assert (await peer.answer())[0] == 200
+    await peer.send(HEALTH.replace(b"GET /health", b"HEAD http://localhost"))
+    assert (await peer.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    peer.writer.close()

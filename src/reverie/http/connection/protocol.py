@@ -1,6 +1,9 @@
 """HTTP/1.1 on one connection, for uvicorn's server: requests off the wire, and how it all ends.
 
 - A request's head must arrive within ``HEAD_TIMEOUT`` seconds and ``MAX_HEAD_BYTES`` bytes.
+- What follows a body in chunks (trailers) is no part of the head, as RFC 9110 §6.5.1 has it. It is
+  dropped: a proxy in front doesn't check it as it does the head. All that comes of a body without
+  bringing a byte of it on has the bound of a head.
 - The rest of a body that was answered early (401, 413) is discarded, so that the client gets to
   read the answer; past ``MAX_DISCARDED_BYTES``, or after ``DISCARD_TIMEOUT`` seconds, the
   connection is closed. If it is to be closed in any case (``Connection: close``), our side of it is
@@ -95,10 +98,11 @@ class _Target(NamedTuple):
 
 def _parse_target(url: bytes) -> _Target:
     parsed = httptools.parse_url(url)
-    path = parsed.path.decode("ascii")
+    raw_path = parsed.path or b"/"  # of "http://host", it is left out
+    path = raw_path.decode("ascii")
     if "%" in path:
         path = urllib.parse.unquote(path)
-    return _Target(path, parsed.path, parsed.query or b"")
+    return _Target(path, raw_path, parsed.query or b"")
 
 
 _known_target = lru_cache(maxsize=64)(_parse_target)
@@ -131,6 +135,7 @@ class Protocol(asyncio.Protocol):
     _expects_continue = False
     _in_head = False
     _head_bytes = 0
+    """Bytes that came since the last that brought a head to its end, or a body on."""
     _discarded = 0
     _idle_since: float | None = None
     _idle_timer: asyncio.TimerHandle | None = None
@@ -206,18 +211,16 @@ class Protocol(asyncio.Protocol):
             self._discard(len(data))
             return
         self._idle_since = None
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             logger.warning("what came is not an HTTP request")
             self._give_up(InvalidRequest("This is not a valid HTTP/1.1 request."))
             return
-        if self._head_timer is not None:
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._give_up(_HeadTooLarge(f"Headers may have at most {MAX_HEAD_BYTES} bytes."))
-        elif self._in_head:
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._give_up(_HeadTooLarge(f"Headers may have at most {MAX_HEAD_BYTES} bytes."))
+        elif self._in_head and self._head_timer is None:
             self._start_head_timer()
 
     def shutdown(self) -> None:
@@ -241,6 +244,8 @@ class Protocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
@@ -250,6 +255,7 @@ class Protocol(asyncio.Protocol):
         if self._asks_to_switch():
             return
         self._in_head = False
+        self._head_bytes = 0
         self._stop_head_timer()
         url, version = self._url, self.parser.get_http_version()
         known = len(url) <= _LONGEST_KNOWN_TARGET
@@ -295,6 +301,7 @@ class Protocol(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         cycle = self._cycle
         assert cycle is not None
+        self._head_bytes = 0
         if cycle.response_complete:
             self._discard(len(body))
         elif cycle.add_body(body) > HIGH_WATER_LIMIT:
@@ -304,6 +311,7 @@ class Protocol(asyncio.Protocol):
         if self._asks_to_switch():
             return
         self._stop_discard_timer()
+        self._head_bytes = 0
         assert self._cycle is not None
         if not self._cycle.response_complete:
             self._cycle.end_body()
@@ -432,6 +440,8 @@ class Protocol(asyncio.Protocol):
         whole = [cycle for cycle in self._unanswered if not cycle.more_body]
         if whole:
             whole[-1].keep_alive = False
+        elif self._cycle is not None and not self._unanswered and self._cycle.more_body:
+            self._linger()  # it has its answer, which came early
         elif error is None or any(cycle.response_started for cycle in self._unanswered):
             self._close()
         else:
