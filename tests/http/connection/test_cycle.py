@@ -113,7 +113,7 @@ async def test_no_value_of_a_header_can_pose_as_another(value: bytes) -> None:
     assert not connection.transport.writes
 
 
-@pytest.mark.parametrize("messages", [[], [head(LENGTH)]])
+@pytest.mark.parametrize("messages", [[], [head(LENGTH)], [head(LENGTH, (b"x-a", b"a\nb"))]])
 async def test_an_answer_that_fails_before_it_leaves_is_an_error(
     messages: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -226,8 +226,6 @@ class Cycle:
         """Make the head, and have it written together with what comes next."""
         if self.response_started:
             raise RuntimeError("The answer has begun already.")
-        self.response_started = True
-        self._expects_continue = False
         lines: list[bytes] = []
         closes = False
         for name, value in headers:
@@ -242,6 +240,8 @@ class Cycle:
             raise RuntimeError("A header has a line break.")
         if _CONTROL.search(given):
             raise RuntimeError("A header has a control character.")
+        self.response_started = True
+        self._expects_continue = False
         end = b"\r\n" if self.keep_alive or closes else b"connection: close\r\n\r\n"
         if self._is_head or status in _WITHOUT_BODY:
             self._left = 0
