@@ -17,6 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from reverie.backends.embedded import EmbeddedBackend
+from reverie.errors import ModelError
 from reverie.events import Delta, Event, Usage
 from reverie.request import GenerateRequest
 from reverie.runner.options import CPU_BATCH, XLLAMACPP
@@ -40,6 +41,8 @@ _SECONDS = 1.5
 """How long the prompt should take that is timed."""
 _MAX_WORDS = 1500
 """Of that prompt. A word is about a token."""
+_MIN_CONTEXT = 256
+"""Tokens that what is measured needs."""
 PATIENCE = 120.0
 """Seconds for one answer."""
 
@@ -80,7 +83,7 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
         on_step: called with what is measured next.
 
     Raises:
-        ModelError: the model or its engine can't be used.
+        ModelError: the model or its engine can't be used, or the context is too small.
         BackendError: the engine failed.
         TimeoutError: an answer took more than ``PATIENCE`` seconds.
     """
@@ -175,8 +178,14 @@ async def _measure(
     """Run an engine so; gives what it came to, and how many words the next prompt should have."""
     given = settings.model_copy(update={"threads": threads, "batch": batch})
     async with _running(model, given) as backend:
+        if backend.context < _MIN_CONTEXT:
+            raise ModelError(
+                f"A context of {backend.context} tokens is too small to be measured: "
+                f"at least {_MIN_CONTEXT} are needed."
+            )
+        most = min(_MAX_WORDS, backend.context // 2)  # some words are more than a token
         probe = await _Answer(backend, words=min(words, 96), tokens=1).read()
-        words = max(48, min(_MAX_WORDS, int(_SECONDS * probe.prompt_speed)))
+        words = max(48, min(most, int(_SECONDS * probe.prompt_speed)))
         one = await _Answer(backend, tokens=_ANSWER).read()
         together = [_Answer(backend, tokens=_ANSWER) for _ in range(backend.slots)]
         await asyncio.gather(*(answer.read() for answer in together))
@@ -221,7 +230,7 @@ class _Answer:
 
     def __init__(self, backend: EmbeddedBackend, *, words: int = 16, tokens: int) -> None:
         text = " ".join(f"{time.perf_counter_ns() % 977}" for _ in range(words // 3 + 1))
-        room = backend.context - words - 256
+        room = backend.context - 2 * words - 96
         self.moments: list[float] = []
         self.began = asyncio.Event()
         self._backend = backend

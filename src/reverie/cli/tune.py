@@ -24,7 +24,7 @@ def tune(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A model of the configuration, or a catalogue name, hf:OWNER/REPO[/FILE.gguf], or "
             "a path; default: the default model.",
         ),
@@ -48,10 +48,10 @@ def tune(
         _forget(None)
         return
     settings = _model_settings(model, config)
-    file = _file(settings)
     if forget:
-        _forget(file)
+        _forget(settings)
         return
+    file = _file(settings)
     from reverie.backends.tuning import PATIENCE
     from reverie.backends.tuning import tune as measure
     from reverie.runner.process import find_engine
@@ -110,10 +110,15 @@ def _file(settings: ModelSettings) -> Path:
     return find(settings.source) or fetch(settings.source)
 
 
-def _forget(file: Path | None) -> None:
+def _forget(settings: ModelSettings | None) -> None:
+    from reverie.models.store import find
     from reverie.runner.tuned import forget
 
-    number = forget(file)
+    file = None
+    if settings is not None:
+        assert settings.source is not None
+        file = find(settings.source)
+    number = 0 if settings is not None and file is None else forget(file)
     typer.echo(f"Forgot {number} result{'' if number == 1 else 's'}.")
 
 
