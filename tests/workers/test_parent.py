@@ -53,6 +53,22 @@ async def test_slots_are_exact_and_none_idles_while_one_waits(
         assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 4
 
 
+async def test_a_worker_that_starts_hears_which_backends_are_back_meanwhile(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    async with workers(tmp_path, config(engine.url)) as server:
+        _, backends = await server.admin("GET", "backends")
+        backend = {"model": "m", "backend": backends["data"][0]["name"]}
+        assert (await server.admin("POST", "backends/drain", **backend))[0] == 200
+        killed, left = server.pids
+        os.kill(killed, signal.SIGKILL)
+        await server.until(lambda: len({*server.pids} - {killed, left}) == 1)
+        assert (await server.admin("POST", "backends/resume", **backend))[0] == 200
+        await server.until(lambda: len(server.server.lines("worker started")) == 3)
+        ready = [v for name, v in (await server.metrics()).items() if "backend_ready" in name]
+        assert ready == [1.0]
+
+
 async def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:

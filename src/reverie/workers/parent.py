@@ -278,7 +278,7 @@ class Parent:
             for listener in listeners:
                 listener.close()
             return Began(list(error.problems))
-        return await worker.start(listeners, self._configuration())
+        return await worker.start(listeners, self._configuration)
 
     def _new_worker(self) -> WorkerProcess:
         number, engines = next(self._numbers), self._engines
@@ -371,7 +371,7 @@ class Parent:
             self._draining.add((number, told.backend))
         else:
             self._draining.discard((number, told.backend))
-        for worker in self._started:
+        for worker in self._workers.values():
             if worker.number != sender:
                 worker.channel.tell("draining", body)
 

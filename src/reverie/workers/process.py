@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -44,9 +44,14 @@ class WorkerProcess:
         self._reading: Loop | None = None
 
     async def start(
-        self, listeners: Sequence[socket.socket], configuration: Configuration
+        self, listeners: Sequence[socket.socket], configuration: Callable[[], Configuration]
     ) -> Began:
-        """Start it; returns once it serves, or can't. The listeners are its own from now on."""
+        """Start it; returns once it serves, or can't. The listeners are its own from now on.
+
+        Args:
+            configuration: gives the one in force. It is asked when the worker can be told of
+                changes: one that came before would be missed.
+        """
         ours, theirs = socket.socketpair()
         try:
             handed = [theirs.fileno(), *(listener.fileno() for listener in listeners)]
@@ -67,7 +72,7 @@ class WorkerProcess:
         self._reading = Loop("worker channel", lambda: self.channel.run(ours, connected))
         await connected.wait()
         try:
-            began = decode(await self.channel.ask("start", encode(configuration)), Began)
+            began = decode(await self.channel.ask("start", encode(configuration())), Began)
         except ChannelClosed:
             status = await self._process.wait()
             return Began([f"A worker ended at its start, with {_described(status)}."], False)

@@ -43,9 +43,9 @@ class Worker:
         self._answers: dict[str, Answer] = {"start": self._start, "apply": self._apply}
         self.channel = Channel(
             {
-                "share": lambda body: self._registry_tell("share", body),
-                "engine": lambda body: self._registry_tell("engine", body),
-                "draining": self._set_draining,
+                "share": partial(self._registry_tell, "share"),
+                "engine": partial(self._registry_tell, "engine"),
+                "draining": partial(self._registry_tell, "draining"),
                 "drain": lambda _: self.drain(),
             },
             self._answers,
@@ -115,13 +115,10 @@ class Worker:
             self._early.append((name, body))
         elif name == "share":
             self._registry.on_share(body)
-        else:
+        elif name == "engine":
             self._registry.on_state(body)
-
-    def _set_draining(self, body: bytes) -> None:
-        told = decode(body, Draining)
-        if self._registry is not None:
-            self._registry.set_draining(told)
+        else:
+            self._registry.set_draining(decode(body, Draining))
 
     def drain(self) -> None:
         """Begin to drain; when called again, cut the requests that still run."""
