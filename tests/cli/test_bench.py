@@ -135,3 +135,9 @@ def test_a_mistake_is_a_sentence(
     done = reverie("bench", engine.url, *options)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
+
+
+def test_an_address_that_cannot_be_used_is_named_as_it_was_given() -> None:
+    done = reverie("bench", "nowhere", "--model", "m")
+    assert done.returncode == 2
+    assert "Invalid value for 'URL': write the server's address" in " ".join(done.stderr.split())

@@ -132,7 +132,7 @@ def bench(
     from reverie.load.run import Plan
 
     key = key_from()
-    server = Connection(url, key)
+    server = Connection(url, key, given_as="URL")
     plan = Plan(
         concurrency=concurrency or (None if rate else _CONCURRENCY),
         rate=rate,

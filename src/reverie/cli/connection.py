@@ -116,14 +116,22 @@ class Connection:
     Args:
         url: with or without a ``/v1`` at its end.
         patience: seconds for which an answer that was begun waits for a server that is away.
+        given_as: where the URL stands on the command line, for errors.
 
     Raises:
         typer.BadParameter: the URL can't be used.
     """
 
-    def __init__(self, url: str, key: str | None = None, *, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        patience: float = _PATIENCE,
+        given_as: str = "--url",
+    ) -> None:
         self.patience = patience
-        self._parts = _parts_of(url)
+        self._parts = _parts_of(url, given_as)
         self._key = key
         self.url = url.rstrip("/").removesuffix("/v1")
 
@@ -382,7 +390,7 @@ def _code(error: Any) -> str:
     return code if isinstance(code, str) else ""
 
 
-def _parts_of(url: str) -> SplitResult:
+def _parts_of(url: str, given_as: str) -> SplitResult:
     mistake = None
     try:
         parts = urlsplit(url)
@@ -395,5 +403,5 @@ def _parts_of(url: str) -> SplitResult:
     except ValueError:
         mistake = f"write the server's address, as in {DEFAULT_URL}"
     if mistake:
-        raise typer.BadParameter(mistake, param_hint="'--url'")
+        raise typer.BadParameter(mistake, param_hint=f"'{given_as}'")
     return parts

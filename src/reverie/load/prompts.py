@@ -49,12 +49,11 @@ def synthetic(tokens: int, seed: int) -> Iterator[Question]:
 def from_file(path: Path) -> Iterator[Question]:
     """The questions of a JSONL file, one after the other, and anew from the first.
 
-        A line is a string or an object.
-    An object has ``messages``, ``prompt`` or ``text``, and may have ``max_tokens`` or
-        ``output_tokens``.
+    A line is a string or an object. An object has ``messages``, ``prompt`` or ``text``, and may
+    have ``max_tokens`` or ``output_tokens``.
 
-        Raises:
-            PromptFileError: it can't be read, or holds something else.
+    Raises:
+        PromptFileError: it can't be read, or holds something else.
     """
     try:
         lines = path.read_bytes().splitlines()
