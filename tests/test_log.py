@@ -87,7 +87,7 @@ def test_the_level_can_change(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_lines_round_what_was_measured() -> None:
     record = logging.makeLogRecord({"msg": "request", **log.fields(queue_ms=0.1 + 0.2, count=3)})
-    line = json.loads(log._JsonFormatter().format(record))
+    line = json.loads(log._Formatter(log._as_json).format(record))
     assert (line["queue_ms"], line["count"]) == (0.3, 3)
 
 

@@ -11,9 +11,9 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
@@ -24,7 +24,7 @@ def configure(level: str, form: str) -> None:
     """Send the lines of all loggers to standard error in ``form`` (``text`` or ``json``)."""
     handler = _WholeLines(sys.stderr)
     _look_up_only_what_is_written()
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.setFormatter(_Formatter(_as_json if form == "json" else _as_text))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At "info" these speak of their internals; Reverie logs what an operator wants to know.
     for name in ("uvicorn", "uvicorn.error", "asyncio", "alembic"):
@@ -70,7 +70,7 @@ def write(logger: logging.Logger, level: int, message: str, **values: Any) -> No
     if not isinstance(handler, _WholeLines):
         logger.log(level, message, extra=fields(**values))
         return
-    line = handler.formatter.line(time.time(), level, logger.name, message, values)
+    line = handler.formatter.text_of(_Line(time.time(), level, logger.name, message, values))
     with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
         handler.stream.write(line + "\n")
 
@@ -101,51 +101,47 @@ _LEVELS = {
 }
 
 
-class _Formatter(logging.Formatter):
-    """A record, or what would be one, as a line."""
+class _Line(NamedTuple):
+    """What one line tells. Fields that are None are left out."""
 
-    def line(
-        self,
-        at: float,
-        level: int,
-        logger: str,
-        message: str,
-        values: Mapping[str, Any],
-        traceback: str = "",
-    ) -> str:
-        """One line. Fields that are None are left out."""
-        raise NotImplementedError
+    at: float
+    level: int
+    logger: str
+    message: str
+    values: Mapping[str, Any]
+    traceback: str = ""
+
+
+class _Formatter(logging.Formatter):
+    """Writes lines in one form: a record's, or what would be one."""
+
+    def __init__(self, text_of: Callable[[_Line], str]) -> None:
+        super().__init__()
+        self.text_of = text_of
 
     def format(self, record: logging.LogRecord) -> str:
         values = getattr(record, "fields", {})
         traceback = self.formatException(record.exc_info) if record.exc_info else ""
-        return self.line(
-            record.created, record.levelno, record.name, record.getMessage(), values, traceback
+        return self.text_of(
+            _Line(
+                record.created, record.levelno, record.name, record.getMessage(), values, traceback
+            )
         )
 
 
-class _JsonFormatter(_Formatter):
-    def line(
-        self,
-        at: float,
-        level: int,
-        logger: str,
-        message: str,
-        values: Mapping[str, Any],
-        traceback: str = "",
-    ) -> str:
-        line = {
-            "time": _time_of(at),
-            "level": _LEVELS.get(level, str(level)),
-            "logger": logger,
-            "message": message,
-        }
-        for name, value in values.items():
-            if value is not None:
-                line[name] = _rounded(value)
-        if traceback:
-            line["traceback"] = traceback
-        return msgspec.json.encode(line, enc_hook=str).decode()
+def _as_json(line: _Line) -> str:
+    told = {
+        "time": _time_of(line.at),
+        "level": _LEVELS.get(line.level, str(line.level)),
+        "logger": line.logger,
+        "message": line.message,
+    }
+    for name, value in line.values.items():
+        if value is not None:
+            told[name] = _rounded(value)
+    if line.traceback:
+        told["traceback"] = line.traceback
+    return msgspec.json.encode(told, enc_hook=str).decode()
 
 
 def _rounded(value: Any) -> Any:
@@ -153,29 +149,21 @@ def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
-class _TextFormatter(_Formatter):
-    def line(
-        self,
-        at: float,
-        level: int,
-        logger: str,
-        message: str,
-        values: Mapping[str, Any],
-        traceback: str = "",
-    ) -> str:
-        parts = [f"{_time_of(at)} {_LEVELS.get(level, str(level)):7} {message}"]
-        for name, value in values.items():
-            kind = type(value)
-            if kind is int:
-                parts.append(f"{name}={value}")
-            elif kind is float:
-                parts.append(f"{name}={value:.1f}")
-            elif kind is bool:
-                parts.append(f"{name}={'true' if value else 'false'}")
-            elif value is not None:
-                parts.append(f"{name}={_quoted(str(value))}")
-        line = " ".join(parts)
-        return f"{line}\n{traceback}" if traceback else line
+def _as_text(line: _Line) -> str:
+    level = _LEVELS.get(line.level, str(line.level))
+    parts = [f"{_time_of(line.at)} {level:7} {line.message}"]
+    for name, value in line.values.items():
+        kind = type(value)
+        if kind is int:
+            parts.append(f"{name}={value}")
+        elif kind is float:
+            parts.append(f"{name}={value:.1f}")
+        elif kind is bool:
+            parts.append(f"{name}={'true' if value else 'false'}")
+        elif value is not None:
+            parts.append(f"{name}={_quoted(str(value))}")
+    text = " ".join(parts)
+    return f"{text}\n{line.traceback}" if line.traceback else text
 
 
 def _quoted(text: str) -> str:
