@@ -49,8 +49,12 @@ class Workers:
         async with self.http.post(self.url + path, json={**BODY, **body}) as response:
             return response.status, await response.json()
 
-    async def stream(self, **headers: str) -> str:
-        """The text of a streamed answer; ``cut`` at its end if it broke off."""
+    async def stream(self, *, pieces: list[str] | None = None, **headers: str) -> str:
+        """The text of a streamed answer; ``cut`` at its end if it broke off.
+
+        Args:
+            pieces: gets each piece of text as it comes.
+        """
         body = {**BODY, "stream": True}
         text = ""
         try:
@@ -58,7 +62,10 @@ class Workers:
                 async for line in response.content:
                     if line.startswith(b"data: {"):
                         delta = json.loads(line[6:])["choices"][0]["delta"]
-                        text += delta.get("content") or ""
+                        piece = delta.get("content") or ""
+                        text += piece
+                        if pieces is not None and piece:
+                            pieces.append(piece)
         except aiohttp.ClientError:
             text += "cut"
         return text

@@ -31,9 +31,10 @@ async def test_one_engine_serves_all_workers_and_outlives_them(tmp_path: Path) -
         assert len(server.server.lines("engine started")) == 1
 
         # A worker's word that its last request has ended may come after the answer.
-        while (await server.admin("POST", "models/unload", model="m"))[0] == 409:
-            await asyncio.sleep(0.02)
         status, model = await server.admin("POST", "models/unload", model="m")
+        while status == 409:
+            await asyncio.sleep(0.02)
+            status, model = await server.admin("POST", "models/unload", model="m")
         assert (status, model["state"]) == (200, "cold")
         assert await asyncio.gather(*(ask(server) for _ in range(6))) == [200] * 6
         assert len(server.server.lines("engine started")) == 2

@@ -72,13 +72,15 @@ async def test_a_worker_that_starts_hears_which_backends_are_back_meanwhile(
 async def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
+    count = 24  # so that each worker surely has some of the connections
     engine.script = Script(tokens=("a ",) * 10, stall_after=5)
-    async with workers(tmp_path, config(engine.url, slots=8)) as server:
-        streams = [asyncio.create_task(server.stream()) for _ in range(8)]
-        await engine.wait_for(lambda e: e.stalled == 8)
+    async with workers(tmp_path, config(engine.url, slots=count)) as server:
+        came: list[str] = []
+        streams = [asyncio.create_task(server.stream(pieces=came)) for _ in range(count)]
+        await server.until(lambda: len(came) == count * 5)
         killed, left = server.pids
         os.kill(killed, signal.SIGKILL)
-        await engine.wait_for(lambda e: e.cancelled + e.stalled == 8)
+        await engine.wait_for(lambda e: e.cancelled + e.stalled == count)
         await server.until(lambda: len(server.server.lines("worker started")) == 3)
         assert left in server.pids
         engine.resume()
@@ -88,10 +90,10 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
         assert all(text == whole or text == "a " * 5 + "cut" for text in texts)
         # Its slots are back, and what it left open is closed.
         engine.script = Script(tokens=("a ", "b"), stall_after=1)
-        more = [asyncio.create_task(server.post()) for _ in range(8)]
-        await engine.wait_for(lambda e: e.stalled == 8)
+        more = [asyncio.create_task(server.post()) for _ in range(count)]
+        await engine.wait_for(lambda e: e.stalled == count)
         engine.resume()
-        assert [status for status, _ in await asyncio.gather(*more)] == [200] * 8
+        assert [status for status, _ in await asyncio.gather(*more)] == [200] * count
         store = tmp_path / "state" / "reverie" / "reverie.db"
         with closing(sqlite3.connect(store)) as connection:
             count = "SELECT count(*) FROM ledger WHERE outcome IS NULL"

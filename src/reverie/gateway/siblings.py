@@ -8,6 +8,8 @@ from typing import TypeAlias
 from reverie.gateway.serving.config_diff import Changes
 
 Reload: TypeAlias = Callable[[], Awaitable[Changes]]
+Answer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+"""Answers one kind of question that another process asks."""
 
 
 class Siblings:
@@ -17,8 +19,9 @@ class Siblings:
         """What each of them answers to a question. One that doesn't answer in time is left out."""
         return []
 
-    def set_draining(self, model: str, backend: str, draining: bool) -> None:
-        """Have them keep requests from a backend, or send them there again."""
+    async def set_draining(self, model: str, backend: str, draining: bool) -> None:
+        """Have them keep requests from a backend, or send them there again. When this returns they
+        do, but for those that don't answer in time."""
 
     async def reload(self, own: Reload) -> Changes:
         """Reload the configuration of them all.

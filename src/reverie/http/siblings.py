@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -12,11 +12,10 @@ from reverie.gateway.metrics import Metrics
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.scheduling.description import load_of
 from reverie.gateway.serving.registry import ModelRegistry
+from reverie.gateway.siblings import Answer
 from reverie.http.connection.in_flight import InFlight
 from reverie.http.idempotency.replays import Replays
 from reverie.http.operations.health import health_of
-
-Answer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 _json = msgspec.json.encode
 

@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from reverie import background
+from reverie.gateway.siblings import Answer
 
 Tell: TypeAlias = Callable[[bytes], None]
-Answer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 _LENGTH_BYTES = 4
 

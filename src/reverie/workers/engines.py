@@ -142,6 +142,8 @@ class Engines(ModelRegistry):
             on_demand.load_for_request()
         for _ in range(before - holders.count):
             deployment.release()
+        if not holders.count:
+            del self._holders[worker, holders.number]
         self._engine_changed(holders.number)
 
     def load(self, load: Load) -> None:
@@ -224,6 +226,7 @@ class Engines(ModelRegistry):
 
     def left(self, worker: int, number: int) -> None:
         """Note that nothing of a deployment runs in a worker any more."""
+        self._forget_holders(worker, number)
         for shares in self._shares.get(number, ()):
             self._send(shares.leave(worker))
         self._forget_old()
@@ -234,12 +237,14 @@ class Engines(ModelRegistry):
         for each in self._shares.values():
             for shares in each:
                 self._send(shares.leave(worker))
-        for (who, number), count in list(self._holders.items()):
-            if who == worker:
-                if count:
-                    self.hold(worker, Holders(number, 0, False))
-                del self._holders[who, number]
+        for number in [number for who, number in self._holders if who == worker]:
+            self._forget_holders(worker, number)
         self._forget_old()
+
+    def _forget_holders(self, worker: int, number: int) -> None:
+        """Take back what a worker held of an engine."""
+        if (worker, number) in self._holders:
+            self.hold(worker, Holders(number, 0, False))
 
     def _share_new(self) -> None:
         """Share out the backends of deployments that have come."""

@@ -16,7 +16,7 @@ import pickle
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -26,11 +26,11 @@ from reverie.addresses import require_keys
 from reverie.app import authenticator, open_store
 from reverie.background import Loop
 from reverie.errors import ConfigurationError, ModelError, Overloaded, StoreFailure
-from reverie.gateway.siblings import Reload
+from reverie.gateway.siblings import Answer, Reload
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import Settings
 from reverie.store.database.migrate import migrate
-from reverie.workers.channel import Answer, ChannelClosed, Tell
+from reverie.workers.channel import ChannelClosed, Tell
 from reverie.workers.engines import Engines
 from reverie.workers.listening import Address
 from reverie.workers.messages import (
@@ -289,10 +289,10 @@ class Parent:
             "load": lambda body: engines.load(decode(body, Load)),
             "ready": self._ready,
             "failed": self._failed,
-            "draining": partial(self._set_draining, number),
         }
         answers: dict[str, Answer] = {
             "siblings": partial(self._ask_siblings, number),
+            "draining": partial(self._set_draining, number),
             "check_alive": self._check_alive,
             "unload": self._unload,
             "reload": partial(self._answer_reload, self._reloader.reload),
@@ -312,6 +312,8 @@ class Parent:
     async def _apply_everywhere(self) -> None:
         """Put the configuration in force in all workers."""
         self._generation += 1
+        kept = self._engines.numbers.values()
+        self._draining = {one for one in self._draining if one[0] in kept}
         try:
             await asyncio.gather(*map(self._apply, self._started))
         finally:
@@ -361,22 +363,26 @@ class Parent:
             self.failure = decode(body, str)
             self.drain()
 
-    def _set_draining(self, sender: int, body: bytes) -> None:
-        """Remember that a backend drains, for workers that start, and tell the others."""
+    async def _set_draining(self, sender: int, body: bytes) -> bytes:
+        """Remember that a backend drains, for workers that start, and have the others know it."""
         told = decode(body, Draining)
         number = self._engines.numbers.get(told.model)
         if number is None:
-            return
+            return b""
         if told.draining:
             self._draining.add((number, told.backend))
         else:
             self._draining.discard((number, told.backend))
-        for worker in self._workers.values():
-            if worker.number != sender:
-                worker.channel.tell("draining", body)
+        await self._ask_others(sender, self._workers.values(), Asked("draining", body))
+        return b""
 
     async def _ask_siblings(self, sender: int, body: bytes) -> bytes:
-        asked = decode(body, Asked)
+        return encode(await self._ask_others(sender, self._started, decode(body, Asked)))
+
+    async def _ask_others(
+        self, sender: int, workers: Iterable[WorkerProcess], asked: Asked
+    ) -> list[bytes]:
+        """The answers of these workers but the sender. One that has none in time is left out."""
 
         async def ask(worker: WorkerProcess) -> bytes | None:
             try:
@@ -384,9 +390,9 @@ class Parent:
             except (ChannelClosed, TimeoutError):
                 return None
 
-        others = [worker for worker in self._started if worker.number != sender]
+        others = [worker for worker in workers if worker.number != sender]
         answers = await asyncio.gather(*map(ask, others))
-        return encode([answer for answer in answers if answer is not None])
+        return [answer for answer in answers if answer is not None]
 
     async def _check_alive(self, body: bytes) -> bytes:
         return encode(await self._engines.check_alive(decode(body, int)))

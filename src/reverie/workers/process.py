@@ -14,7 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from reverie.background import Loop
-from reverie.workers.channel import Answer, Channel, ChannelClosed, Tell
+from reverie.gateway.siblings import Answer
+from reverie.workers.channel import Channel, ChannelClosed, Tell
 from reverie.workers.messages import Began, Configuration, decode, encode
 
 

@@ -314,6 +314,7 @@ class WorkerRegistry(ModelRegistry):
         self._early = {n: shares for n, shares in self._early.items() if n in kept}
         self._shared = {n: one for n, one in self._shared.items() if n in kept}
         self._runners = {n: one for n, one in self._runners.items() if n in kept}
+        self._states = {n: one for n, one in self._states.items() if n in kept}
 
     @property
     def _still_draining(self) -> list[SharedDeployment]:

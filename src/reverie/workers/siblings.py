@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from reverie.errors import ConfigurationError, Overloaded
 from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.siblings import Reload, Siblings
@@ -25,8 +27,10 @@ class WorkerSiblings(Siblings):
         except (ChannelClosed, TimeoutError):
             return []
 
-    def set_draining(self, model: str, backend: str, draining: bool) -> None:
-        self._channel.tell("draining", encode(Draining(model, backend, draining)))
+    async def set_draining(self, model: str, backend: str, draining: bool) -> None:
+        told = encode(Draining(model, backend, draining))
+        with suppress(ChannelClosed, TimeoutError):
+            await self._channel.ask("draining", told, timeout=_TIMEOUT)
 
     async def reload(self, own: Reload) -> Changes:
         return await self._of_all("reload")

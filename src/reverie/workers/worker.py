@@ -21,9 +21,10 @@ from reverie import background, log
 from reverie.app import Application
 from reverie.background import Loop
 from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.siblings import Answer
 from reverie.runner.guard import die_with_parent
 from reverie.server import Server, exit_soon, ignore_signals, settle_garbage
-from reverie.workers.channel import Answer, Channel
+from reverie.workers.channel import Channel
 from reverie.workers.messages import Began, Configuration, Draining, Ready, decode, encode
 from reverie.workers.process import Inherited
 from reverie.workers.remote import WorkerRegistry
@@ -40,12 +41,15 @@ class Worker:
     """
 
     def __init__(self, listeners: list[socket.socket]) -> None:
-        self._answers: dict[str, Answer] = {"start": self._start, "apply": self._apply}
+        self._answers: dict[str, Answer] = {
+            "start": self._start,
+            "apply": self._apply,
+            "draining": self._set_draining,
+        }
         self.channel = Channel(
             {
                 "share": partial(self._registry_tell, "share"),
                 "engine": partial(self._registry_tell, "engine"),
-                "draining": partial(self._registry_tell, "draining"),
                 "drain": lambda _: self.drain(),
             },
             self._answers,
@@ -119,6 +123,10 @@ class Worker:
             self._registry.on_state(body)
         else:
             self._registry.set_draining(decode(body, Draining))
+
+    async def _set_draining(self, body: bytes) -> bytes:
+        self._registry_tell("draining", body)
+        return b""
 
     def drain(self) -> None:
         """Begin to drain; when called again, cut the requests that still run."""

@@ -56,13 +56,13 @@ def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
 
     @router.post("/backends/drain", summary="Send no new request to a backend", **_OF_ONE)
     async def drain(asked: NamedBackend) -> dict[str, Any]:
-        return set_draining(asked, True)
+        return await set_draining(asked, True)
 
     @router.post("/backends/resume", summary="Send requests to a backend again", **_OF_ONE)
     async def resume(asked: NamedBackend) -> dict[str, Any]:
-        return set_draining(asked, False)
+        return await set_draining(asked, False)
 
-    def set_draining(asked: NamedBackend, draining: bool) -> dict[str, Any]:
+    async def set_draining(asked: NamedBackend, draining: bool) -> dict[str, Any]:
         model = models().find(asked.model)
         state = model.pool.set_draining(asked.backend, draining)
         if state is None:
@@ -70,7 +70,7 @@ def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
             raise NotFound(
                 f"{model.name} has no such backend. Its backends: {known}.", param="backend"
             )
-        siblings.set_draining(model.name, state.name, draining)
+        await siblings.set_draining(model.name, state.name, draining)
         return describe_backend(model.name, state)
 
     return router
