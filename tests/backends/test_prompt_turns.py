@@ -158,3 +158,20 @@ async def test_an_error_of_the_engine_reaches_the_request_and_ends_its_turn() ->
     for tokens in (SHORT, LONG, SHORT):
         with pytest.raises(ValueError, match="no"):
             await turns.enter(tokens).generate(fails, lambda _: None)
+
+
+@pytest.mark.parametrize("tokens", [SHORT, LONG])
+async def test_it_is_told_once_that_a_prompt_has_been_read_while_the_answer_goes_on(
+    tokens: int,
+) -> None:
+    log: list[str] = []
+
+    async def generate(take: Take) -> None:
+        log.append("begins")
+        take([Delta(text="a")])
+        take([Delta(text="b")])
+        log.append("ends")
+
+    turn = PromptTurns().enter(tokens)
+    await turn.generate(generate, lambda _: log.append("batch"), lambda: log.append("read"))
+    assert log == ["begins", "read", "batch", "batch", "ends"]

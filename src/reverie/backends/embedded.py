@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,8 +180,8 @@ class EmbeddedBackend:
                     request, taker, lambda prompt: cached.append(prompt.cached_tokens)
                 ),
                 take_in_turn,
+                partial(self._read.remember, request),
             )
-            self._read.remember(request)
 
     @asynccontextmanager
     async def _failing_with_its_process(self) -> AsyncGenerator[None, None]:

@@ -130,8 +130,17 @@ class Turn:
             self._reading.reschedule(asyncio.get_running_loop().time())
         return True
 
-    async def generate(self, generate: Callable[[Take], Awaitable[None]], take: Take) -> None:
-        """Generate in turn. The turn ends with the first batch; the answer goes on."""
+    async def generate(
+        self,
+        generate: Callable[[Take], Awaitable[None]],
+        take: Take,
+        on_read: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Generate in turn. The turn ends with the first batch; the answer goes on.
+
+        Args:
+            on_read: called once the prompt has been read.
+        """
 
         def take_first(batch: list[Event]) -> Pending:
             if self._is_on:
@@ -141,6 +150,7 @@ class Turn:
                         return None  # it gives way, and will be sent again
                     reading.reschedule(None)
                 self._end()
+                on_read()
             return take(batch)
 
         while True:
