@@ -267,6 +267,20 @@ async def test_a_bug_in_the_work_fails_its_callers_and_not_the_writer(
     await writer.stop()
 
 
+async def test_a_bug_where_an_end_is_told_keeps_no_other_from_its_own(
+    writer: Writer, numbers: Numbers
+) -> None:
+    def fails(_operation: Operation[Any], _failure: Exception | None) -> None:
+        raise ZeroDivisionError
+
+    at_fault = writer.submit(numbers.add, 1, 5, fails)
+    other = writer.submit(numbers.add, 2, 5)
+    before = FAILURES["store writer"]
+    writer.start()
+    assert await asyncio.gather(at_fault.future, other.future) == [2, 4]
+    assert FAILURES["store writer"] == before + 1
+
+
 async def test_stopping_writes_what_was_submitted(
     store: Store, writer: Writer, numbers: Numbers
 ) -> None:

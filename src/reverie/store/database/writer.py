@@ -289,9 +289,12 @@ class Writer:
         self, results: Sequence[tuple[Operation[Any], Any]], failure: Exception | None
     ) -> None:
         for operation, result in results:
-            waited_for = operation.end(result, failure)
-            if operation.tried and not (waited_for and failure is None):
-                self._on_orphan(operation)
+            try:
+                waited_for = operation.end(result, failure)
+                if operation.tried and not (waited_for and failure is None):
+                    self._on_orphan(operation)
+            except Exception as bug:  # the others have their ends, too
+                self._watch.failed(bug)
 
 
 def _write(
