@@ -141,3 +141,12 @@ def test_an_address_that_cannot_be_used_is_named_as_it_was_given() -> None:
     done = reverie("bench", "nowhere", "--model", "m")
     assert done.returncode == 2
     assert "Invalid value for 'URL': write the server's address" in " ".join(done.stderr.split())
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_asked(
+    engine: ThreadedEngine, tmp_path: Path
+) -> None:
+    file = tmp_path / "none" / "run.json"
+    done = reverie("bench", engine.url, "--json", str(file))
+    assert (done.returncode, engine.completed) == (1, 0)
+    assert f"{file} can't be written: No such file or directory" in " ".join(done.stderr.split())

@@ -126,11 +126,12 @@ def bench(
     Example: reverie bench http://127.0.0.1:8000 --concurrency 32 --duration 30 --json run.json
     """
     # Imported here: the other verbs don't need it.
-    from reverie.cli.bench_report import print_report, write_files
+    from reverie.cli.bench_report import print_report, require_writable, write_files
     from reverie.cli.bench_run import run_loads
     from reverie.load.figures import report
     from reverie.load.run import Plan
 
+    require_writable(json_file, plot)
     key = key_from()
     server = Connection(url, key, given_as="URL")
     plan = Plan(

@@ -47,6 +47,17 @@ def print_report(report: Report, about: dict[str, Any], *, to_stdout: bool) -> N
         typer.echo("error: no request was answered", err=True)
 
 
+def require_writable(*files: Path | None) -> None:
+    """Find out before the load what would keep its figures from being written.
+
+    Raises:
+        CallFailed: a file can't be written.
+    """
+    for file in files:
+        if file is not None and str(file) != "-":
+            _write(file, "", "a")
+
+
 def write_files(
     report: Report, load: Load, about: dict[str, Any], json_file: Path | None, plot: Path | None
 ) -> None:
@@ -105,8 +116,9 @@ def _answer(outcome: Outcome, load: Load) -> dict[str, Any]:
     }
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, mode: str = "w") -> None:
     try:
-        file.write_text(text)
+        with file.open(mode) as opened:
+            opened.write(text)
     except OSError as error:
         raise CallFailed(f"{file} can't be written: {error.strerror}") from error
