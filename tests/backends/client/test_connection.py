@@ -75,33 +75,43 @@ async def test_a_read_gives_all_that_has_arrived(serve: Serve, connect: Connect)
     assert not connection.reusable
 
 
+class Flood:
+    """A body of 64 MB, sent as fast as it is taken."""
+
+    size = 64 * 1024 * 1024
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def send(self, peer: Peer) -> None:
+        await peer.request()
+        peer.send(HEAD % self.size)
+        while self.sent < self.size:
+            peer.send(bytes(1024 * 1024))
+            await peer.writer.drain()
+            self.sent += 1024 * 1024
+
+    async def held_up(self) -> None:
+        """Wait until no more of it is taken, with some of it left."""
+        last = -1
+        while last != self.sent:
+            last = self.sent
+            await asyncio.sleep(0.1)
+        assert self.sent < self.size
+
+
 async def test_a_reader_that_does_not_read_holds_the_server_up(
     serve: Serve, connect: Connect
 ) -> None:
-    size = 64 * 1024 * 1024
-    sent = 0
-
-    async def handler(peer: Peer) -> None:
-        nonlocal sent
-        await peer.request()
-        peer.send(HEAD % size)
-        while sent < size:
-            peer.send(bytes(1024 * 1024))
-            await peer.writer.drain()
-            sent += 1024 * 1024
-
-    connection = await connect(await serve(handler))
+    flood = Flood()
+    connection = await connect(await serve(flood.send))
     await ask(connection)
-    last = -1
-    while last != sent:  # until it is held up
-        last = sent
-        await asyncio.sleep(0.1)
-    assert sent < size
+    await flood.held_up()
     received = 0
     while data := await connection.read(soon()):
         assert len(data) < 2 * 1024 * 1024
         received += len(data)
-    assert received == size
+    assert received == flood.size
     assert connection.reusable
 
 
@@ -438,30 +448,17 @@ async def test_a_sink_that_takes_no_more_gets_the_rest_when_it_is_asked_for(
 async def test_a_sink_that_takes_no_more_holds_the_server_up(
     serve: Serve, connect: Connect
 ) -> None:
-    size, sent, received = 64 * 1024 * 1024, 0, 0
-
-    async def handler(peer: Peer) -> None:
-        nonlocal sent
-        await peer.request()
-        peer.send(HEAD % size)
-        while sent < size:
-            peer.send(bytes(1024 * 1024))
-            await peer.writer.drain()
-            sent += 1024 * 1024
+    flood, received = Flood(), 0
 
     def sink(data: bytes) -> float | None:
         nonlocal received
         received += len(data)
         return soon() if received > 1 else None
 
-    connection = await connect(await serve(handler))
+    connection = await connect(await serve(flood.send))
     await ask(connection)
     await connection.pass_on(lambda _: None, soon())
-    last = -1
-    while last != sent:  # until it is held up
-        last = sent
-        await asyncio.sleep(0.1)
-    assert sent < size
+    await flood.held_up()
     await connection.pass_on(sink, soon())
     assert connection.at_end
 

@@ -166,10 +166,7 @@ class AnswerDecoder:
         if not (self._plain and self._pattern.known):
             return None
         texts = self._pattern.texts(data)
-        if texts is not None:
-            self.deltas += len(texts)
-            self.tokens += len(texts)
-        return texts
+        return None if texts is None else self._taken(texts)
 
     def read_alike_of(self, payloads: Sequence[bytes], begin: int) -> list[str]:
         """Take the payloads from there on that are like one before, up to one that isn't.
@@ -179,7 +176,9 @@ class AnswerDecoder:
         """
         if not (self._plain and self._pattern.known):
             return []
-        texts = self._pattern.texts_before_another(payloads, begin)
+        return self._taken(self._pattern.texts_before_another(payloads, begin))
+
+    def _taken(self, texts: list[str]) -> list[str]:
         self.deltas += len(texts)
         self.tokens += len(texts)
         return texts
