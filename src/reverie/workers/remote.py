@@ -33,6 +33,8 @@ from reverie.workers.messages import (
 from reverie.workers.shares import Share
 from reverie.workers.slots import PoolShares
 
+_CHECK_TIMEOUT = 10.0
+"""Seconds for the parent to ask an engine, which has five, whether it is alive."""
 _UNKNOWN = EngineState(
     number=0,
     state="stopped",
@@ -118,9 +120,11 @@ class RemoteRunner:
 
     async def check_alive(self) -> bool:
         try:
-            return await self._channel.ask("check_alive", encode(self.number)) == encode(True)
-        except ChannelClosed:
+            asked = encode(self.number)
+            answer = await self._channel.ask("check_alive", asked, timeout=_CHECK_TIMEOUT)
+        except (ChannelClosed, TimeoutError):
             return False
+        return answer == encode(True)
 
     def forget_failure(self) -> None:
         """Does nothing: the parent knows when to try again."""
