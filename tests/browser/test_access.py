@@ -86,6 +86,8 @@ async def test_a_whole_conversation_takes_no_mouse(
     assert engine.requests[-1].body["messages"][-1]["content"] == "One\nTwo"
     await expect(page.get_by_label("Your message")).to_be_focused()
 
+    # While an answer is written Enter sends nothing, and its last text isn't its end.
+    await expect(page.locator(".figures")).to_be_visible()
     engine.script = Script(tokens=("Hello", " world"), stall_after=1)
     await page.keyboard.type("Again")
     await page.keyboard.press("Enter")
