@@ -19,6 +19,7 @@ LAYERS = (
     ("reload", "load"),
     ("http",),
     ("gateway",),
+    ("cluster",),
     ("backends", "store"),
     ("runner", "ai_models", "live_runners"),
     ("models", "addresses"),

@@ -54,6 +54,11 @@ BackendKind = Literal["generic", "llamacpp", "vllm", "sglang", "ollama", "openai
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]*(?::\*)?")
 """A scheme and an authority, whose port may be ``*``."""
 
+CLUSTER_PORT = 6379
+"""Where a cluster's head listens, unless another port is given."""
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_ENGINES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+
 AnyKind = Literal["auto", BackendKind]
 _MIN_BATCH = 8
 """Smaller ones make a prompt slower and let others on no sooner."""
@@ -186,6 +191,43 @@ class StoreSettings(_Section):
     kept_answers_mib: int = Field(default=1024, ge=1, le=1024 * 1024)
     """MiB that all answers kept for an `Idempotency-Key` may take together. The oldest are
     dropped first."""
+
+
+class ClusterSettings(_Section):
+    """``[cluster]``: the machines on which models with `engines` run."""
+
+    address: str
+    """The head's `HOST` or `HOST:PORT`, as `reverie cluster head` prints it; port 6379 if none is
+    given."""
+    token_file: Path | None = None
+    """A file that holds the cluster's token; none: `REVERIE_CLUSTER_TOKEN` holds it, or it is where
+    `reverie cluster` on this machine put it."""
+    idle: float = Field(default=60.0, ge=1, le=30 * _DAY)
+    """An engine above a model's least number is stopped after its requests didn't need it for
+    this long."""
+    tls_cert: Path | None = None
+    """With `tls_key` and `tls_ca`: all of the cluster speaks TLS. This machine's certificate."""
+    tls_key: Path | None = None
+    """The key of `tls_cert`."""
+    tls_ca: Path | None = None
+    """The certificate that signed those of all machines, and no others."""
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or host.endswith(":"):  # no port, or an IPv6 address without one
+            host, port = value, str(CLUSTER_PORT)
+        if not _HOST.fullmatch(host) or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ValueError("must be HOST or HOST:PORT, such as 10.0.0.1:6379")
+        return f"{host}:{port}"
+
+    @model_validator(mode="after")
+    def _tls_whole(self) -> Self:
+        given = [self.tls_cert, self.tls_key, self.tls_ca]
+        if any(given) and not all(given):
+            raise ValueError("tls_cert, tls_key and tls_ca are given together, or none of them")
+        return self
 
 
 class PriceSettings(_Section):
@@ -377,6 +419,12 @@ class ModelSettings(_Section):
     idle_unload: float = Field(default=0, ge=0, le=30 * _DAY)
     """Unload the model after this long without a request, at most 30 days; 0: never."""
 
+    engines: str = ""
+    """Run it on the machines of `[cluster]`: so many engines, as in `3`, or as many as requests
+    need, as in `1-3` or `0-3`. It needs `source`. None: run it on this machine."""
+    gpus: float = Field(default=0.0, ge=0, le=64)
+    """GPUs that each of these engines needs."""
+
     @field_validator("name")
     @classmethod
     def _printable(cls, value: str) -> str:
@@ -386,6 +434,17 @@ class ModelSettings(_Section):
     @classmethod
     def _all_printable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(require_printable, value))
+
+    @field_validator("engines", mode="before")
+    @classmethod
+    def _a_number_or_two(cls, value: Any) -> str:
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(text, str) or (text and not _ENGINES.fullmatch(text)):
+            raise ValueError("should be a number such as 3, or two such as 1-3")
+        least, most = _bounds(text) if text else (1, 1)
+        if most < 1 or least > most:
+            raise ValueError("should be a number above 0, or two such as 1-3, the lesser first")
+        return text
 
     @field_validator("batch")
     @classmethod
@@ -401,10 +460,28 @@ class ModelSettings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _runs_in_a_cluster(self) -> Self:
+        if self.engines and not self.source:
+            raise ValueError("engines: needs source, the model that they run")
+        if self.gpus and not self.engines:
+            raise ValueError("gpus: needs engines, which run in a cluster")
+        return self
+
+    @property
+    def engine_bounds(self) -> tuple[int, int] | None:
+        """The least and the most engines of it in the cluster; None: it runs here."""
+        return _bounds(self.engines) if self.engines else None
+
+    @model_validator(mode="after")
     def _can_be_asked_to(self) -> Self:
         if self.task != "generate" and any(one.kind == "livepeer" for one in self.backends):
             raise ValueError(f"task: a livepeer backend can't {self.task}, it generates text")
         return self
+
+
+def _bounds(engines: str) -> tuple[int, int]:
+    least, _, most = engines.partition("-")
+    return int(least), int(most or least)
 
 
 class Settings(_Section):
@@ -412,6 +489,7 @@ class Settings(_Section):
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = Field(default_factory=StoreSettings)
+    cluster: ClusterSettings | None = None
     models: tuple[ModelSettings, ...] = (
         ModelSettings(
             name=DEFAULT_MODEL, aliases=DEFAULT_MODEL_ALIASES, source=DEFAULT_MODEL, default=True
@@ -434,6 +512,17 @@ class Settings(_Section):
             raise ValueError(
                 "server.workers: more than one needs a store, through which they keep limits and "
                 "Idempotency-Keys together: set store.url, or workers = 1"
+            )
+        distributed = next((model.name for model in self.models if model.engines), None)
+        if distributed is not None and self.cluster is None:
+            raise ValueError(
+                f"model {distributed}: engines needs a cluster to run on: write [cluster] with "
+                "its address, or leave engines out to run the model here"
+            )
+        if self.cluster is not None and self.server.workers > 1:
+            raise ValueError(
+                "server.workers: a gateway of a cluster is one process: start several gateways, "
+                "which share its engines, or set workers = 1"
             )
         if sum(model.default for model in self.models) > 1:
             raise ValueError("only one model can have default = true")
@@ -524,6 +613,7 @@ def _read_file(file: Path, *, required: bool, is_reload: bool) -> dict[str, Any]
 _SECTIONS: dict[str, type[_Section]] = {"server": ServerSettings, "store": StoreSettings}
 _TABLES: dict[str, type[_Section]] = {
     **_SECTIONS,
+    "cluster": ClusterSettings,
     "models": ModelSettings,
     "backends": BackendSettings,
     "price": PriceSettings,
