@@ -71,9 +71,7 @@ def decide(model: ModelRecord, at: Situation) -> Decision:
                 continue
             obstacle = room or ""
             break
-    coming = len(start) + sum(
-        not one.was_ready for one in staying if one not in misfits  # starting
-    )
+    coming = len(start) + sum(not one.was_ready for one in staying)
     leave = [*unused, *_replaced(model, at, staying, going, misfits, coming, bool(obstacle))]
     if not start and not leave and not misfits:
         leave = _surplus(at, staying, going)
@@ -89,7 +87,8 @@ def _fits(engine: EngineRecord, model: ModelRecord, at: Situation) -> bool:
 def _take_back(
     model: ModelRecord, at: Situation, going: Sequence[EngineRecord], staying: int, fit: int
 ) -> list[EngineRecord]:
-    missing = min(max(at.keep if fit < staying else model.need, model.need) - fit, at.most + 1 - staying)
+    wanted = at.keep if fit < staying else model.need
+    missing = min(wanted - fit, at.most + 1 - staying)
     able = [one for one in going if _fits(one, model, at) and not one.stopping]
     able.sort(key=lambda one: (not one.ready, -at.running(one), one.number))
     return able[: max(0, missing)]

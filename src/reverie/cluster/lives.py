@@ -50,7 +50,7 @@ class Lives:
         self._on_told = on_told
         self._on_end = on_end
         self._lives: dict[EngineRecord, asyncio.Task[None]] = {}
-        self._stops: dict[EngineRecord, asyncio.Task[None]] = {}
+        self._stops: set[asyncio.Task[None]] = set()
         self._watch = Watch("cluster engines", harmless=True)
 
     def start(self, engine: EngineRecord, machine: Machine) -> None:
@@ -81,14 +81,15 @@ class Lives:
                     await handle.stop()
             self._ended(engine, End("It was stopped.", True))
 
-        self._stops[engine] = background.once("cluster engine's stop", stop)
+        task = background.once("cluster engine's stop", stop)
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
 
     async def close(self) -> None:
         """Attend to no engine any more. They run on."""
         self._watch.end()
-        tasks = [*self._lives.values(), *self._stops.values()]
+        tasks = [*self._lives.values(), *self._stops]
         self._lives.clear()
-        self._stops.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,24 +121,22 @@ class Lives:
             except EngineDied as death:
                 return End(str(death), True)
             except TimeoutError:
-                continue
+                await asyncio.sleep(_AGAIN)
             except Exception as failure:
                 self._watch.failed(failure)
                 await asyncio.sleep(_AGAIN)
-                continue
-            if info.revision > seen:
-                seen = info.revision
-                self._on_told(engine, info)
-            else:  # nothing has changed for half a minute, or it answers too soon
-                await asyncio.sleep(_AGAIN / 10)
+            else:
+                if info.revision > seen:
+                    seen = info.revision
+                    self._on_told(engine, info)
+                else:  # nothing has changed for half a minute, or it answers too soon
+                    await asyncio.sleep(_AGAIN / 10)
 
     def _ended(self, engine: EngineRecord, end: End) -> None:
-        """Tell of its end, once; nobody waits for it any more."""
-        life, stop = self._lives.pop(engine, None), self._stops.pop(engine, None)
+        """Tell of its end, once; nobody attends to it any more."""
+        life = self._lives.pop(engine, None)
         if life is None:
             return
-        current = asyncio.current_task()
-        for task in (life, stop):
-            if task is not None and task is not current:
-                task.cancel()
+        if life is not asyncio.current_task():
+            life.cancel()
         self._on_end(engine, end)

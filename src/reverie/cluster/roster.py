@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from reverie.cluster.launcher import Handle
 from reverie.cluster.messages import Engine, EngineInfo, EngineSpec, Wanted
 from reverie.cluster.placement import Placed
-from reverie.cluster.scaling import Peak, pause_after
+from reverie.cluster.scaling import Peak, engines_for, pause_after, within
 
 LOADING_DEADLINE = 600.0
 """Seconds within which an engine that has its file must be ready."""
@@ -125,18 +125,45 @@ class ModelRecord:
     """The numbers of engines that died, which their replacements take."""
     _starts: deque[float] = field(default_factory=lambda: deque(maxlen=_STARTS_KEPT))
 
-    def want(self, wanted: Wanted) -> None:
+    def want(self, wanted: Wanted, now: float) -> None:
         """Put a configuration in force."""
+        if wanted == self.wanted:
+            return
+        if self.wanted is None:  # as many were needed as there are, as far as anybody knows
+            self.peak.add(now, len(self.staying))
         digest = wanted.spec.digest
         if digest != self.digest:
             self.failures, self.resume, self.reason = 0, 0.0, ""
             self.avoid.clear()
+            alike = [one.info for one in self.engines.values() if one.digest == digest]
+            self.memory = max((one.memory for one in alike), default=0)
             self._starts.clear()
-            self.memory = max(
-                (one.info.memory for one in self.engines.values() if one.digest == digest),
-                default=0,
+            self._starts.extend(
+                one.seconds_to_ready for one in alike if one.seconds_to_ready is not None
             )
         self.wanted, self.digest = wanted, digest
+
+    def measure(self, requests: int, living: bool, now: float) -> None:
+        """Find out how many engines are needed."""
+        if self.wanted is None:
+            return
+        if living:
+            if self.frozen is not None:
+                self.peak.add(now, self.frozen)
+                self.frozen = None
+            self.need = engines_for(requests, self.slots)
+        else:
+            if self.frozen is None:
+                self.frozen = len(self.staying)
+            self.need = self.frozen
+        self.need = within(self.need, self.wanted.least, self.wanted.most)
+        self.peak.add(now, self.need)
+
+    def keep(self, now: float) -> int:
+        """Engines that may stay: those that are needed, now or within ``idle`` seconds."""
+        if self.wanted is None:
+            return len(self.engines)
+        return within(self.peak.over(now, self.wanted.idle), self.need, self.wanted.most)
 
     @property
     def slots(self) -> int:
@@ -151,7 +178,7 @@ class ModelRecord:
 
     def learn(self, engine: EngineRecord, now: float, first_ready: bool) -> None:
         """Take in what an engine of the configuration in force has told."""
-        if engine.digest != self.digest and self.wanted is not None:
+        if engine.digest != self.digest:
             return
         self.memory = max(self.memory, engine.info.memory)
         if first_ready:
@@ -184,9 +211,9 @@ class ModelRecord:
     def free_number(self) -> int:
         """The number for a new engine."""
         taken = {one.number for one in self.engines.values()}
-        while self._vacant:
-            number = self._vacant.pop(0)
+        for number in self._vacant:
             if number not in taken:
+                self._vacant.remove(number)
                 return number
         return next(number for number in range(len(taken) + 1) if number not in taken)
 
