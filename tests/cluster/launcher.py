@@ -280,12 +280,14 @@ class Cluster:
         self.launcher = FakeLauncher(*machines)
         self.manager = self._manager()
         self.gateways: list[FakeGateway] = []
+        self._names = 0
 
     def _manager(self) -> Manager:
         return Manager(self.launcher, clock=asyncio.get_running_loop().time)
 
     def gateway(self, *models: Wanted) -> FakeGateway:
-        gateway = FakeGateway(self.manager, f"g{len(self.gateways)}", *models).start()
+        self._names += 1
+        gateway = FakeGateway(self.manager, f"g{self._names}", *models).start()
         self.gateways.append(gateway)
         return gateway
 
