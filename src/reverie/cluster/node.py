@@ -46,7 +46,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
     _tell(out, Started(os.path.join(options.folder, "session_latest", "logs")))
     if not options.is_head:
         threading.Thread(target=_watch_head, args=(options.head, out), daemon=True).start()
-    while not (dead := node.dead_processes()):
+    while not (dead := node.dead_processes()):  # type: ignore[no-untyped-call]
         time.sleep(_LOOK_EVERY)
     _tell(out, PartDied(", ".join(_NAMES.get(kind, kind) for kind, _ in dead)))
     node.kill_all_processes(check_alive=False, allow_graceful=False)
@@ -55,7 +55,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
 
 def _watch_head(head: str, out: BinaryIO) -> None:
     """Tell when the head stops answering, and when it answers again."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     client = GcsClient(address=head)
     answers = True

@@ -29,7 +29,7 @@ def probe(head: str) -> Found:
     """Ask the head at ``HOST:PORT``. May take long where nobody answers there."""
     import ray
     from ray._common.usage import usage_lib
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
     try:
