@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 import ray
 from ray._private.state import available_resources_per_node
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -40,12 +40,10 @@ from reverie.cluster.messages import (
     EngineSpec,
     Machine,
     Report,
-    View,
     decode,
     encode,
 )
 from reverie.cluster.variables import engine_ports, tls_files
-from reverie.errors import ClusterError
 from reverie.log import fields
 from reverie.runner.guard import end_with_parent
 from reverie.threads import run_in_daemon_thread
@@ -54,7 +52,6 @@ logger = logging.getLogger("reverie.cluster")
 
 T = TypeVar("T")
 
-_MANAGER = "manager"
 _ENGINE_PREFIX = "engine:"
 _SLOT = "reverie"
 """Ray's resource of which each engine takes one."""
@@ -149,6 +146,21 @@ _Engine: Any = ray.remote(EngineActor)
 _Manager: Any = ray.remote(ManagerActor)
 
 
+def manager_actor() -> Any:
+    """The cluster's manager, which is made if there is none. Asks the head."""
+    return _Manager.options(
+        name="manager",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,  # who asks is told that it is away, and asks again
+        max_concurrency=10_000,  # gateways' long polls
+        num_cpus=0,
+        resources={"node:__internal_head__": 0.001},
+    ).remote()
+
+
 class RayHandle:
     """An engine's actor, as the manager holds it."""
 
@@ -169,16 +181,16 @@ class RayHandle:
                 now = time.monotonic()
                 lost = now if lost is None else lost
                 if now - lost > _UNCERTAIN:
-                    raise EngineDied(_cause(error)) from None
+                    raise EngineDied(cause(error)) from None
                 await asyncio.sleep(0.1)
             except RayError as error:
-                raise EngineDied(_cause(error)) from None
+                raise EngineDied(cause(error)) from None
 
     async def stop(self) -> None:
         with contextlib.suppress(RayError, TimeoutError):
-            await _answer(self._actor.stop.remote(), _STOP_DEADLINE)
+            await answer(self._actor.stop.remote(), _STOP_DEADLINE)
         with contextlib.suppress(RayError, TimeoutError):
-            await _of_head(lambda: ray.kill(self._actor))
+            await of_head(lambda: ray.kill(self._actor))
 
 
 class RayLauncher:
@@ -190,7 +202,7 @@ class RayLauncher:
     async def machines(self) -> Sequence[Machine]:
         """As they were last, while the head doesn't answer."""
         with contextlib.suppress(RayError, TimeoutError):
-            self._machines = await _of_head(_machines)
+            self._machines = await of_head(_machines)
         return self._machines
 
     async def start(self, name: str, uid: str, spec: EngineSpec, machine: Machine) -> RayHandle:
@@ -210,12 +222,12 @@ class RayLauncher:
             ).remote(name, uid, encode(spec))
 
         try:
-            actor = await _of_head(create)
+            actor = await of_head(create)
         except (RayError, ValueError, TimeoutError) as error:
-            raise LaunchFailed(f"Ray can't start an engine: {_cause(error)}") from None
+            raise LaunchFailed(f"Ray can't start an engine: {cause(error)}") from None
         handle = RayHandle(actor)
         try:
-            await _answer(actor.start.remote(), _START_DEADLINE)
+            await answer(actor.start.remote(), _START_DEADLINE)
         except BaseException as error:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
@@ -226,14 +238,14 @@ class RayLauncher:
                 ) from None
             if isinstance(error, RayError):
                 raise LaunchFailed(
-                    f"An engine could not be started on {machine.address}: {_cause(error)}"
+                    f"An engine could not be started on {machine.address}: {cause(error)}"
                 ) from None
             raise
         return handle
 
     async def adopt(self) -> Sequence[Adopted]:
         try:
-            actors = await _of_head(_engine_actors)
+            actors = await of_head(_engine_actors)
         except (RayError, TimeoutError):
             return ()
         found = await asyncio.gather(*map(_adopted, actors))
@@ -241,100 +253,14 @@ class RayLauncher:
 
     async def remember(self, key: str, value: bytes) -> None:
         try:
-            await _of_head(lambda: _internal_kv_put(key, value, namespace=NAMESPACE))
+            await of_head(lambda: _internal_kv_put(key, value, namespace=NAMESPACE))
         except (RayError, TimeoutError) as error:
-            logger.warning("not remembered", extra=fields(key=key, reason=_cause(error)))
+            logger.warning("not remembered", extra=fields(key=key, reason=cause(error)))
 
     async def recall(self, key: str) -> bytes | None:
         with contextlib.suppress(RayError, TimeoutError):
-            return await _of_head(lambda: _internal_kv_get(key, namespace=NAMESPACE))
+            return await of_head(lambda: _internal_kv_get(key, namespace=NAMESPACE))
         return None
-
-
-class ManagerAway(Exception):
-    """The manager doesn't answer now: Ray is restarting it, or the head is gone. The text says why,
-    for the operator."""
-
-
-class RemoteManager:
-    """The manager, as gateways and commands ask it.
-
-    Its methods raise ``ManagerAway`` where another try may do, and ``ClusterError`` where it won't.
-    """
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-        self.reverie = ""
-        """The version that it runs."""
-
-    @classmethod
-    async def find(cls) -> RemoteManager:
-        """The cluster's manager, which is made if there is none.
-
-        Raises:
-            ManagerAway
-            ClusterError: it speaks another ``PROTOCOL``.
-        """
-        try:
-            manager = cls(await _of_head(_manager_actor))
-        except (RayError, ValueError, TimeoutError) as error:
-            raise ManagerAway(f"Ray can't start the cluster's manager: {_cause(error)}") from None
-        protocol, manager.reverie = await manager._ask(
-            lambda actor: actor.hello.remote(), _START_DEADLINE
-        )
-        if protocol != PROTOCOL:
-            raise ClusterError(
-                f"The cluster's manager runs Reverie {manager.reverie}, which this version "
-                f"({reverie.__version__}) doesn't understand: install the same version on all "
-                "machines, and restart the head."
-            )
-        return manager
-
-    async def deploy(self, deploy: Deploy) -> None:
-        await self._ask(lambda actor: actor.deploy.remote(encode(deploy)))
-
-    async def report(self, report: Report) -> None:
-        await self._ask(lambda actor: actor.report.remote(encode(report)))
-
-    async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> View:
-        """The next view after this one, or the same after ``timeout``."""
-        data = await self._ask(
-            lambda actor: actor.view.remote(gateway, incarnation, version, timeout),
-            timeout + _HEAD_DEADLINE,
-        )
-        return decode(data, View)
-
-    async def overview(self) -> View:
-        return decode(await self._ask(lambda actor: actor.overview.remote()), View)
-
-    async def drain(self, machine: str, draining: bool) -> None:
-        await self._ask(lambda actor: actor.drain.remote(machine, draining))
-
-    async def _ask(self, call: Callable[[Any], Any], deadline: float = _HEAD_DEADLINE) -> Any:
-        try:
-            return await _answer(call(self._actor), deadline)
-        except TimeoutError:
-            raise ManagerAway("The cluster's manager doesn't answer.") from None
-        except ActorUnavailableError:
-            raise ManagerAway("The cluster's manager is being restarted.") from None
-        except RayActorError:
-            raise ManagerAway("The cluster's manager has ended.") from None
-        except RayError as error:
-            raise ClusterError(f"The cluster's manager failed: {_cause(error)}") from error
-
-
-def _manager_actor() -> Any:
-    return _Manager.options(
-        name=_MANAGER,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=0,  # who asks is told that it is away, and asks again
-        max_concurrency=10_000,  # gateways' long polls
-        num_cpus=0,
-        resources={"node:__internal_head__": 0.001},
-    ).remote()
 
 
 def _engine_actors() -> list[Any]:
@@ -348,7 +274,7 @@ def _engine_actors() -> list[Any]:
 
 async def _adopted(actor: Any) -> Adopted | None:
     try:
-        about = decode(await _answer(actor.about.remote(), _ANSWER_DEADLINE), About)
+        about = decode(await answer(actor.about.remote(), _ANSWER_DEADLINE), About)
     except (RayError, TimeoutError, msgspec.DecodeError):
         with contextlib.suppress(RayError):
             ray.kill(actor)
@@ -378,17 +304,27 @@ def _machines() -> list[Machine]:
     return [*living.values(), *gone[-_DEAD_MACHINES:]]
 
 
-async def _of_head(work: Callable[[], T]) -> T:
+async def of_head(work: Callable[[], T]) -> T:
+    """What the head is asked, which blocks.
+
+    Raises:
+        TimeoutError
+    """
     async with asyncio.timeout(_HEAD_DEADLINE):
         return await run_in_daemon_thread(work)
 
 
-async def _answer(call: Awaitable[T], deadline: float) -> T:
+async def answer(call: Awaitable[T], deadline: float) -> T:
+    """What an actor answers.
+
+    Raises:
+        TimeoutError
+    """
     async with asyncio.timeout(deadline):
         return await call
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """One line of Ray's many."""
     if isinstance(error, TimeoutError):
         return "the head doesn't answer"

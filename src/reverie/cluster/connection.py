@@ -50,6 +50,17 @@ class Versions(NamedTuple):
     python: str
 
 
+class ManagerAway(Exception):
+    """The manager doesn't answer now, and may soon. The text says why, for the operator.
+
+    ``ended``: this one won't; ``RemoteManager.find`` may find another.
+    """
+
+    def __init__(self, why: str, *, ended: bool = False) -> None:
+        super().__init__(why)
+        self.ended = ended
+
+
 class _TimedOut(Exception):
     pass
 
@@ -72,7 +83,7 @@ def look(
 def connect(
     address: str, token: str, tls: TlsFiles | None = None, *, deadline: float = DEADLINE
 ) -> Versions:
-    """Make this process a driver of the cluster: from now on it may use ``actors``.
+    """Make this process a driver of the cluster: from now on it may use ``RemoteManager``.
 
     A process can do so once. It is ended by Ray when it has missed the head for
     ``RECONNECT_SECONDS``, or this machine's raylet at all.
