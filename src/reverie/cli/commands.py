@@ -23,7 +23,7 @@ from reverie.cli.status import status
 from reverie.cli.top import top
 from reverie.cli.tune import tune
 from reverie.cli.usage import usage
-from reverie.errors import ConfigurationError, ModelError, StoreFailure
+from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure
 
 _EPILOG = """\b
 Start with:
@@ -83,7 +83,7 @@ def run() -> None:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(1)
-    except (ModelError, CallFailed) as error:
+    except (ModelError, ClusterError, CallFailed) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except StoreFailure as error:
