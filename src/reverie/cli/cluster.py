@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from reverie.cli.cluster_node import TokenFile, head, join
+from reverie.cli.cluster_view import drain, resume, status
 
 _EPILOG = """\b
 Two machines are a cluster after:
@@ -23,6 +24,9 @@ app = typer.Typer(
 )
 app.command(short_help="Start a cluster: run its head on this machine.")(head)
 app.command(short_help="Make this machine a part of a cluster.")(join)
+app.command(short_help="Say how a cluster is doing: machines, engines, models.")(status)
+app.command(short_help="Take a machine's engines away, without ending an answer.")(drain)
+app.command(short_help="Let a drained machine have engines again.")(resume)
 
 
 @app.command(short_help="Print the cluster's token, which is secret.")

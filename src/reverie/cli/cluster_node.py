@@ -112,7 +112,7 @@ def head(
     from reverie.cluster.node_checks import own_address
     from reverie.cluster.token import make_token
 
-    require_installed()
+    require_ray_here()
     address = own_address(host)
     made = False
     if token_file is not None or "REVERIE_CLUSTER_TOKEN" not in os.environ:
@@ -152,9 +152,9 @@ def join(
 
     Example: reverie cluster join 10.0.0.1 --engines 2
     """
-    from reverie.cluster.node_checks import own_address, require_head, resolve
+    from reverie.cluster.node_checks import own_address, resolve
 
-    require_installed()
+    require_ray_here()
     name, _, port = head_address(where, "HOST").rpartition(":")
     resolved = resolve(name)
     address = own_address(host, resolved)
@@ -171,11 +171,10 @@ def join(
         tls=_tls(tls_cert, tls_key, tls_ca),
         storage=None,
     )
-    require_head(head)
     _run(options, token_file, lambda: _say_joined(options))
 
 
-def require_installed() -> None:
+def require_ray_here() -> None:
     """
     Raises:
         ConfigurationError: this installation can't be part of a cluster.
@@ -230,9 +229,10 @@ def _options(
     """
     from reverie.cluster.node_checks import require_free
     from reverie.cluster.node_options import ENGINE_PORTS, RAY_PORTS, NodeOptions
+    from reverie.runner.gpus import count
     from reverie.runner.resources import usable_memory
 
-    gpus = _count_gpus() if gpus is None else gpus
+    gpus = asyncio.run(count()) if gpus is None else gpus
     options = NodeOptions(
         host=host,
         head=head,
@@ -256,15 +256,6 @@ def _default_engines(gpus: int) -> int:
     from reverie.runner.resources import usable_cores
 
     return gpus or max(1, usable_cores() // _CORES_PER_ENGINE)
-
-
-def _count_gpus() -> int:
-    """The GPUs that this process may use."""
-    from reverie.http.operations.hardware import info
-
-    found = len(asyncio.run(info()))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([one for one in visible.split(",") if one]))
 
 
 def _range(written: str | None, option: str, default: Ports) -> Ports:
@@ -323,6 +314,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
     """
     import msgspec
 
+    from reverie.cluster.address import remember_head
     from reverie.cluster.node_folder import node_folder
     from reverie.cluster.node_messages import Failed, HeadBack, HeadLost, PartDied, Started
     from reverie.cluster.node_process import NodeProcess
@@ -347,6 +339,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
             case PartDied():
                 failed.append(f"{event.parts} has ended, and with it all of this machine's engines")
 
+    remember_head(options.head)
     environment = options.environment(read_token(token_file), os.environ)
     with node_folder(options.ports.first) as folder:
         options = msgspec.structs.replace(options, folder=str(folder))
