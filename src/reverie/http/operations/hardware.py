@@ -24,7 +24,7 @@ def routes(registry: ModelRegistry, access: Access) -> APIRouter:
 
     @router.get("/hardware/info", summary=summary, openapi_extra=OR_NONE)
     async def hardware_info() -> dict[str, Any]:
-        return {**about(registry), "gpu_info": await gpus.info(), "cpu": cpu(), "memory": memory()}
+        return {**about(registry), "gpu_info": await gpus.info(), **_machine()}
 
     @router.get("/hardware/stats", summary="What the machine's GPUs do now", openapi_extra=OR_NONE)
     async def hardware_stats() -> dict[str, Any]:
@@ -36,6 +36,10 @@ def routes(registry: ModelRegistry, access: Access) -> APIRouter:
         }
 
     return router
+
+
+def _machine() -> dict[str, Any]:
+    return {"cpu": cpu(), "memory": memory()}
 
 
 def cpu() -> dict[str, Any]:
