@@ -1,37 +1,49 @@
 from __future__ import annotations
 
+from reverie.cluster.node_options import NodeOptions, Ports
 from reverie.cluster.variables import (
     TlsFiles,
+    child_variables,
+    driver_environment,
     engine_ports,
-    head_environment,
-    machine_environment,
-    ray_environment,
     tls_files,
+    token_of,
 )
 
 FILES = TlsFiles("cert.pem", "key.pem", "ca.pem")
 
 
+def machine(**options: object) -> dict[str, str]:
+    fixed = {"host": "10.0.0.2", "head": "10.0.0.1:6379", "is_head": False, "folder": "/there"}
+    node = NodeOptions(**fixed, engines=2, gpus=0, memory=2**30, **options)  # type: ignore[arg-type]
+    return node.environment("secret", {})
+
+
 def test_an_engine_learns_from_its_machine_what_the_machine_was_told() -> None:
-    environ = machine_environment("secret", FILES, range(20000, 20100))
-    assert engine_ports(environ) == range(20000, 20100)
+    environ = machine(engine_ports=Ports(21000, 21003), tls=tuple(FILES))
+    assert engine_ports(environ) == range(21000, 21004)
     assert tls_files(environ) == FILES
 
 
-def test_an_engine_takes_any_port_and_speaks_plainly_where_nothing_else_was_told() -> None:
-    environ = machine_environment("secret", None)
-    assert engine_ports(environ) is None
-    assert tls_files(environ) is None
+def test_an_engine_takes_any_port_and_speaks_plainly_where_nothing_was_told() -> None:
+    assert engine_ports({}) is None
+    assert tls_files(machine()) is None
 
 
-def test_ray_asks_for_a_token_and_for_tls() -> None:
-    environ = ray_environment("secret", FILES)
-    assert environ["RAY_AUTH_MODE"] == "token"
-    assert environ["RAY_AUTH_TOKEN"] == "secret"
-    assert environ["RAY_USE_TLS"] == "1"
-    assert "RAY_USE_TLS" not in ray_environment("secret", None)
+def test_a_child_gets_its_token_and_files_by_the_environment() -> None:
+    environ = child_variables("secret", FILES)
+    assert token_of(environ) == "secret"
+    assert tls_files(environ) == FILES
+    assert tls_files(child_variables("secret", None)) is None
 
 
-def test_a_head_keeps_what_it_knows_where_it_has_a_folder() -> None:
-    assert head_environment("/there")["RAY_gcs_storage_path"] == "/there"
-    assert "RAY_gcs_storage" not in head_environment(None)
+def test_who_connects_shows_the_token_that_machines_ask_for() -> None:
+    ours, theirs = driver_environment("secret", FILES), machine(tls=tuple(FILES))
+    same = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USE_TLS", "RAY_TLS_CA_CERT")
+    assert [ours[name] for name in same] == [theirs[name] for name in same]
+    assert ours["RAY_AUTH_TOKEN"] == "secret"
+
+
+def test_who_connects_misses_the_head_as_long_as_machines_do() -> None:
+    name = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    assert driver_environment("secret", None)[name] == machine()[name]

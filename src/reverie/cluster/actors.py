@@ -32,7 +32,7 @@ import reverie
 from reverie.cluster.connection import NAMESPACE
 from reverie.cluster.engine import EngineHost
 from reverie.cluster.launcher import Adopted, EngineDied, LaunchFailed
-from reverie.cluster.manager import Manager
+from reverie.cluster.manager import Manager, UnknownMachine
 from reverie.cluster.messages import (
     PROTOCOL,
     Deploy,
@@ -137,9 +137,14 @@ class ManagerActor:
         await self._starting
         return encode(self._manager.overview())
 
-    async def drain(self, machine: str, draining: bool) -> None:
+    async def drain(self, machine: str, draining: bool) -> str:
+        """Gives what is wrong with that, as a sentence; empty if it is done."""
         await self._starting
-        await self._manager.drain(machine, draining)
+        try:
+            await self._manager.drain(machine, draining)
+        except UnknownMachine as error:
+            return str(error)
+        return ""
 
 
 _Engine: Any = ray.remote(EngineActor)

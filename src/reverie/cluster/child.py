@@ -34,7 +34,7 @@ from reverie.cluster.messages import (
     Viewed,
     encode,
 )
-from reverie.cluster.variables import TOKEN, tls_files
+from reverie.cluster.variables import tls_files, token_of
 from reverie.errors import ClusterError
 from reverie.runner.guard import die_with_parent
 from reverie.threads import run_in_daemon_thread
@@ -65,8 +65,7 @@ async def _run(address: str, tell: Tell) -> NoReturn:
     loop = asyncio.get_running_loop()
     threading.Thread(target=inbox.read, args=(sys.stdin.buffer, loop), daemon=True).start()
     try:
-        tls = tls_files(os.environ)
-        token = os.environ[TOKEN]
+        token, tls = token_of(os.environ), tls_files(os.environ)
         versions = await run_in_daemon_thread(lambda: connect(address, token, tls))
         from reverie.cluster.remote_manager import RemoteManager  # imports Ray: all is set now
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from reverie.cluster.variables import TlsFiles, ray_environment
+from reverie.cluster.variables import TlsFiles, driver_environment
 from reverie.errors import ClusterError
 
 NAMESPACE = "reverie"
@@ -120,9 +120,7 @@ def connect(
     return versions
 
 
-def _look(
-    address: str, token: str, tls: TlsFiles | None, until: float
-) -> tuple[Versions, Any]:
+def _look(address: str, token: str, tls: TlsFiles | None, until: float) -> tuple[Versions, Any]:
     _import_ray(token, tls)
     _require_an_answer(address, tls, until)
     gcs, metadata = _ask_head(address, until)
@@ -132,7 +130,7 @@ def _look(
 
 
 def _import_ray(token: str, tls: TlsFiles | None) -> None:
-    os.environ.update(ray_environment(token, tls))
+    os.environ.update(driver_environment(token, tls))
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it writes to standard error
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:

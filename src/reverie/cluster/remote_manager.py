@@ -67,7 +67,13 @@ class RemoteManager:
         return decode(await self._ask(lambda actor: actor.overview.remote()), View)
 
     async def drain(self, machine: str, draining: bool) -> None:
-        await self._ask(lambda actor: actor.drain.remote(machine, draining))
+        """
+        Raises:
+            ClusterError: there is no such machine, too.
+        """
+        problem = await self._ask(lambda actor: actor.drain.remote(machine, draining))
+        if problem:
+            raise ClusterError(problem)
 
     async def _ask(self, call: Callable[[Any], Any], deadline: float = _ANSWER) -> Any:
         try:
