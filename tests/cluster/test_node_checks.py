@@ -37,7 +37,7 @@ def test_a_cluster_can_be_tried_on_one_machine() -> None:
 
 
 def test_without_an_address_the_one_on_the_way_to_the_head_is_taken() -> None:
-    with pytest.raises(ConfigurationError, match="127.0.0.3"):
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.3"):
         own_address(None, "127.0.0.2")  # from 127.0.0.1, which would be of no use
 
 
