@@ -9,13 +9,15 @@ import os
 import sys
 import threading
 import time
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
+from reverie.cluster.connection import look
 from reverie.cluster.node_messages import Event, Failed, HeadBack, HeadLost, PartDied, Started
 from reverie.cluster.node_options import NodeOptions
-from reverie.cluster.probe import first_line, probe
+from reverie.cluster.variables import TlsFiles
+from reverie.errors import ClusterError
 from reverie.runner.guard import die_with_parent
 
 _LOOK_EVERY = 0.5
@@ -28,9 +30,13 @@ def main() -> None:
     die_with_parent(int(sys.argv[2]))
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Ray writes to standard output as it likes
-    if not options.is_head and (problem := probe(options.head).problem):
-        _tell(out, Failed(problem))
-        os._exit(1)
+    try:
+        if not options.is_head:
+            tls = TlsFiles(*options.tls) if options.tls else None
+            look(options.head, os.environ["RAY_AUTH_TOKEN"], tls)
+    except ClusterError as error:
+        _tell(out, Failed(str(error)))
+        os._exit(1)  # Ray's threads may be waiting for the network
     _run(options, out)
 
 
@@ -38,15 +44,20 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    class NodeWithoutDashboard(Node):
+        def start_api_server(self, **_: Any) -> None:
+            """Its process takes 100 MB, and nobody asks it, even where no dashboard is wanted."""
+
     try:
-        node = Node(RayParams(**options.parameters()), head=options.is_head)
+        node = NodeWithoutDashboard(RayParams(**options.parameters()), head=options.is_head)
     except Exception as error:
-        _tell(out, Failed(f"Ray doesn't start on this machine: {first_line(error)}"))
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        _tell(out, Failed(f"Ray doesn't start on this machine: {why}"))
         sys.exit(1)  # and Ray's own handlers end what has been started
     _tell(out, Started(os.path.join(options.folder, "session_latest", "logs")))
     if not options.is_head:
         threading.Thread(target=_watch_head, args=(options.head, out), daemon=True).start()
-    while not (dead := node.dead_processes()):
+    while not (dead := node.dead_processes()):  # type: ignore[no-untyped-call]
         time.sleep(_LOOK_EVERY)
     _tell(out, PartDied(", ".join(_NAMES.get(kind, kind) for kind, _ in dead)))
     node.kill_all_processes(check_alive=False, allow_graceful=False)
@@ -55,7 +66,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
 
 def _watch_head(head: str, out: BinaryIO) -> None:
     """Tell when the head stops answering, and when it answers again."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     client = GcsClient(address=head)
     answers = True

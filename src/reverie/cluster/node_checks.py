@@ -14,7 +14,6 @@ from reverie.errors import ConfigurationError
 
 _ANYWHERE = ("198.51.100.1", 9)
 """An address that no machine has (RFC 5737): which of ours would be used to reach others?"""
-_CONNECT_TIMEOUT = 5.0
 _REWRITTEN = frozenset(("127.0.0.1", "::1"))
 INSTALL = 'Ray is not installed here: pip install "reverie[cluster]"'
 
@@ -102,26 +101,6 @@ def resolve(host: str) -> str:
     return str(found[0][4][0])
 
 
-def require_head(head: str) -> None:
-    """Connect to the head's port.
-
-    Raises:
-        ConfigurationError: nobody listens there.
-    """
-    host, _, port = head.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
-    except OSError as error:
-        late = isinstance(error, TimeoutError)
-        reason = f"no answer within {_CONNECT_TIMEOUT:g} s" if late else error.strerror
-        raise ConfigurationError(
-            [
-                f"no head answers at {head} ({reason}): is `reverie cluster head` running there, "
-                f"and does its firewall let port {port} through?"
-            ]
-        ) from None
-
-
 def require_free(options: NodeOptions) -> None:
     """Take each port that Ray needs, and let it go.
 
@@ -132,10 +111,14 @@ def require_free(options: NodeOptions) -> None:
     problems = []
     if _bind(family, options.host, 0) is not None:
         problems.append(f"--host: {options.host} is not an address of this machine")
+    taken: dict[str, list[str]] = {}
     for name, port in options.service_ports.items():
         if _bind(family, "", port) == errno.EADDRINUSE:
-            option = "--port" if name == "gcs_server_port" else "--ports"
-            problems.append(f"{option}: port {port} is in use by another program: choose another")
+            taken.setdefault("--port" if name == "gcs_server_port" else "--ports", []).append(
+                str(port)
+            )
+    for option, ports in taken.items():
+        problems.append(f"{option}: in use by another program: {', '.join(ports)}: choose others")
     if problems:
         raise ConfigurationError(problems)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from reverie.errors import ConfigurationError
 
-_MAX_PARENT = 16
-"""Bytes: Ray adds up to 70 of its own to the folder's path."""
+_MAX_PARENT = 10
+"""Bytes. This module adds up to 31, and Ray 66: a session's name, and the socket's."""
 _KEPT = 2
 """Sessions whose logs are kept."""
 
@@ -26,20 +26,22 @@ _KEPT = 2
 def node_folder(first_port: int) -> Iterator[Path]:
     """The folder, while it is held. The same ports have the same one.
 
+    It lies in another that only this user can enter: Ray opens its own to everyone.
+
     Raises:
         ConfigurationError: it is in use, or isn't this user's alone.
     """
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > _MAX_PARENT:
         parent = "/tmp"
-    folder = Path(parent) / f"reverie-ray-{os.geteuid()}-{first_port}"
+    private = Path(parent) / f"reverie-ray-{os.geteuid()}-{first_port}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        private.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(private, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise ConfigurationError([f"{folder}: can't be used: {error.strerror}"]) from None
+        raise ConfigurationError([f"{private}: can't be used: {error.strerror}"]) from None
     try:
-        _require_own(folder, descriptor)
+        _require_own(private, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -49,6 +51,8 @@ def node_folder(first_port: int) -> Iterator[Path]:
                     f"{first_port} on: end it, or choose other ports"
                 ]
             ) from None
+        folder = private / "r"
+        folder.mkdir(exist_ok=True)
         _remove_old_sessions(folder)
         yield folder
     finally:

@@ -107,7 +107,7 @@ class NodeOptions(Struct, frozen=True):
     storage: str | None = None
     """Where the head keeps what it must know after a restart; None: nowhere."""
     tls: tuple[str, str, str] | None = None
-    """Certificate, key and authority."""
+    """Certificate, key, and what signed those of all machines."""
 
     @property
     def head_port(self) -> int:

@@ -39,6 +39,8 @@ class NodeProcess:
         self._environment = dict(environment)
         self._log = log
         self._ending = False
+        self._deadline: float | None = None
+        """When it must have started; None once it has."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, on_event: Callable[[Event], None]) -> int:
@@ -66,16 +68,16 @@ class NodeProcess:
 
     def _follow(self, process: subprocess.Popen[bytes], on_event: Callable[[Event], None]) -> None:
         """Hand on what it tells, until it ends."""
-        deadline: float | None = time.monotonic() + _TO_START
+        self._deadline = time.monotonic() + _TO_START
         told = False
-        for line in _lines(process, lambda: deadline):
+        for line in _lines(process, lambda: self._deadline):
             event = msgspec.json.decode(line, type=Event)
             told = isinstance(event, Failed | PartDied)
             if isinstance(event, Started):
-                deadline = None
+                self._deadline = None
             if not self._ending:
                 on_event(event)
-        if deadline is not None and time.monotonic() >= deadline:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
             on_event(Failed(f"Ray hasn't started within {_TO_START:g} s: see {self._log}"))
         elif not told and not self._ending:
             on_event(Failed(f"the process that runs Ray ended: see {self._log}"))
@@ -165,5 +167,3 @@ def _children() -> list[int]:
                 if int(after.split()[1]) == os.getpid():
                     found.append(int(entry.name))
     return found
-
-
