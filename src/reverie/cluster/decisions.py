@@ -16,7 +16,8 @@ from reverie.cluster.roster import EngineRecord, ModelRecord
 SETTLING = 10.0
 """Seconds for which no other engine is taken away after one, unless that is gone sooner."""
 HOPELESS = 3
-"""Failures in a row after which a machine that drains waits for no replacement elsewhere."""
+"""Failures in a row after which one engine is tried at a time, and a machine that drains waits for
+no replacement elsewhere."""
 
 
 class Decision(NamedTuple):
@@ -106,11 +107,13 @@ def _to_start(
     missing = max(0, model.need - len(staying))
     drained = sum(one.machine in at.draining for one in misfits)
     fit = [one for one in staying if one not in misfits]
-    one_more = len(misfits) > drained and all(one.was_ready for one in fit)
+    none_comes = all(one.was_ready for one in fit)
+    one_more = len(misfits) > drained and none_comes
     ahead = min(drained + one_more, max(0, at.keep - len(fit) - missing))
     # Those that leave with a machine that drains don't count: no replacement waits for them.
     counted = len(staying) + sum(one.machine not in at.draining for one in going)
-    return max(0, min(missing + ahead, at.most + 1 - counted))
+    at_once = at.most if model.failures < HOPELESS else 1 if none_comes else 0
+    return max(0, min(missing + ahead, at.most + 1 - counted, at_once))
 
 
 def _replaced(

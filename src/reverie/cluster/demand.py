@@ -99,5 +99,6 @@ def running_on(uid: str, living: Sequence[Gateway]) -> int:
     return sum(gateway.running.get(uid, 0) for gateway in living)
 
 
-def _rank(one: Wanted) -> tuple[int, str]:
-    return (one.generation, one.spec.digest)  # any order will do for equals, as long as it stays
+def _rank(one: Wanted) -> tuple[int, str, int, int, float]:
+    # Of equally late ones any will do, as long as it stays the same one.
+    return (one.generation, one.spec.digest, one.most, one.least, one.idle)

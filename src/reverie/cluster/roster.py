@@ -58,7 +58,8 @@ class EngineRecord:
 
     @property
     def placed(self) -> Placed:
-        return Placed(self.machine, self.spec.model, self.spec.gpus, self.spec.memory)
+        memory = max(self.spec.memory, self.info.memory)
+        return Placed(self.machine, self.spec.model, self.spec.gpus, memory)
 
     def told(self, info: EngineInfo, now: float) -> None:
         if info.state != self.info.state:
