@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import reverie
 from reverie.cluster.connection import NAMESPACE
-from reverie.cluster.engine import EngineHost
+from reverie.cluster.engine import EngineHost, EngineTls
 from reverie.cluster.launcher import Adopted, EngineDied, LaunchFailed
 from reverie.cluster.manager import Manager, UnknownMachine
 from reverie.cluster.messages import (
@@ -86,13 +87,14 @@ class EngineActor:
             del os.environ["OMP_NUM_THREADS"]
         machine = ray.util.get_node_ip_address()
         self._about = About(name, uid, decode(spec, EngineSpec), machine)
+        files = tls_files(os.environ)
         self._host = EngineHost(
             name,
             uid,
             self._about.spec,
             host=machine,
             ports=engine_ports(os.environ),
-            tls=tls_files(os.environ),
+            tls=None if files is None else EngineTls(*map(Path, files)),
         )
 
     async def start(self) -> None:

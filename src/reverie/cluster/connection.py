@@ -23,7 +23,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from reverie.cluster.variables import TlsFiles, driver_environment
@@ -76,7 +77,8 @@ def look(
     Raises:
         ClusterError
     """
-    versions, _ = _look(address, token, tls, time.monotonic() + deadline)
+    with _quiet():
+        versions, _ = _look(address, token, tls, time.monotonic() + deadline)
     return versions
 
 
@@ -92,7 +94,8 @@ def connect(
         ClusterError
     """
     until = time.monotonic() + deadline
-    versions, gcs = _look(address, token, tls, until)
+    with _quiet():
+        versions, gcs = _look(address, token, tls, until)
     _require_membership(address, gcs, until)
 
     def init() -> None:
@@ -129,9 +132,24 @@ def _look(address: str, token: str, tls: TlsFiles | None, until: float) -> tuple
     return theirs, gcs
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from writing its warnings to standard error: what is wrong is told by us.
+
+    Not longer: who starts a machine hands its environment on to that.
+    """
+    level = "RAY_BACKEND_LOG_LEVEL"
+    before = os.environ.get(level)
+    os.environ[level] = before or "error"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[level]
+
+
 def _import_ray(token: str, tls: TlsFiles | None) -> None:
     os.environ.update(driver_environment(token, tls))
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it writes to standard error
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray  # noqa: F401
