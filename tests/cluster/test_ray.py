@@ -182,3 +182,25 @@ async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(
         assert took < 5
     finally:
         await one.stop()
+
+
+async def test_engines_run_on_while_the_head_is_away_and_are_kept_when_it_is_back(
+    cluster: RayCluster, gateway: Gateway
+) -> None:
+    view = gateway.link.view
+    assert view is not None
+    before = dict(gateway.ready)
+    engines = [engine for machine in cluster.machines for engine in machine.engines]
+    left = cluster.kill_machine(cluster.head)
+    print("A", await gateway.until(lambda: not gateway.link.connected), gateway.link.why)
+    print("B", await gateway.until(lambda: "can't be reached" in gateway.link.why), gateway.link.why)
+    assert set(gateway.ready) == set(before)
+    print("L", await gateway.until(lambda: not alive(left)))
+    t=time.time(); await asyncio.to_thread(cluster.start_head); print('C', time.time()-t, gateway.link.why)
+    took = await gateway.until(
+        lambda: gateway.link.view.incarnation != view.incarnation and gateway.link.view.complete
+    )
+    print("BACK", took)
+    await asyncio.sleep(1)
+    assert set(gateway.ready) == set(before)
+    assert alive(engines) == engines
