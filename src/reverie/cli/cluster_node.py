@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from reverie.errors import ConfigurationError
-from reverie.settings import CLUSTER_PORT
+from reverie.settings import CLUSTER_PORT, ClusterSettings
 
 if TYPE_CHECKING:
     from reverie.cluster.node_messages import Event
@@ -193,8 +193,6 @@ def head_address(written: str, option: str) -> str:
     """
     from pydantic import ValidationError
 
-    from reverie.settings import ClusterSettings
-
     try:
         return ClusterSettings(address=written).address
     except ValidationError:
@@ -314,7 +312,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
     """
     import msgspec
 
-    from reverie.cluster.address import remember_head
+    from reverie.cluster.membership import remember
     from reverie.cluster.node_folder import node_folder
     from reverie.cluster.node_messages import Failed, HeadBack, HeadLost, PartDied, Started
     from reverie.cluster.node_process import NodeProcess
@@ -339,7 +337,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
             case PartDied():
                 failed.append(f"{event.parts} has ended, and with it all of this machine's engines")
 
-    remember_head(options.head)
+    remember(_membership(options, token_file))
     environment = options.environment(read_token(token_file), os.environ)
     with node_folder(options.ports.first) as folder:
         options = msgspec.structs.replace(options, folder=str(folder))
@@ -348,6 +346,12 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
     if failed:
         raise ConfigurationError(failed)
     raise typer.Exit(status)
+
+
+def _membership(options: NodeOptions, token_file: Path | None) -> ClusterSettings:
+    files = dict(zip(("tls_cert", "tls_key", "tls_ca"), map(Path, options.tls or ()), strict=False))
+    token = None if token_file is None else token_file.absolute()
+    return ClusterSettings(address=options.head, token_file=token, **files)
 
 
 def _say_how_to_join(options: NodeOptions, token_file: Path | None, made: bool) -> None:
@@ -360,15 +364,17 @@ def _say_how_to_join(options: NodeOptions, token_file: Path | None, made: bool) 
     fresh = " It is new." if made else ""
     port = "" if options.head_port == CLUSTER_PORT else f":{options.head_port}"
     show = "" if token_file is None else f" --token-file {token_file}"
+    tls = " --tls-cert FILE --tls-key FILE --tls-ca FILE" if options.tls else ""
+    keys = "".join(f'  {key} = "FILE"\n' for key in ("tls_cert", "tls_key", "tls_ca") if tls)
     typer.echo(
         f"The head of the cluster runs at {options.head}.\n"
         f"Its token is in {where}, and `reverie cluster token{show}` prints it.{fresh}\n\n"
         "On each other machine, with this token in "
         f"{TOKEN_VARIABLE} or the same file:\n"
-        f"  reverie cluster join {bracketed(options.host)}{port}\n\n"
+        f"  reverie cluster join {bracketed(options.host)}{port}{tls}\n\n"
         "In the reverie.toml of each gateway:\n"
         "  [cluster]\n"
-        f'  address = "{options.head}"\n'
+        f'  address = "{options.head}"\n{keys}'
     )
 
 

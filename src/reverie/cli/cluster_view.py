@@ -127,24 +127,19 @@ def _settings(address: str | None, token_file: Path | None, config: Path | None)
     Raises:
         ConfigurationError: nothing says it.
     """
-    from reverie.cluster.address import remembered_head
+    from reverie.cluster.membership import remembered
 
     require_ray_here()
-    configured = load(config).cluster
+    found = load(config).cluster or remembered()
+    changed: dict[str, Any] = {} if token_file is None else {"token_file": token_file}
     if address is not None:
-        found = ClusterSettings(address=head_address(address, "--address"))
-    elif configured is not None:
-        found = configured
-    elif (remembered := remembered_head()) is not None:
-        found = ClusterSettings(address=remembered)
-    else:
+        changed["address"] = head_address(address, "--address")
+        found = found or ClusterSettings(address=address)
+    if found is None:
         raise ConfigurationError(
             ["--address: which cluster? Give its head, or write [cluster] in reverie.toml"]
         )
-    if configured is not None:
-        tls = {key: getattr(configured, key) for key in ("tls_cert", "tls_key", "tls_ca")}
-        found = found.model_copy(update=tls)
-    return found if token_file is None else found.model_copy(update={"token_file": token_file})
+    return found.model_copy(update=changed)
 
 
 def ask(settings: ClusterSettings, work: Callable[[Manager], Awaitable[T]]) -> T:

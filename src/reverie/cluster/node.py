@@ -44,7 +44,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    class NodeWithoutDashboard(Node):
+    class NodeWithoutDashboard(Node):  # type: ignore[misc]
         def start_api_server(self, **_: Any) -> None:
             """Its process takes 100 MB, and nobody asks it, even where no dashboard is wanted."""
 
@@ -57,7 +57,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
     _tell(out, Started(os.path.join(options.folder, "session_latest", "logs")))
     if not options.is_head:
         threading.Thread(target=_watch_head, args=(options.head, out), daemon=True).start()
-    while not (dead := node.dead_processes()):  # type: ignore[no-untyped-call]
+    while not (dead := node.dead_processes()):
         time.sleep(_LOOK_EVERY)
     _tell(out, PartDied(", ".join(_NAMES.get(kind, kind) for kind, _ in dead)))
     node.kill_all_processes(check_alive=False, allow_graceful=False)
@@ -66,7 +66,7 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
 
 def _watch_head(head: str, out: BinaryIO) -> None:
     """Tell when the head stops answering, and when it answers again."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray._raylet import GcsClient
 
     client = GcsClient(address=head)
     answers = True

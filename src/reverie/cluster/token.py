@@ -53,12 +53,12 @@ def make_token(token_file: Path | None) -> bool:
     Raises:
         ConfigurationError: the file can't be written.
     """
-    file = token_file or default_token_file()
-    try:
-        make_folder(file.absolute().parent)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    file = (token_file or default_token_file()).absolute()
+    if file.exists():
         return False
+    try:
+        make_folder(file.parent)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise ConfigurationError([f"{file}: can't be written: {error.strerror}"]) from None
     with os.fdopen(descriptor, "w") as opened:
