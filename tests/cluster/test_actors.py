@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -204,3 +206,30 @@ async def test_engines_run_on_while_the_head_is_away_and_are_kept_when_it_is_bac
     await asyncio.sleep(1)
     assert set(gateway.ready) == set(before)
     assert alive(engines) == engines
+
+
+def test_a_machine_that_is_no_part_of_the_cluster_is_told_how_to_become_one(
+    cluster: RayCluster,
+) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*apart, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no process may be hidden from others here")
+    code = (
+        "import sys\n"
+        "from reverie.cluster.connection import connect\n"
+        "try: connect(*sys.argv[1:])\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", code, cluster.address, cluster.token],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == (
+        f"This machine isn't part of the cluster at {cluster.address}: keep `reverie cluster join "
+        f"{cluster.address}` running here, with `--engines 0` if it is to run none.\n"
+    )
