@@ -212,7 +212,7 @@ class Manager:
             model.measure(load.in_flight + load.waiting, bool(self._living), now)
         budget = self._machines.budget(self._roster.engines(), STARTS_A_TICK)
         # What is missing most gets what room there is.
-        for model in sorted(models, key=lambda one: len(one.staying) >= one.need):
+        for model in sorted(models, key=lambda one: len(one.staying) / max(1, one.need)):
             with self._watch.step():
                 self._attend(model, now, model.name in wanted, budget)
         leaving = [one for one in self._roster.engines() if one.leaving is not None]
@@ -238,7 +238,7 @@ class Manager:
         """Do what is to be done about one model."""
         model.recover(now)
         for engine in list(model.engines.values()):
-            if not engine.stopping and (trouble := engine.trouble(now)):
+            if trouble := engine.trouble(now):
                 self._give_up(model, engine, trouble, now)
         if self._is_unwanted(model, now, listed):
             for engine in model.staying:
