@@ -357,7 +357,7 @@ async def test_room_that_was_given_away_since_the_last_look_is_not_given_twice()
         launcher = made.launcher
         launcher.seconds_to_start = 1.0
         launcher._free = lambda one: replace(one, free_slots=1 - len(launcher.running))  # type: ignore[method-assign]
-        await asyncio.sleep(1)  # others use the rest of it
+        await asyncio.sleep(2.5)  # others use the rest of it
         gateway = made.gateway(wanted(bounds="1-4"))
         await asyncio.sleep(0.03)
         gateway.ask(waiting=2)
