@@ -68,7 +68,7 @@ def _starts_only_what_its_marks_say(request: pytest.FixtureRequest) -> Iterator[
         pytest.fail(refused[0])
 
     def start_no_engine(popen: Any, args: Any, *more: Any, **options: Any) -> None:
-        if _ENGINE_CHILD in args:
+        if _starts_the_embedded_engine(args):
             refuse("real", "start the embedded engine")
         start(popen, args, *more, **options)
 
@@ -84,6 +84,14 @@ def _starts_only_what_its_marks_say(request: pytest.FixtureRequest) -> Iterator[
         yield
     if refused:  # what was started may have taken that for a failure of its own
         pytest.fail(refused[0])
+
+
+def _starts_the_embedded_engine(args: Any) -> bool:
+    """True unless it is no engine's child, or that of a program which a test wrote."""
+    if _ENGINE_CHILD not in args:
+        return False
+    options = args[args.index(_ENGINE_CHILD) + 1 :]
+    return not options or '"engine": "xllamacpp"' in options[0]
 
 
 def _is_marked(item: pytest.Item, mark: str) -> bool:

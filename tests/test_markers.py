@@ -40,6 +40,14 @@ def test_engine():
     process("reverie.runner.child")
 
 @pytest.mark.integration
+def test_embedded():
+    process("reverie.runner.child", '{"engine": "xllamacpp", "slots": 1}')
+
+@pytest.mark.integration
+def test_program():
+    process("reverie.runner.child", '{"engine": "/tmp/llama-server", "slots": 1}')
+
+@pytest.mark.integration
 def test_marked_process():
     process()
 
@@ -83,6 +91,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("listen", "FAILED", "`pytest.mark.integration` may listen on a socket"),
         ("swallowed", "ERROR", "`pytest.mark.integration` may start a process"),
         ("engine", "FAILED", "`pytest.mark.real` may start the embedded engine"),
+        ("embedded", "FAILED", "`pytest.mark.real` may start the embedded engine"),
     ],
 )
 def test_what_a_test_starts_without_the_mark_fails_it(
@@ -93,7 +102,7 @@ def test_what_a_test_starts_without_the_mark_fails_it(
 
 
 @pytest.mark.parametrize(
-    "name", ["marked_process", "marked_listen", "marked_browser", "marked_engine"]
+    "name", ["program", "marked_process", "marked_listen", "marked_browser", "marked_engine"]
 )
 def test_with_its_mark_it_is_started(report: list[str], name: str) -> None:
     assert f"PASSED test_{name}" in report

@@ -401,9 +401,7 @@ async def test_a_machine_that_drains_is_remembered_by_the_next_manager() -> None
 async def test_a_machine_that_is_not_there_is_named_with_those_that_are() -> None:
     async with cluster() as made:
         await asyncio.sleep(1)
-        with pytest.raises(
-            UnknownMachine, match=r"machine 10\.0\.0\.9\. There are 10\.0\.0\.1 and"
-        ):
+        with pytest.raises(UnknownMachine, match=r"no machine 10\.0\.0\.9\. There are 10"):
             await made.manager.drain("10.0.0.9", True)
 
 
@@ -428,9 +426,7 @@ async def test_a_new_manager_adopts_the_engines_and_starts_none_beside_them() ->
 
 
 @virtual
-async def test_a_new_manager_is_incomplete_until_its_engines_have_answered_or_five_seconds() -> (
-    None
-):
+async def test_a_new_manager_is_incomplete_until_its_engines_answer_or_five_seconds() -> None:
     async with cluster() as made:
         made.gateway(wanted(bounds="2"))
         await made.until_ready("m/0", "m/1")

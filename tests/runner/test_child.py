@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reverie.runner.child import llama_server_flags
-from tests.runner.test_options import OPTIONS
+from tests.runner.test_options import ON_A_PORT, OPTIONS
 
 
 def test_what_the_operator_left_to_the_engine_is_no_flag() -> None:
@@ -14,6 +14,8 @@ def test_what_the_operator_left_to_the_engine_is_no_flag() -> None:
         "--cache-type-k",
         "--n-gpu-layers",
         "--chat-template-file",
+        "--port",
+        "--api-key-file",
     ):
         assert absent not in flags
 
@@ -32,6 +34,13 @@ def test_what_the_operator_chose_is_a_flag() -> None:
         "--alias modèle m",
     ):
         assert flags in line
+
+
+def test_an_engine_on_a_port_is_told_the_file_with_its_key() -> None:
+    line = " ".join(llama_server_flags(ON_A_PORT))
+    assert "--host 10.0.0.2" in line
+    assert "--port 9000" in line
+    assert "--api-key-file /tmp/reverie-1/api-key" in line
 
 
 def test_an_engine_that_generates_nothing_is_told_so() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
+from reverie.runner.directory import KEY_NAME, SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def test_an_abandoned_directory_is_cleared_and_a_used_one_is_not(temporary: Path
     os.utime(foreign, (0, 0))
     killed_early = temporary / "reverie-killed-early"
     killed_early.mkdir()
-    (killed_early / TEMPLATE_NAME).touch()
+    for name in (TEMPLATE_NAME, KEY_NAME):
+        (killed_early / name).touch()
     os.utime(killed_early, (0, 0))
     shared = temporary / "reverie-shared"
     shared.mkdir()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from reverie.runner.endpoint import Endpoint
 from reverie.runner.options import EngineOptions
 
 OPTIONS = EngineOptions(
     engine="/bin/llama-server",
     model="/models/m.gguf",
     alias="modèle m",
-    socket="/tmp/reverie-1/engine.sock",
+    endpoint=Endpoint("/tmp/reverie-1/engine.sock"),
     template=None,
     slots=2,
     context=0,
@@ -22,6 +23,9 @@ OPTIONS = EngineOptions(
 )
 
 
+ON_A_PORT = OPTIONS._replace(endpoint=Endpoint("10.0.0.2", 9000, "/tmp/reverie-1/api-key"))
+
+
 def test_the_child_reads_what_the_supervisor_wrote() -> None:
-    for options in (OPTIONS, OPTIONS._replace(template="/tmp/t.jinja", context=512)):
+    for options in (OPTIONS, OPTIONS._replace(template="/tmp/t.jinja", context=512), ON_A_PORT):
         assert EngineOptions.from_json(options.to_json()) == options

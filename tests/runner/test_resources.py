@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from reverie.models.gguf import Header
-from reverie.runner.resources import estimate_memory, usable_cores, usable_memory
+from reverie.runner.resources import (
+    available_memory,
+    estimate_memory,
+    usable_cores,
+    usable_memory,
+)
 from tests.runner.conftest import StartRunner
 
 MIB = 1024 * 1024
@@ -74,3 +79,19 @@ def test_a_containers_limit_bounds_its_memory(tmp_path: Path, unlimited: str) ->
     assert whole == usable_memory(tmp_path / "absent") > MIB
     limit.write_text(f"{MIB}\n")
     assert usable_memory(limit) == MIB
+
+
+def test_what_is_free_counts_within_a_containers_limit(tmp_path: Path) -> None:
+    limit, machine = tmp_path / "memory.max", tmp_path / "meminfo"
+    assert available_memory(limit, machine) == usable_memory(limit)  # nobody tells
+    machine.write_text("MemTotal:  900 kB\nMemAvailable:  300 kB\nHugePages_Total: 0\n")
+    assert available_memory(limit, machine) == 300 * 1024
+    limit.write_text(f"{200 * 1024}\n")
+    assert available_memory(limit, machine) == 200 * 1024
+    (tmp_path / "memory.current").write_text(f"{150 * 1024}\n")
+    assert available_memory(limit, machine) == 50 * 1024
+    files = f"anon 7\nactive_file {20 * 1024}\ninactive_file {10 * 1024}\n"
+    (tmp_path / "memory.stat").write_text(files)  # it gives way
+    assert available_memory(limit, machine) == 80 * 1024
+    limit.write_text("max\n")
+    assert available_memory(limit, machine) == 300 * 1024

@@ -64,6 +64,23 @@ async def test_models_and_health_are_served_and_are_no_generations(
     assert (engine.generations, len(engine.probes)) == (0, 4)
 
 
+@pytest.mark.integration
+async def test_without_its_key_only_its_health_is_told() -> None:
+    async with ScriptedEngine(key="sesame", pages={"/slots": [1, 2]}) as engine:
+        get = "GET /{} HTTP/1.1\r\nConnection: close\r\n{}\r\n"
+        bearer = "Authorization: Bearer sesame\r\n"
+        for path, given, status in (
+            ("health", "", 200),
+            ("slots", "", 401),
+            ("v1/models", bearer.replace("s", "S"), 401),
+            ("v1/models", bearer, 200),
+        ):
+            assert (await ask(engine, get.format(path, given).encode())).status == status, path
+        assert (await ask(engine, get.format("slots", bearer).encode())).json == [1, 2]
+        assert (await ask(engine)).status == 401
+        assert engine.generations == 0
+
+
 async def test_pipelined_requests_are_answered_in_their_order(start_engine: StartEngine) -> None:
     engine = await start_engine(first_delay=0.001)
     engine.scripts = [Script(tokens=("1",), first_delay=0.001), Script(tokens=("2",), batch=None)]

@@ -44,9 +44,9 @@ from reverie.cluster.messages import (
     decode,
     encode,
 )
+from reverie.cluster.orphans import die_with
 from reverie.cluster.variables import engine_ports, tls_files
 from reverie.log import fields
-from reverie.runner.guard import end_with_parent
 from reverie.threads import run_in_daemon_thread
 
 logger = logging.getLogger("reverie.cluster")
@@ -82,7 +82,7 @@ class EngineActor:
     """One engine's process on its machine."""
 
     def __init__(self, name: str, uid: str, spec: bytes) -> None:
-        end_with_parent()
+        die_with(os.getppid())
         if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray's, for an actor without CPUs of its own
             del os.environ["OMP_NUM_THREADS"]
         machine = ray.util.get_node_ip_address()
@@ -114,7 +114,7 @@ class ManagerActor:
     """The one manager of a cluster, on its head. Ray starts it again whenever it has ended."""
 
     def __init__(self) -> None:
-        end_with_parent()
+        die_with(os.getppid())
         self._manager = Manager(RayLauncher())
         self._starting = asyncio.ensure_future(self._manager.start())
 

@@ -8,23 +8,18 @@ Rule 2: what is fetched is named by the catalogue or the hub. No request names a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
-
 from reverie import background
 from reverie.errors import Conflict, InvalidRequest, ModelError, NotFound, Overloaded
 from reverie.log import fields
 from reverie.models.catalogue import CatalogueEntry
+from reverie.models.download import PROGRAM, download
 from reverie.models.reference import FileReference, parse
 from reverie.text import without_folders
 from reverie.times import format_moment, now_ms
@@ -34,11 +29,8 @@ logger = logging.getLogger("reverie")
 MOST_AT_ONCE = 2
 _KEPT = 20
 """Downloads that ended and are still listed."""
-_GRACE = 2.0
-"""Seconds that a download which is cancelled has to clean up."""
 _RATE_SPAN = 5.0
 """Seconds over which the rate is taken."""
-_PROGRAM = (sys.executable, "-P", "-m", "reverie.models.fetching")
 
 State = Literal["running", "done", "failed", "cancelled"]
 
@@ -67,29 +59,24 @@ class Pull:
             "began_at": self._began_at,
         }
 
-    def apply(self, line: bytes) -> None:
-        """Take what its process tells."""
-        told = msgspec.json.decode(line)
-        if "error" in told:
-            self.error = without_folders(told["error"])
-        elif "size" in told:
-            self._is_here = True
-            self._total = self._total or told["size"]  # none was told if it was here already
-            self._done = self._total
-        else:
-            self._done, self._total = told["done"], told["total"] or None
-            self._steps.append((time.monotonic(), self._done))
-            self._forget_old_steps()
+    def apply(self, done: int, total: int | None) -> None:
+        """Take how far it has come."""
+        self._done, self._total = done, total
+        self._steps.append((time.monotonic(), done))
+        self._forget_old_steps()
+
+    def complete(self, size: int) -> None:
+        """Note that the model is here, with a file of so many bytes."""
+        self._is_here = True
+        self._total = self._total or size  # none was told if it was here already
+        self._done = self._total
 
     def end(self, *, cancelled: bool) -> None:
         """Note that its process has ended."""
         if self._is_here:
             self.state = "done"
-        elif cancelled:
-            self.state = "cancelled"
         else:
-            self.state = "failed"
-            self.error = self.error or "The download ended before it was complete. Try again."
+            self.state = "cancelled" if cancelled else "failed"
 
     def _rate(self) -> float | None:
         self._forget_old_steps()
@@ -112,7 +99,7 @@ class Pulls:
         program: the command that fetches the model which its last argument names.
     """
 
-    def __init__(self, program: Sequence[str] = _PROGRAM) -> None:
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         self._program = program
         self._running: dict[str, tuple[Pull, asyncio.Task[None]]] = {}
         self._ended: deque[Pull] = deque(maxlen=_KEPT)
@@ -181,25 +168,9 @@ class Pulls:
 
     async def _run(self, pull: Pull) -> None:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._program,
-                pull.source,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-                start_new_session=True,
-            )
-        except OSError as error:
-            pull.error = f"The download can't be started: {error.strerror}."
-            return
-        assert process.stdout is not None
-        try:
-            async for line in process.stdout:
-                pull.apply(line)
-            await process.wait()
-        finally:
-            await _end(process)
+            pull.complete(await download(pull.source, pull.apply, self._program))
+        except ModelError as error:
+            pull.error = without_folders(str(error))
 
     def _note_end(self, pull: Pull, task: asyncio.Task[None]) -> None:
         del self._running[pull.source]
@@ -209,29 +180,6 @@ class Pulls:
             "model pull ended",
             extra=fields(source=pull.source, state=pull.state, reason=pull.error),
         )
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a process and those that it started: with a chance to clean up, then without."""
-    try:
-        if process.returncode is None:
-            process.terminate()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GRACE):
-                    await process.wait()
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """What a download needs of the environment: not the gateway's own keys."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name == "REVERIE_HOME" or not name.startswith("REVERIE_")
-    }
 
 
 def checked(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Generator
@@ -12,6 +13,9 @@ from reverie.errors import ModelError
 from reverie.models.catalogue import CatalogueEntry
 from reverie.models.progress import Show, ShownProgress, say
 from reverie.models.reference import FileReference, HubReference, parse
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""The ``errno`` values of a file system that has no locks."""
 
 
 def directory() -> Path:
@@ -99,11 +103,18 @@ def _translated(path: Path) -> Generator[None, None, None]:
 
 @contextmanager
 def _locked(target: Path) -> Generator[None, None, None]:
-    """Let one process at a time fetch this file. The lock ends when its process does."""
+    """Let one process at a time fetch this file. The lock ends when its process does.
+
+    A folder that machines share may have no locks, or locks that hold on each machine alone. Then
+    several fetch it at once, each into a folder of its own, and the last one's file stays.
+    """
     with target.with_name(f".{target.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"another process is fetching {target.name}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield

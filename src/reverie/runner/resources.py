@@ -18,6 +18,7 @@ MIB = 1024 * 1024
 _CPU = Path("/sys/devices/system/cpu")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+_MEMORY = Path("/proc/meminfo")
 
 
 def estimate_memory(model: Path, header: Header, kv_tokens: int, cache_mib: int) -> int:
@@ -42,6 +43,28 @@ def usable_memory(limit: Path = _CGROUP_MEMORY) -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     written = _read(limit)  # "max", or nothing where there is no cgroup v2
     return min(total, int(written)) if written.isdigit() else total
+
+
+def available_memory(limit: Path = _CGROUP_MEMORY, machine: Path = _MEMORY) -> int:
+    """Bytes of main memory that a new process can have, within the container's limit.
+
+    What files were read counts as free. All of ``usable_memory`` where the system doesn't tell.
+    """
+    usable = usable_memory(limit)
+    free = _figures(machine).get("MemAvailable:")
+    available = usable if free is None else min(usable, free * 1024)
+    used = _read(limit.with_name("memory.current"))
+    if _read(limit).isdigit() and used.isdigit():
+        kept = _figures(limit.with_name("memory.stat"))
+        reclaimable = kept.get("active_file", 0) + kept.get("inactive_file", 0)
+        available = min(available, max(0, usable - int(used) + reclaimable))
+    return available
+
+
+def _figures(file: Path) -> dict[str, int]:
+    """The first number of each line, by the word before it."""
+    lines = (line.split() for line in _read(file).splitlines())
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}
 
 
 def usable_cores(cpu: Path = _CPU, quota: Path = _CGROUP_QUOTA) -> int:

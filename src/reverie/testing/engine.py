@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, MutableSequence
+from collections.abc import Callable, Coroutine, Mapping, MutableSequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -40,6 +40,8 @@ class ScriptedEngine(RequestRecord):
         port: 0 takes a free one; ``restart`` keeps it.
         socket: the path of a Unix socket, instead of ``host`` and ``port``.
         model: the name of the one model in ``/v1/models``; requests may name any.
+        key: what requests must carry as a bearer, but for ``/health``; empty: nothing.
+        pages: more paths that GET is answered on, with JSON.
         record: whether to keep ``requests``. A load test of millions needs only the counters.
     """
 
@@ -51,6 +53,8 @@ class ScriptedEngine(RequestRecord):
         port: int = 0,
         socket: str | Path | None = None,
         model: str = "scripted",
+        key: str = "",
+        pages: Mapping[str, object] | None = None,
         record: bool = True,
     ) -> None:
         super().__init__(keep=record)
@@ -68,6 +72,8 @@ class ScriptedEngine(RequestRecord):
         self._port = port
         self._socket = None if socket is None else Path(socket)
         self._model = model
+        self._key = key
+        self._pages = pages or {}
         self._server: asyncio.Server | None = None
         self._opened = 0
         self._connections: set[Connection] = set()
@@ -182,6 +188,10 @@ class ScriptedEngine(RequestRecord):
         self._changed()
 
     def _handle(self, connection: Connection, request: Request) -> Coroutine[Any, Any, None] | None:
+        if not self._may_ask(request):
+            refused = render.error_body(401, "Invalid API Key")
+            self._send_json(connection, request, 401, refused)
+            return None
         generates = request.path in _GENERATE or tasks.is_task(request.path, request.body)
         if request.method == "POST" and generates:
             return self._generate(connection, request)
@@ -189,6 +199,10 @@ class ScriptedEngine(RequestRecord):
         status, body = self._page(request)
         self._send_json(connection, request, status, body)
         return None
+
+    def _may_ask(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return not self._key or request.path == "/health" or given == f"Bearer {self._key}"
 
     def _page(self, request: Request) -> tuple[int, bytes]:
         if request.method == "GET" and request.path in _MODELS:
@@ -199,6 +213,8 @@ class ScriptedEngine(RequestRecord):
             if self.healthy:
                 return 200, b'{"status":"ok"}'
             return 503, render.error_body(503, "Loading model")
+        if request.method == "GET" and request.path in self._pages:
+            return 200, json.dumps(self._pages[request.path]).encode()
         if self.count is not None and (field := _COUNT.get(request.path)) is not None:
             return 200, json.dumps({field: self.count(_decode(request.body))}).encode()
         return 404, render.error_body(404, f"There is no {request.method} {request.path} here.")

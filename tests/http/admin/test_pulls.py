@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from reverie.gateway.pulls import _PROGRAM
 from reverie.models import catalogue
+from reverie.models.download import PROGRAM
 from tests.harness import Gateway, StartGateway
 from tests.models.file_server import FileServer
 from tests.models.gguf_file import SMALL
@@ -260,7 +260,7 @@ async def test_a_cancelled_download_of_pip_leaves_no_process_and_no_file(
 @pytest.mark.usefixtures("held")
 async def test_a_download_ends_with_whoever_started_it() -> None:
     process = await asyncio.create_subprocess_exec(
-        *_PROGRAM,
+        *PROGRAM,
         "hf:owner/a",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
