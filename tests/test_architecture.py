@@ -121,6 +121,8 @@ TESTED_ELSEWHERE = {
     "cli/bench_report.py": "cli/test_bench.py",
     "cli/bench_run.py": "cli/test_bench.py",
     "cli/key_output.py": "cli/test_keys.py",
+    "cluster/launcher.py": "cluster/test_manager.py",
+    "cluster/messages.py": "cluster/test_manager.py",
     "errors.py": "test_docs.py",
     "pending.py": "http/connection/test_stream_writer.py",
     "prompt_bounds.py": "test_request.py",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from reverie.cluster.manager import Manager, UnknownMachine
 from tests.cluster.launcher import cluster, machine, wanted
@@ -266,6 +267,43 @@ async def test_a_dead_engine_is_replaced_at_once_under_its_name() -> None:
 
 
 @virtual
+async def test_names_are_the_lowest_that_are_free_but_for_those_of_the_dead() -> None:
+    async with cluster() as made:
+        gateway = made.gateway(wanted(bounds="1-3", idle=20))
+        gateway.ask(in_flight=6)
+        await made.until_ready("m/0", "m/1", "m/2")
+        gateway.running = {made.launcher.named(f"m/{n}").uid: 1 for n in (1, 2)}
+        gateway.ask(in_flight=4)
+        await made.until_ready("m/1", "m/2")
+        made.launcher.named("m/2").die()
+        await made.until_ready("m/1", "m/2", seconds=2)
+        gateway.running = {}
+        gateway.ask(in_flight=1)
+        made.launcher.named("m/2").die()  # and isn't needed any more
+        await asyncio.sleep(5)
+        assert made.ready() == ["m/1"]
+        gateway.ask(in_flight=4)
+        await made.until_ready("m/0", "m/1", seconds=2)
+
+
+@virtual
+async def test_engines_that_die_as_soon_as_they_are_used_are_not_started_without_end() -> None:
+    async with cluster() as made:
+        made.gateway(wanted(bounds="1"))
+        loop = asyncio.get_running_loop()
+        while loop.time() < 1120:  # for two minutes
+            if made.ready():
+                made.launcher.named("m/0").die("it ran out of memory")
+            await asyncio.sleep(0.1)
+        assert 5 <= len(made.launcher.attempts) <= 12
+        assert "it ran out of memory" in made.status().why
+        await made.until_ready("m/0", seconds=40)
+        await asyncio.sleep(12)
+        made.launcher.named("m/0").die()
+        await made.until_ready("m/0", seconds=2)
+
+
+@virtual
 async def test_engines_that_never_get_ready_are_tried_at_ever_longer_intervals(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -280,7 +318,7 @@ async def test_engines_that_never_get_ready_are_tried_at_ever_longer_intervals(
         assert [r.message for r in caplog.records].count("engines are missing") == 1
         del made.launcher.fails_loading["file"]
         await made.until_ready("m/0", "m/1", seconds=40)
-        assert made.status().why == ""
+        await until(lambda: made.status().why == "", seconds=1)
 
 
 @virtual
@@ -290,6 +328,42 @@ async def test_a_machine_that_fails_keeps_no_other_from_being_used() -> None:
         made.gateway(wanted(bounds="2"))
         await made.until_ready("m/0", "m/1", seconds=5)
         assert made.launcher.where() == {"10.0.0.2": 2}
+
+
+@virtual
+async def test_where_one_model_could_not_be_started_no_other_is_tried_soon() -> None:
+    async with cluster() as made:
+        made.launcher.refuses["10.0.0.1"] = "Python 3.11.7 is needed there, not 3.12.1."
+        gateway = made.gateway(wanted("a", "1"))
+        await made.until_ready("a/0", seconds=5)
+        gateway.deploy(wanted("a", "1"), wanted("b", "2"))
+        await made.until_ready("b/0", "b/1", seconds=2)
+        assert {where for name, where in made.launcher.attempts if name[0] == "b"} == {"10.0.0.2"}
+
+
+@virtual
+async def test_a_model_without_an_engine_gets_room_before_one_that_has_some() -> None:
+    async with cluster(machine("10.0.0.1", slots=1)) as made:
+        gateway = made.gateway(wanted("a", "1-3"), wanted("b", "1"))
+        gateway.ask(waiting=9, model="a")
+        await until(lambda: made.ready("a") == ["a/0"])
+        made.launcher.all["10.0.0.2"] = machine("10.0.0.2", slots=1)
+        await until(lambda: made.ready("b") == ["b/0"], seconds=5)
+
+
+@virtual
+async def test_room_that_was_given_away_since_the_last_look_is_not_given_twice() -> None:
+    async with cluster(machine("10.0.0.1", slots=4)) as made:
+        launcher = made.launcher
+        launcher.seconds_to_start = 1.0
+        launcher._free = lambda one: replace(one, free_slots=1 - len(launcher.running))  # type: ignore[method-assign]
+        await asyncio.sleep(2.5)  # others use the rest of it
+        gateway = made.gateway(wanted(bounds="1-4"))
+        await asyncio.sleep(0.03)
+        gateway.ask(waiting=2)
+        gateway.ask(waiting=8)
+        await asyncio.sleep(0.1)
+        assert len(launcher.attempts) == 1
 
 
 @virtual
@@ -324,13 +398,13 @@ async def test_an_engine_that_is_never_ready_is_given_up_after_ten_minutes() -> 
 
 
 @virtual
-async def test_an_engine_that_fetches_its_file_has_hours() -> None:
+async def test_an_engine_that_fetches_its_file_has_longer() -> None:
     async with cluster() as made:
         made.launcher.never_ready.add("10.0.0.1")
         made.gateway(wanted(bounds="1"))
         await until(lambda: made.launcher.running)
         made.launcher.named("m/0").tell("fetching")
-        await asyncio.sleep(7000)
+        await asyncio.sleep(700)
         made.launcher.named("m/0").tell("ready")
         await made.until_ready("m/0", seconds=1)
 
@@ -388,6 +462,19 @@ async def test_without_room_elsewhere_engines_leave_all_the_same_and_the_model_s
 
 
 @virtual
+async def test_with_no_gateway_left_a_machine_drains_after_a_moment() -> None:
+    async with cluster() as made:
+        gateway = made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0", "m/1")
+        await gateway.die()
+        await asyncio.sleep(30)
+        await made.manager.drain("10.0.0.1", True)
+        await asyncio.sleep(5)  # a gateway may come back
+        assert made.launcher.where() == {"10.0.0.1": 1, "10.0.0.2": 2}
+        await until(lambda: made.launcher.where() == {"10.0.0.2": 2}, seconds=3)
+
+
+@virtual
 async def test_a_machine_that_drains_is_remembered_by_the_next_manager() -> None:
     async with cluster() as made:
         await made.manager.drain("10.0.0.1", True)
@@ -415,7 +502,7 @@ async def test_a_new_manager_adopts_the_engines_and_starts_none_beside_them() ->
         gateway.ask(in_flight=1)
         await made.another_manager()
         assert seen is not None
-        view = await made.manager.view("g0", seen.incarnation, seen.version)
+        view = await made.manager.view("g1", seen.incarnation, seen.version)
         assert view.incarnation != seen.incarnation
         await until(lambda: made.view.complete, seconds=1)
         assert made.ready() == ["m/0", "m/1", "m/2"]
@@ -428,14 +515,61 @@ async def test_a_new_manager_adopts_the_engines_and_starts_none_beside_them() ->
 @virtual
 async def test_a_new_manager_is_incomplete_until_its_engines_answer_or_five_seconds() -> None:
     async with cluster() as made:
-        made.gateway(wanted(bounds="2"))
+        gateway = made.gateway(wanted(bounds="2-3"))
         await made.until_ready("m/0", "m/1")
         made.launcher.mute = True
         await made.another_manager()
+        gateway.ask(waiting=6)
         await asyncio.sleep(4)
         assert not made.view.complete
-        await until(lambda: made.view.complete, seconds=2)
         assert len(made.launcher.attempts) == 2
+        await until(lambda: made.view.complete, seconds=2)
+        await until(lambda: len(made.launcher.attempts) == 3, seconds=1)
+
+
+@virtual
+async def test_an_engine_that_a_new_manager_knows_nothing_of_may_be_in_use() -> None:
+    async with cluster() as made:
+        gateway = made.gateway(wanted(bounds="1"))
+        await made.until_ready("m/0")
+        uid = made.launcher.named("m/0").uid
+        gateway.running = {uid: 1}
+        made.launcher.mute = True
+        await made.another_manager()
+        await made.manager.drain("10.0.0.1", True)
+        await asyncio.sleep(60)
+        assert uid in made.launcher.running
+
+
+@virtual
+async def test_a_new_manager_stops_nothing_before_all_gateways_can_have_reported() -> None:
+    async with cluster() as made:
+        made.gateway(wanted(bounds="2"))
+        slow = made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0", "m/1")
+        uid = next(o.uid for o in made.launcher.running.values() if o.machine == "10.0.0.1")
+        await slow.die()
+        slow.running = {uid: 1}
+        await made.manager.drain("10.0.0.1", True)
+        await made.another_manager()
+        await asyncio.sleep(4)
+        slow.start()
+        await asyncio.sleep(60)
+        assert uid in made.launcher.running
+        assert made.launcher.where()["10.0.0.2"] == 2
+
+
+@virtual
+async def test_gateways_that_have_not_told_what_they_ask_for_may_ask_for_anything() -> None:
+    async with cluster() as made:
+        gateway = made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0", "m/1")
+        await gateway.die()
+        await made.another_manager()
+        for _ in range(200):
+            gateway.tell()
+            await asyncio.sleep(0.5)
+        assert made.launcher.names() == ["m/0", "m/1"]
 
 
 @virtual

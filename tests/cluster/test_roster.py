@@ -41,15 +41,28 @@ def test_slots_are_those_that_an_engine_told_or_else_the_configured() -> None:
     assert model(told).slots == 7
 
 
-def test_after_each_failure_the_pause_is_longer_until_an_engine_is_ready() -> None:
+def test_after_each_failure_the_pause_is_longer_until_an_engine_lasts() -> None:
     made = model()
     for failures, resume in ((1, 100.5), (2, 101), (3, 102)):
-        made.failed("a", "no disk", 100.0)
+        made.failed(engine(0), "no disk", 100.0)
         assert (made.failures, made.resume) == (failures, resume)
     assert made.reason == "Its engine failed on a: no disk"
     assert (made.avoided(159), made.avoided(161)) == ({"a"}, set())
-    made.learn(engine(0), 100.0, first_ready=True)
+    made.engines = {"u0": engine(0), "u1": engine(1, source="old")}
+    made.engines["u0"].since = made.engines["u1"].since = 195.0
+    made.recover(204.0)
+    assert made.failures == 3
+    made.recover(205.0)
     assert (made.failures, made.resume, made.reason) == (0, 0.0, "")
+
+
+def test_an_engine_that_dies_soon_after_it_was_ready_is_replaced_at_once_the_first_time() -> None:
+    made, killed = model(), engine(0, was_ready=True)
+    pauses = []
+    for _ in range(4):
+        made.failed(killed, "killed", 100.0)
+        pauses.append(made.resume - 100.0)
+    assert pauses == [0, 0.5, 1, 2]
 
 
 def test_a_start_takes_as_long_as_the_last_ones_did() -> None:

@@ -131,6 +131,8 @@ def _replaced(
     drained = sum(one.machine in at.draining for one in misfits)
     forced = drained - coming if no_room or model.failures >= HOPELESS else 0
     busy = any(one.digest != model.digest for one in going)
+    if spare <= 0 and forced <= 0 and (busy or not no_room) and all(one.ready for one in misfits):
+        return []  # none may: don't ask how many requests each has
     for one in _idlest_first(misfits, at):
         may_go = spare >= one.ready
         if one.machine in at.draining:

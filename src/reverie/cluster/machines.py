@@ -81,7 +81,6 @@ class Machines:
 
     def started(self, placed: Placed) -> None:
         self._started.append((self._clock(), placed))
-        self._look_now.set()
 
     def ended(self, placed: Placed) -> None:
         self._ended.append((self._clock(), placed))

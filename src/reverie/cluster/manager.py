@@ -78,6 +78,8 @@ class Manager:
         self._began = clock()
         self._complete = False
         self._living: Sequence[Gateway] = ()
+        self._leaving = False
+        """Whether an engine waits for the gateways to let go of it."""
         self._watch = Watch("cluster decisions")
         self._loop: Loop | None = None
 
@@ -108,7 +110,7 @@ class Manager:
     def report(self, report: Report) -> None:
         """What runs and waits on a gateway, and which view it has applied."""
         urgent = self._gateways.report(report, self._clock())
-        if urgent or any(one.leaving is not None for one in self._roster.engines()):
+        if urgent or self._leaving:
             self._wake_up()
 
     async def view(
@@ -210,16 +212,18 @@ class Manager:
             model.measure(load.in_flight + load.waiting, bool(self._living), now)
         budget = self._machines.budget(self._roster.engines(), STARTS_A_TICK)
         # What is missing most gets what room there is.
-        for model in sorted(models, key=lambda one: len(one.staying) >= one.need):
+        for model in sorted(models, key=lambda one: len(one.staying) / max(1, one.need)):
             with self._watch.step():
                 self._attend(model, now, model.name in wanted, budget)
-        for engine in list(self._roster.engines()):
+        leaving = [one for one in self._roster.engines() if one.leaving is not None]
+        self._leaving = bool(leaving)
+        for engine in leaving:
             if self._may_stop(engine, now):
                 self._lives.stop(engine)
         again = self._views.offer(self._view())
         if again is None:  # the latest view says what is so
-            for engine in self._roster.engines():
-                if engine.leaving is not None and engine.leaving_version is None:
+            for engine in leaving:
+                if engine.leaving_version is None:
                     engine.leaving_version = self._views.latest.version
         return TICK if again is None else again
 
@@ -232,8 +236,9 @@ class Manager:
 
     def _attend(self, model: ModelRecord, now: float, listed: bool, budget: Budget) -> None:
         """Do what is to be done about one model."""
+        model.recover(now)
         for engine in list(model.engines.values()):
-            if not engine.stopping and (trouble := engine.trouble(now)):
+            if trouble := engine.trouble(now):
                 self._give_up(model, engine, trouble, now)
         if self._is_unwanted(model, now, listed):
             for engine in model.staying:
@@ -285,15 +290,16 @@ class Manager:
         return now - model.unlisted >= idle
 
     def _may_stop(self, engine: EngineRecord, now: float) -> bool:
-        """Whether no gateway uses it any more, and none will."""
-        if engine.leaving is None or engine.stopping or engine.handle is None:
+        """Whether no gateway uses an engine that is leaving, and none will."""
+        if engine.stopping or engine.handle is None:
             return False
-        if not engine.was_ready or now - engine.leaving >= LEAVING_DEADLINE:
+        age = now - (engine.leaving or now)
+        if not engine.was_ready or age >= LEAVING_DEADLINE:
             return True
         if now - self._began < GONE_AFTER:  # there may be more gateways
             return False
         if not self._living:
-            return now - engine.leaving >= GONE_AFTER
+            return age >= GONE_AFTER
         version = engine.leaving_version
         return version is not None and not any(
             one.holds(engine.uid, self.incarnation, version) for one in self._living
@@ -328,7 +334,7 @@ class Manager:
     def _failed(self, model: ModelRecord, engine: EngineRecord, why: str, now: float) -> None:
         model.vacate(engine)
         if engine.digest == model.digest:
-            model.failed(engine.machine, why, now)
+            model.failed(engine, why, now)
         logger.warning(
             "engine failed", extra=fields(engine=engine.name, machine=engine.machine, reason=why)
         )
@@ -351,7 +357,7 @@ class Manager:
             self._machines.distrust(engine.machine)
         if engine.leaving is not None:
             logger.info("engine ended", extra=fields(engine=engine.name, reason=end.reason))
-        elif not engine.was_ready:
+        elif not engine.lasts(self._clock()):
             self._failed(model, engine, end.reason, self._clock())
         else:
             model.vacate(engine)

@@ -15,6 +15,8 @@ from reverie.cluster.scaling import Peak, engines_for, pause_after, within
 LOADING_DEADLINE = 600.0
 """Seconds within which an engine that has its file must be ready."""
 FETCHING_DEADLINE = 7200.0
+LASTING = 10.0
+"""Seconds for which an engine must have been ready, or its end counts as a failure."""
 AVOIDED_FOR = 60.0
 """Seconds for which a machine on which an engine failed gets one only if no other can take it."""
 ENDED_KEPT = 2000
@@ -50,7 +52,8 @@ class EngineRecord:
 
     @property
     def number(self) -> int:
-        return int(self.name.rpartition("/")[2])
+        number = self.name.rpartition("/")[2]
+        return int(number) if number.isdecimal() else -1
 
     @property
     def ready(self) -> bool:
@@ -60,6 +63,9 @@ class EngineRecord:
     def placed(self) -> Placed:
         memory = max(self.spec.memory, self.info.memory)
         return Placed(self.machine, self.spec.model, self.spec.gpus, memory)
+
+    def lasts(self, now: float) -> bool:
+        return self.ready and now - self.since >= LASTING
 
     def told(self, info: EngineInfo, now: float) -> None:
         if info.state != self.info.state:
@@ -80,7 +86,7 @@ class EngineRecord:
 
     def leave(self, now: float) -> None:
         if self.leaving is None:
-            self.leaving, self.leaving_version = now, None
+            self.leaving = now
 
     def stay(self) -> None:
         self.leaving = self.leaving_version = None
@@ -183,18 +189,25 @@ class ModelRecord:
             return
         self.memory = max(self.memory, engine.info.memory)
         if first_ready:
-            self.failures, self.resume, self.reason = 0, 0.0, ""
             self.avoid.pop(engine.machine, None)
             took = engine.info.seconds_to_ready if engine.adopted else now - engine.began
             if took is not None:
                 self._starts.append(took)
 
-    def failed(self, machine: str, reason: str, now: float) -> None:
-        """Count an engine that never got ready."""
+    def failed(self, engine: EngineRecord, reason: str, now: float) -> None:
+        """Count an engine that never got ready, or not for long. The first of the latter is
+        replaced at once: it may have been killed."""
         self.failures += 1
-        self.resume = now + pause_after(self.failures)
-        self.reason = f"Its engine failed on {machine}: {reason}"
-        self.avoid[machine] = now + AVOIDED_FOR
+        self.resume = now + pause_after(self.failures - engine.was_ready)
+        self.reason = f"Its engine failed on {engine.machine}: {reason}"
+        self.avoid[engine.machine] = now + AVOIDED_FOR
+
+    def recover(self, now: float) -> None:
+        """Forget failures once an engine lasts."""
+        if self.failures and any(
+            one.digest == self.digest and one.lasts(now) for one in self.engines.values()
+        ):
+            self.failures, self.resume, self.reason = 0, 0.0, ""
 
     def avoided(self, now: float) -> set[str]:
         self.avoid = {one: until for one, until in self.avoid.items() if until > now}
