@@ -127,7 +127,9 @@ TESTED_ELSEWHERE = {
     "pending.py": "http/connection/test_stream_writer.py",
     "prompt_bounds.py": "test_request.py",
     "events.py": "backends/decoding/test_chunks.py",
+    "backends/own_engine.py": "backends/test_embedded.py",
     "gateway/serving/abilities.py": "http/ollama/test_models.py",
+    "gateway/serving/cluster.py": "gateway/serving/test_cluster_deployment.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/accounts/request_list.py": "cli/test_requests.py",
     "gateway/attempts.py": "gateway/test_relay.py",
@@ -196,6 +198,7 @@ def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
 STARTS_TASKS = {
     "background": "what it keeps alive",
     "backends.tuning": "an answer that is measured, or gets cancelled",
+    "cluster.child": "what it does side by side, whose group waits for all",
     "gateway.accounts.authentication": "requests that want the key wait for it",
     "gateway.choices": "generations side by side, whose request gets their failure",
     "http.connection.stream_writer": "a connection's ping",

@@ -247,14 +247,8 @@ class FakeGateway:
 
     async def _follow(self) -> None:
         while True:
-            manager = self.manager
             seen = (self.view.incarnation, self.view.version) if self.view else ("", 0)
-            view = await manager.view(self.name, *seen)
-            if manager is not self.manager:
-                continue
-            if self.view is None or view.incarnation != self.view.incarnation:
-                manager.deploy(self.name, self.models)
-            self.view = view
+            self.view = view = await self.manager.view(self.name, *seen)
             gone = set(view.ended)
             self.running = {uid: n for uid, n in self.running.items() if uid not in gone}
 
@@ -271,6 +265,15 @@ class FakeGateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def turn_to(self, manager: Manager) -> None:
+        """There is another manager."""
+        lives = bool(self._tasks)
+        await self.die()
+        self.manager = manager
+        if lives:
+            self.start()
 
 
 class Cluster:
@@ -297,7 +300,7 @@ class Cluster:
         self.manager = self._manager()
         await self.manager.start()
         for gateway in self.gateways:
-            gateway.manager = self.manager
+            await gateway.turn_to(self.manager)
 
     @property
     def view(self) -> View:

@@ -121,17 +121,18 @@ class RayCluster:
         return machine
 
     def kill_machine(self, machine: Machine) -> list[Process]:
-        """Kill its Ray, and those who would tidy up after it.
+        """Kill its Ray, and before that those who would tidy up after it.
 
-        Returns what ran on it besides, which nobody ended.
+        Returns its actors and engines, which nobody ended.
         """
-        raylet = machine.raylet
         before = machine.processes
-        killed = {machine.command.pid, raylet, *_ancestors(raylet, machine.command.pid, before)}
-        for pid in (machine.command.pid, *killed):
-            kill(pid)
+        actors = {one.pid for one in before if _is_actor(one)}
+        left = [one for one in before if one.pid in actors or one.parent in actors]
+        ray = [one for one in before if one not in left]
+        for one in sorted(ray, key=lambda one: one.pid):  # the command, its child, Ray's processes
+            kill(one.pid)
         machine.command.wait()
-        return [one for one in before if one.pid not in killed]
+        return left
 
     def find(self, command: str) -> list[Process]:
         """The cluster's processes whose command begins so, as in ``ray::ManagerActor``."""
@@ -243,9 +244,8 @@ def _line(pid: int, processes: dict[int, Process]) -> Iterator[int]:
         pid = processes[pid].parent
 
 
-def _ancestors(pid: int, root: int, among: list[Process]) -> list[int]:
-    """The processes between these two."""
-    return [one for one in _line(pid, {one.pid: one for one in among}) if one not in (pid, root)]
+def _is_actor(one: Process) -> bool:
+    return one.command.startswith(("ray::EngineActor", "ray::ManagerActor"))
 
 
 def _is_ray(one: Process, program: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a gateway's child tells its gateway and the manager. What it does in a cluster: test_ray."""
+"""What a gateway's child tells its gateway and the manager. In a cluster: test_actors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway's link to a cluster that isn't there. To one that is: test_ray."""
+"""A gateway's link to a cluster that isn't there. To one that is: test_actors."""
 
 from __future__ import annotations
 

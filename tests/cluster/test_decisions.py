@@ -74,6 +74,12 @@ def test_one_that_leaves_is_taken_back_before_another_is_started() -> None:
     assert decided(*leaving, need=2) == (1, ["m/1"], [], "")
 
 
+def test_no_more_are_taken_back_than_may_stay() -> None:
+    old = [engine(n, source="old") for n in range(2)]
+    back = [engine(n, leaving=NOW - 60) for n in (2, 3)]
+    assert decided(*old, *back, need=2, most=2)[1] == ["m/2"]
+
+
 def test_one_too_many_leaves_at_a_time() -> None:
     four = [engine(n) for n in range(4)]
     assert decided(*four, need=1)[2] == ["m/3"]

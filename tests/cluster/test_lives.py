@@ -93,6 +93,10 @@ async def test_an_engine_that_does_not_stop_is_given_up_after_a_minute() -> None
         await asyncio.sleep(50)
         assert len(made.ends) == 1
         await until(lambda: len(made.ends) == 2, seconds=15)
+        told = len(made.told)
+        made.launcher.named("m/0").tell("restarting")
+        await asyncio.sleep(40)
+        assert len(made.told) == told
 
 
 @virtual

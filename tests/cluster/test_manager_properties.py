@@ -181,7 +181,7 @@ def tell(history: list[tuple[tuple[Any, ...], float]], requests: int) -> None:
     run(live())
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(histories, numbers)
 def test_bounds_are_kept_and_no_engine_is_stopped_under_a_request(
     history: list[tuple[tuple[Any, ...], float]], requests: int
@@ -189,7 +189,7 @@ def test_bounds_are_kept_and_no_engine_is_stopped_under_a_request(
     tell(history, requests)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.one_of(events, st.tuples(st.just("restart"))), pauses), max_size=15),
     numbers,

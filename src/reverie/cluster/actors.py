@@ -30,6 +30,7 @@ from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import reverie
+from reverie import background, log
 from reverie.cluster.connection import NAMESPACE
 from reverie.cluster.engine import EngineHost, EngineTls
 from reverie.cluster.launcher import Adopted, EngineDied, LaunchFailed
@@ -44,9 +45,9 @@ from reverie.cluster.messages import (
     decode,
     encode,
 )
+from reverie.cluster.orphans import die_with
 from reverie.cluster.variables import engine_ports, tls_files
 from reverie.log import fields
-from reverie.runner.guard import end_with_parent
 from reverie.threads import run_in_daemon_thread
 
 logger = logging.getLogger("reverie.cluster")
@@ -82,7 +83,7 @@ class EngineActor:
     """One engine's process on its machine."""
 
     def __init__(self, name: str, uid: str, spec: bytes) -> None:
-        end_with_parent()
+        _begin()
         if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray's, for an actor without CPUs of its own
             del os.environ["OMP_NUM_THREADS"]
         machine = ray.util.get_node_ip_address()
@@ -114,9 +115,9 @@ class ManagerActor:
     """The one manager of a cluster, on its head. Ray starts it again whenever it has ended."""
 
     def __init__(self) -> None:
-        end_with_parent()
+        _begin()
         self._manager = Manager(RayLauncher())
-        self._starting = asyncio.ensure_future(self._manager.start())
+        self._starting = background.once("cluster manager's start", self._manager.start)
 
     async def hello(self) -> tuple[int, str]:
         """Its ``PROTOCOL``, and its version of Reverie. No later version may change this."""
@@ -147,6 +148,12 @@ class ManagerActor:
         except UnknownMachine as error:
             return str(error)
         return ""
+
+
+def _begin() -> None:
+    """What each actor's process does first. Its log is a file of Ray's."""
+    die_with(os.getppid())
+    log.configure("info", "text")
 
 
 _Engine: Any = ray.remote(EngineActor)

@@ -43,7 +43,7 @@ POLL_SECONDS = 20.0
 """How long the manager may leave a poll open. Something is told to the gateway as often."""
 AGAIN = 0.5
 """Seconds until a manager is asked again that didn't answer."""
-GIVE_UP = 30.0
+GIVE_UP = 10.0
 """Seconds without a manager after which this process ends: another may find one."""
 
 Tell: TypeAlias = Callable[[Up], None]

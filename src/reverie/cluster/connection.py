@@ -179,12 +179,17 @@ def _require_an_answer(address: str, tls: TlsFiles | None, until: float) -> None
         raise ClusterError(_unreachable(address, "nobody answers there")) from None
     except OSError as error:
         raise ClusterError(_unreachable(address, error.strerror or str(error))) from None
-    if len(answer) < 4 or answer[3] != _SETTINGS:
-        speaks = "without TLS" if tls is None else "over TLS"
+    if len(answer) >= 4 and answer[3] == _SETTINGS:
+        return
+    if tls is not None:  # it may say so only now
         raise ClusterError(
-            f"What answers at {address} is no head of a cluster, or not {speaks}: look at the "
-            "address, and set tls_cert, tls_key and tls_ca just if the head was started with them."
+            f"What answers at {address} refuses this machine's certificate, or is no head of a "
+            "cluster: look at the address, and whether the head's --tls-ca has signed tls_cert."
         )
+    raise ClusterError(
+        f"What answers at {address} is no head of a cluster, or one that speaks TLS: look at the "
+        "address, and set tls_cert, tls_key and tls_ca if the head was started with them."
+    )
 
 
 def _secured(plain: socket.socket, tls: TlsFiles | None) -> socket.socket:

@@ -52,6 +52,8 @@ class Launcher(Protocol):
     async def start(self, name: str, uid: str, spec: EngineSpec, machine: Machine) -> Handle:
         """Start an engine; returns once its process runs, before it is ready.
 
+        It is cancelled if that takes a minute, and leaves no engine behind then.
+
         Raises:
             LaunchFailed
         """

@@ -44,6 +44,8 @@ class Machines:
         self._ended: list[tuple[float, Placed]] = []
         """What the latest look can't have seen."""
         self._avoid: dict[str, float] = {}
+        self.looked = asyncio.Event()
+        """Set once it is known which machines there are."""
         self._look_now = asyncio.Event()
         self._watch = Watch("cluster machines")
         self._loop: Loop | None = None
@@ -75,13 +77,13 @@ class Machines:
         machines = dict(sorted(machines.items()))
         self._started = [one for one in self._started if one[0] > asked]
         self._ended = [one for one in self._ended if one[0] > asked]
+        self.looked.set()
         if machines != self._machines:
             self._machines = machines
             self._on_change()
 
     def started(self, placed: Placed) -> None:
         self._started.append((self._clock(), placed))
-        self._look_now.set()
 
     def ended(self, placed: Placed) -> None:
         self._ended.append((self._clock(), placed))

@@ -81,13 +81,13 @@ class Manager:
         self._leaving = False
         """Whether an engine waits for the gateways to let go of it."""
         self._watch = Watch("cluster decisions")
+        self._keeping = Watch("cluster memory", harmless=True)
         self._loop: Loop | None = None
 
     # What gateways and operators ask.
 
     async def start(self) -> None:
         """Take over what runs already, and keep deciding."""
-        self._began = self._clock()
         self._machines.start()
         self._loop = Loop("cluster manager", self._run)
         with contextlib.suppress(TimeoutError):
@@ -99,6 +99,7 @@ class Manager:
         if self._loop is not None:
             await self._loop.stop()
         self._watch.end()
+        self._keeping.end()
         await self._machines.stop()
         await self._lives.close()
 
@@ -133,9 +134,11 @@ class Manager:
 
         Raises:
             UnknownMachine
+            TimeoutError: this manager has just begun, and doesn't get to know the machines.
         """
         async with asyncio.timeout(_TAKE_OVER_DEADLINE):
             await self._taken_over.wait()
+            await self._machines.looked.wait()
         machine = self._machines.find(address)
         if machine is None:
             raise UnknownMachine(self._machines.unknown(address))
@@ -145,7 +148,7 @@ class Manager:
             extra=fields(machine=machine.address),
         )
         self._wake_up()
-        with self._watch.step():
+        with self._keeping.step():
             async with asyncio.timeout(_KEEPING_DEADLINE):
                 kept = msgspec.json.encode(sorted(self._machines.draining))
                 await self._launcher.remember(_DRAINING, kept)
@@ -176,10 +179,10 @@ class Manager:
             kept = await self._launcher.recall(_DRAINING)
             adopted = await self._launcher.adopt()
         if kept:
-            with self._watch.step():
+            with self._keeping.step():
                 for address in msgspec.json.decode(kept, type=list[str]):
                     self._machines.drain(address, True)
-        now = self._clock()
+        now = self._began = self._clock()
         for one in adopted:
             engine = EngineRecord(
                 one.name,
@@ -211,10 +214,17 @@ class Manager:
             model.in_flight, model.waiting = load.in_flight, load.waiting
             model.measure(load.in_flight + load.waiting, bool(self._living), now)
         budget = self._machines.budget(self._roster.engines(), STARTS_A_TICK)
+        broken: Exception | None = None
         # What is missing most gets what room there is.
-        for model in sorted(models, key=lambda one: len(one.staying) >= one.need):
-            with self._watch.step():
+        for model in sorted(models, key=lambda one: len(one.staying) / max(1, one.need)):
+            try:
                 self._attend(model, now, model.name in wanted, budget)
+            except Exception as failure:  # the other models are well
+                broken = failure
+        if broken is not None:
+            self._watch.failed(broken)
+        else:
+            self._watch.failures = 0
         leaving = [one for one in self._roster.engines() if one.leaving is not None]
         self._leaving = bool(leaving)
         for engine in leaving:
@@ -238,7 +248,7 @@ class Manager:
         """Do what is to be done about one model."""
         model.recover(now)
         for engine in list(model.engines.values()):
-            if not engine.stopping and (trouble := engine.trouble(now)):
+            if trouble := engine.trouble(now):
                 self._give_up(model, engine, trouble, now)
         if self._is_unwanted(model, now, listed):
             for engine in model.staying:

@@ -37,6 +37,7 @@ def main() -> None:
     except ClusterError as error:
         _tell(out, Failed(str(error)))
         os._exit(1)  # Ray's threads may be waiting for the network
+    os.environ.pop("RAY_BACKEND_LOG_LEVEL", None)  # that was for the look: Ray's logs are wanted
     _run(options, out)
 
 

@@ -86,7 +86,7 @@ class EngineRecord:
 
     def leave(self, now: float) -> None:
         if self.leaving is None:
-            self.leaving, self.leaving_version = now, None
+            self.leaving = now
 
     def stay(self) -> None:
         self.leaving = self.leaving_version = None

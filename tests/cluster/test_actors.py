@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from reverie.cluster.child_link import ChildLink
-from reverie.cluster.messages import Demand, Engine, EngineSpec, Report, Wanted
+from reverie.cluster.messages import Demand, Engine, Report, Wanted
 from reverie.settings import ClusterSettings
+from tests.cluster.engines import scripted
 from tests.cluster.ray_cluster import RayCluster, alive, kill
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -25,6 +28,7 @@ class Gateway:
     def __init__(self, cluster: RayCluster, **settings: object) -> None:
         asked = ClusterSettings.model_validate({"address": cluster.address, **settings})
         self.link = ChildLink(asked, cluster.environ)
+        self._spec = scripted(cluster.folder, slots=2)
         self._reporting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -45,8 +49,8 @@ class Gateway:
             await asyncio.sleep(0.2)
 
     def deploy(self, engines: int) -> None:
-        spec = EngineSpec("m", {"source": "file", "slots": 2})
-        self.link.deploy([Wanted(spec, engines, engines, 1.0, time.time_ns() // 10**6)])
+        """The same engines whatever gateway asks for them."""
+        self.link.deploy([Wanted(self._spec, engines, engines, 1.0, time.time_ns() // 10**6)])
 
     @property
     def ready(self) -> dict[str, Engine]:
@@ -182,3 +186,50 @@ async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(
         assert took < 5
     finally:
         await one.stop()
+
+
+async def test_engines_run_on_while_the_head_is_away_and_are_kept_when_it_is_back(
+    cluster: RayCluster, gateway: Gateway
+) -> None:
+    view = gateway.link.view
+    assert view is not None
+    before = dict(gateway.ready)
+    engines = [engine for machine in cluster.machines for engine in machine.engines]
+    left = cluster.kill_machine(cluster.head)
+    await gateway.until(lambda: "can't be reached" in gateway.link.why)
+    assert set(gateway.ready) == set(before)
+    await gateway.until(lambda: not alive(left))
+    await asyncio.to_thread(cluster.start_head)
+    await gateway.until(
+        lambda: gateway.link.view.incarnation != view.incarnation and gateway.link.view.complete
+    )
+    await asyncio.sleep(1)
+    assert set(gateway.ready) == set(before)
+    assert alive(engines) == engines
+
+
+def test_a_machine_that_is_no_part_of_the_cluster_is_told_how_to_become_one(
+    cluster: RayCluster,
+) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*apart, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no process may be hidden from others here")
+    code = (
+        "import sys\n"
+        "from reverie.cluster.connection import connect\n"
+        "try: connect(*sys.argv[1:])\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", code, cluster.address, cluster.token],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == (
+        f"This machine isn't part of the cluster at {cluster.address}: keep `reverie cluster join "
+        f"{cluster.address}` running here, with `--engines 0` if it is to run none.\n"
+    )
