@@ -74,8 +74,13 @@ def names(gateway: Gateway) -> list[str]:
 
 
 async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
-    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+    start: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cluster, "BUSY_INTERVAL", 60.0)
+    monkeypatch.setattr(cluster, "IDLE_INTERVAL", 60.0)
     gateway = await start("0-2")
     link.show()
     await gateway.until(lambda: gateway.app.models.default.state == "cold")
@@ -83,7 +88,7 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     waited = asyncio.Event()
     link.on_report = lambda report: waited.set() if report.demand["m"].waiting else None
     asking = asyncio.create_task(stream(gateway))
-    async with asyncio.timeout(1.5):  # an idle gateway reports every two seconds
+    async with asyncio.timeout(5):
         await waited.wait()
     link.show(member("", state="loading"))
     await gateway.until(lambda: gateway.app.models.default.state == "loading")
