@@ -1,0 +1,123 @@
+"""The cluster as its operator sees it, ready for JSON: no engine's key, no path of a machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from reverie.cluster.link import Link
+from reverie.cluster.messages import Engine, EngineState, Machine, ModelStatus
+from reverie.text import without_folders
+from reverie.times import format_moment
+
+ENGINE_STEPS = (*get_args(EngineState), "leaving")
+MACHINE_STATES = ("up", "draining", "lost")
+
+_LONGEST = 500
+"""Characters of a reason that are shown."""
+
+
+def describe_cluster(
+    link: Link, running: Mapping[str, int], since: float, most: int | None = None
+) -> dict[str, Any]:
+    """All of it, as the manager told last.
+
+    Args:
+        running: the requests of this gateway that run on each engine, by the engine's ``uid``.
+        since: when ``link.connected`` last changed, in seconds since 1970.
+        most: list no more engines than this, those that aren't well first.
+    """
+    view = link.view
+    engines = sorted(view.engines if view else (), key=_by_name)
+    listed = engines
+    if most is not None and len(engines) > most:
+        listed = sorted(engines, key=lambda engine: step_of(engine) == "ready")[:most]
+    of_machine = Counter(engine.machine for engine in engines)
+    return {
+        "connected": link.connected,
+        "since": format_moment(int(since * 1000)),
+        "why": None if link.connected else _shown(link.why) or "It isn't connected yet.",
+        "manager": view and {"reverie": view.reverie, "gateways": view.gateways},
+        "machines": [
+            _machine(machine, of_machine[machine.address])
+            for machine in sorted(view.machines if view else (), key=lambda one: one.address)
+        ],
+        "models": [
+            _model(model, engines)
+            for model in sorted(view.models if view else (), key=lambda one: one.model)
+        ],
+        "engines": [_engine(engine, running.get(engine.info.uid, 0)) for engine in listed],
+    }
+
+
+def step_of(engine: Engine) -> str:
+    """Where an engine is in its life, of ``ENGINE_STEPS``: its state, or that it is leaving."""
+    return "leaving" if engine.leaving else engine.info.state
+
+
+def machine_state(machine: Machine) -> str:
+    """How a machine stands, of ``MACHINE_STATES``."""
+    if not machine.alive:
+        return "lost"
+    return "draining" if machine.draining else "up"
+
+
+def _machine(machine: Machine, engines: int) -> dict[str, Any]:
+    return {
+        "address": machine.address,
+        "alive": machine.alive,
+        "draining": machine.draining,
+        "engines": engines,
+        "engine_slots": machine.slots,
+        "free_engine_slots": machine.free_slots,
+        "gpus": machine.gpus,
+        "free_gpus": machine.free_gpus,
+        "memory_bytes": machine.memory,
+        "free_memory_bytes": machine.free_memory,
+    }
+
+
+def _model(model: ModelStatus, engines: Sequence[Engine]) -> dict[str, Any]:
+    steps = Counter(step_of(engine) for engine in engines if engine.model == model.model)
+    return {
+        "model": model.model,
+        "least": model.least,
+        "most": model.most,
+        "wanted": model.wanted,
+        "running": steps["ready"],
+        "starting": steps["fetching"] + steps["loading"] + steps["restarting"],
+        "failed": steps["failed"],
+        "leaving": steps["leaving"],
+        "in_flight": model.in_flight,
+        "waiting": model.waiting,
+        "why": _shown(model.why) or None,
+        "seconds_to_ready": model.seconds_to_ready,
+    }
+
+
+def _engine(engine: Engine, in_flight: int) -> dict[str, Any]:
+    info = engine.info
+    return {
+        "name": engine.name,
+        "model": engine.model,
+        "machine": engine.machine,
+        "state": info.state,
+        "leaving": engine.leaving,
+        "slots": info.slots,
+        "in_flight": in_flight,
+        "context": info.context or None,
+        "memory_bytes": info.memory or None,
+        "url": info.url or None,
+        "why": _shown(info.why) or None,
+        "seconds_to_ready": info.seconds_to_ready,
+    }
+
+
+def _by_name(engine: Engine) -> tuple[str, int, str]:
+    number = engine.name.rpartition("/")[2]
+    return engine.model, int(number) if number.isdecimal() else 0, engine.info.uid
+
+
+def _shown(why: str) -> str:
+    return without_folders(why)[:_LONGEST]
