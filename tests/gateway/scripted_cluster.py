@@ -52,6 +52,15 @@ class ScriptedLink:
         self._on_change()
 
 
+class ScriptedCluster:
+    """A gateway's cluster over a scripted link."""
+
+    def __init__(self, view: View | None = None, why: str = "") -> None:
+        self.link = ScriptedLink(view, why)
+        self.since = 0.0
+        self.running: dict[str, int] = {}
+
+
 def engine(
     name: str, state: EngineState = "ready", *, leaving: bool = False, **more: Any
 ) -> Engine:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 
 from reverie.gateway.cluster_metrics import ClusterMetrics
-from tests.gateway.scripted_cluster import ScriptedLink, a_view, model
+from tests.gateway.scripted_cluster import ScriptedCluster, a_view, model
 
 
-def rendered(link: ScriptedLink | None) -> list[str]:
+def rendered(cluster: ScriptedCluster | None) -> list[str]:
     registry = CollectorRegistry()
-    registry.register(ClusterMetrics(lambda: link))
+    registry.register(ClusterMetrics(lambda: cluster))
     lines = generate_latest(registry).decode().splitlines()
     return [line for line in lines if not line.startswith("#")]
 
 
 def test_machines_and_engines_are_counted_by_their_states() -> None:
-    lines = rendered(ScriptedLink(a_view(models=[model("m", wanted=4, why="No GPU."), model("o")])))
+    lines = rendered(
+        ScriptedCluster(a_view(models=[model("m", wanted=4, why="No GPU."), model("o")]))
+    )
     for line in (
         "reverie_cluster_connected 1.0",
         "reverie_cluster_gateways 2.0",
@@ -36,11 +38,11 @@ def test_machines_and_engines_are_counted_by_their_states() -> None:
 
 
 def test_no_label_is_a_machine_or_a_sentence() -> None:
-    text = "\n".join(rendered(ScriptedLink(a_view())))
+    text = "\n".join(rendered(ScriptedCluster(a_view())))
     assert "10.0.0" not in text
     assert "GPU" not in text
 
 
 def test_a_cluster_that_never_answered_is_told_so_and_none_isnt_told_of() -> None:
-    assert rendered(ScriptedLink(why="It isn't there.")) == ["reverie_cluster_connected 0.0"]
+    assert rendered(ScriptedCluster(why="It isn't there.")) == ["reverie_cluster_connected 0.0"]
     assert rendered(None) == []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 from reverie.gateway.cluster_view import describe_cluster
-from tests.gateway.scripted_cluster import NO_ROOM, SECRET, ScriptedLink, a_view, engine
+from tests.gateway.scripted_cluster import NO_ROOM, SECRET, ScriptedCluster, a_view, engine
 
 
 def test_it_tells_of_machines_models_and_engines() -> None:
-    link = ScriptedLink(a_view())
-    told = describe_cluster(link, {"uid-of-m/2": 3}, since=0)
+    cluster = ScriptedCluster(a_view())
+    cluster.running = {"uid-of-m/2": 3}
+    told = describe_cluster(cluster)
     assert (told["connected"], told["why"]) == (True, None)
     assert told["since"] == "1970-01-01T00:00:00Z"
     assert told["manager"] == {"reverie": "1.2.3", "gateways": 2}
@@ -38,25 +39,25 @@ def test_it_tells_of_machines_models_and_engines() -> None:
 
 
 def test_it_tells_no_key_and_no_folder_of_a_machine() -> None:
-    told = json.dumps(describe_cluster(ScriptedLink(a_view()), {}, since=0))
+    told = json.dumps(describe_cluster(ScriptedCluster(a_view())))
     assert SECRET not in told
     assert "/srv" not in told
     assert "It loads m.gguf." in told
 
 
 def test_without_a_manager_it_tells_why_and_what_was_known_last() -> None:
-    link = ScriptedLink(a_view())
-    link.show(why="The head at 10.0.0.1:6379 doesn't answer.")
-    told = describe_cluster(link, {}, since=0)
+    cluster = ScriptedCluster(a_view())
+    cluster.link.show(why="The head at 10.0.0.1:6379 doesn't answer.")
+    told = describe_cluster(cluster)
     assert (told["connected"], told["why"]) == (False, "The head at 10.0.0.1:6379 doesn't answer.")
     assert len(told["engines"]) == 4
-    nothing = describe_cluster(ScriptedLink(why="It isn't there."), {}, since=0)
+    nothing = describe_cluster(ScriptedCluster(why="It isn't there."))
     assert (nothing["manager"], nothing["engines"], nothing["machines"]) == (None, [], [])
 
 
 def test_where_only_some_are_listed_those_in_trouble_come_first() -> None:
     engines = [engine(f"m/{number}") for number in range(5)]
-    link = ScriptedLink(a_view(engines=[*engines, engine("m/5", "failed", why="No such file.")]))
-    told = describe_cluster(link, {}, since=0, most=2)
+    failed = engine("m/5", "failed", why="No such file.")
+    told = describe_cluster(ScriptedCluster(a_view(engines=[*engines, failed])), most=2)
     assert [one["name"] for one in told["engines"]] == ["m/5", "m/0"]
     assert (told["models"][0]["running"], told["models"][0]["failed"]) == (5, 1)

@@ -8,25 +8,31 @@ from collections.abc import Callable, Iterable
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from reverie.cluster.link import Link
 from reverie.cluster.messages import View
-from reverie.gateway.cluster_view import ENGINE_STEPS, MACHINE_STATES, machine_state, step_of
+from reverie.gateway.cluster_view import (
+    ENGINE_STEPS,
+    MACHINE_STATES,
+    Cluster,
+    machine_state,
+    step_of,
+)
 
 
 class ClusterMetrics(Collector):
     """What the manager told last. Labels are bounded: models of the gateways' configurations.
 
     Args:
-        link: returns the link to the cluster; None: no cluster is configured.
+        cluster: returns the gateway's cluster; None: none is configured.
     """
 
-    def __init__(self, link: Callable[[], Link | None]) -> None:
-        self._link = link
+    def __init__(self, cluster: Callable[[], Cluster | None]) -> None:
+        self._cluster = cluster
 
     def collect(self) -> Iterable[Metric]:
-        link = self._link()
-        if link is None:
+        cluster = self._cluster()
+        if cluster is None:
             return
+        link = cluster.link
         yield GaugeMetricFamily(
             "reverie_cluster_connected",
             "1 while the cluster's manager answers.",

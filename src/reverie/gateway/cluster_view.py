@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, get_args
 
 from reverie.cluster.link import Link
 from reverie.cluster.messages import Engine, EngineState, Machine, ModelStatus
 from reverie.text import without_folders
 from reverie.times import format_moment
+
+
+class Cluster(Protocol):
+    """A gateway's cluster, as far as it is described."""
+
+    link: Link
+    since: float
+    """When ``link.connected`` last changed, in seconds since 1970."""
+
+    @property
+    def running(self) -> Mapping[str, int]:
+        """The requests of this gateway that run on each engine, by the engine's ``uid``."""
+
+
+DescribeCluster: TypeAlias = Callable[[int | None], dict[str, Any] | None]
+"""Describes the cluster with at most so many of its engines; None: none is configured."""
 
 ENGINE_STEPS = (*get_args(EngineState), "leaving")
 MACHINE_STATES = ("up", "draining", "lost")
@@ -18,16 +34,13 @@ _LONGEST = 500
 """Characters of a reason that are shown."""
 
 
-def describe_cluster(
-    link: Link, running: Mapping[str, int], since: float, most: int | None = None
-) -> dict[str, Any]:
+def describe_cluster(cluster: Cluster, most: int | None = None) -> dict[str, Any]:
     """All of it, as the manager told last.
 
     Args:
-        running: the requests of this gateway that run on each engine, by the engine's ``uid``.
-        since: when ``link.connected`` last changed, in seconds since 1970.
         most: list no more engines than this, those that aren't well first.
     """
+    link, running = cluster.link, cluster.running
     view = link.view
     engines = sorted(view.engines if view else (), key=_by_name)
     listed = engines
@@ -36,7 +49,7 @@ def describe_cluster(
     of_machine = Counter(engine.machine for engine in engines)
     return {
         "connected": link.connected,
-        "since": format_moment(int(since * 1000)),
+        "since": format_moment(int(cluster.since * 1000)),
         "why": None if link.connected else _shown(link.why) or "It isn't connected yet.",
         "manager": view and {"reverie": view.reverie, "gateways": view.gateways},
         "machines": [

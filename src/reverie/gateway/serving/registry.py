@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from reverie.backends.base import Backend
 from reverie.backends.build import backends_of
 from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.cluster_view import Cluster
 from reverie.gateway.serving.defaults import require_honoured
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, budget_problems
@@ -49,6 +50,8 @@ class ModelRegistry:
             model.name: self._deploy(model, its_backends, settings)
             for model, its_backends in backends
         }
+        self.cluster: Cluster | None = None
+        """The machines that models run on; None: no cluster is configured."""
         self._draining: set[Deployment] = set()
         self.models = ServedModels(settings, self._deployments)
 
