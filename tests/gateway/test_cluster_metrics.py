@@ -17,7 +17,9 @@ def rendered(cluster: ScriptedCluster | None) -> list[str]:
 
 def test_machines_and_engines_are_counted_by_their_states() -> None:
     lines = rendered(
-        ScriptedCluster(a_view(models=[model("m", wanted=4, why="No GPU."), model("o")]))
+        ScriptedCluster(
+            a_view(models=[model("m", wanted=4, why="No machine has a free GPU."), model("o")])
+        )
     )
     for line in (
         "reverie_cluster_connected 1.0",
