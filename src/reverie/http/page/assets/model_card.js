@@ -1,13 +1,14 @@
 // One model and its backends, and the operator's hands on them.
 
+import { EnginesOf } from "./cluster.js";
 import { Meter, Table, bytes, counted, moment, seconds, span, whole } from "./parts.js";
 import { html } from "./view.js";
 import { circuitInWords, errorInWords, reasonInWords, stateInWords } from "./words.js";
 
 const TASKS = { generate: "generates text", embed: "embeds", rerank: "ranks" };
 
-/** `act(path, value, said)` asks the server for something. */
-export function ModelCard({ model, act }) {
+/** `act(path, value, said)` asks the server for something; `cluster` is the live feed's, if any. */
+export function ModelCard({ model, cluster, act }) {
   const { name, aliases, state } = model;
   const id = `model-${name}`;
   return html`<article class="card" aria-labelledby=${id}>
@@ -25,6 +26,7 @@ export function ModelCard({ model, act }) {
       ${factsOf(model).map(([label, fact]) => html`<div key=${label}>
         <dt>${label}</dt><dd>${fact}</dd></div>`)}
     </dl>
+    <${EnginesOf} name=${name} cluster=${cluster} />
     <${Table} caption=${`Backends of ${name}`} rows=${model.backends}
       keyOf=${(backend) => backend.name} columns=${columnsOf(model, act)}
       empty="It has no backend. Reload the configuration, or see the server's log." />
