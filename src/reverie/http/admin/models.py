@@ -118,6 +118,7 @@ def _describe(
         "seconds_to_ready": None if pool.ready else pool.seconds_to_ready(),
         "source": settings.source and shown(settings.source),
         "runs_here": engine is not None,
+        "engines": settings.engines or None,
         "warm": engine is not None and settings.warm,
         "idle_unload": settings.idle_unload or None,
         "memory_bytes": engine and engine.estimated_memory,

@@ -1,6 +1,7 @@
 """``/hardware/info`` and ``/hardware/stats``: this machine's GPUs, CPU and memory.
 
-The answers have the shape of Livepeer's runner. GPUs are those that NVIDIA's driver reports.
+The answers have the shape of Livepeer's runner. GPUs are those that NVIDIA's driver reports. Where
+the default model runs on a cluster's machines, none are told of: it runs on none of these.
 """
 
 from __future__ import annotations
@@ -35,15 +36,21 @@ _MIB = 1024 * 1024
 
 def routes(registry: ModelRegistry, access: Access) -> APIRouter:
     router = checked_router("operations", access.admit_operator)
+
+    def runs_here() -> bool:
+        return not registry.models.default.settings.engines
+
     summary = "The machine's GPUs, CPU and memory"
 
     @router.get("/hardware/info", summary=summary, openapi_extra=OR_NONE)
     async def hardware_info() -> dict[str, Any]:
-        return {**about(registry), "gpu_info": await info(), "cpu": cpu(), "memory": memory()}
+        gpus = await info() if runs_here() else {}
+        return {**about(registry), "gpu_info": gpus, "cpu": cpu(), "memory": memory()}
 
     @router.get("/hardware/stats", summary="What the machine's GPUs do now", openapi_extra=OR_NONE)
     async def hardware_stats() -> dict[str, Any]:
-        return {**about(registry), "gpu_stats": await stats(), "cpu": cpu(), "memory": memory()}
+        gpus = await stats() if runs_here() else {}
+        return {**about(registry), "gpu_stats": gpus, "cpu": cpu(), "memory": memory()}
 
     return router
 
