@@ -1,4 +1,4 @@
-"""What the page shows of a cluster: in *Activity* its machines, in *Models* each model's engines."""
+"""What the page shows of a cluster: in *Activity* machines, in *Models* each model's engines."""
 
 from __future__ import annotations
 
