@@ -60,4 +60,6 @@ def test_where_only_some_are_listed_those_in_trouble_come_first() -> None:
     failed = engine("m/5", "failed", why="No such file.")
     told = describe_cluster(ScriptedCluster(a_view(engines=[*engines, failed])), most=2)
     assert [one["name"] for one in told["engines"]] == ["m/5", "m/0"]
+    assert [one["address"] for one in told["machines"]] == ["10.0.0.3", "10.0.0.4"]
+    assert told["unlisted"] == {"machines": 1, "engines": 4}
     assert (told["models"][0]["running"], told["models"][0]["failed"]) == (5, 1)

@@ -19,7 +19,7 @@ def cluster_line(cluster: dict[str, Any]) -> str:
     wanted = sum(model["wanted"] for model in models)
     starting = sum(model["starting"] for model in models)
     return (
-        f"cluster: {counted(len(machines), 'machine')}"
+        f"cluster: {counted(len(machines) + cluster['unlisted']['machines'], 'machine')}"
         + (f" ({', '.join(apart)})" if apart else "")
         + f", {running} of {counted(wanted, 'wanted engine')} run"
         + (f", {starting} on the way" if starting else "")

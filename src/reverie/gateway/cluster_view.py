@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar, get_args
 
 from reverie.cluster.link import Link
 from reverie.cluster.messages import Engine, EngineState, Machine, ModelStatus
@@ -25,7 +25,9 @@ class Cluster(Protocol):
 
 
 DescribeCluster: TypeAlias = Callable[[int | None], dict[str, Any] | None]
-"""Describes the cluster with at most so many of its engines; None: none is configured."""
+"""Describes the cluster with so many of its engines and machines; None: none is configured."""
+
+T = TypeVar("T")
 
 ENGINE_STEPS = (*get_args(EngineState), "leaving")
 MACHINE_STATES = ("up", "draining", "lost")
@@ -38,30 +40,35 @@ def describe_cluster(cluster: Cluster, most: int | None = None) -> dict[str, Any
     """All of it, as the manager told last.
 
     Args:
-        most: list no more engines than this, those that aren't well first.
+        most: list no more engines and machines than this, those that aren't well first.
     """
     link, running = cluster.link, cluster.running
     view = link.view
     engines = sorted(view.engines if view else (), key=_by_name)
-    listed = engines
-    if most is not None and len(engines) > most:
-        listed = sorted(engines, key=lambda engine: step_of(engine) == "ready")[:most]
+    machines = sorted(view.machines if view else (), key=lambda machine: machine.address)
+    models = sorted(view.models if view else (), key=lambda model: model.model)
+    steps = Counter((engine.model, step_of(engine)) for engine in engines)
     of_machine = Counter(engine.machine for engine in engines)
+    engines_listed = _first(engines, most, lambda engine: step_of(engine) == "ready")
+    machines_listed = _first(machines, most, lambda machine: machine_state(machine) == "up")
     return {
         "connected": link.connected,
         "since": format_moment(int(cluster.since * 1000)),
         "why": None if link.connected else _shown(link.why) or "It isn't connected yet.",
         "manager": view and {"reverie": view.reverie, "gateways": view.gateways},
-        "machines": [
-            _machine(machine, of_machine[machine.address])
-            for machine in sorted(view.machines if view else (), key=lambda one: one.address)
-        ],
-        "models": [
-            _model(model, engines)
-            for model in sorted(view.models if view else (), key=lambda one: one.model)
-        ],
-        "engines": [_engine(engine, running.get(engine.info.uid, 0)) for engine in listed],
+        "machines": [_machine(machine, of_machine[machine.address]) for machine in machines_listed],
+        "models": [_model(model, steps) for model in models],
+        "engines": [_engine(engine, running.get(engine.info.uid, 0)) for engine in engines_listed],
+        "unlisted": {
+            "machines": len(machines) - len(machines_listed),
+            "engines": len(engines) - len(engines_listed),
+        },
     }
+
+
+def _first(all: list[T], most: int | None, well: Callable[[T], bool]) -> list[T]:
+    """At most so many of them, those that aren't well first."""
+    return all if most is None or len(all) <= most else sorted(all, key=well)[:most]
 
 
 def step_of(engine: Engine) -> str:
@@ -91,17 +98,19 @@ def _machine(machine: Machine, engines: int) -> dict[str, Any]:
     }
 
 
-def _model(model: ModelStatus, engines: Sequence[Engine]) -> dict[str, Any]:
-    steps = Counter(step_of(engine) for engine in engines if engine.model == model.model)
+def _model(model: ModelStatus, steps: Counter[tuple[str, str]]) -> dict[str, Any]:
+    def count(*names: str) -> int:
+        return sum(steps[model.model, name] for name in names)
+
     return {
         "model": model.model,
         "least": model.least,
         "most": model.most,
         "wanted": model.wanted,
-        "running": steps["ready"],
-        "starting": steps["fetching"] + steps["loading"] + steps["restarting"],
-        "failed": steps["failed"],
-        "leaving": steps["leaving"],
+        "running": count("ready"),
+        "starting": count("fetching", "loading", "restarting"),
+        "failed": count("failed"),
+        "leaving": count("leaving"),
         "in_flight": model.in_flight,
         "waiting": model.waiting,
         "why": _shown(model.why) or None,

@@ -25,8 +25,8 @@ from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
 
 _INTERVAL = 1.0
 """Seconds between the events of a stream."""
-_ENGINES = 500
-"""Engines of a cluster that are listed."""
+_OF_CLUSTER = 500
+"""Engines, and machines, of a cluster that are listed."""
 
 
 class LiveQuery(Parameters):
@@ -64,7 +64,7 @@ class _Feed:
                 snapshot = self._live.snapshot(
                     self._models().all, self._pulls.running, self._gateway(), others
                 )
-                snapshot["cluster"] = self._describe_cluster(_ENGINES)
+                snapshot["cluster"] = self._describe_cluster(_OF_CLUSTER)
                 self._made = msgspec.json.encode(snapshot)
             return self._made
 

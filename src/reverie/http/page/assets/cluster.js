@@ -10,7 +10,7 @@ export const ClusterNotice = ({ cluster }) => html`<p role="alert" class="error"
     ${cluster.why} Engines go on to answer. What is shown of it is what was known last.`}</p>`;
 
 /** The machines, and how many engines each model has and wants. */
-export function Cluster({ cluster: { manager, machines, models } }) {
+export function Cluster({ cluster: { manager, machines, models, unlisted } }) {
   if (manager === null) return null; // nothing is known of it yet, and the notice says why
   return html`<section>
     <h3>Cluster</h3>
@@ -20,6 +20,7 @@ export function Cluster({ cluster: { manager, machines, models } }) {
     <${Table} caption="Machines of the cluster" rows=${machines} columns=${MACHINE_COLUMNS}
       keyOf=${({ address }) => address}
       empty="It has no machine yet. Start one with reverie cluster join." />
+    <${More} count=${unlisted.machines} noun="machine" />
     <${Table} caption="Engines that the models have" rows=${models} columns=${MODEL_COLUMNS}
       keyOf=${({ model }) => model} empty="No model runs in it yet." />
   </section>`;
@@ -39,9 +40,13 @@ export function EnginesOf({ name, cluster }) {
     <${Table} caption=${`Engines of ${name}`} rows=${engines} columns=${ENGINE_COLUMNS}
       keyOf=${(engine) => `${engine.name} ${engine.machine} ${engine.leaving}`}
       empty=${model.why ? "" : "No engine runs at the moment. A request starts one."} />
-    ${hidden > 0 && html`<p class="hint">… and ${counted(hidden, "more engine")}.</p>`}
+    <${More} count=${hidden} noun="engine" />
   `;
 }
+
+/** Those that the live feed leaves out: it lists what is in trouble first. */
+const More = ({ count, noun }) => count > 0
+  && html`<p class="hint">… and ${counted(count, `more ${noun}`)}.</p>`;
 
 /** Why a model has fewer engines than it wants. */
 const Short = ({ model: { model, running, wanted, why } }) => why && html`<p class="error">
