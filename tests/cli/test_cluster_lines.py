@@ -38,7 +38,7 @@ def test_a_manager_that_is_away_and_an_engine_that_failed_are_trouble() -> None:
     view = a_view(engines=[failed], models=[])
     told = describe_cluster(ScriptedCluster(view, why="The head doesn't answer."))
     assert cluster_trouble(told) == [
-        "cluster can't be reached since 1970-01-01T00:00:00Z: The head doesn't answer.",
+        "the cluster's manager hasn't answered since 1970-01-01T00:00:00Z: The head doesn't answer.",
         "m/0 on 10.0.0.2 failed: m.gguf isn't a GGUF file.",
     ]
 

@@ -6,8 +6,8 @@ import { engineInWords, machineInWords } from "./words.js";
 
 /** Says that the cluster's manager doesn't answer, while it doesn't. */
 export const ClusterNotice = ({ cluster }) => html`<p role="alert" class="error">
-  ${cluster && !cluster.connected && `The cluster can't be reached since ${moment(cluster.since)}.
-    ${cluster.why} Engines go on to answer. What is shown of it is what was known last.`}</p>`;
+  ${cluster && !cluster.connected && `The cluster's manager hasn't answered since
+    ${moment(cluster.since)}. ${cluster.why} Engines go on to answer. What is shown of it is what was known last.`}</p>`;
 
 /** The machines, and how many engines each model has and wants. */
 export function Cluster({ cluster: { manager, machines, models, unlisted } }) {
