@@ -36,9 +36,9 @@ def test_what_is_well_is_one_line() -> None:
 def test_a_manager_that_is_away_and_an_engine_that_failed_are_trouble() -> None:
     failed = engine("m/0", "failed", why="/srv/m.gguf isn't a GGUF file.")
     view = a_view(engines=[failed], models=[])
-    told = describe_cluster(ScriptedCluster(view, why="The head doesn't answer."))
+    told = describe_cluster(ScriptedCluster(view, why="No head answers."))
     assert cluster_trouble(told) == [
-        "the cluster's manager hasn't answered since 1970-01-01T00:00:00Z: The head doesn't answer.",
+        "the cluster's manager hasn't answered since 1970-01-01T00:00:00Z: No head answers.",
         "m/0 on 10.0.0.2 failed: m.gguf isn't a GGUF file.",
     ]
 

@@ -30,7 +30,8 @@ def cluster_trouble(cluster: dict[str, Any]) -> list[str]:
     """What keeps it from doing all that is asked of it, a sentence each."""
     lines = []
     if not cluster["connected"]:
-        lines.append(f"the cluster's manager hasn't answered since {cluster['since']}: {cluster['why']}")
+        since = f"the cluster's manager hasn't answered since {cluster['since']}"
+        lines.append(f"{since}: {cluster['why']}")
     lines += [
         f"{model['model']} has {model['running']} of {counted(model['wanted'], 'engine')}: "
         f"{model['why']}"
