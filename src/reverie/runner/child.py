@@ -12,16 +12,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from reverie.runner.endpoint import Endpoint
 from reverie.runner.guard import die_with_parent
 from reverie.runner.options import (
     CPU_BATCH,
     GPU_BATCH,
     MODEL_REFUSED,
     NOT_EXECUTABLE,
+    PORT_TAKEN,
     UNKNOWN_BATCH,
     XLLAMACPP,
     EngineOptions,
 )
+from reverie.runner.port import can_listen
 
 _VERBOSITY = 2
 """Warnings and errors. 3 adds several lines a request; more would print prompts."""
@@ -50,7 +53,11 @@ def _load(options: EngineOptions) -> Any:
 
     params = xllamacpp.CommonParams()
     params.verbosity = _VERBOSITY
-    params.hostnames = [options.socket]
+    params.hostnames = [options.endpoint.host]
+    if options.endpoint.port:
+        params.port = options.endpoint.port
+    if options.endpoint.key_file:
+        params.api_keys = [options.endpoint.key()]
     params.ui = False
     params.prefill_assistant = False  # a last assistant message is continued only where asked
     params.cors_origins = ""
@@ -78,9 +85,17 @@ def _load(options: EngineOptions) -> Any:
         try:
             return xllamacpp.Server(params)
         except RuntimeError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(options.socket)
+            _make_way(options.endpoint)
     return None
+
+
+def _make_way(endpoint: Endpoint) -> None:
+    """Let it try again where it failed to start, unless the failure is its port's."""
+    if endpoint.port == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(endpoint.host)
+    elif not can_listen(endpoint.host, endpoint.port):
+        sys.exit(PORT_TAKEN)
 
 
 def _set_task(params: Any, options: EngineOptions) -> None:
@@ -138,7 +153,7 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
     """The flags of ``llama-server`` that mean what ``_load`` sets."""
     flags = {
         "--log-verbosity": _VERBOSITY,
-        "--host": options.socket,
+        "--host": options.endpoint.host,
         "--model": options.model,
         "--alias": options.alias,
         "--parallel": options.slots,
@@ -149,6 +164,10 @@ def llama_server_flags(options: EngineOptions) -> list[str]:
         "--threads": options.threads,
         "--threads-batch": options.threads,
     }
+    if options.endpoint.port:
+        flags["--port"] = options.endpoint.port
+    if options.endpoint.key_file:
+        flags["--api-key-file"] = options.endpoint.key_file
     if options.context:  # otherwise left out, since older servers lack it
         flags["--kv-unified-per-slot"] = options.context
     if options.cache_type_k != "auto":

@@ -1,4 +1,4 @@
-"""The private directory that holds an engine's socket and its chat template.
+"""The private directory that holds an engine's socket, its key and its chat template.
 
 Its owner keeps it locked while it is in use. An unlocked one was left behind by a gateway that was
 killed, and the next gateway removes it. The lock also keeps cleaners of temporary files
@@ -16,6 +16,7 @@ from pathlib import Path
 
 SOCKET_NAME = "engine.sock"
 TEMPLATE_NAME = "template.jinja"
+KEY_NAME = "api-key"
 _PREFIX = "reverie-"
 _MAX_PARENT = 70
 """Bytes. The whole path of a Unix socket must stay below 104 (macOS; 108 on Linux)."""
@@ -66,4 +67,4 @@ def _holds_only_ours(path: Path) -> bool:
     An engine that was killed while it loaded has no socket yet.
     """
     names = set(os.listdir(path))
-    return bool(names) and names <= {SOCKET_NAME, TEMPLATE_NAME}
+    return bool(names) and names <= {SOCKET_NAME, TEMPLATE_NAME, KEY_NAME}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from reverie.runner.endpoint import Endpoint
+
 XLLAMACPP = "xllamacpp"
 """The engine that is a Python package. Any other engine is the path of a ``llama-server``."""
 
@@ -20,6 +22,10 @@ UNKNOWN_BATCH = 128
 
 MODEL_REFUSED = 65
 """The child's exit status when the engine can't load the model (``EX_DATAERR``)."""
+
+PORT_TAKEN = 69
+"""The child's exit status when another process listens on the engine's port (``EX_UNAVAILABLE``).
+"""
 
 NOT_EXECUTABLE = 126
 """The child's exit status when the binary can't be executed (a shell's status for that)."""
@@ -39,7 +45,7 @@ class EngineOptions(NamedTuple):
     engine: str
     model: str
     alias: str
-    socket: str
+    endpoint: Endpoint
     template: str | None
     slots: int
     context: int
@@ -58,4 +64,5 @@ class EngineOptions(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> EngineOptions:
-        return cls(**json.loads(text))
+        told = json.loads(text)
+        return cls(**(told | {"endpoint": Endpoint(*told["endpoint"])}))

@@ -1,13 +1,14 @@
-"""The questions that the supervisor asks its engine over the Unix socket."""
+"""The questions that the supervisor asks its engine."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-from pathlib import Path
 
 import msgspec
+
+from reverie.runner.endpoint import Endpoint
 
 _INTERVAL = 0.02
 """Seconds between two questions while the engine loads."""
@@ -15,10 +16,10 @@ _TIMEOUT = 5.0
 """Seconds for one answer; an engine that is loading a model may be slow to accept."""
 
 
-async def wait_healthy(socket: Path) -> None:
+async def wait_healthy(endpoint: Endpoint) -> None:
     """Wait, without a deadline, until the engine reports that it can serve."""
     while True:
-        status, _ = await _get(socket, "/health")
+        status, _ = await _get(endpoint, "/health")
         if status == 200:
             return
         await asyncio.sleep(_INTERVAL)
@@ -34,8 +35,8 @@ class LivenessProbe:
         failure_threshold: this many unanswered probes in a row mean that the engine hangs.
     """
 
-    def __init__(self, socket: Path, *, interval: float, failure_threshold: int) -> None:
-        self._socket = socket
+    def __init__(self, endpoint: Endpoint, *, interval: float, failure_threshold: int) -> None:
+        self._endpoint = endpoint
         self._interval = interval
         self._failure_threshold = failure_threshold
         self._probing: asyncio.Task[bool] | None = None
@@ -70,13 +71,14 @@ class LivenessProbe:
 
     async def _probe(self) -> bool:
         """True if the engine answers, or if this process lacks the descriptors or memory to ask."""
-        status, _ = await _get(self._socket, "/health")
+        status, _ = await _get(self._endpoint, "/health")
         return bool(status)
 
 
-async def slot_context(socket: Path) -> int | None:
+async def slot_context(endpoint: Endpoint) -> int | None:
     """Tokens that one request may use; None if the engine doesn't say."""
-    status, body = await _get(socket, "/props")
+    key = endpoint.key()
+    status, body = await _get(endpoint, "/props", key)
     if status != 200:
         return None
     try:
@@ -91,18 +93,25 @@ _LOCAL_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 _NOT_ASKED = -1
 
 
-async def _get(socket: Path, path: str) -> tuple[int, bytes]:
+async def _get(endpoint: Endpoint, path: str, key: str = "") -> tuple[int, bytes]:
     """Status and body of an answer. Status 0: no answer; ``_NOT_ASKED``: ``_LOCAL_SHORTAGE``."""
     try:
         async with asyncio.timeout(_TIMEOUT):
-            reader, writer = await asyncio.open_unix_connection(str(socket))
+            reader, writer = await _connect(endpoint)
             try:
-                request = f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode())
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+                head = f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n"
+                head += f"Authorization: Bearer {key}\r\n" if key else ""
+                writer.write(f"{head}\r\n".encode())
+                answered, _, body = (await reader.read()).partition(b"\r\n\r\n")
             finally:
                 writer.close()
     except OSError as error:  # TimeoutError, too
         return (_NOT_ASKED if error.errno in _LOCAL_SHORTAGE else 0), b""
-    parts = head.split(b" ", 2)
+    parts = answered.split(b" ", 2)
     return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0), body
+
+
+async def _connect(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if endpoint.port:
+        return await asyncio.open_connection(endpoint.host, endpoint.port)
+    return await asyncio.open_unix_connection(endpoint.host)

@@ -22,9 +22,11 @@ from reverie.background import Loop, Watch
 from reverie.errors import ModelError
 from reverie.log import fields
 from reverie.models.gguf import Header, read_header
-from reverie.runner.directory import SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
+from reverie.runner.directory import KEY_NAME, SOCKET_NAME, TEMPLATE_NAME, PrivateDirectory
+from reverie.runner.endpoint import Endpoint
 from reverie.runner.logfile import LogFile
-from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, EngineOptions
+from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, PORT_TAKEN, EngineOptions
+from reverie.runner.port import Port
 from reverie.runner.probe import LivenessProbe, slot_context, wait_healthy
 from reverie.runner.process import EngineProcess, find_engine
 from reverie.runner.resources import estimate_memory, usable_cores
@@ -70,6 +72,8 @@ class Runner:
         name: the model's name, which the engine's answers carry.
         model: the GGUF file.
         load_timeout: seconds in which the engine must have loaded it.
+        port: what it listens on in place of a Unix socket. Whoever made it releases it.
+        key: what requests must carry; empty: nothing.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Runner:
         settings: ModelSettings,
         *,
         load_timeout: float = LOAD_TIMEOUT,
+        port: Port | None = None,
+        key: str = "",
     ) -> None:
         self.name = name
         self.model = model
@@ -91,6 +97,8 @@ class Runner:
         """Why the engine can't run, in one sentence for the operator; None while it can."""
         self._settings = settings
         self._load_timeout = load_timeout
+        self._port = port
+        self._key = key
         self._log = LogFile(name)
         self._directory: PrivateDirectory | None = None
         self.expected_context = 0  # until ``check`` reads the file
@@ -116,7 +124,17 @@ class Runner:
     @property
     def socket(self) -> Path:
         """The Unix socket that the engine answers HTTP on; known once started."""
-        return Path(self._options.socket)
+        return Path(self.endpoint.host)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the engine answers; known once started. Of a port, it may change with a restart."""
+        return self._options.endpoint
+
+    @property
+    def slots(self) -> int:
+        """Requests that it runs at once; known after ``check``."""
+        return self._shape.slots
 
     @property
     def log_path(self) -> Path:
@@ -257,7 +275,7 @@ class Runner:
             engine=engine,
             model=str(self.model),
             alias=self.name,
-            socket=str(self._directory.path / SOCKET_NAME),
+            endpoint=Endpoint(str(self._directory.path / SOCKET_NAME), key_file=self._write_key()),
             template=str(template) if generates else None,
             slots=shape.slots,
             context=0 if shape.context == header.context_length else shape.context,
@@ -271,6 +289,16 @@ class Runner:
             task=settings.task,
             pooling=shape.pooling,
         )
+
+    def _write_key(self) -> str:
+        """The file with its key; empty if it wants none."""
+        if not self._key:
+            return ""
+        assert self._directory is not None
+        file = self._directory.path / KEY_NAME
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(self._key)
+        return str(file)
 
     def _tuned(self, engine: str) -> Tuned | None:
         """What ``reverie tune`` chose for what the settings leave open."""
@@ -300,6 +328,9 @@ class Runner:
                 try:
                     end = await self._run()
                     reason = self._explain(end)
+                except ModelError as error:  # there is no port
+                    end = None
+                    reason = str(error)
                 except OSError as error:
                     end = None
                     reason = f"The engine of {self.name} can't be started: {error.strerror}."
@@ -331,7 +362,7 @@ class Runner:
 
     async def _run(self) -> _End:
         """Run one engine from its start to its end."""
-        self.socket.unlink(missing_ok=True)
+        self._make_way()
         began = time.monotonic()
         with self._log.open() as output:
             engine = await EngineProcess.spawn(self._options, output)
@@ -362,10 +393,22 @@ class Runner:
             await engine.end(gracefully=not hangs)
             self._set("restarting" if self.state == "ready" else self.state)
 
+    def _make_way(self) -> None:
+        """Have what it listens on free.
+
+        Raises:
+            ModelError: there is no port.
+        """
+        if self._port is None:
+            self.socket.unlink(missing_ok=True)
+            return
+        at = self.endpoint._replace(host=self._port.host, port=self._port.take())
+        self._options = self._options._replace(endpoint=at)
+
     async def _hangs_before(self, ends: set[asyncio.Future[Any]]) -> bool:
         """Watch a ready engine; True once it hangs, False once one of ``ends`` is done."""
         self._liveness = LivenessProbe(
-            self.socket, interval=_LIVENESS_INTERVAL, failure_threshold=_LIVENESS_FAILURES
+            self.endpoint, interval=_LIVENESS_INTERVAL, failure_threshold=_LIVENESS_FAILURES
         )
         watching = Loop("engine liveness", self._liveness.watch)
         hung = asyncio.ensure_future(self._liveness.hung.wait())
@@ -386,8 +429,8 @@ class Runner:
 
     async def _probe(self) -> int | None:
         """Wait until the engine is healthy, and return what ``slot_context`` does."""
-        await wait_healthy(self.socket)
-        return await slot_context(self.socket)
+        await wait_healthy(self.endpoint)
+        return await slot_context(self.endpoint)
 
     def _became_ready(self, pid: int, context: int | None, seconds: float) -> None:
         self.context = context or self.expected_context
@@ -417,6 +460,8 @@ class Runner:
             causes = _LOAD_ERROR.findall("\n".join(self.log_tail))
             cause = causes[-1] if causes else "its log says why"
             return f"The engine can't load {self.model.name}: {cause}."
+        if status == PORT_TAKEN:
+            return f"Another program took the port of the engine of {self.name}."
         if status == NOT_EXECUTABLE:
             return (
                 f"The engine {Path(self._options.engine).name} is not a program for this machine."
