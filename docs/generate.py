@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from reverie.models.suggestions import SUGGESTIONS
 from reverie.settings import (
     BackendSettings,
+    ClusterSettings,
     DefaultSettings,
     LimitSettings,
     ModelSettings,
@@ -34,6 +35,7 @@ _SUGGESTIONS = re.compile(
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
     ("[store]", StoreSettings),
+    ("[cluster]", ClusterSettings),
     ("[[models]]", ModelSettings),
     ("[[models.backends]]", BackendSettings),
     ("[models.price]", PriceSettings),

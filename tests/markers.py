@@ -1,7 +1,8 @@
 """Which tests start something: ``make check`` runs those that don't.
 
-Rule 1: a test with none of the marks ``integration``, ``real``, ``postgres`` and ``browser`` starts
-no server and no process. One that does fails at once, and says which mark it lacks.
+Rule 1: a test with none of the marks ``integration``, ``real``, ``postgres``, ``cluster`` and
+``browser`` starts no server and no process. One that does fails at once, and says which mark it
+lacks.
 
 Rule 2: what shows by a test's folder or its fixtures is marked here. The rest is marked by hand.
 """
@@ -30,6 +31,7 @@ _FIXTURES = {
     },
     "real": {"model", "real", "served", "keyed"},
     "postgres": {"postgres", "postgres_database", "own_postgres"},
+    "cluster": {"cluster"},
 }
 _ENGINE_CHILD = "reverie.runner.child"
 _STARTERS: tuple[tuple[type, str, str], ...] = (
@@ -49,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, fixtures in _FIXTURES.items():
             if used & fixtures:
                 item.add_marker(mark)
-        if any(_is_marked(item, mark) for mark in ("real", "postgres", "browser")):
+        if any(_is_marked(item, mark) for mark in ("real", "postgres", "browser", "cluster")):
             item.add_marker("integration")
 
 

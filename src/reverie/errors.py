@@ -518,6 +518,10 @@ class ModelError(Exception):
     """A model can't be found, fetched or used. The message is one sentence for the operator."""
 
 
+class ClusterError(Exception):
+    """The cluster can't be used. The message is one sentence for the operator, and says why."""
+
+
 class StoreFailure(Exception):
     """The database of accounts could not do it; the message says why, without its address.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -351,3 +352,37 @@ def test_a_mistake_leaves_no_live_runners_file(folder: Path) -> None:
 def test_the_options_of_live_runners_need_the_one_that_writes_them(option: str) -> None:
     (mistake,) = errors(reverie_here("check", option, "x"))
     assert mistake == "command line: --runner-url, --label and --price need --live-runner"
+
+
+def test_models_of_a_cluster_are_told_and_a_head_that_is_away_is_one_mistake(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVERIE_CLUSTER_TOKEN", "0123456789abcdef")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        (folder / "reverie.toml").write_text(
+            f"""
+            [cluster]
+            address = "{address}"
+            [[models]]
+            name = "far"
+            source = "/on/the/machines/far.gguf"
+            engine = "/on/the/machines/llama-server"
+            engines = "1-3"
+            gpus = 1
+            slots = 8
+            """
+        )
+        done = reverie("check")
+    told = f"Model far: 1 to 3 engines in the cluster at {address}, each with 8 slots and 1 GPUs"
+    assert told in done.stdout
+    [problem] = errors(done)
+    assert problem.startswith(f"reverie.toml: cluster.address: The cluster at {address} can't be")
+
+
+def test_a_cluster_without_a_token_is_a_mistake(folder: Path) -> None:
+    (folder / "reverie.toml").write_text('[cluster]\naddress = "10.0.0.1"\n')
+    [problem] = errors(reverie_here("check", XDG_STATE_HOME=str(folder)))
+    assert problem.startswith("reverie.toml: cluster.token_file: ")
+    assert "reverie cluster token" in problem

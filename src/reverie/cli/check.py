@@ -13,8 +13,8 @@ import typer
 
 from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, Port, settings_of
 from reverie.cli.stores import left_behind, whereabouts
-from reverie.errors import ConfigurationError, ModelError, StoreFailure
-from reverie.settings import CONFIG_FILE, ModelSettings, Settings
+from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure
+from reverie.settings import CONFIG_FILE, ClusterSettings, ModelSettings, Settings
 
 
 def check(
@@ -126,7 +126,9 @@ def _check(
             where = "command line: model" if model else f"{config or CONFIG_FILE}: models[{index}]"
         problems += [f"{where}.{problem}" for problem in found]
         if not found:
-            say(f"Model {served.name}: {_describe(served)}")
+            say(f"Model {served.name}: {_describe(served, settings)}")
+    if settings.cluster is not None:
+        problems += _cluster_problems(settings.cluster, config or Path(CONFIG_FILE), say)
     if accounts is not None:
         say(f"Accounts: {accounts}")
     for sentence in own_backends(settings):
@@ -150,9 +152,16 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
     if model.source is None:
         return asyncio.run(_backend_problems(model, settings))
     from reverie.models.gguf import read_header
+    from reverie.models.reference import parse
     from reverie.models.store import find
     from reverie.runner.options import XLLAMACPP
 
+    if model.engines:  # its file and its program are wanted on other machines
+        try:
+            parse(model.source)
+        except ModelError as error:
+            return [f"source: {error}"]
+        return []
     problems = []
     try:
         if (found := find(model.source)) is not None:
@@ -164,6 +173,27 @@ def _problems_of(model: ModelSettings, settings: Settings) -> list[str]:
     return problems
 
 
+def _cluster_problems(
+    cluster: ClusterSettings, file: Path, say: Callable[[str], None]
+) -> list[str]:
+    """Say what the cluster has, or give why a gateway couldn't use it from this machine."""
+    from reverie.cli.cluster_view import ask
+
+    try:
+        view = ask(cluster, lambda manager: manager.overview())
+    except ClusterError as error:
+        return [f"{file}: cluster.address: {error}"]
+    except ConfigurationError as error:
+        return [f"{file}: cluster.token_file: {problem}" for problem in error.problems]
+    living = [machine for machine in view.machines if machine.alive]
+    room = sum(machine.slots for machine in living)
+    say(
+        f"Cluster: {cluster.address}, with Reverie {view.reverie}. "
+        f"Machines: {len(living)}, with room for {room} engines."
+    )
+    return []
+
+
 def _memory_problems(settings: Settings) -> list[str]:
     """Why the models that run here, of those on disk, don't fit into the memory budget."""
     from reverie.gateway.serving.memory_budget import MIB, budget_problems
@@ -173,7 +203,9 @@ def _memory_problems(settings: Settings) -> list[str]:
     needs: dict[str, int] = {}
     for model in settings.models:
         with contextlib.suppress(ModelError):  # reported already
-            if model.source is not None and (found := find(model.source)) is not None:
+            if model.source is None or model.engines:
+                continue
+            if (found := find(model.source)) is not None:
                 runner = Runner(model.name, found, model)
                 asyncio.run(runner.check())
                 needs[model.name] = runner.memory
@@ -202,8 +234,16 @@ async def _backend_problems(model: ModelSettings, settings: Settings) -> list[st
     return problems
 
 
-def _describe(model: ModelSettings) -> str:
+def _describe(model: ModelSettings, settings: Settings) -> str:
     """Where a model runs, and whether it is on disk."""
+    if model.engine_bounds is not None and settings.cluster is not None:
+        least, most = model.engine_bounds
+        engines = f"{most} engine{'s' if most > 1 else ''}"
+        count = engines if least == most else f"{least} to {engines}"
+        each = f"each with {model.slots} slots" + (
+            f" and {model.gpus:g} GPUs" if model.gpus else ""
+        )
+        return f"{count} in the cluster at {settings.cluster.address}, {each}"
     if model.source is None:
         from reverie.backends.client.address import public_url
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import reverie
-from reverie.cli import keys
+from reverie.cli import cluster, keys
 from reverie.cli.bench import bench
 from reverie.cli.chat import chat
 from reverie.cli.check import check
@@ -23,7 +23,7 @@ from reverie.cli.status import status
 from reverie.cli.top import top
 from reverie.cli.tune import tune
 from reverie.cli.usage import usage
-from reverie.errors import ConfigurationError, ModelError, StoreFailure
+from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure
 
 _EPILOG = """\b
 Start with:
@@ -53,6 +53,7 @@ app.command(short_help="Say what serve would run, or what is wrong.")(check)
 app.command(short_help="Say how a server is doing: models, slots, queue.")(status)
 app.command(short_help="Watch what runs; sort and cancel requests.")(top)
 app.add_typer(keys.app, short_help="Create, list, change and revoke callers' keys.")
+app.add_typer(cluster.app, short_help="Run models on many machines.")
 app.command(short_help="Say what was used: requests, tokens, money.")(usage)
 app.command(short_help="List the last requests: who asked what, how it ended.")(requests)
 app.command(short_help="Put load on a server, and measure what clients see.")(bench)
@@ -82,7 +83,7 @@ def run() -> None:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(1)
-    except (ModelError, CallFailed) as error:
+    except (ModelError, ClusterError, CallFailed) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except StoreFailure as error:

@@ -51,8 +51,8 @@ def _print(lines: list[tuple[str, ...]]) -> None:
 def _suggest(as_json: bool) -> None:
     import asyncio
 
-    from reverie.http.operations.hardware import for_models
     from reverie.models.suggestions import fitting
+    from reverie.runner.gpus import for_models
 
     main, of_gpu = asyncio.run(for_models())
     found = fitting(max(main, of_gpu))

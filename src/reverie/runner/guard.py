@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOOK_EVERY = 0.2
+"""Seconds."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -21,6 +25,22 @@ def die_with_parent(parent: int) -> None:
         watch_standard_input()
     if os.getppid() != parent:  # it died before this took effect
         os._exit(1)
+
+
+def end_with_parent() -> None:
+    """End this process once its parent has ended, from a thread of its own.
+
+    For a process that somebody else's program started, in a thread of which we know nothing: the
+    kernel would end it with that thread.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="guard", daemon=True).start()
 
 
 def _ask_the_kernel() -> None:

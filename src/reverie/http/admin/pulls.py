@@ -14,8 +14,8 @@ from reverie.gateway.pulls import Pull, Pulls, checked
 from reverie.gateway.siblings import Siblings
 from reverie.http.admin.router import NO_PARAMETERS, Body, admin_router
 from reverie.http.operations.errors import not_found
-from reverie.http.operations.hardware import for_models
 from reverie.models.offers import offers
+from reverie.runner.gpus import for_models
 from reverie.text import without_folders
 from reverie.threads import run_in_daemon_thread
 

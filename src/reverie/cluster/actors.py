@@ -1,0 +1,339 @@
+"""Ray's side of a cluster: its actors, and the launcher that starts engines as actors.
+
+There is one actor an engine, and one for the manager. Each is detached, so that it outlives whoever
+made it, and has a name, by which others find it. Messages cross as bytes of ``messages.encode``.
+
+Rule 1: each actor ends itself when its raylet is gone, which doesn't always end it.
+
+Rule 2: a call that asks the head blocks as long as the head is away. It is made in a thread.
+
+Rule 3: Ray never restarts an engine, since its address and key change: the manager decides that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import ray
+from ray._private.state import available_resources_per_node
+from ray.exceptions import ActorUnavailableError, RayError
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import reverie
+from reverie.cluster.connection import NAMESPACE
+from reverie.cluster.engine import EngineHost, EngineTls
+from reverie.cluster.launcher import Adopted, EngineDied, LaunchFailed
+from reverie.cluster.manager import Manager, UnknownMachine
+from reverie.cluster.messages import (
+    PROTOCOL,
+    Deploy,
+    EngineInfo,
+    EngineSpec,
+    Machine,
+    Report,
+    decode,
+    encode,
+)
+from reverie.cluster.variables import engine_ports, tls_files
+from reverie.log import fields
+from reverie.runner.guard import end_with_parent
+from reverie.threads import run_in_daemon_thread
+
+logger = logging.getLogger("reverie.cluster")
+
+T = TypeVar("T")
+
+_ENGINE_PREFIX = "engine:"
+_SLOT = "reverie"
+"""Ray's resource of which each engine takes one."""
+
+_HEAD_DEADLINE = 10.0
+"""Seconds for what the head is asked."""
+_START_DEADLINE = 60.0
+"""Seconds until an actor's process runs, on a machine that is busy."""
+_ANSWER_DEADLINE = 5.0
+_STOP_DEADLINE = 30.0
+_UNCERTAIN = 5.0
+"""Seconds for which an actor that can't be reached may come back, before it counts as dead."""
+_DEAD_MACHINES = 20
+"""Dead machines that are told of."""
+
+
+class About(msgspec.Struct, frozen=True):
+    """What an engine's actor says to a manager that didn't start it."""
+
+    name: str
+    uid: str
+    spec: EngineSpec
+    machine: str
+
+
+class EngineActor:
+    """One engine's process on its machine."""
+
+    def __init__(self, name: str, uid: str, spec: bytes) -> None:
+        end_with_parent()
+        if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray's, for an actor without CPUs of its own
+            del os.environ["OMP_NUM_THREADS"]
+        machine = ray.util.get_node_ip_address()
+        self._about = About(name, uid, decode(spec, EngineSpec), machine)
+        files = tls_files(os.environ)
+        self._host = EngineHost(
+            name,
+            uid,
+            self._about.spec,
+            host=machine,
+            ports=engine_ports(os.environ),
+            tls=None if files is None else EngineTls(*map(Path, files)),
+        )
+
+    async def start(self) -> None:
+        await self._host.start()
+
+    async def about(self) -> bytes:
+        return encode(self._about)
+
+    async def watch(self, seen: int) -> bytes:
+        return encode(await self._host.watch(seen))
+
+    async def stop(self) -> None:
+        await self._host.stop()
+
+
+class ManagerActor:
+    """The one manager of a cluster, on its head. Ray starts it again whenever it has ended."""
+
+    def __init__(self) -> None:
+        end_with_parent()
+        self._manager = Manager(RayLauncher())
+        self._starting = asyncio.ensure_future(self._manager.start())
+
+    async def hello(self) -> tuple[int, str]:
+        """Its ``PROTOCOL``, and its version of Reverie. No later version may change this."""
+        return PROTOCOL, reverie.__version__
+
+    async def deploy(self, deploy: bytes) -> None:
+        await self._starting
+        asked = decode(deploy, Deploy)
+        self._manager.deploy(asked.gateway, asked.models)
+
+    async def report(self, report: bytes) -> None:
+        await self._starting
+        self._manager.report(decode(report, Report))
+
+    async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> bytes:
+        await self._starting
+        return encode(await self._manager.view(gateway, incarnation, version, timeout))
+
+    async def overview(self) -> bytes:
+        await self._starting
+        return encode(self._manager.overview())
+
+    async def drain(self, machine: str, draining: bool) -> str:
+        """Gives what is wrong with that, as a sentence; empty if it is done."""
+        await self._starting
+        try:
+            await self._manager.drain(machine, draining)
+        except UnknownMachine as error:
+            return str(error)
+        return ""
+
+
+_Engine: Any = ray.remote(EngineActor)
+_Manager: Any = ray.remote(ManagerActor)
+
+
+def manager_actor() -> Any:
+    """The cluster's manager, which is made if there is none. Asks the head."""
+    return _Manager.options(
+        name="manager",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,  # who asks is told that it is away, and asks again
+        max_concurrency=10_000,  # gateways' long polls
+        num_cpus=0,
+        resources={"node:__internal_head__": 0.001},
+    ).remote()
+
+
+class RayHandle:
+    """An engine's actor, as the manager holds it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def watch(self, seen: int) -> EngineInfo:
+        """See ``Handle``.
+
+        An actor that can't be reached may be alive: were another one started at once, both would
+        hold the model's memory.
+        """
+        lost: float | None = None
+        while True:
+            try:
+                return decode(await self._actor.watch.remote(seen), EngineInfo)
+            except ActorUnavailableError as error:
+                now = time.monotonic()
+                lost = now if lost is None else lost
+                if now - lost > _UNCERTAIN:
+                    raise EngineDied(cause(error)) from None
+                await asyncio.sleep(0.1)
+            except RayError as error:
+                raise EngineDied(cause(error)) from None
+
+    async def stop(self) -> None:
+        with contextlib.suppress(RayError, TimeoutError):
+            await answer(self._actor.stop.remote(), _STOP_DEADLINE)
+        with contextlib.suppress(RayError, TimeoutError):
+            await of_head(lambda: ray.kill(self._actor))
+
+
+class RayLauncher:
+    """Runs engines as actors. See ``Launcher``."""
+
+    def __init__(self) -> None:
+        self._machines: Sequence[Machine] = ()
+
+    async def machines(self) -> Sequence[Machine]:
+        """As they were last, while the head doesn't answer."""
+        with contextlib.suppress(RayError, TimeoutError):
+            self._machines = await of_head(_machines)
+        return self._machines
+
+    async def start(self, name: str, uid: str, spec: EngineSpec, machine: Machine) -> RayHandle:
+        def create() -> Any:
+            options: dict[str, Any] = {"memory": spec.memory} if spec.memory else {}
+            return _Engine.options(
+                name=f"{_ENGINE_PREFIX}{name}:{uid}",  # Ray keeps the name of one that has died
+                namespace=NAMESPACE,
+                lifetime="detached",
+                max_restarts=0,
+                max_concurrency=16,
+                num_cpus=0,
+                num_gpus=spec.gpus,
+                resources={_SLOT: 1},
+                scheduling_strategy=NodeAffinitySchedulingStrategy(machine.id, soft=False),
+                **options,
+            ).remote(name, uid, encode(spec))
+
+        try:
+            actor = await of_head(create)
+        except (RayError, ValueError, TimeoutError) as error:
+            raise LaunchFailed(f"Ray can't start an engine: {cause(error)}") from None
+        handle = RayHandle(actor)
+        try:
+            await answer(actor.start.remote(), _START_DEADLINE)
+        except BaseException as error:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+            if isinstance(error, TimeoutError):
+                raise LaunchFailed(
+                    f"No process for an engine was there on {machine.address} within "
+                    f"{_START_DEADLINE:.0f} s."
+                ) from None
+            if isinstance(error, RayError):
+                raise LaunchFailed(
+                    f"An engine could not be started on {machine.address}: {cause(error)}"
+                ) from None
+            raise
+        return handle
+
+    async def adopt(self) -> Sequence[Adopted]:
+        try:
+            actors = await of_head(_engine_actors)
+        except (RayError, TimeoutError):
+            return ()
+        found = await asyncio.gather(*map(_adopted, actors))
+        return [one for one in found if one is not None]
+
+    async def remember(self, key: str, value: bytes) -> None:
+        try:
+            await of_head(lambda: _internal_kv_put(key, value, namespace=NAMESPACE))
+        except (RayError, TimeoutError) as error:
+            logger.warning("not remembered", extra=fields(key=key, reason=cause(error)))
+
+    async def recall(self, key: str) -> bytes | None:
+        with contextlib.suppress(RayError, TimeoutError):
+            return await of_head(lambda: _internal_kv_get(key, namespace=NAMESPACE))
+        return None
+
+
+def _engine_actors() -> list[Any]:
+    found = []
+    for one in list_named_actors(all_namespaces=True):
+        if one["namespace"] == NAMESPACE and one["name"].startswith(_ENGINE_PREFIX):
+            with contextlib.suppress(ValueError):  # it has just ended
+                found.append(ray.get_actor(one["name"], NAMESPACE))
+    return found
+
+
+async def _adopted(actor: Any) -> Adopted | None:
+    try:
+        about = decode(await answer(actor.about.remote(), _ANSWER_DEADLINE), About)
+    except (RayError, TimeoutError, msgspec.DecodeError):
+        with contextlib.suppress(RayError):
+            ray.kill(actor)
+        return None
+    return Adopted(about.name, about.uid, about.spec, about.machine, RayHandle(actor))
+
+
+def _machines() -> list[Machine]:
+    free = available_resources_per_node()
+    living: dict[str, Machine] = {}
+    dead: dict[str, Machine] = {}
+    for node in ray.nodes():
+        address, whole = node["NodeManagerAddress"], node["Resources"]
+        left = free.get(node["NodeID"], {})
+        (living if node["Alive"] else dead)[address] = Machine(
+            id=node["NodeID"],
+            address=address,
+            alive=node["Alive"],
+            slots=int(whole.get(_SLOT, 0)),
+            free_slots=int(left.get(_SLOT, 0)),
+            gpus=whole.get("GPU", 0.0),
+            free_gpus=left.get("GPU", 0.0),
+            memory=int(whole.get("memory", 0)),
+            free_memory=int(left.get("memory", 0)),
+        )
+    gone = [machine for address, machine in dead.items() if address not in living]
+    return [*living.values(), *gone[-_DEAD_MACHINES:]]
+
+
+async def of_head(work: Callable[[], T]) -> T:
+    """What the head is asked, which blocks.
+
+    Raises:
+        TimeoutError
+    """
+    async with asyncio.timeout(_HEAD_DEADLINE):
+        return await run_in_daemon_thread(work)
+
+
+async def answer(call: Awaitable[T], deadline: float) -> T:
+    """What an actor answers.
+
+    Raises:
+        TimeoutError
+    """
+    async with asyncio.timeout(deadline):
+        return await call
+
+
+def cause(error: BaseException) -> str:
+    """One line of Ray's many."""
+    if isinstance(error, TimeoutError):
+        return "the head doesn't answer"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".") + "."
