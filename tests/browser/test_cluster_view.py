@@ -9,21 +9,20 @@ from playwright.async_api import Page, expect
 
 from reverie.testing import ScriptedEngine
 from tests.browser.conftest import ADMIN_KEY, WIDER, OpenPage, open_view, serious
-from tests.gateway.scripted_cluster import NO_ROOM, SECRET, ScriptedCluster, a_view, machine, model
+from tests.gateway.cluster_views import NO_ROOM, SECRET, a_view, link_to, machine, model
+from tests.gateway.serving.fake_link import CLUSTER, FakeLink
 from tests.harness import Gateway, StartGateway
 
 
 @pytest.fixture
-async def gateway(engine: ScriptedEngine, start_gateway: StartGateway) -> Gateway:
-    gateway = await start_gateway(engine, environ={"REVERIE_ADMIN_KEY": ADMIN_KEY})
-    gateway.app.registry.cluster = ScriptedCluster(a_view())
-    return gateway
+def link() -> FakeLink:
+    return link_to(a_view())
 
 
-def link(gateway: Gateway) -> Any:
-    cluster = gateway.app.registry.cluster
-    assert cluster is not None
-    return cluster.link
+@pytest.fixture
+async def gateway(engine: ScriptedEngine, link: FakeLink, start_gateway: StartGateway) -> Gateway:
+    key = {"REVERIE_ADMIN_KEY": ADMIN_KEY}
+    return await start_gateway(engine, environ=key, cluster=CLUSTER, link=link)
 
 
 def row(page: Page, caption: str, first: str) -> Any:
@@ -32,7 +31,7 @@ def row(page: Page, caption: str, first: str) -> Any:
 
 
 async def test_machines_and_what_models_lack_are_seen_as_they_change(
-    gateway: Gateway, open_page: OpenPage
+    gateway: Gateway, link: FakeLink, open_page: OpenPage
 ) -> None:
     page = await open_view(open_page, gateway.url, "Activity")
     caption = "Machines of the cluster"
@@ -47,7 +46,7 @@ async def test_machines_and_what_models_lack_are_seen_as_they_change(
     await expect(short).to_be_visible()
     await expect(row(page, "Engines that the models have", "m")).to_contain_text("2 of 4")
 
-    link(gateway).show(a_view(2, machines=[machine("10.0.0.9")], models=[model("m", wanted=2)]))
+    link.tell(a_view(2, machines=[machine("10.0.0.9")], models=[model("m", wanted=2)]))
     await expect(row(page, caption, "10.0.0.9")).to_be_visible()
     await expect(row(page, caption, "10.0.0.4")).to_have_count(0)
     await expect(short).to_have_count(0)
@@ -55,10 +54,10 @@ async def test_machines_and_what_models_lack_are_seen_as_they_change(
 
 
 async def test_a_cluster_that_is_away_is_told_with_its_reason_until_it_is_back(
-    gateway: Gateway, open_page: OpenPage
+    gateway: Gateway, link: FakeLink, open_page: OpenPage
 ) -> None:
     page = await open_view(open_page, gateway.url, "Models")
-    link(gateway).show(why="The head at 10.0.0.1:6379 doesn't answer.")
+    link.lose("The head at 10.0.0.1:6379 doesn't answer.")
     notice = page.get_by_role("alert").filter(has_text="The cluster's manager hasn't answered")
     await expect(notice).to_contain_text("The head at 10.0.0.1:6379 doesn't answer.")
     engines = page.get_by_role("table", name="Engines of m")
@@ -66,15 +65,15 @@ async def test_a_cluster_that_is_away_is_told_with_its_reason_until_it_is_back(
     await expect(row(page, "Engines of m", "m/3")).to_contain_text("loads")
     await expect(row(page, "Engines of m", "m/3")).to_contain_text("10.0.0.3")
     await expect(row(page, "Engines of m", "m/4")).to_contain_text("is leaving")
-    link(gateway).show()
+    link.tell(a_view())
     await expect(notice).to_have_count(0)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 async def test_it_is_for_everyone(
-    gateway: Gateway, open_page: OpenPage, axe: str, width: int, scheme: str
+    gateway: Gateway, link: FakeLink, open_page: OpenPage, axe: str, width: int, scheme: str
 ) -> None:
-    link(gateway).show(why="The head at 10.0.0.1:6379 doesn't answer.")
+    link.lose("The head at 10.0.0.1:6379 doesn't answer.")
     look = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
     page = await open_view(open_page, gateway.url, "Activity", **look)
     for view, caption in (("Activity", "Machines of the cluster"), ("Models", "Engines of m")):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 
 from reverie.gateway.cluster_metrics import ClusterMetrics
-from tests.gateway.scripted_cluster import ScriptedCluster, a_view, model
+from reverie.gateway.serving.cluster import Cluster
+from tests.gateway.cluster_views import a_view, cluster_of, model
 
 
-def rendered(cluster: ScriptedCluster | None) -> list[str]:
+def rendered(cluster: Cluster | None) -> list[str]:
     registry = CollectorRegistry()
     registry.register(ClusterMetrics(lambda: cluster))
     lines = generate_latest(registry).decode().splitlines()
@@ -17,7 +18,7 @@ def rendered(cluster: ScriptedCluster | None) -> list[str]:
 
 def test_machines_and_engines_are_counted_by_their_states() -> None:
     lines = rendered(
-        ScriptedCluster(
+        cluster_of(
             a_view(models=[model("m", wanted=4, why="No machine has a free GPU."), model("o")])
         )
     )
@@ -40,11 +41,11 @@ def test_machines_and_engines_are_counted_by_their_states() -> None:
 
 
 def test_no_label_is_a_machine_or_a_sentence() -> None:
-    text = "\n".join(rendered(ScriptedCluster(a_view())))
+    text = "\n".join(rendered(cluster_of(a_view())))
     assert "10.0.0" not in text
     assert "GPU" not in text
 
 
 def test_a_cluster_that_never_answered_is_told_so_and_none_isnt_told_of() -> None:
-    assert rendered(ScriptedCluster(why="It isn't there.")) == ["reverie_cluster_connected 0.0"]
+    assert rendered(cluster_of(why="It isn't there.")) == ["reverie_cluster_connected 0.0"]
     assert rendered(None) == []

@@ -12,10 +12,10 @@ from reverie.cluster.messages import View
 from reverie.gateway.cluster_view import (
     ENGINE_STEPS,
     MACHINE_STATES,
-    Cluster,
     machine_state,
     step_of,
 )
+from reverie.gateway.serving.cluster import Cluster
 
 
 class ClusterMetrics(Collector):

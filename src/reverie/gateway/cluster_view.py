@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, get_args
 
-from reverie.cluster.link import Link
 from reverie.cluster.messages import Engine, EngineState, Machine, ModelStatus
+from reverie.gateway.serving.cluster import Cluster
 from reverie.text import without_folders
 from reverie.times import format_moment
-
-
-class Cluster(Protocol):
-    """A gateway's cluster, as far as it is described."""
-
-    link: Link
-    since: float
-    """When ``link.connected`` last changed, in seconds since 1970."""
-
-    @property
-    def running(self) -> Mapping[str, int]:
-        """The requests of this gateway that run on each engine, by the engine's ``uid``."""
-
 
 DescribeCluster: TypeAlias = Callable[[int | None], dict[str, Any] | None]
 """Describes the cluster with so many of its engines and machines; None: none is configured."""

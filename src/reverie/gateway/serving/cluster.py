@@ -67,6 +67,9 @@ class Cluster:
 
     def __init__(self, settings: ClusterSettings, link: Link) -> None:
         self.link = link
+        self.since = time.time()
+        """When the manager began to answer, or ceased to; until then, when this began. In seconds
+        since 1970."""
         self.tls: SSLContext | None = None
         """Checks the certificates of engines."""
         self.demands_tls = settings.tls_ca is not None
@@ -134,6 +137,15 @@ class Cluster:
         """True if an engine runs what a spec of this family says. If nobody tells, it does: what
         another gateway asked for is what holds."""
         return (engine.family or self._families.get(engine.digest, family)) == family
+
+    @property
+    def running(self) -> dict[str, int]:
+        """The requests that run on each engine from here, by the engine's ``uid``."""
+        found: dict[str, int] = {}
+        for deployment in self._deployments:
+            for uid, count in deployment.running().items():
+                found[uid] = found.get(uid, 0) + count
+        return found
 
     @property
     def unreachable(self) -> bool:
@@ -204,20 +216,17 @@ class Cluster:
     def _report(self, now: float) -> None:
         self._reported_at, self._urgent = now, False
         demand: dict[str, Demand] = {}
-        running: dict[str, int] = {}
         for one in self._deployments:
             before = demand.get(one.model.name, Demand(0, 0))
             in_flight, waiting = one.pool.in_flight, one.pool.waiting
             demand[one.model.name] = Demand(before.in_flight + in_flight, before.waiting + waiting)
-            for uid, count in one.running().items():
-                running[uid] = running.get(uid, 0) + count
         self._busy = any(one.in_flight or one.waiting for one in demand.values())
         view = self._heeded
         self.link.report(
             Report(
                 self.link.gateway,
                 demand,
-                running,
+                self.running,
                 incarnation="" if view is None else view.incarnation,
                 version=0 if view is None else view.version,
             )
@@ -229,7 +238,7 @@ class Cluster:
             return  # it has only just begun to connect
         if connected == self._was_connected:
             return
-        self._was_connected = connected
+        self._was_connected, self.since = connected, time.time()
         if connected:
             logger.info("cluster connected", extra=fields(address=self._settings.address))
         else:

@@ -1,64 +1,32 @@
-"""A link to a cluster that tells what a test has it tell, and keeps what it is told."""
+"""A cluster with machines and engines of every kind, as its manager tells of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from reverie.cluster.messages import (
-    Engine,
-    EngineInfo,
-    EngineState,
-    Machine,
-    ModelStatus,
-    Report,
-    View,
-    Wanted,
-)
+from reverie.cluster.messages import Engine, EngineInfo, EngineState, Machine, ModelStatus, View
+from reverie.gateway.serving.cluster import Cluster
+from reverie.settings import ClusterSettings
+from tests.gateway.serving.fake_link import CLUSTER, FakeLink
 
 GIB = 2**30
 SECRET = "the-key-of-an-engine"
 NO_ROOM = "No machine has a free GPU: each engine needs 1."
 
 
-class ScriptedLink:
-    """A ``Link`` without a cluster behind it."""
-
-    gateway = "gw-1"
-
-    def __init__(self, view: View | None = None, why: str = "") -> None:
-        self.view = view
-        self.connected = not why
-        self.why = why
-        self.deployed: list[Wanted] = []
-        self.reports: list[Report] = []
-        self._on_change: Callable[[], None] = lambda: None
-
-    async def start(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-
-    def deploy(self, models: Sequence[Wanted]) -> None:
-        self.deployed = list(models)
-
-    def report(self, report: Report) -> None:
-        self.reports.append(report)
-
-    async def stop(self) -> None: ...
-
-    def show(self, view: View | None = None, why: str = "") -> None:
-        """Tell another view, or, with a reason, that the manager doesn't answer any more."""
-        self.view = view or self.view
-        self.connected, self.why = not why, why
-        self._on_change()
+def cluster_of(view: View | None = None, why: str = "") -> Cluster:
+    """A gateway's cluster, over such a link."""
+    return Cluster(ClusterSettings.model_validate(CLUSTER), link_to(view, why))
 
 
-class ScriptedCluster:
-    """A gateway's cluster over a scripted link."""
-
-    def __init__(self, view: View | None = None, why: str = "") -> None:
-        self.link = ScriptedLink(view, why)
-        self.since = 0.0
-        self.running: dict[str, int] = {}
+def link_to(view: View | None = None, why: str = "") -> FakeLink:
+    """A link on which this view was told; with a reason, nothing comes after it."""
+    link = FakeLink()
+    if view is not None:
+        link.tell(view)
+    if why:
+        link.lose(why)
+    return link
 
 
 def engine(
