@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 import reverie
 from tests.gateway.serving.fake_link import CLUSTER, FakeLink
 from tests.harness import Gateway, StartGateway
+from tests.runner.test_gpus import driver as driver
 
 
 async def test_a_server_says_what_it_is(gateway: Gateway) -> None:
