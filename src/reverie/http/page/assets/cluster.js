@@ -96,9 +96,6 @@ const ENGINE_COLUMNS = [
     return html`<span class=${`badge ${ENGINE_LOOKS[step] ?? "loading"}`}>${engineInWords(step)}
       </span>${why && html`<br /><span class="hint">${why}</span>`}`;
   } },
-  { name: "use", label: "Slots in use here", cell: ({ name, in_flight, slots }) =>
-    (slots ? html`<${Meter} label=${`Slots of ${name} in use`} value=${in_flight}
-      most=${slots} />` : "–") },
   { name: "memory", label: "Memory, about", isNumber: true,
     cell: ({ memory_bytes }) => bytes(memory_bytes) },
   { name: "start", label: "Took to start", isNumber: true,
