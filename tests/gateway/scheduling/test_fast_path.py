@@ -65,6 +65,62 @@ class Twin:
         return None
 
 
+class ElasticTwin(Twin):
+    """A pool whose backends come, go and are replaced."""
+
+    def __init__(self, count: int, *, quick: bool) -> None:
+        super().__init__(count, quick=False)
+        self.pool = Pool(
+            "m",
+            (),
+            queue_size=10,
+            queue_timeout=0.001,
+            clock=lambda: self.now,
+            examples=self.backends[:1],
+        )
+        if not quick:
+            self.pool.fast.choose = lambda _: None  # type: ignore[method-assign]
+        for backend in self.backends:
+            self.add(backend)
+        self.unused = 0
+
+    def add(self, backend: FakeBackend) -> None:
+        self.pool.add(backend)._chance = lambda: 0.5
+
+    async def step(self, chance: random.Random) -> str | None:
+        if chance.random() > 0.05:
+            return await super().step(chance)
+        index = chance.randrange(len(self.backends))
+        old = self.backends[index]
+        present = old in self.pool.backends
+        kind = chance.random()
+        if present and kind < 0.5:
+            self.pool.set_leaving(old.name, kind < 0.15)
+        elif present:
+            self.pool.remove(old.name, self._count_unused)
+        if not present or kind > 0.8:
+            self.backends[index] = FakeBackend(old.name, old.slots)
+            self.add(self.backends[index])
+        return None
+
+    def _count_unused(self) -> None:
+        self.unused += 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_it_chooses_the_same_while_backends_come_and_go(seed: int) -> None:
+    quick, slow = ElasticTwin(4, quick=True), ElasticTwin(4, quick=False)
+    first, second = random.Random(seed), random.Random(seed)
+    for _ in range(400):
+        assert await quick.step(first) == await slow.step(second)
+        assert quick.pool.in_flight == len(quick.leases)
+    for twin in (quick, slow):
+        for lease in twin.leases:
+            lease.release()
+        assert (twin.pool.in_flight, twin.pool._removed) == (0, [])
+    assert quick.unused == slow.unused > 0
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_it_chooses_what_a_look_at_every_backend_chooses(seed: int) -> None:
     quick, slow = Twin(5, quick=True), Twin(5, quick=False)

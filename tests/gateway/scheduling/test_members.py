@@ -174,6 +174,7 @@ async def test_requests_wait_while_the_only_backend_is_down_and_it_is_probed_mea
     probes = backend.wanted_probes
     (waiting,) = await queued(pool)
     (resuming,) = await queued(pool, resuming=True, failed_on={"m/0"})
+    assert not pool.ready
     on_clock.now += 20  # longer than any grace
     pool.wake()
     await asyncio.sleep(0)

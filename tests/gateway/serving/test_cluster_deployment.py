@@ -6,16 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reverie.cluster.messages import ModelStatus
+from reverie.gateway.serving import cluster
 from reverie.testing import Script, ScriptedEngine
 from tests.gateway.serving.fake_link import CLUSTER, FakeLink, member
 from tests.harness import Gateway, StartGateway, chat
 from tests.reloading import ADMIN, AS_ADMIN, reload
 
+CERTIFICATE = Path(__file__).parents[2] / "backends" / "client" / "localhost.pem"
 WORDS = tuple(f"w{number} " for number in range(40))
 TEXT = "".join(WORDS)
 SLOW = Script(tokens=WORDS, delay=0.01)
@@ -91,6 +94,12 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     wanted = link.wanted["m"]
     assert (wanted.least, wanted.most, wanted.idle) == (0, 2, 60.0)
     assert wanted.spec.model_settings().source == "smollm2-135m"
+    link.show(ended=["u0"])
+    await gateway.until(lambda: gateway.app.models.default.state == "cold")
+    (again,) = streams(gateway, 1)
+    await gateway.until(lambda: gateway.pool().waiting == 1)
+    link.show(member(engines[1], 0, uid="new"))
+    assert await again == TEXT
 
 
 async def test_who_waits_in_vain_is_told_why_and_when_to_come_again(
@@ -367,3 +376,100 @@ async def test_the_engines_run_on_when_the_gateway_stops(
     await gateway.app.stop()
     assert link.stopped
     assert len(link.deployed) == deployed
+
+
+async def test_it_is_told_once_that_another_gateways_configuration_holds(
+    start: StartGateway,
+    link: FakeLink,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(cluster, "_DIFFERENCE_AFTER", 0.0)
+    gateway = await start("1-3")
+    digest = link.wanted["m"].spec.digest
+    for most in (3, 4, 4):
+        view = link.show(models=[ModelStatus("m", digest, 1, most, 1)])
+        await gateway.until(lambda view=view: gateway.app.registry.cluster._heeded is view)
+    assert caplog.text.count("another gateway's configuration") == 1
+    assert (f"{digest}, 1-3 engines", f"{digest}, 1-4 engines") in [
+        (record.fields["ours"], record.fields["theirs"])
+        for record in caplog.records
+        if hasattr(record, "fields") and "ours" in record.fields
+    ]
+
+
+async def test_a_model_whose_engines_all_failed_says_so_and_gets_over_it(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    gateway = await start("1", server={"queue_timeout": 0.05})
+    why = "The model hf:o/r does not exist."
+    link.show(member("", state="failed", why=why))
+    await gateway.until(lambda: gateway.app.models.default.state == "failed")
+    assert (await gateway.get("/health"))[0] == 503
+    entry = (await gateway.get("/admin/v1/models", AS_ADMIN))[1]["data"][0]
+    assert entry["reason"] == f"The model's engines fail to start: {why}"
+    status, body, _ = await gateway.post(chat())
+    assert (status, "fail to start" in body["error"]["message"]) == (503, True)
+    link.show(member(engines[0], uid="new"), ended=["u0"])
+    await gateway.until(lambda: gateway.app.models.default.state == "ready")
+    assert await stream(gateway) == TEXT
+
+
+async def test_engines_without_tls_are_not_used_where_the_cluster_speaks_it(
+    start_gateway: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    files = {f"tls_{name}": str(CERTIFICATE) for name in ("cert", "key", "ca")}
+    gateway = await start_gateway(models=[model()], cluster={**CLUSTER, **files}, link=link)
+    link.show(member(engines[0], 0), member("https://127.0.0.1:9/v1", 1))
+    await gateway.until(lambda: names(gateway) == ["m/1"])
+    assert "an engine can't be used" in caplog.text
+
+
+async def test_an_engine_that_hangs_is_not_waited_for_by_those_who_find_another(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    a, b, _ = engines
+    a.script = Script(tokens=WORDS, stall_after=3)
+    gateway = await start(server={"stall_timeout": 0.3})
+    link.show(member(a, 0))
+    running = streams(gateway, 2)
+    await gateway.until(lambda: a.stalled == 2)
+    link.show(member(a, 0), member(b, 1))
+    assert [await task for task in running] == [TEXT, TEXT]
+
+
+async def test_a_hundred_streams_survive_engines_that_die_again_and_again(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    script = Script(tokens=WORDS, delay=0.002)
+    for engine in engines:
+        engine.script = script
+    gateway = await start(server={"queue_size": 300})
+    uids = ["u0", "u1", "u2"]
+
+    def show(*alive: int, ended: str = "") -> None:
+        link.show(
+            *(member(engines[n], n, uid=uids[n], slots=16) for n in alive),
+            ended=[ended] if ended else [],
+        )
+
+    show(0, 1, 2)
+    running = streams(gateway, 100)
+    for turn in range(6):
+        await asyncio.sleep(0.1)
+        victim = turn % 3
+        engines[victim].kill()
+        if turn % 2:  # the engine's supervisor restarts it, its machine and its name stay
+            await asyncio.sleep(0.05)
+            await engines[victim].restart()
+            continue
+        others = [n for n in range(3) if n != victim]
+        show(*others, ended=uids[victim])
+        uids[victim] = f"u{victim}-{turn}"
+        await engines[victim].restart()
+        show(0, 1, 2)
+    assert [await task for task in running] == [TEXT] * 100
+    assert sum(engine.died for engine in engines) > 10

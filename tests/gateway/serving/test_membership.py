@@ -23,7 +23,7 @@ def known(*engines: Engine, incarnation: str = "a") -> dict[str, Known]:
 
 
 def found(members: dict[str, Known], told: View) -> Changes:
-    return changes(members, told, "m", lambda _: True)
+    return changes(members, told.engines, told, lambda _: True)
 
 
 ONE, TWO = member(number=0), member(number=1)
@@ -41,10 +41,8 @@ def test_an_engine_that_is_not_ready_leaves_or_has_ended_does_not_join() -> None
     assert found({}, told) == Changes([], [], [], [])
 
 
-def test_an_engine_of_another_model_or_of_other_weights_does_not_join() -> None:
-    other = member(model="n")
-    assert found({}, view(other)).joined == []
-    assert changes({}, view(ONE), "m", lambda _: False).joined == []
+def test_an_engine_that_runs_other_weights_does_not_join() -> None:
+    assert changes({}, [ONE], view(ONE), lambda _: False).joined == []
 
 
 def test_a_member_that_starts_anew_stays() -> None:

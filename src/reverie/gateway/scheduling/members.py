@@ -139,7 +139,11 @@ class Members:
 
     @property
     def ready(self) -> bool:
-        return any(state.backend.ready for state in self.in_service)
+        """True if a backend takes requests. One that may be replaced doesn't while it is down."""
+        return any(
+            state.backend.ready and not (state.replaceable and state.down)
+            for state in self.in_service
+        )
 
     @property
     def drained(self) -> bool:

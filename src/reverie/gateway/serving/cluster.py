@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ssl import SSLContext
 from typing import Protocol
 
@@ -67,11 +67,10 @@ class Cluster:
 
     def __init__(self, settings: ClusterSettings, link: Link) -> None:
         self.link = link
-        self.since = time.time()
-        """When the manager began to answer, or ceased to; until then, when this began. In seconds
-        since 1970."""
         self.tls: SSLContext | None = None
         """Checks the certificates of engines."""
+        self.since = time.time()
+        """When ``link.connected`` last changed, in seconds since 1970."""
         self.demands_tls = settings.tls_ca is not None
         self._settings = settings
         self._deployments: set[Participant] = set()
@@ -84,7 +83,11 @@ class Cluster:
         self._reported_at = -IDLE_INTERVAL
         self._heeded: View | None = None  # by all deployments, unless this is stale
         self._stale = False
-        self._was_connected: bool | None = None
+        self._was_connected = self._was_unreachable = False
+        self._heard = False
+        self._statuses: dict[str, ModelStatus] = {}  # of the latest view, by model
+        self._engines: dict[str, list[Engine]] = {}
+        self._sorted: View | None = None
         self._differs_since: dict[str, float] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -101,7 +104,7 @@ class Cluster:
                 raise ConfigurationError(
                     [f"cluster.tls_ca: {self._settings.tls_ca} can't be used: {error}"]
                 ) from None
-        await self.link.start(self._wake.set)
+        await self.link.start(self._link_changed)
         self._loop = Loop("cluster membership", self._run)
 
     async def stop(self) -> None:
@@ -139,28 +142,30 @@ class Cluster:
         return (engine.family or self._families.get(engine.digest, family)) == family
 
     @property
-    def running(self) -> dict[str, int]:
-        """The requests that run on each engine from here, by the engine's ``uid``."""
-        found: dict[str, int] = {}
-        for deployment in self._deployments:
-            for uid, count in deployment.running().items():
-                found[uid] = found.get(uid, 0) + count
-        return found
-
-    @property
     def unreachable(self) -> bool:
         """True if it was tried to reach the manager, in vain."""
-        return not self.link.connected and bool(self.link.why)
+        return self._heard and not self.link.connected
 
     def status_of(self, model: str) -> ModelStatus | None:
         """What the manager says of a model; None: nothing yet."""
-        view = self.link.view
-        return next((one for one in view.models if one.model == model), None) if view else None
+        self._sort()
+        return self._statuses.get(model)
 
-    def engines_of(self, model: str) -> list[Engine]:
+    def engines_of(self, model: str) -> Sequence[Engine]:
         """The engines that start, run or leave, as the latest view has them."""
+        self._sort()
+        return self._engines.get(model, ())
+
+    def _sort(self) -> None:
+        """Sort the latest view by models, once: each of many models looks for its own engines."""
         view = self.link.view
-        return [one for one in view.engines if one.model == model] if view else []
+        if view is None or view is self._sorted:
+            return
+        self._sorted = view
+        self._statuses = {status.model: status for status in view.models}
+        self._engines = {}
+        for engine in view.engines:
+            self._engines.setdefault(engine.model, []).append(engine)
 
     # Deployments -----------------------------------------------------------------------------
 
@@ -172,6 +177,19 @@ class Cluster:
 
     def leave(self, deployment: Participant) -> None:
         self._deployments.discard(deployment)
+
+    @property
+    def running(self) -> dict[str, int]:
+        """The requests of this gateway that run on each engine, by its ``uid``."""
+        running: dict[str, int] = {}
+        for deployment in self._deployments:
+            for uid, count in deployment.running().items():
+                running[uid] = running.get(uid, 0) + count
+        return running
+
+    def _link_changed(self) -> None:
+        self._heard = True
+        self._wake.set()
 
     def demand_changed(self, *, urgent: bool) -> None:
         """Report soon: a request waits (``urgent``), or the first one runs."""
@@ -185,7 +203,7 @@ class Cluster:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            self._tell_connection()
+            self._note_connection()
             view = self.link.view
             if view is not None and (self._stale or view is not self._heeded):
                 await self._heed(view)
@@ -232,22 +250,15 @@ class Cluster:
             )
         )
 
-    def _tell_connection(self) -> None:
-        connected = self.link.connected
-        if not connected and not self.link.why:
-            return  # it has only just begun to connect
-        if connected == self._was_connected:
-            return
-        self._was_connected, self.since = connected, time.time()
-        if connected:
-            logger.info("cluster connected", extra=fields(address=self._settings.address))
-        else:
-            logger.warning(
-                "the cluster can't be reached, its engines are used as they are",
-                extra=fields(address=self._settings.address, reason=self.link.why),
-            )
-        for deployment in self._deployments:
-            deployment.cluster_changed()
+    def _note_connection(self) -> None:
+        if self.unreachable != self._was_unreachable:
+            self._was_unreachable = self.unreachable
+            for deployment in self._deployments:
+                deployment.cluster_changed()
+        if self.link.connected != self._was_connected:
+            self._was_connected = self.link.connected
+            self.since = time.time()
+            self._urgent = True  # a manager that is new here knows nothing of this gateway
 
     def _tell_differences(self) -> None:
         """Warn, once, of a model for which another gateway's configuration holds."""

@@ -112,7 +112,8 @@ class ClusterDeployment(Deployment):
     async def heed(self, view: View) -> None:
         """Change the pool as a view says."""
         known = {name: Known(one.engine, one.incarnation) for name, one in self._members.items()}
-        found = changes(known, view, self.model.name, self._serves)
+        engines = self._cluster.engines_of(self.model.name)
+        found = changes(known, engines, view, self._serves)
         for name in found.gone:
             self._remove(self._members[name])
         for name in found.doubtful:
@@ -249,7 +250,7 @@ class ClusterDeployment(Deployment):
     def _failed(self) -> list[Engine]:
         """The engines that have failed, if no other runs or starts."""
         engines = self._cluster.engines_of(self.model.name)
-        return [] if self._members or self._starting else engines
+        return [] if self._members or self._starting else list(engines)
 
     @property
     def unready_state(self) -> UnreadyState:

@@ -42,19 +42,23 @@ class Changes(NamedTuple):
 
 
 def changes(
-    members: Mapping[str, Known], view: View, model: str, serves: Callable[[Engine], bool]
+    members: Mapping[str, Known],
+    engines_of_model: Iterable[Engine],
+    view: View,
+    serves: Callable[[Engine], bool],
 ) -> Changes:
     """What a view changes of a model's members.
 
     Args:
         members: by name.
+        engines_of_model: those of the view's engines that are this model's.
         serves: tells whether an engine runs what this model is.
     """
     found = Changes([], [], [], [])
     ended = frozenset(view.ended)
     listed: dict[str, list[Engine]] = {}
-    for engine in view.engines:
-        if engine.model == model and engine.info.uid not in ended:
+    for engine in engines_of_model:
+        if engine.info.uid not in ended:
             listed.setdefault(engine.name, []).append(engine)
 
     for name, known in members.items():
