@@ -19,6 +19,7 @@ from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
 from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.cluster_view import describe_cluster
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.config_diff import Changes
@@ -162,6 +163,7 @@ class Application:
             live=self._live,
             pulls=self._pulls,
             gateway=self._about,
+            describe_cluster=self._describe_cluster,
             reload_configuration=partial(siblings.reload, self.reload),
             preview_reload=partial(siblings.preview, self._reloader.preview),
             siblings=siblings,
@@ -194,6 +196,11 @@ class Application:
             "admin": True,
             "store": store,
         }
+
+    def _describe_cluster(self, most: int | None) -> dict[str, Any] | None:
+        """The cluster, for the operator; None: none is configured."""
+        cluster = self.registry.cluster
+        return None if cluster is None else describe_cluster(cluster, most)
 
     async def start(self) -> None:
         """Open the accounts and start the backends; returns before those are ready.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.cli.cluster_lines import cluster_line, cluster_trouble
 from reverie.cli.connection import without_controls
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def more_lines(live: dict[str, Any], today: dict[str, Any] | None) -> list[str]:
     backends = [
         (model["model"], backend) for model in live["models"] for backend in model["backends"]
     ]
+    cluster = live.get("cluster")
     lines = [
+        *(cluster_trouble(cluster) if cluster else []),
         *(_backend_line(*one) for one in backends if _ails(one[1])),
         *([_today_line(today)] if today is not None else []),
         f"last minute: {last.get('requests', 0)} requests, "
@@ -62,6 +65,7 @@ def more_lines(live: dict[str, Any], today: dict[str, Any] | None) -> list[str]:
         f"last hour: {hour['requests']} requests, {hour['failed']} failed, "
         f"{hour['failovers']} failovers; first token {_times(live['time_to_first_token'])}; "
         f"whole {_times(live['duration'])}",
+        *([cluster_line(cluster)] if cluster else []),
     ]
     if live["errors"]:
         error = live["errors"][-1]

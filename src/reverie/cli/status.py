@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from reverie.cli.accounts import AsJson, print_json
+from reverie.cli.cluster_lines import cluster_line, cluster_trouble
 from reverie.cli.connection import (
     ADMIN_KEY_VARIABLE,
     DEFAULT_URL,
@@ -30,8 +31,8 @@ def status(as_json: AsJson = False, url: Url = None) -> None:
     """Say how a server is doing: its health, its models, slots and queue.
 
     Slots and the queue are told to callers on the server's own machine, and to those with a key.
-    With REVERIE_ADMIN_KEY each backend is listed, too. Exits with 1 if no model can answer, or
-    nothing answers at all.
+    With REVERIE_ADMIN_KEY each backend is listed, too, and what the cluster has, if there is one.
+    Exits with 1 if no model can answer, or nothing answers at all.
 
     Example: reverie status --json
     """
@@ -66,6 +67,8 @@ def _report(connection: Connection) -> dict[str, Any]:
     admin_key = key_from(ADMIN_KEY_VARIABLE)
     if admin_key is not None:
         report["backends"] = connection.get_json("/admin/v1/backends", key=admin_key)["data"]
+        cluster = connection.get_json("/admin/v1/cluster", key=admin_key, also=404)
+        report["cluster"] = None if "error" in cluster else cluster
     return report
 
 
@@ -107,6 +110,9 @@ def _print(report: dict[str, Any]) -> None:
     typer.echo(f"A page to chat on: {report['page']}")
     if report["failing"]:
         typer.echo(f"failing: {', '.join(map(str, report['failing']))}")
+    if cluster := report.get("cluster"):
+        for line in (cluster_line(cluster), *cluster_trouble(cluster)):
+            typer.echo(without_controls(line))
     typer.echo()
     rows = [
         [

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from reverie import background
 from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.cluster_metrics import ClusterMetrics
 from reverie.gateway.live import Live
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.backend_state import BackendState, Circuit
@@ -91,6 +92,7 @@ class Metrics:
             self._collectors.register(tally)
         self._collectors.register(_LiveState(registry))
         self._collectors.register(_Background())
+        self._collectors.register(ClusterMetrics(lambda: registry.cluster))
         if ledger is not None:
             self._collectors.register(_LedgerState(ledger))
 

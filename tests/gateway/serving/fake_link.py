@@ -84,18 +84,24 @@ class FakeLink:
     ) -> View:
         """The manager tells what there is."""
         self._version += 1
-        self.connected, self.why = True, ""
-        self.view = View(
-            incarnation,
-            self._version,
-            complete,
-            list(engines),
-            list(ended),
-            list(models),
-            gateways=gateways,
+        return self.tell(
+            View(
+                incarnation,
+                self._version,
+                complete,
+                list(engines),
+                list(ended),
+                list(models),
+                gateways=gateways,
+            )
         )
+
+    def tell(self, view: View) -> View:
+        """As ``show``, with a view of the test's own."""
+        self.connected, self.why = True, ""
+        self.view = view
         self._on_change()
-        return self.view
+        return view
 
     def lose(self, why: str) -> None:
         self.connected, self.why = False, why

@@ -57,6 +57,7 @@ def admin_api(app: FastAPI, store: Store) -> ASGIApp:
         live=Live(),
         pulls=Pulls(),
         gateway=dict,
+        describe_cluster=lambda _: None,
         siblings=ALONE,
         reload_configuration=no_reload,
         preview_reload=no_reload,

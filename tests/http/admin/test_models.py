@@ -58,6 +58,7 @@ async def test_a_model_elsewhere_is_told_with_its_backends(
         "seconds_to_ready": None,
         "source": None,
         "runs_here": False,
+        "engines": None,
         "warm": False,
         "idle_unload": None,
         "memory_bytes": None,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 import reverie
-from tests.harness import Gateway
+from tests.gateway.serving.fake_link import CLUSTER, FakeLink
+from tests.harness import Gateway, StartGateway
+from tests.runner.test_gpus import driver as driver
 
 
 async def test_a_server_says_what_it_is(gateway: Gateway) -> None:
@@ -16,3 +20,16 @@ async def test_a_server_says_what_it_is(gateway: Gateway) -> None:
         assert isinstance(body[gpus], dict)
         assert body["cpu"]["cores"] >= 1
         assert 0 < body["memory"]["free"] <= body["memory"]["total"]
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("driver")
+async def test_this_machine_s_gpus_are_not_those_of_a_model_in_a_cluster(
+    start_gateway: StartGateway,
+) -> None:
+    served = {"name": "m", "source": "smollm2-135m", "engines": 1}
+    gateway = await start_gateway(models=[served], cluster=CLUSTER, link=FakeLink())
+    for path, gpus in (("/hardware/info", "gpu_info"), ("/hardware/stats", "gpu_stats")):
+        _, body, _ = await gateway.get(path)
+        assert (body["model_id"], body[gpus]) == ("m", {})
+        assert body["memory"]["total"]

@@ -13,12 +13,13 @@ from reverie import log
 from reverie.errors import AccountsUnavailable, InvalidRequest, NotFound, ReverieError, StoreFailure
 from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound
 from reverie.gateway.accounts.store import Store
+from reverie.gateway.cluster_view import DescribeCluster
 from reverie.gateway.live import Live
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.gateway.siblings import Siblings
 from reverie.http.access import Access
-from reverie.http.admin import backends, keys, reload, requests, usage
+from reverie.http.admin import backends, cluster, keys, reload, requests, usage
 from reverie.http.admin import live as live_routes
 from reverie.http.admin import models as model_routes
 from reverie.http.admin import pulls as pull_routes
@@ -38,6 +39,7 @@ def add_admin(
     live: Live,
     pulls: Pulls,
     gateway: Callable[[], Mapping[str, Any]],
+    describe_cluster: DescribeCluster,
     reload_configuration: Reload,
     preview_reload: Reload,
     siblings: Siblings,
@@ -57,7 +59,8 @@ def add_admin(
         backends.routes(models, siblings),
         model_routes.routes(models, siblings),
         pull_routes.routes(pulls, siblings),
-        live_routes.routes(live, models, pulls, gateway, siblings),
+        live_routes.routes(live, models, pulls, gateway, describe_cluster, siblings),
+        cluster.routes(describe_cluster),
         reload.routes(reload_configuration, preview_reload),
     ]
     if store is not None:

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 
 from reverie.errors import NotFound
+from reverie.gateway.cluster_view import DescribeCluster
 from reverie.gateway.live import Live
 from reverie.gateway.pulls import Pulls
 from reverie.gateway.serving.served_models import ServedModels
@@ -24,6 +25,8 @@ from reverie.http.admin.router import NO_PARAMETERS, Parameters, admin_router
 
 _INTERVAL = 1.0
 """Seconds between the events of a stream."""
+_OF_CLUSTER = 500
+"""Engines, and machines, of a cluster that are listed."""
 
 
 class LiveQuery(Parameters):
@@ -40,8 +43,10 @@ class _Feed:
         models: Callable[[], ServedModels],
         pulls: Pulls,
         gateway: Callable[[], Mapping[str, Any]],
+        describe_cluster: DescribeCluster,
         siblings: Siblings,
     ) -> None:
+        self._describe_cluster = describe_cluster
         self._siblings = siblings
         self._making = asyncio.Lock()
         self._live = live
@@ -59,6 +64,7 @@ class _Feed:
                 snapshot = self._live.snapshot(
                     self._models().all, self._pulls.running, self._gateway(), others
                 )
+                snapshot["cluster"] = self._describe_cluster(_OF_CLUSTER)
                 self._made = msgspec.json.encode(snapshot)
             return self._made
 
@@ -76,6 +82,7 @@ def routes(
     models: Callable[[], ServedModels],
     pulls: Pulls,
     gateway: Callable[[], Mapping[str, Any]],
+    describe_cluster: DescribeCluster,
     siblings: Siblings,
 ) -> APIRouter:
     """The routes.
@@ -85,7 +92,7 @@ def routes(
         gateway: returns what is true of all of it.
     """
     router = admin_router()
-    feed = _Feed(live, models, pulls, gateway, siblings)
+    feed = _Feed(live, models, pulls, gateway, describe_cluster, siblings)
 
     @router.get(
         "/live",

@@ -118,6 +118,7 @@ def _describe(
         "seconds_to_ready": None if pool.ready else pool.seconds_to_ready(),
         "source": settings.source and shown(settings.source),
         "runs_here": engine is not None,
+        "engines": settings.engines or None,
         "warm": engine is not None and settings.warm,
         "idle_unload": settings.idle_unload or None,
         "memory_bytes": engine and engine.estimated_memory,
@@ -138,7 +139,7 @@ def _reason(model: ServedModel) -> str | None:
     if state == "ready":
         return None
     if not pool.states and state in ("down", "failed"):  # of a cluster
-        return f"{model.deployment.operator_reason}."
+        return f"{without_folders(model.deployment.operator_reason)}."
     if state == "down":
         if pool.drained:
             return "Its operator lets no new request to it."
@@ -148,7 +149,7 @@ def _reason(model: ServedModel) -> str | None:
     if state == "failed":
         return without_folders(pool.failure or "Its engine failed.")
     if state == "loading":
-        return f"{model.deployment.operator_reason}."
+        return f"{without_folders(model.deployment.operator_reason)}."
     if engine is not None and engine.load_failure is not None:
         failure = without_folders(engine.load_failure).rstrip(".")
         return f"The latest load failed: {failure}. The next request tries it again."

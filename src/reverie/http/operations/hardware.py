@@ -1,6 +1,7 @@
 """``/hardware/info`` and ``/hardware/stats``: this machine's GPUs, CPU and memory.
 
-The answers have the shape of Livepeer's runner.
+The answers have the shape of Livepeer's runner. Where the default model runs on a cluster's
+machines, no GPU is told of: it runs on none of these.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from reverie.runner import gpus
 
 def routes(registry: ModelRegistry, access: Access) -> APIRouter:
     router = checked_router("operations", access.admit_operator)
+
+    def runs_here() -> bool:
+        return not registry.models.default.settings.engines
+
     summary = "The machine's GPUs, CPU and memory"
 
     @router.get("/hardware/info", summary=summary, openapi_extra=OR_NONE)
     async def hardware_info() -> dict[str, Any]:
-        return {**about(registry), "gpu_info": await gpus.info(), **_machine()}
+        found = await gpus.info() if runs_here() else {}
+        return {**about(registry), "gpu_info": found, **_machine()}
 
     @router.get("/hardware/stats", summary="What the machine's GPUs do now", openapi_extra=OR_NONE)
     async def hardware_stats() -> dict[str, Any]:
-        return {
-            **about(registry),
-            "gpu_stats": await gpus.stats(),
-            "cpu": cpu(),
-            "memory": memory(),
-        }
+        found = await gpus.stats() if runs_here() else {}
+        return {**about(registry), "gpu_stats": found, **_machine()}
 
     return router
 

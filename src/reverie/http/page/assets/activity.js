@@ -1,5 +1,6 @@
 // The view "Activity": what the server does now, and did in the last hour.
 
+import { Cluster, ClusterNotice } from "./cluster.js";
 import { Pace, hourOf, requestsPerMinute, sum } from "./hour.js";
 import { Live } from "./live.js";
 import { ForOperator } from "./operator.js";
@@ -24,8 +25,10 @@ class Overview extends Component {
   render({ snapshot, onRefused }) {
     const hour = hourOf(snapshot);
     return html`
+      <${ClusterNotice} cluster=${snapshot.cluster} />
       <${Tiles} label="Now" tiles=${this.tiles(snapshot, hour)} />
       <${Queues} models=${snapshot.models} />
+      ${snapshot.cluster && html`<${Cluster} cluster=${snapshot.cluster} />`}
       <${Running} requests=${snapshot.requests} count=${snapshot.running}
         onRefused=${onRefused} />
       <section>

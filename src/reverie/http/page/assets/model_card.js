@@ -1,13 +1,14 @@
 // One model and its backends, and the operator's hands on them.
 
+import { EnginesOf } from "./cluster.js";
 import { Meter, Table, bytes, counted, moment, seconds, span, whole } from "./parts.js";
 import { html } from "./view.js";
 import { circuitInWords, errorInWords, reasonInWords, stateInWords } from "./words.js";
 
 const TASKS = { generate: "generates text", embed: "embeds", rerank: "ranks" };
 
-/** `act(path, value, said)` asks the server for something. */
-export function ModelCard({ model, act }) {
+/** `act(path, value, said)` asks the server for something; `cluster` is the live feed's, if any. */
+export function ModelCard({ model, cluster, act }) {
   const { name, aliases, state } = model;
   const id = `model-${name}`;
   return html`<article class="card" aria-labelledby=${id}>
@@ -25,9 +26,11 @@ export function ModelCard({ model, act }) {
       ${factsOf(model).map(([label, fact]) => html`<div key=${label}>
         <dt>${label}</dt><dd>${fact}</dd></div>`)}
     </dl>
+    <${EnginesOf} name=${name} cluster=${cluster} />
     <${Table} caption=${`Backends of ${name}`} rows=${model.backends}
       keyOf=${(backend) => backend.name} columns=${columnsOf(model, act)}
-      empty="It has no backend. Reload the configuration, or see the server's log." />
+      empty=${model.engines ? "No engine of the cluster is ready for requests."
+        : "It has no backend. Reload the configuration, or see the server's log."} />
   </article>`;
 }
 
@@ -54,13 +57,22 @@ function factsOf(model) {
   if (model.state === "loading" && seconds_to_ready !== null) {
     facts.push(["Ready in about", span(Math.max(0, Math.ceil(seconds_to_ready)))]);
   }
-  if (model.source) facts.push(["Runs here, from", model.source]);
+  if (model.engines) facts.push(["Engines in the cluster", enginesInWords(model.engines)]);
+  if (model.source) {
+    facts.push([model.engines ? "They run" : "Runs here, from", model.source]);
+  }
   if (model.memory_bytes !== null) facts.push(["Memory, about", bytes(model.memory_bytes)]);
   if (model.context !== null) facts.push(["Context", `${whole(model.context)} tokens`]);
   if (model.runs_here) facts.push(["Kept loaded", keptLoaded(model.warm, idle_unload)]);
   facts.push(["Price per million tokens", price ? priceInWords(price) : "free"]);
   facts.push(["Limits", limitsInWords(model.limits)]);
   return facts;
+}
+
+/** "3", or "1 to 3, as requests need". */
+function enginesInWords(engines) {
+  const [least, most = least] = engines.split("-");
+  return least === most ? least : `${least} to ${most}, as requests need`;
 }
 
 function keptLoaded(isWarm, idle) {

@@ -1,6 +1,7 @@
 // The view "Models": how each model and each of its backends stands, and what can be done with it.
 
 import { admin } from "./api.js";
+import { ClusterNotice } from "./cluster.js";
 import { Live } from "./live.js";
 import { ModelCard } from "./model_card.js";
 import { ForOperator, OperatorPart } from "./operator.js";
@@ -38,12 +39,13 @@ class Overview extends OperatorPart {
     const moving = new Map((snapshot?.models ?? []).map((model) => [model.model, model]));
     return html`
       <p role="alert" class="error">${problem}</p>
+      <${ClusterNotice} cluster=${snapshot?.cluster} />
       <p role="status" class=${said ? "notice" : ""}>${said}</p>
       ${models === null && !problem && html`<p class="waiting">…</p>`}
       ${models?.length === 0 && html`<p class="hint">This server has no model. Add one to its
         reverie.toml, and reload it below.</p>`}
       ${models?.map((model) => html`<${ModelCard} key=${model.name} act=${this.act}
-        model=${merged(model, moving.get(model.name))} />`)}
+        model=${merged(model, moving.get(model.name))} cluster=${snapshot?.cluster} />`)}
       <${Pulls} running=${snapshot?.pulls} onRefused=${onRefused} />
       <${Reload} onRefused=${onRefused} onReloaded=${this.load} />
     `;

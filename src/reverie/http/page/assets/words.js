@@ -18,6 +18,18 @@ const CIRCUITS = {
   half_open: "on trial",
 };
 
+/** What an engine of a cluster does at the moment. */
+const ENGINES = {
+  fetching: "fetches its model",
+  loading: "loads",
+  ready: "ready",
+  restarting: "restarts",
+  failed: "failed",
+  leaving: "is leaving",
+};
+
+const MACHINES = { up: "up", draining: "draining", lost: "lost" };
+
 /** Why a backend is trusted, or isn't. */
 const REASONS = {
   success: "It has given whole answers since it was last in trouble.",
@@ -31,6 +43,7 @@ const REASONS = {
   probe_failed: "It didn't answer its latest probe.",
   trial_due: "Its wait is over. The next request is its trial.",
   trial: "A request is its trial now.",
+  leaving: "The cluster is about to end it: no new request is sent there.",
   draining: "You drain it: no new request is sent there, and those that run end normally.",
 };
 
@@ -47,6 +60,8 @@ const said = (words) => (code) => words[code] ?? code;
 
 export const stateInWords = said(STATES);
 export const stepInWords = said(STEPS);
+export const engineInWords = said(ENGINES);
+export const machineInWords = said(MACHINES);
 export const circuitInWords = said(CIRCUITS);
 export const reasonInWords = said(REASONS);
 export const errorInWords = said(ERRORS);

@@ -1,0 +1,76 @@
+"""Prometheus metrics of a gateway's cluster, as its manager told last. Without a cluster: none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from reverie.cluster.messages import View
+from reverie.gateway.cluster_view import (
+    ENGINE_STEPS,
+    MACHINE_STATES,
+    machine_state,
+    step_of,
+)
+from reverie.gateway.serving.cluster import Cluster
+
+
+class ClusterMetrics(Collector):
+    """What the manager told last. Labels are bounded: models of the gateways' configurations.
+
+    Args:
+        cluster: returns the gateway's cluster; None: none is configured.
+    """
+
+    def __init__(self, cluster: Callable[[], Cluster | None]) -> None:
+        self._cluster = cluster
+
+    def collect(self) -> Iterable[Metric]:
+        cluster = self._cluster()
+        if cluster is None:
+            return
+        link = cluster.link
+        yield GaugeMetricFamily(
+            "reverie_cluster_connected",
+            "1 while the cluster's manager answers.",
+            value=int(link.connected),
+        )
+        if link.view is not None:
+            yield from _of(link.view)
+
+
+def _of(view: View) -> Iterable[Metric]:
+    yield GaugeMetricFamily(
+        "reverie_cluster_gateways", "Gateways that share the engines.", value=view.gateways
+    )
+    machines = GaugeMetricFamily(
+        "reverie_cluster_machines", "Machines, by how they stand.", labels=["state"]
+    )
+    standing = Counter(map(machine_state, view.machines))
+    for state in MACHINE_STATES:
+        machines.add_metric([state], standing[state])
+    engines = GaugeMetricFamily(
+        "reverie_cluster_engines", "Engines, by their state.", labels=["model", "state"]
+    )
+    wanted = GaugeMetricFamily(
+        "reverie_cluster_engines_wanted",
+        "Engines that a model's requests need, within its bounds.",
+        labels=["model"],
+    )
+    short = GaugeMetricFamily(
+        "reverie_cluster_short",
+        "1 while a model has fewer engines than are wanted, and more than time is missing.",
+        labels=["model"],
+    )
+    steps = Counter((engine.model, step_of(engine)) for engine in view.engines)
+    for model in view.models:
+        wanted.add_metric([model.model], model.wanted)
+        short.add_metric([model.model], int(bool(model.why)))
+    named = {model.model for model in view.models} | {engine.model for engine in view.engines}
+    for name in sorted(named):
+        for step in ENGINE_STEPS:
+            engines.add_metric([name, step], steps[name, step])
+    yield from (machines, engines, wanted, short)
