@@ -199,6 +199,8 @@ class RayHandle:
                 await asyncio.sleep(0.1)
             except RayError as error:
                 raise EngineDied(cause(error)) from None
+            except msgspec.DecodeError:
+                raise EngineDied("It runs another version of Reverie than the manager.") from None
 
     async def stop(self) -> None:
         with contextlib.suppress(RayError, TimeoutError):
