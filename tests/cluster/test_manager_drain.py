@@ -93,3 +93,14 @@ async def test_what_cannot_be_remembered_is_done_all_the_same() -> None:
         made.gateway(wanted(bounds="2"))
         await made.until_ready("m/0", "m/1")
         assert made.launcher.where() == {"10.0.0.2": 2}
+
+
+@virtual
+async def test_engines_that_nobody_asks_a_new_manager_for_leave_a_machine_that_drains() -> None:
+    async with cluster() as made:
+        gateway = made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0", "m/1")
+        await gateway.die()
+        await made.another_manager()
+        await made.manager.drain("10.0.0.1", True)
+        await until(lambda: made.launcher.where() == {"10.0.0.2": 1}, seconds=20)

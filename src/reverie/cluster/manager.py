@@ -23,7 +23,6 @@ from reverie.cluster.messages import (
     EngineInfo,
     EngineSpec,
     Machine,
-    ModelStatus,
     Report,
     View,
     Wanted,
@@ -184,18 +183,8 @@ class Manager:
                     self._machines.drain(address, True)
         now = self._began = self._clock()
         for one in adopted:
-            engine = EngineRecord(
-                one.name,
-                one.uid,
-                one.spec,
-                one.machine,
-                began=now,
-                info=EngineInfo(one.uid, 0, "loading"),
-                since=now,
-                digest=one.spec.digest,
-                adopted=True,
-                was_ready=True,  # as far as anybody knows
-            )
+            engine = EngineRecord.begin(one.name, one.uid, one.spec, one.machine, now)
+            engine.adopted = engine.was_ready = True  # as far as anybody knows
             self._roster.add(engine)
             self._lives.adopt(engine, one.handle)
         logger.info("manager has begun", extra=fields(engines=len(adopted)))
@@ -318,17 +307,8 @@ class Manager:
     # What happens to engines.
 
     def _start(self, model: ModelRecord, spec: EngineSpec, machine: Machine, now: float) -> None:
-        uid = secrets.token_hex(8)
-        engine = EngineRecord(
-            name=f"{model.name}/{model.free_number()}",
-            uid=uid,
-            spec=spec,
-            machine=machine.address,
-            began=now,
-            info=EngineInfo(uid, 0, "loading"),
-            since=now,
-            digest=model.digest,
-        )
+        name = f"{model.name}/{model.free_number()}"
+        engine = EngineRecord.begin(name, secrets.token_hex(8), spec, machine.address, now)
         self._roster.add(engine)
         self._machines.started(engine.placed)
         self._lives.start(engine, machine)
@@ -392,19 +372,9 @@ class Manager:
             engines=[one.engine() for one in self._roster.in_order()],
             ended=self._roster.ended(),
             models=[
-                ModelStatus(
-                    model.name,
-                    model.digest,
-                    model.wanted.least,
-                    model.wanted.most,
-                    wanted=model.need,
-                    in_flight=model.in_flight,
-                    waiting=model.waiting,
-                    seconds_to_ready=model.seconds_to_ready,
-                    why=model.why,
-                )
+                status
                 for _, model in sorted(self._roster.models.items())
-                if model.wanted is not None
+                if (status := model.status()) is not None
             ],
             machines=self._machines.told(),
             gateways=len(self._living),

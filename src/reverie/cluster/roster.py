@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from reverie.cluster.launcher import Handle
-from reverie.cluster.messages import Engine, EngineInfo, EngineSpec, Wanted
+from reverie.cluster.messages import Engine, EngineInfo, EngineSpec, ModelStatus, Wanted
 from reverie.cluster.placement import Placed
 from reverie.cluster.scaling import Peak, engines_for, pause_after, within
 
@@ -49,6 +49,12 @@ class EngineRecord:
     leaving_version: int | None = None
     """The first view that says so."""
     stopping: bool = False
+
+    @classmethod
+    def begin(cls, name: str, uid: str, spec: EngineSpec, machine: str, now: float) -> EngineRecord:
+        """One that has told nothing yet."""
+        info = EngineInfo(uid, 0, "loading")
+        return cls(name, uid, spec, machine, now, info, since=now, digest=spec.digest)
 
     @property
     def number(self) -> int:
@@ -216,6 +222,23 @@ class ModelRecord:
     @property
     def seconds_to_ready(self) -> float | None:
         return round(statistics.median(self._starts), 1) if self._starts else None
+
+    def status(self) -> ModelStatus | None:
+        """For a view; None if nobody has told what is asked for."""
+        wanted = self.wanted
+        if wanted is None:
+            return None
+        return ModelStatus(
+            self.name,
+            self.digest,
+            wanted.least,
+            wanted.most,
+            wanted=self.need,
+            in_flight=self.in_flight,
+            waiting=self.waiting,
+            seconds_to_ready=self.seconds_to_ready,
+            why=self.why,
+        )
 
     def vacate(self, engine: EngineRecord) -> None:
         """Keep the name of an engine that died for its replacement."""
