@@ -22,14 +22,14 @@ ENGINE_RESOURCE = "reverie"
 
 _OBJECT_STORE = 80_000_000
 """Bytes of shared memory: nothing of a request goes there, and Ray wants 75 MB at least."""
-_RECONNECT = 600
-"""Seconds for which machines go on without a head, after which Ray ends all that runs on them."""
+RECONNECT_SECONDS = 600
+"""How long a process goes on without the head. Then Ray ends it."""
 _TUNED = {
     # A machine that is gone is known to be after 3 s.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_RECONNECT),
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_SECONDS),
     # Engines reserve their memory when they are placed. Ray would end them by what others use.
     "RAY_memory_monitor_refresh_ms": "0",
     # To drain is the manager's business.

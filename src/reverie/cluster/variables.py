@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from reverie.cluster.node_options import PORTS_VARIABLE, TLS_VARIABLES, Ports, ray_access
+from reverie.cluster.node_options import (
+    PORTS_VARIABLE,
+    RECONNECT_SECONDS,
+    TLS_VARIABLES,
+    Ports,
+    ray_access,
+)
 from reverie.cluster.token import TOKEN_VARIABLE
-
-RECONNECT_SECONDS = 600
-"""How long a process goes on without the head. Then Ray ends it."""
 
 
 class TlsFiles(NamedTuple):
