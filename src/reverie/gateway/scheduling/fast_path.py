@@ -15,9 +15,10 @@ from collections.abc import Callable, Hashable, Sequence
 from reverie.backends.base import Backend
 from reverie.gateway.scheduling.backend_state import SILENCE, BackendState
 from reverie.gateway.scheduling.lease import SlotRequest
-from reverie.gateway.scheduling.routing import is_within_bound, preferred
+from reverie.gateway.scheduling.rendezvous import Rendezvous
+from reverie.gateway.scheduling.routing import is_within_bound
 
-_MAX_KNOWN = 4096
+_MAX_KNOWN = 16_384
 """Conversations whose preferred backend is remembered."""
 
 
@@ -30,6 +31,7 @@ class FastPath:
         self._until = -math.inf
         self._capacities: list[float] = []
         self._capacity = 0.0
+        self._rendezvous = Rendezvous(())
         self._preferred: OrderedDict[bytes, BackendState] = OrderedDict()
         self._context: int | None = None
         self._unlike: list[Backend] | None = None
@@ -82,7 +84,7 @@ class FastPath:
     def _preferred_by(self, affinity: bytes) -> BackendState:
         state = self._preferred.get(affinity)
         if state is None:
-            state = self._preferred[affinity] = preferred(affinity, self._states)
+            state = self._preferred[affinity] = self._rendezvous.home_of(affinity)
             if len(self._preferred) > _MAX_KNOWN:
                 self._preferred.popitem(last=False)
         return state
@@ -100,5 +102,6 @@ class FastPath:
         capacities = [state.capacity for state in self._states]
         if capacities != self._capacities:
             self._capacities, self._capacity = capacities, sum(capacities)
+            self._rendezvous = Rendezvous(self._states)
             self._preferred.clear()
         return True
