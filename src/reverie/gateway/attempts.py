@@ -43,7 +43,7 @@ class Attempts:
         self._answer = answer
         self._asked = answer.request
         self._record = record
-        self._ruled_out: frozenset[str] = frozenset()  # never asked about this answer again
+        self._ruled_out: set[Backend] = set()  # never asked about this answer again
         self._failures = 0
         self._fruitless = 0
         self._cut: ReverieError | None = None  # what ended the last part of the answer
@@ -149,21 +149,22 @@ class Attempts:
             self._fruitless += 1
         self._latest = backend.name, error
         if isinstance(error, (BackendTimeout, ClientError)):
-            self._ruled_out |= {backend.name}
+            self._ruled_out.add(backend)  # itself: another may have its name by and by
         failed = (frozenset() if answer.progressed else self.slot_request.failed_on) | {
             backend.name
         }
-        barred = self._ruled_out | {
+        barred = {
             other.name
             for other in self._pool.backends
-            if (
+            if other in self._ruled_out
+            or (
                 not other.can_continue
                 if answer.begun
                 else other.name in failed and not (memory_full or self._pool.may_recover(other))
             )
         }
         self.slot_request = self.slot_request._replace(
-            excluded=barred,
+            excluded=frozenset(barred),
             failed_on=failed,
             resuming=answer.begun,
             alone=self.slot_request.alone or memory_full,
@@ -171,7 +172,7 @@ class Attempts:
 
     def _why_no_backend(self) -> str | None:
         """Why no backend can be asked; None if one can."""
-        if self._answer.begun and not any(b.can_continue for b in self._pool.backends):
+        if self._answer.begun and not any(b.can_continue for b in self._pool.examples):
             return "no backend of the model can continue an answer"
         if self._fruitless >= MAX_ATTEMPTS or self._failures >= MAX_FAILURES:
             return "too many backends failed"

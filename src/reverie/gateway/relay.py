@@ -58,7 +58,7 @@ async def relay(
         tokens=pool.within_context(request.size),
         key=caller.key_id,
         weight=caller.weight,
-        affinity=affinity_of(request) if len(pool.backends) > 1 else None,
+        affinity=affinity_of(request) if pool.has_choice else None,
         follows=follows,
     )
     attempts = Attempts(pool, answer, record, slot_request)

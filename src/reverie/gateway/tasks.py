@@ -103,7 +103,7 @@ async def _counted(model: ServedModel, request: TaskRequest[Any], caller: Caller
     for index, one in enumerate(request.inputs):
         if isinstance(one, str):
             question = TokenizeRequest(one, add_special=True)
-            if not any(backend.can_run(question) for backend in model.pool.backends):
+            if not any(backend.can_run(question) for backend in model.pool.examples):
                 break
             tokens = len((await ask_any(model, question, caller)).ids)
             bounds[index] = model.pool.within_context(tokens)
@@ -168,17 +168,15 @@ async def ask_any(model: ServedModel, request: TaskRequest[R], caller: Caller) -
         ReverieError: as ``Pool.acquire`` and ``Backend.run``.
     """
     pool = model.pool
-    able = [backend for backend in pool.backends if backend.can_run(request)]
-    if not able:
-        raise _unable(pool.backends[0])
+    if not any(backend.can_run(request) for backend in pool.examples):
+        raise _unable(pool.examples[0])
     model.deployment.load_for_request()
     if not pool.ready:
         slot_request = SlotRequest(key=caller.key_id, weight=caller.weight)
         (await pool.acquire(slot_request)).release()
     failure: ReverieError | None = None
-    in_service = [state.backend for state in pool.in_service]
-    for backend in able:
-        if not backend.ready or backend not in in_service:
+    for backend in [state.backend for state in pool.in_service]:
+        if not (backend.ready and backend.can_run(request)):
             continue
         try:
             return await backend.run(request)
@@ -197,7 +195,7 @@ def require_able(model: ServedModel, request: TaskRequest[Any]) -> None:
     Raises:
         WrongTask
     """
-    for backend in model.pool.backends:
+    for backend in model.pool.examples:
         if not backend.can_run(request):
             raise _unable(backend)
 

@@ -16,7 +16,8 @@ used only if no other has room. One whose connection broke may have died: it is 
 is no other to wait for, until a probe or another request shows that it lives.
 
 Rule 4: a backend that drains gets no request, whatever its circuit and whoever else is left: its
-operator took it out of service. What runs there ends as it would.
+operator took it out of service. What runs there ends as it would. So it is with one that leaves:
+whoever runs it is about to end it.
 """
 
 from __future__ import annotations
@@ -130,6 +131,14 @@ class BackendState:
         self.last_error: LastError | None = None
         self.draining = False
         """True while its operator keeps requests from it. The pool sets it."""
+        self.leaving = False
+        """True while it is about to go, and gets no new request. The pool sets it."""
+        self.replaceable = False
+        """True if another may take its place when it fails for good, so that waiting helps."""
+        self.machine: str | None = None
+        """The address of the machine that it runs on, if that is one of a cluster's."""
+        self.on_unused: Callable[[], None] | None = None
+        """Called when its last request has left, if it was removed. The pool sets it."""
         self.on_trouble: Callable[[], None] = lambda: None
         """Called whenever its health changes. The pool sets it."""
         self.share: tuple[int, int] | None = None
@@ -233,8 +242,8 @@ class BackendState:
     @property
     def reason(self) -> str | None:
         """Why requests pass, or don't, as a code; None if nothing has happened yet."""
-        if self.draining:
-            return "draining"
+        if not self.in_service:
+            return "draining" if self.draining else "leaving"
         if self._closed:
             if self.in_cooldown:
                 return "paused" if self.pausing else "cooldown"
@@ -242,6 +251,11 @@ class BackendState:
         if self.circuit == "half_open":
             return "trial_due" if self._trial is None else "trial"
         return "probe_failed" if self.down else self._reason
+
+    @property
+    def in_service(self) -> bool:
+        """True if it is neither drained nor about to go."""
+        return not (self.draining or self.leaving)
 
     @property
     def admits(self) -> bool:
@@ -286,7 +300,7 @@ class BackendState:
     @property
     def healthy(self) -> bool:
         """True if it takes requests and there is nothing against it."""
-        closed = self._closed and not self.draining and self.backend.ready
+        closed = self._closed and self.in_service and self.backend.ready
         return closed and not (self.in_cooldown or self.lost or self.down or self.silent)
 
     @property

@@ -21,6 +21,7 @@ def describe_backend(model: str, state: BackendState) -> dict[str, Any]:
         "name": state.name,
         "kind": backend.kind,
         "url": backend.url or None,
+        "machine": state.machine,
         "state": state.circuit,
         "reason": state.reason,
         "draining": state.draining,

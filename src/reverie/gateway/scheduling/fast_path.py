@@ -25,8 +25,14 @@ _MAX_KNOWN = 16_384
 class FastPath:
     """What is true of a pool's backends while nothing happens to them."""
 
-    def __init__(self, states: Sequence[BackendState], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        states: Sequence[BackendState],
+        examples: Sequence[Backend],
+        clock: Callable[[], float],
+    ) -> None:
         self._states = states
+        self._examples = examples
         self._clock = clock
         self._until = -math.inf
         self._capacities: list[float] = []
@@ -37,8 +43,6 @@ class FastPath:
         self._unlike: list[Backend] | None = None
         self.in_flight = 0
         """On all of them. The pool counts."""
-        for state in states:
-            state.on_trouble = self.invalidate
 
     def invalidate(self) -> None:
         """Forget that all are healthy: something happened to one of them."""
@@ -49,13 +53,19 @@ class FastPath:
         self._until = -math.inf
         self._unlike = None
 
+    def members_changed(self) -> None:
+        """Forget which backend each conversation prefers, too: one has come or gone."""
+        self.changed()
+        self._capacities = []
+        self._preferred.clear()
+
     @property
     def unlike(self) -> Sequence[Backend]:
         """One backend for each group of those that honour the same requests."""
         if self._unlike is None:
             first: dict[Hashable, Backend] = {}
-            for state in self._states:
-                first.setdefault(state.backend.checked_by, state.backend)
+            for backend in self._examples:
+                first.setdefault(backend.checked_by, backend)
             self._unlike = list(first.values())
         return self._unlike
 
@@ -92,7 +102,7 @@ class FastPath:
     def _all_healthy(self) -> bool:
         """Look whether all are healthy, and until when they surely are."""
         now = self._clock()
-        if not all(state.healthy for state in self._states):
+        if not self._states or not all(state.healthy for state in self._states):
             return False
         busy = [state.latest_output for state in self._states if state.in_flight]
         self._until = min(busy, default=now) + SILENCE

@@ -11,15 +11,14 @@ turn it is, and nobody overtakes that request to a backend that it waits for. ``
 which backend it gets.
 
 Rule 4: a request waits only if waiting may help. While every backend that it could go to is known
-to fail, and none is due for a trial, it is refused at once, and told when to return. If its client
-has a part of an answer, it waits for ``RESUME_GRACE`` seconds even so: a server may be restarting.
-While all that it could go to drain, it is refused at once in any case.
+to fail, and none is due for a trial or may come, it is refused at once, and told when to return. If
+its client has a part of an answer, it waits for ``RESUME_GRACE`` seconds even so: a server may be
+restarting. While all that it could go to drain, it is refused at once in any case.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence, Set
@@ -28,13 +27,10 @@ from reverie.backends.base import Backend
 from reverie.errors import ModelLoading, Overloaded
 from reverie.gateway.scheduling import routing
 from reverie.gateway.scheduling.backend_state import BackendState, Ticket
-from reverie.gateway.scheduling.fast_path import FastPath
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
+from reverie.gateway.scheduling.members import Members
 from reverie.gateway.scheduling.queue import Queue, Waiter
 from reverie.gateway.scheduling.refusals import all_fail, drained, unservable
-from reverie.log import fields
-
-logger = logging.getLogger("reverie.backends")
 
 RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
@@ -54,12 +50,13 @@ class _Waiter(Waiter):
         self.position = 0
 
 
-class Pool:
-    """The backends that serve one model.
+class Pool(Members):
+    """The backends that serve one model, and who waits for them.
 
     Args:
         queue_size: requests that may wait at once.
         queue_timeout: seconds that one may wait.
+        examples: as in ``Members``.
     """
 
     def __init__(
@@ -70,15 +67,11 @@ class Pool:
         queue_size: int,
         queue_timeout: float,
         clock: Callable[[], float] = time.monotonic,
+        examples: Sequence[Backend] | None = None,
     ) -> None:
-        self.model = model
-        self.backends = tuple(backends)
+        super().__init__(model, backends, clock, examples)
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
-        self.clock = clock
-        self.states = tuple(BackendState(model, backend, clock) for backend in backends)
-        self.fast = FastPath(self.states, clock)
-        self._by_name = {state.name: state for state in self.states}
         self._queue: Queue[_Waiter] = Queue()
         self.routes = self._queue.routes
         self._alarm: asyncio.TimerHandle | None = None
@@ -94,45 +87,8 @@ class Pool:
         self._queue_timeout = queue_timeout
 
     @property
-    def in_flight(self) -> int:
-        return self.fast.in_flight
-
-    def in_flight_on(self, backend: Backend) -> int:
-        return self._by_name[backend.name].in_flight
-
-    @property
     def waiting(self) -> int:
         return len(self._queue)
-
-    @property
-    def ready(self) -> bool:
-        return any(state.backend.ready for state in self.in_service)
-
-    @property
-    def drained(self) -> bool:
-        """True if the operator keeps requests from every backend."""
-        return not self.in_service
-
-    def set_draining(self, name: str, draining: bool) -> BackendState | None:
-        """Keep new requests from a backend, or let them go there again; None: there is none."""
-        state = self._by_name.get(name)
-        if state is not None and state.draining != draining:
-            state.draining = draining
-            message = "backend drains" if draining else "backend is back in service"
-            logger.info(message, extra=fields(model=self.model, backend=name))
-            self.wake()
-        return state
-
-    @property
-    def in_service(self) -> list[BackendState]:
-        """The backends that don't drain."""
-        return [state for state in self.states if not state.draining]
-
-    @property
-    def failure(self) -> str | None:
-        """Why this model can't be served and never will be without help; None otherwise."""
-        failures = [backend.failure for backend in self.backends]
-        return next(filter(None, failures), None) if all(failures) else None
 
     async def acquire(self, slot_request: SlotRequest) -> Lease:
         """Wait for a slot, with room for the request's tokens.
@@ -147,7 +103,7 @@ class Pool:
             return self._grant(chosen, slot_request)
         if self.failure is not None:
             raise unservable(self.failure)
-        if self._is_drained_for(slot_request):
+        if self.is_drained_for(slot_request):
             raise drained()
         if not self._queue and (chosen := self._choose(slot_request)) is not None:
             return self._grant(chosen, slot_request)
@@ -165,24 +121,6 @@ class Pool:
         except BaseException:
             self._abandon(waiter)
             raise
-
-    def within_context(self, tokens: int) -> int:
-        """So many tokens, or what fits the largest context of the backends, if that is less."""
-        within = self.fast.within_context(tokens)
-        if within is not None:
-            return within
-        contexts = [backend.context for backend in self.backends]
-        return min(tokens, max((c or tokens for c in contexts), default=tokens))
-
-    def can_take(self, slot_request: SlotRequest) -> bool:
-        """True if a retry makes sense: a backend that it may go to can take it, or may soon."""
-        left = any(state.name not in slot_request.excluded for state in self.in_service)
-        able = left and self.failure is None
-        return able and (slot_request.resuming or self._seconds_to_trial(slot_request) is None)
-
-    def may_recover(self, backend: Backend) -> bool:
-        """True if a backend that failed restarts by itself, or has answered a probe since."""
-        return backend.recovers or self._by_name[backend.name].recovered
 
     def wake(self) -> None:
         """Grant what can be granted. A backend calls this when its readiness changes."""
@@ -217,13 +155,14 @@ class Pool:
                 continue
             route = waiter.request.route
             held_up.add(route)
-            if self._is_drained_for(route):
+            if self.is_drained_for(route):
                 for one in self._queue.on_route(route):
                     self._end(one, drained())
                 continue
-            if (seconds := self._seconds_to_trial(route)) is not None:
+            if (seconds := self.seconds_to_trial(route)) is not None:
+                self.probe_soon(route)
                 grace_ends = self._fail_hopeless(route, seconds)
-                if grace_ends == math.inf:
+                if grace_ends == math.inf and not self.elastic:
                     continue
                 next_end = min(next_end, grace_ends)
             awaited |= {
@@ -236,14 +175,11 @@ class Pool:
     def _fail_hopeless(self, route: SlotRequest, seconds_to_trial: float) -> float:
         """End the waits on a route whose backends all fail, except those that are in their grace.
 
-        The backends are asked at once whether they are back. Gives when the next grace ends, on the
-        pool's clock; infinity if nobody is left.
+        Gives when the next grace ends, on the pool's clock; infinity if nobody is left, or if other
+        backends may come: then all of them wait on.
         """
-        for state in self.states:
-            if state.name not in route.excluded:
-                state.backend.probe_soon()
         now, next_end = self.clock(), math.inf
-        for waiter in self._queue.on_route(route):
+        for waiter in () if self.elastic else self._queue.on_route(route):
             if waiter.grace_ends > now:
                 next_end = min(next_end, waiter.grace_ends)
             else:
@@ -305,8 +241,7 @@ class Pool:
         )
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
-        state.give_back(ticket)
-        self.fast.in_flight -= 1
+        self._count_out(state, ticket)
         (self.wake if self._queue else self.on_change)()
 
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
@@ -342,33 +277,6 @@ class Pool:
         if moment < math.inf:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(moment - self.clock() + _ALARM_SLACK, self.wake)
-
-    def _is_drained_for(self, slot_request: SlotRequest) -> bool:
-        """True if a request could go nowhere but to backends that drain."""
-        if not any(state.draining for state in self.states):
-            return False
-        allowed = [s for s in self.states if s.name not in slot_request.excluded]
-        usable = [state for state in allowed if state.backend.failure is None]
-        return bool(usable) and all(state.draining for state in usable)
-
-    def _seconds_to_trial(self, slot_request: SlotRequest) -> float | None:
-        """Seconds until a backend may be tried again, if all that aren't excluded fail just now.
-
-        None if there is one to send to, or to wait for: one that starts, or is on trial.
-        """
-        states = self.in_service
-        if len(states) == 1 and not slot_request.resuming:
-            return None
-        waits = []
-        for state in states:
-            if state.name in slot_request.excluded or state.backend.failure is not None:
-                continue
-            if routing.is_eligible(state, slot_request) or state.on_trial:
-                return None
-            if not slot_request.resuming and routing.answers_probes(state):
-                return None
-            waits.append(state.retry_in)
-        return min(waits, default=None)
 
     def _full(self) -> Overloaded:
         waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"

@@ -38,9 +38,9 @@ def choose(
 ) -> BackendState | None:
     """The backend for a request; None if none of them can take it now.
 
-    A model's only backend is tried whatever its health: to refuse would help nobody. Where all fail
-    requests, those that answer probes are tried, too: they may fail one client's requests alone.
-    One that drains isn't there.
+    A model's only backend is tried whatever its health, unless it may be replaced: to refuse would
+    help nobody. Where all fail requests, those that answer probes are tried, too: they may fail one
+    client's requests alone. One that drains, or leaves, isn't there.
     One that asked for a pause, or may have died, is left alone for as long as there is another to
     wait for.
 
@@ -48,11 +48,13 @@ def choose(
         now: on the states' clock.
         awaited: names of backends whose room is for others, who come first.
     """
-    states = [state for state in states if not state.draining]
+    states = [state for state in states if state.in_service]
     ready = [s for s in states if s.backend.ready and s.name not in slot_request.excluded]
     usable = [state for state in ready if is_eligible(state, slot_request)]
     if not usable and not slot_request.resuming:
-        usable = ready if len(states) == 1 else [s for s in ready if answers_probes(s)]
+        last_resort = len(states) == 1 and not states[0].replaceable
+        usable = ready if last_resort else [s for s in ready if answers_probes(s)]
+        usable = [state for state in usable if not _is_given_time(state, slot_request)]
     free = [
         s
         for s in usable
@@ -81,9 +83,15 @@ def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:
     A retry may go where the circuit is open, if need be, but not where a probe failed. A request
     that can wait gives the backend that failed it time to recover.
     """
-    if slot_request.resuming and state.name in slot_request.failed_on and state.needs_time:
+    if _is_given_time(state, slot_request):
         return False
     return state.admits or (slot_request.is_retry and not state.down)
+
+
+def _is_given_time(state: BackendState, slot_request: SlotRequest) -> bool:
+    """True if a request waits for a backend that failed it just now to recover, or for another."""
+    can_wait = slot_request.resuming or state.replaceable
+    return can_wait and state.name in slot_request.failed_on and state.needs_time
 
 
 def answers_probes(state: BackendState) -> bool:

@@ -106,7 +106,7 @@ class PromptSizes:
     @property
     def countable(self) -> bool:
         """True if an engine can count, once it is ready."""
-        return any(backend.can_count for backend in self._pool.backends)
+        return any(backend.can_count for backend in self._pool.examples)
 
     def _with_excess(self, request: GenerateRequest) -> GenerateRequest:
         excess = self._excess + request.images * self._image_excess
@@ -142,7 +142,7 @@ class PromptSizes:
 
     def _counted(self, request: GenerateRequest, count: int) -> GenerateRequest:
         contexts = [backend.context for backend in self._pool.backends]
-        if all(context is not None and count >= context for context in contexts):
+        if contexts and all(context is not None and count >= context for context in contexts):
             param = "messages" if request.prompt is None else "prompt"
             most = max(context or 0 for context in contexts)
             raise ContextLengthExceeded(count, most, param=param)

@@ -155,7 +155,7 @@ class ModelRegistry:
             for model in settings.models:
                 try:
                     if model.name in kept:
-                        require_honoured(model, kept[model.name].pool.backends)
+                        require_honoured(model, kept[model.name].pool.examples)
                         continue
                     # In a thread, since it looks for the model's file on disk.
                     build = functools.partial(self._build, model, settings)

@@ -66,7 +66,7 @@ def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
         model = models().find(asked.model)
         state = model.pool.set_draining(asked.backend, draining)
         if state is None:
-            known = ", ".join(one.name for one in model.pool.states)
+            known = ", ".join(one.name for one in model.pool.states) or "none at the moment"
             raise NotFound(
                 f"{model.name} has no such backend. Its backends: {known}.", param="backend"
             )

@@ -107,7 +107,7 @@ def _describe(
     settings, pool = model.settings, model.pool
     engine = model.deployment.on_demand
     limits = model.limits
-    contexts = [backend.context for backend in pool.backends]
+    contexts = [backend.context for backend in pool.backends or pool.examples]
     return {
         "name": model.name,
         "aliases": list(settings.aliases),

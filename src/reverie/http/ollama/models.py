@@ -123,7 +123,7 @@ def _digest(model: ServedModel) -> str:
 
 def _context(model: ServedModel) -> int:
     """Tokens that one request may use; 0: unknown."""
-    return max((backend.context or 0 for backend in model.pool.backends), default=0)
+    return max(b.context or 0 for b in model.pool.backends or model.pool.examples)
 
 
 def _capabilities(model: ServedModel, known: Facts | None) -> list[str]:

@@ -65,7 +65,7 @@ def _entry(model: ServedModel, name: str) -> dict[str, Any]:
     if model.settings.task == "generate":
         entry["input_modalities"] = ["text", "image"] if sees_images(model) else ["text"]
         entry["defaults"] = if_all_open(model.defaults)
-    contexts = [backend.context for backend in model.pool.backends]
+    contexts = [b.context for b in model.pool.backends or model.pool.examples]
     if all(contexts):
         entry["max_input_tokens"] = max(context or 0 for context in contexts)
     if name != model.name:
