@@ -66,7 +66,7 @@ def choose(
     known = set(trusted)
     candidates = [state for state in free if state in known]
     if not candidates:
-        return _least_loaded([s for s in free if not (s.pausing and trusted)], now)
+        return least_loaded([s for s in free if not (s.pausing and trusted)], now)
     affinity = slot_request.affinity
     if affinity is not None:
         best = Rendezvous(trusted).home_of(affinity)
@@ -74,7 +74,7 @@ def choose(
         capacity = sum([state.capacity for state in trusted])
         if best in candidates and is_within_bound(best, in_flight, capacity):
             return best
-    return _least_loaded(candidates, now)
+    return least_loaded(candidates, now)
 
 
 def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:
@@ -135,7 +135,7 @@ def is_within_bound(state: BackendState, in_flight: int, capacity: float) -> boo
     return state.in_flight <= LOAD_BOUND * in_flight / capacity * state.capacity + 1
 
 
-def _least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:
+def least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:
     """The one with the least to do; of those with as little, one that hasn't been measured."""
     expected = {state: state.speed.expected(now) for state in states}
     fastest = min((seconds for seconds in expected.values() if seconds is not None), default=0.0)
