@@ -200,8 +200,15 @@ class Gateway:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.pool = Pool(
-            "m", engines, queue_size=queue_size, queue_timeout=queue_timeout, clock=loop.time
+            "m",
+            [],
+            queue_size=queue_size,
+            queue_timeout=queue_timeout,
+            clock=loop.time,
+            examples=engines[:1],
         )
+        for engine in engines:
+            self.pool.add(engine)
         self._fair = fair
         self.decisions = 0
         self.spent = 0
@@ -313,7 +320,7 @@ class Cluster:
     """Engines and the gateways that share them.
 
     Args:
-        spare: engines of which gateways know, and that run only once they are started.
+        spare: engines that run only once they are started.
     """
 
     def __init__(
@@ -335,7 +342,7 @@ class Cluster:
         self.slots = slots
         self.gateways = [
             Gateway(
-                self.engines,
+                self.engines[:engines],
                 queue_size=max(1, queue_size // gateways),
                 queue_timeout=queue_timeout,
                 fair=fair,
@@ -368,5 +375,8 @@ class Cluster:
     def _tell(self, engines: Sequence[Engine], *, ready: bool) -> None:
         for engine in engines:
             engine.ready = ready
-        for gateway in self.gateways:
-            gateway.pool.wake()
+            for gateway in self.gateways:
+                if ready:
+                    gateway.pool.add(engine)
+                else:
+                    gateway.pool.remove(engine.name, lambda: None)
