@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from reverie.app import Application
+from reverie.cluster.link import Link
 from reverie.server import Server, listen
 from reverie.settings import Settings, StoreSettings
 from reverie.store.database.engine import Store
@@ -80,6 +81,8 @@ async def start_gateway(
             backend: Mapping[str, Any] | None = None,
             store: Mapping[str, Any] | None = None,
             model: Mapping[str, Any] | None = None,
+            cluster: Mapping[str, Any] | None = None,
+            link: Link | None = None,
         ) -> Gateway:
             backends = [{"url": engine.url, **(backend or {})} for engine in engines]
             written: dict[str, Any] = {
@@ -88,8 +91,15 @@ async def start_gateway(
                 "models": models
                 or [{"name": "m", "aliases": ["alias"], "backends": backends, **(model or {})}],
             }
+            if cluster is not None:
+                written["cluster"] = dict(cluster)
             settings = Settings.model_validate(written)
-            app = Application(settings, environ=environ or {}, read_settings=lambda: gateway.read())
+            app = Application(
+                settings,
+                environ=environ or {},
+                read_settings=lambda: gateway.read(),
+                link=None if link is None else lambda _: link,
+            )
             listener = listen(settings.server.host, settings.server.port)
             await app.start()
             serving = Server(app, on_ready=lambda: None)

@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import reverie
 from reverie.addresses import require_keys
 from reverie.backends.base import Backend
+from reverie.cluster.link import Link
 from reverie.errors import ConfigurationError, ReverieError, StoreFailure
 from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
@@ -39,7 +41,7 @@ from reverie.http.operations import application
 from reverie.http.routes import Routes
 from reverie.http.siblings import answers
 from reverie.reload import Reloader, warn_of_own_backends
-from reverie.settings import NO_STORE, ModelSettings, Settings
+from reverie.settings import NO_STORE, ClusterSettings, ModelSettings, Settings
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
 from reverie.times import format_moment, now_ms
@@ -77,6 +79,12 @@ def authenticator(
     return Authenticator(static, store, admin_key(environ))
 
 
+def _child_link(environ: Mapping[str, str], cluster: ClusterSettings) -> Link:
+    """The link to a cluster: over a child process, which alone speaks to Ray."""
+    made: Link = import_module("reverie.cluster.child_link").ChildLink(cluster, environ)
+    return made
+
+
 class Application:
     """Reverie as an ASGI application.
 
@@ -86,6 +94,7 @@ class Application:
         registry: what is served, if it isn't built from the settings.
         static: the static keys, if they aren't to be read.
         siblings: the other processes that serve beside this one.
+        link: makes the link to the configured cluster; by default a child process is one.
     """
 
     def __init__(
@@ -98,8 +107,11 @@ class Application:
         registry: ModelRegistry | None = None,
         static: Sequence[tuple[bytes, str]] | None = None,
         siblings: Siblings = ALONE,
+        link: Callable[[ClusterSettings], Link] | None = None,
     ) -> None:
-        self.registry = registry or ModelRegistry(settings, environ, backends)
+        self.registry = registry or ModelRegistry(
+            settings, environ, backends, link or partial(_child_link, environ)
+        )
         self.in_flight = InFlight()
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ, static)

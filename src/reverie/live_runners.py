@@ -191,6 +191,8 @@ def _pipeline(model: ModelSettings) -> str:
 
 def _capacity(model: ModelSettings) -> int:
     """Requests that it runs at once, so that none that the orchestrator sends has to wait."""
+    if model.engine_bounds is not None:
+        return model.slots * model.engine_bounds[1]
     return model.slots if model.source else sum(backend.slots for backend in model.backends)
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from msgspec.structs import replace
@@ -56,7 +57,9 @@ class HttpBackend:
             progress on the prompt restarts the clock; pings (SSE comments) don't.
         stall_timeout: seconds between two deltas. Pings don't count.
         socket: called at ``start`` for the Unix socket to use instead of the URL's host.
+        tls: checks an https server's certificate; None: the system's authorities do.
         converter: what turns a JSON Schema into a constraint, if the engine is llama.cpp.
+        prefills: whether a llama.cpp may go on with an assistant's message at the end unasked.
         environ: holds the server's key, under the configured name.
         probing: whether to check the server's health.
     """
@@ -76,7 +79,9 @@ class HttpBackend:
         first_token_timeout: float,
         stall_timeout: float,
         socket: Callable[[], Path] | None = None,
+        tls: SSLContext | None = None,
         converter: Converter = "gbnf",
+        prefills: bool = True,
         environ: Mapping[str, str] = os.environ,
         probing: bool = False,
     ) -> None:
@@ -91,6 +96,8 @@ class HttpBackend:
         self._first_token_timeout = first_token_timeout
         self._stall_timeout = stall_timeout
         self._socket = socket
+        self._tls = tls
+        self._prefills = prefills
         self._converter: Converter = converter
         self._environ = environ
         self._transport: Transport | None = None
@@ -130,6 +137,7 @@ class HttpBackend:
                 headers=headers,
                 connect_timeout=self._settings.connect_timeout,
                 socket=str(self._socket()) if self._socket is not None else None,
+                tls=self._tls,
             )
         except ValueError as error:
             raise ModelError(f"The URL {self.url} can't be used: {error}.") from error
@@ -200,8 +208,7 @@ class HttpBackend:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_token_timeout
         kind = self.kind
-        foreign = kind == "llamacpp" and self._socket is None
-        if foreign and prefill.ends_with_assistant(request):
+        if kind == "llamacpp" and self._prefills and prefill.ends_with_assistant(request):
             await prefill.refuse_prefill(transport, deadline)
         payload = kinds.encode(request, self._model, kind, self._converter)
         path = self._path if request.prompt is None else kinds.COMPLETIONS

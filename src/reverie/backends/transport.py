@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from ssl import SSLContext
 from types import TracebackType
 
 from reverie.backends.client.address import Address
@@ -132,19 +133,27 @@ class Transport:
         socket: the Unix socket to use instead of the URL's host.
         headers: sent with each request. A client's headers never are.
         connect_timeout: seconds for name look-up, connection and TLS together.
+        tls: checks the server's certificate; None: the system's authorities do.
 
     Raises:
         ValueError: the URL or a header can't be used.
     """
 
     def __init__(
-        self, url: str, *, headers: Mapping[str, str], connect_timeout: float, socket: str | None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        connect_timeout: float,
+        socket: str | None,
+        tls: SSLContext | None = None,
     ) -> None:
         self._address = Address.of(url, socket)
         self._pool = Pool(
             self._address,
             connect_timeout=connect_timeout,
             reuses=self._address.socket is None,
+            tls=tls,
         )
         self._fields = _fields({"Host": self._address.authority, **headers})
         self._heads: dict[str, bytes] = {}  # of POST, by path, up to the body's length

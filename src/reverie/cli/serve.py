@@ -111,7 +111,7 @@ def missing_models(settings: Settings) -> list[str]:
     """References to the models that run here and aren't on disk."""
     from reverie.models.store import find
 
-    sources = [model.source for model in settings.models if model.source is not None]
+    sources = [one.source for one in settings.models if one.source is not None and not one.engines]
     return [source for source in sources if find(source) is None]
 
 

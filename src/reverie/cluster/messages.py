@@ -23,6 +23,14 @@ ENGINE_KEYS = (
 """The keys of a model that its engines depend on."""
 
 
+_FAMILY_KEYS = ("source", "task", "engine")
+
+
+def _digest(what: object) -> str:
+    written = msgspec.json.encode(what, order="sorted")
+    return blake2b(written, digest_size=8).hexdigest()
+
+
 class EngineSpec(Struct, frozen=True):
     """How each engine of a model runs."""
 
@@ -47,8 +55,13 @@ class EngineSpec(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """Equal for specs whose engines can stand in for each other."""
-        written = msgspec.json.encode((self.model, self.settings, self.gpus), order="sorted")
-        return blake2b(written, digest_size=8).hexdigest()
+        return _digest((self.model, self.settings, self.gpus))
+
+    @property
+    def family(self) -> str:
+        """Equal for specs whose engines may serve side by side: while one of them replaces the
+        other, and both run the same model."""
+        return _digest([self.model, *(self.settings[key] for key in _FAMILY_KEYS)])
 
 
 class Wanted(Struct, frozen=True):
@@ -111,6 +124,8 @@ class Engine(Struct, frozen=True):
     info: EngineInfo
     leaving: bool = False
     """True if it is to get no new request, and to be stopped once it has none."""
+    family: str = ""
+    """Of that spec; empty: not told."""
 
 
 class ModelStatus(Struct, frozen=True):

@@ -45,6 +45,7 @@ async def test_the_operator_sees_how_each_backend_stands(
         "name": f"0:{host}",
         "kind": "vllm",
         "url": engine.url,
+        "machine": None,
         "state": "closed",
         "reason": None,
         "draining": False,

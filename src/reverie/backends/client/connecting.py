@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohappyeyeballs
@@ -24,10 +25,15 @@ _LOOK_UP_LASTS = 10.0
 
 
 class Connector:
-    """Opens connections to one server."""
+    """Opens connections to one server.
 
-    def __init__(self, address: Address) -> None:
+    Args:
+        tls: checks its certificate; None: the system's authorities do.
+    """
+
+    def __init__(self, address: Address, tls: ssl.SSLContext | None = None) -> None:
         self._address = address
+        self._tls = tls
         self._looking_up = asyncio.Lock()
         self._found: list[AddrInfoType] = []
         self._found_until = 0.0
@@ -46,7 +52,7 @@ class Connector:
         options: dict[str, Any] = {}
         if address.tls:
             # The first time, the system's authorities are read, which would hold up tokens.
-            context = await asyncio.to_thread(tls_context)
+            context = self._tls or await asyncio.to_thread(tls_context)
             options = {"ssl": context, "server_hostname": address.host}
         if address.is_numeric:
             _, made = await loop.create_connection(protocol, address.host, address.port, **options)
@@ -112,5 +118,21 @@ def unreachable_in_time() -> BackendError:
 def tls_context() -> ssl.SSLContext:
     """Checks a server's certificate and its name, by the system's authorities."""
     context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def private_tls_context(authority: Path) -> ssl.SSLContext:
+    """Checks that a server's certificate was signed by this authority, and no name.
+
+    It is for machines that are reached by their addresses, whose authority signs for no others:
+    whatever it signed is one of them.
+
+    Raises:
+        OSError: the file can't be read, or holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cafile=authority)
     context.set_alpn_protocols(["http/1.1"])
     return context

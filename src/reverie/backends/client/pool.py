@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from ssl import SSLContext
 
 from reverie.backends.client.address import Address
 from reverie.backends.client.connecting import Connector, unreachable, unreachable_in_time
@@ -25,6 +26,7 @@ class Pool:
         connect_timeout: seconds for name look-up, connection and TLS together.
         reuses: whether connections are kept.
         idle_seconds: how long, without a request.
+        tls: as in ``Connector``.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Pool:
         connect_timeout: float,
         reuses: bool,
         idle_seconds: float = _IDLE_SECONDS,
+        tls: SSLContext | None = None,
     ) -> None:
         self.closed = False
-        self._connector = Connector(address)
+        self._connector = Connector(address, tls)
         self._connect_timeout = connect_timeout
         self._reuses = reuses
         self._idle_seconds = idle_seconds

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from reverie.gateway.serving.config_text import table_of, text_of
-from reverie.settings import Settings
+from reverie.settings import ClusterSettings, Settings
 
 FIXED_SERVER_KEYS = (
     "host",
@@ -19,7 +19,8 @@ FIXED_SERVER_KEYS = (
     "ollama",
     "workers",
 )
-"""The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``."""
+"""The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]`` and
+``[cluster]``."""
 
 
 class Difference(NamedTuple):
@@ -63,6 +64,7 @@ def compare(old: Settings, new: Settings) -> Changes:
     changed.sort()
     restart = [one for one in server if one.key in fixed]
     restart += _differing("store", old.store, new.store)
+    restart += _differing_clusters(old.cluster, new.cluster)
     return Changes(
         added=added,
         removed=removed,
@@ -81,7 +83,11 @@ def applicable(old: Settings, new: Settings) -> Settings:
     """``new``, with the keys that can't change while the process runs as they are in ``old``."""
     fixed = {key: getattr(old.server, key) for key in FIXED_SERVER_KEYS}
     return new.model_copy(
-        update={"server": new.server.model_copy(update=fixed), "store": old.store}
+        update={
+            "server": new.server.model_copy(update=fixed),
+            "store": old.store,
+            "cluster": old.cluster,
+        }
     )
 
 
@@ -92,3 +98,15 @@ def _differing(name: str, old: BaseModel, new: BaseModel) -> list[Difference]:
         for key in type(old).model_fields
         if getattr(old, key) != getattr(new, key)
     ]
+
+
+def _differing_clusters(
+    old: ClusterSettings | None, new: ClusterSettings | None
+) -> list[Difference]:
+    """The keys of ``[cluster]`` that differ, or the whole where one has none."""
+    if old is not None and new is not None:
+        return _differing("cluster", old, new)
+    if old is new:
+        return []
+    written = [None if one is None else table_of(one) for one in (old, new)]
+    return [Difference("cluster", *written)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Literal, TypeAlias
 
 from reverie import background
 from reverie.backends.base import Backend
@@ -18,6 +19,8 @@ from reverie.gateway.serving.memory_budget import MemoryBudget
 from reverie.gateway.serving.on_demand import OnDemandModel
 from reverie.gateway.serving.prompt_sizes import PromptSizes
 from reverie.settings import ModelSettings, ServerSettings
+
+UnreadyState: TypeAlias = Literal["loading", "cold", "failed", "down"]
 
 _CHANGEABLE = frozenset(
     ("aliases", "default", "defaults", "price", "limits", "warm", "idle_unload")
@@ -31,6 +34,7 @@ class Deployment:
     Args:
         budget: the memory that all embedded engines share.
         on_change: called whenever a backend has become ready, or is no longer ready.
+        examples: as in ``Pool``.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Deployment:
         server: ServerSettings,
         budget: MemoryBudget,
         on_change: Callable[[], None],
+        examples: Sequence[Backend] | None = None,
     ) -> None:
         self.model = model
         self.pool = Pool(
@@ -47,6 +52,7 @@ class Deployment:
             backends,
             queue_size=server.queue_size,
             queue_timeout=server.queue_timeout,
+            examples=examples,
         )
         self.sizes = PromptSizes(self.pool)
         self.vector_length: int | None = None
@@ -72,6 +78,23 @@ class Deployment:
             idle_unload=self.model.idle_unload,
             on_change=self._backend_changed,
         )
+
+    @property
+    def unready_state(self) -> UnreadyState:
+        """How the model stands while no backend of it is ready."""
+        if self.pool.failure is not None:
+            return "failed"
+        return "cold" if self.on_demand is not None and self.on_demand.is_cold else "loading"
+
+    @property
+    def loading_on_request(self) -> bool:
+        """True if the model, if it loads, does so because somebody asked for it."""
+        return self.on_demand is not None and self.on_demand.loading_on_request
+
+    @property
+    def operator_reason(self) -> str:
+        """Why no backend is ready yet, as the beginning of a sentence for the operator."""
+        return self.pool.not_ready_reason()
 
     def can_serve(self, model: ModelSettings) -> bool:
         """True if the backends are those that ``model`` asks for, and haven't failed for good."""

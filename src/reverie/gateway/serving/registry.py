@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from reverie.backends.base import Backend
 from reverie.backends.build import backends_of
+from reverie.cluster.link import Link
 from reverie.errors import ConfigurationError, ModelError
+from reverie.gateway.serving.cluster import Cluster
+from reverie.gateway.serving.cluster_deployment import ClusterDeployment
 from reverie.gateway.serving.defaults import require_honoured
 from reverie.gateway.serving.deployment import Deployment
 from reverie.gateway.serving.memory_budget import MIB, MemoryBudget, budget_problems
 from reverie.gateway.serving.served_models import ServedModels
-from reverie.settings import ModelSettings, Settings
+from reverie.settings import ClusterSettings, ModelSettings, Settings
 from reverie.threads import run_in_daemon_thread
 
 
@@ -28,9 +31,11 @@ class ModelRegistry:
     Args:
         environ: holds the backends' keys, in the variables that the settings name.
         backends: used instead of those that the settings describe.
+        link: makes the link to the cluster, if the settings name one.
 
     Raises:
-        ModelError: a model that runs here isn't on disk.
+        ModelError: a model that runs here isn't on disk, or one is to run in a cluster and there is
+            none.
     """
 
     def __init__(
@@ -38,8 +43,13 @@ class ModelRegistry:
         settings: Settings,
         environ: Mapping[str, str] = os.environ,
         backends: Sequence[tuple[ModelSettings, Sequence[Backend]]] | None = None,
+        link: Callable[[ClusterSettings], Link] | None = None,
     ) -> None:
         self.settings = settings
+        self.cluster: Cluster | None = None
+        """The cluster that some models run in; None: there is none."""
+        if settings.cluster is not None and link is not None:
+            self.cluster = Cluster(settings.cluster, link(settings.cluster))
         self._environ = environ
         self._changed = asyncio.Event()
         self._budget = MemoryBudget(settings.server.memory_budget_mib * MIB)
@@ -58,13 +68,26 @@ class ModelRegistry:
         Raises:
             ModelError: it should run here and isn't on disk.
         """
+        if model.engines:
+            return ()  # they come and go
         return backends_of(model, settings.server, self._environ)
 
     def _deploy(
         self, model: ModelSettings, backends: Sequence[Backend], settings: Settings
     ) -> Deployment:
-        require_honoured(model, backends)
-        return Deployment(model, backends, settings.server, self._budget, self._changed.set)
+        if not model.engines:
+            require_honoured(model, backends)
+            return Deployment(model, backends, settings.server, self._budget, self._changed.set)
+        if self.cluster is None:
+            raise ModelError(
+                "engines: this server has no cluster, to which it connects when it starts: restart "
+                "it with [cluster] in its configuration"
+            )
+        deployment = ClusterDeployment(
+            model, settings.server, self._budget, self.cluster, self._changed.set
+        )
+        require_honoured(model, deployment.pool.examples)
+        return deployment
 
     async def start(self) -> None:
         """Start every backend except cold engines; doesn't wait until any is ready.
@@ -79,14 +102,21 @@ class ModelRegistry:
             raise ConfigurationError(problems)
         for deployment in self._deployments.values():
             await deployment.start_if_warm()
+        if self.cluster is not None:
+            specs = await self.cluster.specs_of(self.settings.models)
+            await self.cluster.start()
+            self.cluster.deploy(self.settings.models, specs)
 
     async def wait_settled(self) -> bool:
         """Wait until the default model can answer (True), or no model ever will (False)."""
         while True:
             self._changed.clear()
-            if self.models.default.state in ("ready", "cold", "down"):
+            default = self.models.default
+            if default.state in ("ready", "cold", "down"):
                 return True
-            if all(model.state == "failed" for model in self.models.all):
+            if default.state == "failed" and default.pool.failure is None:
+                return True  # its cluster may get over it
+            if all(model.pool.failure is not None for model in self.models.all):
                 return False
             await self._changed.wait()
 
@@ -101,6 +131,7 @@ class ModelRegistry:
         """
         kept = self._kept_by(settings)
         added = await self._prepare_missing(settings, kept)
+        specs = {} if self.cluster is None else await self.cluster.specs_of(settings.models)
         # From here on there is no await: a request sees all of the change, or none of it.
         deployments = {**kept, **added}
         replaced = [
@@ -112,6 +143,8 @@ class ModelRegistry:
                 kept[model.name].update(model, settings.server)
         self._deployments = deployments
         self.settings, self.models = settings, ServedModels(settings, deployments, self.models)
+        if self.cluster is not None:
+            self.cluster.deploy(settings.models, specs)
         for deployment in replaced:
             self._draining.add(deployment)
             deployment.drain(self._draining.discard)
@@ -174,6 +207,8 @@ class ModelRegistry:
 
     async def stop(self) -> None:
         """Stop every backend, also of deployments that are still draining. Idempotent."""
+        if self.cluster is not None:
+            await self.cluster.stop()
         deployments = [*self._deployments.values(), *self._draining]
         await asyncio.gather(
             *(deployment.stop() for deployment in deployments), return_exceptions=True

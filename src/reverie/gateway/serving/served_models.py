@@ -44,14 +44,10 @@ class ServedModel:
     @property
     def state(self) -> State:
         # As their latest probes say, or their operator.
-        if all(backend.down or backend.draining for backend in self.pool.states):
+        states = self.pool.states
+        if states and all(backend.down or backend.draining for backend in states):
             return "down"
-        if self.pool.ready:
-            return "ready"
-        if self.pool.failure is not None:
-            return "failed"
-        on_demand = self.deployment.on_demand
-        return "cold" if on_demand is not None and on_demand.is_cold else "loading"
+        return "ready" if self.pool.ready else self.deployment.unready_state
 
     @property
     def available(self) -> bool:
@@ -59,9 +55,8 @@ class ServedModel:
 
         False while the model loads at the start: until then requests are better sent elsewhere.
         """
-        on_demand = self.deployment.on_demand
-        on_request = on_demand is not None and on_demand.loading_on_request
-        return self.state in ("ready", "cold") or (self.state == "loading" and on_request)
+        on_request = self.state == "loading" and self.deployment.loading_on_request
+        return on_request or self.state in ("ready", "cold")
 
     def check(self, request: GenerateRequest) -> GenerateRequest:
         """The request with this model's own defaults; refuse what a backend of it can't honour.

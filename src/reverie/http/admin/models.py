@@ -85,10 +85,10 @@ def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
         model = models().find(asked.model)
         engine = model.deployment.on_demand
         if engine is None:
-            raise InvalidRequest(
-                f"{model.name} runs on other servers, which load and unload it themselves.",
-                param="model",
-            )
+            itself = "runs on other servers, which load and unload it themselves"
+            if model.settings.engines:
+                itself = "runs in the cluster: its engines bounds say how many run, and when"
+            raise InvalidRequest(f"{model.name} {itself}.", param="model")
         return model, engine
 
     return router
@@ -137,6 +137,8 @@ def _reason(model: ServedModel) -> str | None:
     state = model.state
     if state == "ready":
         return None
+    if not pool.states and state in ("down", "failed"):  # of a cluster
+        return f"{model.deployment.operator_reason}."
     if state == "down":
         if pool.drained:
             return "Its operator lets no new request to it."
@@ -146,7 +148,7 @@ def _reason(model: ServedModel) -> str | None:
     if state == "failed":
         return without_folders(pool.failure or "Its engine failed.")
     if state == "loading":
-        return f"{pool.not_ready_reason()}."
+        return f"{model.deployment.operator_reason}."
     if engine is not None and engine.load_failure is not None:
         failure = without_folders(engine.load_failure).rstrip(".")
         return f"The latest load failed: {failure}. The next request tries it again."
