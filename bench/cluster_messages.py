@@ -1,6 +1,7 @@
 """Measures what a cluster's messages weigh, and take to write and to read: no Ray, no network.
 
-A view lists all engines, a report what runs on each. Run it with ``python bench/cluster_messages.py``.
+A view lists all engines, a report what runs on each. Run it with
+``python bench/cluster_messages.py``.
 """
 
 from __future__ import annotations
@@ -84,7 +85,15 @@ def milliseconds(what: Callable[[], object]) -> float:
 
 def main() -> None:
     table = Table(box=box.MARKDOWN)
-    for head in ("engines", "view, KiB", "written, ms", "read, ms", "report, KiB", "written", "read"):
+    for head in (
+        "engines",
+        "view, KiB",
+        "written, ms",
+        "read, ms",
+        "report, KiB",
+        "written",
+        "read",
+    ):
         table.add_column(head, justify="right")
     for engines in (10, 100, 1000):
         row = [f"{engines:,}"]
