@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import reverie
@@ -82,8 +81,9 @@ def authenticator(
 
 def _child_link(environ: Mapping[str, str], cluster: ClusterSettings) -> Link:
     """The link to a cluster: over a child process, which alone speaks to Ray."""
-    made: Link = import_module("reverie.cluster.child_link").ChildLink(cluster, environ)
-    return made
+    from reverie.cluster.child_link import ChildLink
+
+    return ChildLink(cluster, environ)
 
 
 class Application:

@@ -98,8 +98,15 @@ class EngineRecord:
         self.leaving = self.leaving_version = None
 
     def engine(self) -> Engine:
-        leaving = self.leaving is not None
-        return Engine(self.name, self.spec.model, self.digest, self.machine, self.info, leaving)
+        return Engine(
+            self.name,
+            self.spec.model,
+            self.digest,
+            self.machine,
+            self.info,
+            leaving=self.leaving is not None,
+            family=self.spec.family,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -140,7 +140,7 @@ class BackendState:
         self.on_unused: Callable[[], None] | None = None
         """Called when its last request has left, if it was removed. The pool sets it."""
         self.on_trouble: Callable[[], None] = lambda: None
-        """Called whenever its health changes. The pool sets it."""
+        """Called whenever its health changes, but by time alone. The pool sets it."""
         self.share: tuple[int, int] | None = None
         """The slots and the tokens that this process may use, where several share the backend."""
         self._model = model
@@ -220,6 +220,8 @@ class BackendState:
 
     def give_back(self, ticket: Ticket) -> None:
         """Note that a request has left. Alone, this says nothing of the backend's health."""
+        if self.silent:
+            self.on_trouble()  # it may be the last: nothing is expected then
         self.in_flight -= 1
         self.tokens -= ticket.tokens
         if ticket.alone:
@@ -304,6 +306,13 @@ class BackendState:
         return closed and not (self.in_cooldown or self.lost or self.down or self.silent)
 
     @property
+    def is_aside(self) -> bool:
+        """True if no request that has a choice goes there, until ``changes_at`` or ``on_trouble``,
+        or until its pool is woken."""
+        usable = self.in_service and self.backend.ready and self.admits
+        return not usable or self.in_cooldown or self.silent
+
+    @property
     def latest_output(self) -> float:
         """When something came from it, or its present work began."""
         return max(self._last_output, self._busy_since)
@@ -330,7 +339,10 @@ class BackendState:
 
     def on_output(self) -> None:
         """Note a piece of an answer."""
-        self._last_output = self._clock()
+        now = self._clock()
+        if now - self._last_output > SILENCE and self.silent:
+            self.on_trouble()
+        self._last_output = now
         self._lost_until = -math.inf
 
     def on_first_token(self, ticket: Ticket) -> None:
@@ -402,6 +414,7 @@ class BackendState:
     def _end_trial(self, ticket: Ticket) -> None:
         if self._trial is ticket:
             self._trial = None
+            self.on_trouble()
 
     def _cool_down(self, error: ReverieError, seconds: float, *, asked_for: bool = False) -> None:
         self.on_trouble()

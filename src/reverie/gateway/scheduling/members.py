@@ -156,8 +156,12 @@ class Members:
         """Why this model can't be served and never will be without help; None otherwise."""
         if self.elastic:
             return None
-        failures = [backend.failure for backend in self.backends]
-        return next(filter(None, failures), None) if all(failures) else None
+        failure = None
+        for backend in self.backends:
+            if backend.failure is None:
+                return None
+            failure = failure or backend.failure
+        return failure
 
     def within_context(self, tokens: int) -> int:
         """So many tokens, or what fits the largest context of the backends, if that is less."""

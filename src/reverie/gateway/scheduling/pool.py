@@ -149,9 +149,7 @@ class Pool(Members):
                 continue
             chosen = self._choose(waiter.request, awaited)
             if chosen is not None:
-                self._queue.serve(waiter)
-                lease = self._grant(chosen, waiter.request, waiter.position)
-                waiter.granted.set_result(lease)
+                self._serve(waiter, chosen)
                 continue
             route = waiter.request.route
             held_up.add(route)
@@ -192,13 +190,22 @@ class Pool(Members):
         Raises:
             Overloaded, ModelLoading: as ``_make_room``.
         """
-        self.wake()  # its turn may come before that of those who are held up, and it may fit
+        if self._may_fit(waiter):
+            self.wake()
+        else:
+            self.on_change()
         if waiter.granted.done():
             return
         if not waiter.request.had_its_turn and self._queue.newcomers > self._queue_size:
             self._make_room(waiter)
         if not waiter.granted.done():
             waiter.position = self._queue.position(waiter)
+
+    def _may_fit(self, waiter: _Waiter) -> bool:
+        """True if the queue's newest may be served, or is the first to wait."""
+        # Its turn may come before that of those who are held up.
+        leads = self._queue.leads(waiter) and not self.fast.is_full_for(waiter.request)
+        return leads or len(self._queue) == 1 or self.fast.troubled
 
     def _make_room(self, newcomer: _Waiter) -> None:
         """End the newest request of the key that has the most of the queue, by its weight.
@@ -211,7 +218,7 @@ class Pool(Members):
             self._queue.remove(newcomer)
             raise self._full()
         newest, count = greediest
-        self._end(
+        held_up_others = self._end(
             newest,
             Overloaded(
                 f"Your key has {_requests(count)} waiting, each for up to "
@@ -220,12 +227,14 @@ class Pool(Members):
                 retry_after=self._seconds_to_room(),
             ),
         )
-        self.wake()  # it may have held up others
+        (self.wake if held_up_others else self.on_change)()
 
-    def _end(self, waiter: _Waiter, error: Exception) -> None:
-        self._queue.remove(waiter)
+    def _end(self, waiter: _Waiter, error: Exception) -> bool:
+        """End a wait with an error; True if it may have held up others."""
+        held_up_others = self._queue.remove(waiter)
         if not waiter.granted.done():
             waiter.granted.set_exception(error)
+        return held_up_others
 
     def _grant(self, state: BackendState, slot_request: SlotRequest, position: int = 0) -> Lease:
         self.fast.in_flight += 1
@@ -242,18 +251,50 @@ class Pool(Members):
 
     def _give_back(self, state: BackendState, ticket: Ticket) -> None:
         self._count_out(state, ticket)
-        (self.wake if self._queue else self.on_change)()
+        self._on_room(state)
 
     def _resize(self, state: BackendState, ticket: Ticket, tokens: int) -> None:
         smaller = tokens < ticket.tokens
         state.resize(ticket, tokens)
-        (self.wake if smaller and self._queue else self.on_change)()
+        if smaller:
+            self._on_room(state)
+        else:
+            self.on_change()
+
+    def _on_room(self, state: BackendState) -> None:
+        """Grant room that came free on one backend."""
+        if self._queue and not self._pass_on(state):
+            self.wake()
+        else:
+            self.on_change()
+
+    def _pass_on(self, state: BackendState) -> bool:
+        """Grant a backend's room to whose turn it is; False if others may have room for others.
+
+        All others had no room for the first of those who wait. So it need not ask them, nor ask
+        them for one that is as large.
+        """
+        smallest = 0.0
+        while not self.fast.troubled and (waiter := self._queue.first()) is not None:
+            request = waiter.request
+            if waiter.granted.done():
+                self._queue.remove(waiter)  # cancelled just now
+            elif request.tokens >= smallest and self.fast.takes_next(state, request):
+                self._serve(waiter, state)
+                smallest = math.inf if request.alone else request.tokens
+            else:
+                return self.fast.is_full_for(request)
+        return not self._queue
+
+    def _serve(self, waiter: _Waiter, state: BackendState) -> None:
+        self._queue.serve(waiter)
+        waiter.granted.set_result(self._grant(state, waiter.request, waiter.position))
 
     def _abandon(self, waiter: _Waiter) -> None:
         """Undo a wait that ended early, including a grant that nobody took."""
         if waiter in self._queue:
-            self._queue.remove(waiter)
-            self.wake()  # it may have held up others
+            held_up_others = self._queue.remove(waiter)
+            (self.wake if held_up_others else self.on_change)()
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             granted.result().release()

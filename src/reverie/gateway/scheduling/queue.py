@@ -174,6 +174,14 @@ class Queue(Generic[W]):
             return None
         return min((lane.rank, lane.firsts[0]) for lane in lanes)[1][1]
 
+    def leads(self, waiter: W) -> bool:
+        """True if it is the first of those who may go to the same backends.
+
+        Raises:
+            KeyError: it doesn't wait.
+        """
+        return _flow_of(waiter).lane.firsts[0][1] is waiter
+
     def serve(self, waiter: W) -> None:
         """Take out the request whose turn it is: its key pays for it.
 
@@ -185,14 +193,18 @@ class Queue(Generic[W]):
         self._virtual_time[rank] = max(self._virtual_time[rank], flow.finish)
         self.remove(waiter)
 
-    def remove(self, waiter: W) -> None:
+    def remove(self, waiter: W) -> bool:
         """Take out a request that isn't served: its key doesn't pay.
+
+        Returns:
+            True if another leads now, or if nobody is left who may go to the same backends.
 
         Raises:
             KeyError: it doesn't wait.
         """
         flow = _flow_of(waiter)
         lane = flow.lane
+        leader = lane.firsts[0][1]
         was_first = flow.first is waiter
         if was_first:
             del lane.firsts[bisect_left(lane.firsts, (flow.finish, waiter))]
@@ -206,6 +218,7 @@ class Queue(Generic[W]):
                 del self._lanes[lane.route]
         elif was_first:
             self._line_up(flow)
+        return not lane.firsts or lane.firsts[0][1] is not leader
 
     def position(self, waiter: W) -> int:
         """The place of a request that is its key's newest: 1 is next.

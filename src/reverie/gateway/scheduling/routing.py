@@ -1,9 +1,7 @@
 """Which of a model's backends takes a request: a choice over their states, pure and synchronous.
 
-Preferred is the one that most likely has the conversation's opening in its cache: rendezvous
-hashing (D. G. Thaler and C. V. Ravishankar, "Using Name-Based Mappings to Increase Hit Rates",
-IEEE/ACM ToN 6(1), 1998), by capacity. When a backend goes, only its conversations move; when it is
-back, so are they. It gets no more load this way than a bound allows (V. Mirrokni, M. Thorup and
+Preferred is the one that most likely has the conversation's opening in its cache, by
+``rendezvous``. It gets no more load this way than a bound allows (V. Mirrokni, M. Thorup and
 M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018).
 
 Otherwise it is the one with the least to do, given how fast it is. One that hasn't been measured
@@ -12,13 +10,12 @@ counts as the fastest, so that it gets measured.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence, Set
-from functools import lru_cache
 from hashlib import blake2b
 
 from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.scheduling.lease import SlotRequest
+from reverie.gateway.scheduling.rendezvous import Rendezvous
 from reverie.prompt_bounds import text_of
 from reverie.request import GenerateRequest
 
@@ -66,17 +63,18 @@ def choose(
     if any(not state.lost for state in usable):
         free = [state for state in free if not state.lost]
     trusted = [state for state in usable if not _is_doubtful(state, slot_request)]
-    candidates = [state for state in free if state in trusted]
+    known = set(trusted)
+    candidates = [state for state in free if state in known]
     if not candidates:
-        return _least_loaded([s for s in free if not (s.pausing and trusted)], now)
+        return least_loaded([s for s in free if not (s.pausing and trusted)], now)
     affinity = slot_request.affinity
     if affinity is not None:
-        best = preferred(affinity, trusted)
+        best = Rendezvous(trusted).home_of(affinity)
         in_flight = sum([state.in_flight for state in trusted])
         capacity = sum([state.capacity for state in trusted])
         if best in candidates and is_within_bound(best, in_flight, capacity):
             return best
-    return _least_loaded(candidates, now)
+    return least_loaded(candidates, now)
 
 
 def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:
@@ -127,20 +125,6 @@ def _is_doubtful(state: BackendState, slot_request: SlotRequest) -> bool:
     return state.in_cooldown or state.silent or unsure
 
 
-def preferred(affinity: bytes, states: Iterable[BackendState]) -> BackendState:
-    """The backend of a conversation: the highest weight wins, each in proportion to its capacity"""
-    return max(states, key=lambda state: state.capacity * _rendezvous_weight(affinity, state.name))
-
-
-@lru_cache(maxsize=16_384)
-def _rendezvous_weight(affinity: bytes, name: str) -> float:
-    """Weighted rendezvous hashing, for a backend of capacity 1."""
-    digest = blake2b(affinity + name.encode(), digest_size=8).digest()
-    # 52 bits, so that it is never rounded to 1.
-    uniform = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
-    return -1 / math.log(uniform)
-
-
 def is_within_bound(state: BackendState, in_flight: int, capacity: float) -> bool:
     """True if a conversation may prefer a backend.
 
@@ -151,7 +135,7 @@ def is_within_bound(state: BackendState, in_flight: int, capacity: float) -> boo
     return state.in_flight <= LOAD_BOUND * in_flight / capacity * state.capacity + 1
 
 
-def _least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:
+def least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:
     """The one with the least to do; of those with as little, one that hasn't been measured."""
     expected = {state: state.speed.expected(now) for state in states}
     fastest = min((seconds for seconds in expected.values() if seconds is not None), default=0.0)
