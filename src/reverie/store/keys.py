@@ -10,12 +10,12 @@ import base64
 import functools
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import Connection, Row, bindparam, insert, select, text
+from sqlalchemy import Connection, Row, insert, select, text
 from sqlalchemy import update as sql_update
 
 from reverie.money import Period
@@ -104,8 +104,13 @@ def new_id() -> str:
 
 
 def by_hash(connection: Connection, digest: bytes) -> Key | None:
-    rows = _BY_HASH.execute(connection, {"hash": digest})
-    return _key_of_prepared(rows[0]) if rows else None
+    return by_hashes(connection, [digest]).get(digest)
+
+
+def by_hashes(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, Key]:
+    """Hash → its key, for those that there are; ``digests`` isn't empty."""
+    rows = _BY_HASHES.execute(connection, listed=digests)
+    return {bytes(row.hash): _key_of_prepared(row) for row in rows}
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
@@ -114,7 +119,7 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     return {row.id: _key_of_prepared(row) for row in rows}
 
 
-_BY_HASH = Prepared(lambda *_: select(_KEYS).where(_KEYS.c.hash == bindparam("hash")))
+_BY_HASHES = Prepared(lambda _, digests: select(_KEYS).where(_KEYS.c.hash.in_(digests)))
 _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
 
 
