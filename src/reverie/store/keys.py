@@ -20,12 +20,15 @@ from sqlalchemy import update as sql_update
 
 from reverie.money import Period
 from reverie.store.database import schema
+from reverie.store.database.known import known
 from reverie.store.database.prepared import Prepared
 from reverie.store.limits import RateLimits
 
 _SECRET_PREFIX = "rv_"
 _SECRET_BYTES = 32
 _KEYS = schema.keys
+_MAX_KNOWN = 10_000
+"""Keys that a writer knows at most."""
 
 
 Status: TypeAlias = Literal["active", "expired", "revoked"]
@@ -115,7 +118,23 @@ def by_hashes(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, K
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     listed = list(ids)
-    rows = _BY_IDS.execute(connection, listed=listed) if listed else ()
+    kept = known(connection, _Known)
+    if kept is None:
+        return _read(connection, listed)
+    if len(kept) > _MAX_KNOWN:
+        kept.clear()
+    if missing := [id for id in listed if id not in kept]:
+        found = _read(connection, missing)
+        kept.update({id: found.get(id) for id in missing})
+    return {id: key for id in listed if (key := kept[id]) is not None}
+
+
+class _Known(dict[str, Key | None]):
+    """Keys by their ids; None: there is none. No writer that knows any changes one."""
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> dict[str, Key]:
+    rows = _BY_IDS.execute(connection, listed=ids) if ids else ()
     return {row.id: _key_of_prepared(row) for row in rows}
 
 
