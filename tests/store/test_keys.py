@@ -101,3 +101,21 @@ def test_a_key_ends_at_the_moment_of_its_expiry() -> None:
     assert [key.status(now) for now in (9, 10)] == ["active", "expired"]
     assert msgspec.structs.replace(key, revoked_at=1).status(9) == "revoked"
     assert not key.usable(10)
+
+
+def test_a_writer_that_knows_a_key_learns_what_others_do_to_it(store: Store) -> None:
+    key = Key(id="key_1", name="team", created_at=1)
+
+    def read() -> dict[str, Key]:
+        with writer.next() as connection:
+            return keys.by_ids(connection, ["key_1", "key_2"])
+
+    writer = store.transactions()
+    assert read() == {}
+    with store.write() as connection:
+        keys.create(connection, key, "secret")
+    assert read() == read() == {"key_1": key}
+    with store.write() as connection:
+        keys.revoke(connection, "key_1", 5)
+    assert read()["key_1"].revoked_at == 5
+    writer.close()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
+import pytest
+from sqlalchemy import Connection
+
 from reverie.store import windows
 from reverie.store.database.engine import Store
 from reverie.store.limits import SPAN, WindowSums
@@ -69,3 +75,59 @@ def test_rows_that_no_limit_looks_at_are_deleted(store: Store) -> None:
     with store.write() as connection:
         windows.sweep(connection, NOW)
     assert [row.second for row in rows(store, "limit_windows")] == [NOW - 300]
+
+
+def test_what_was_deleted_while_the_clock_was_ahead_is_not_known_any_more(store: Store) -> None:
+    writer = store.transactions()
+    with writer.next() as connection:
+        windows.add(connection, {"a": (1, 1)}, NOW)
+        assert windows.sums(connection, ["a"], NOW)["a"].requests == 1
+    with writer.next() as connection:
+        windows.sweep(connection, NOW + 1000)
+    with writer.next() as connection:
+        assert windows.sums(connection, ["a"], NOW + 1).get("a", WindowSums()) == WindowSums()
+    writer.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_writer_knows_is_what_the_database_holds_whoever_writes_and_whatever_the_clock_does(
+    store: Store, seed: int
+) -> None:
+    chance = random.Random(seed)
+    subjects = ["a", "b", "c", "d"]
+    writer, now = store.transactions(), NOW
+
+    def change(connection: Connection) -> None:
+        """What gateways do to windows."""
+        match chance.choice(("add", "add", "add", "correct", "correct", "sweep")):
+            case "add":
+                some = chance.sample(subjects, chance.randint(1, 3))
+                used = {s: (chance.randint(0, 3), chance.choice((0, 5, 70))) for s in some}
+                windows.add(connection, used, now)
+            case "correct":
+                corrections = Corrections()
+                for _ in range(3):
+                    second = now - chance.randint(0, 70)
+                    held = windows.seconds(connection, subject := chance.choice(subjects), now)
+                    given_back = [-tokens for at, _, tokens in held if at == second]
+                    corrections.add([subject], second, chance.choice([9, *given_back]))
+                corrections.write(connection)
+            case "sweep":
+                windows.sweep(connection, now)
+
+    for _ in range(300):
+        now += chance.choice((0, 0, 0, 1, 1, 2, 30, 59, 60, 61, 62, 400, -1, -30, -61, -400))
+        with store.write() if chance.random() < 0.2 else writer.next() as connection:
+            change(connection)
+        with contextlib.suppress(ZeroDivisionError), writer.next() as connection:
+            change(connection)
+            if chance.random() < 0.2:
+                raise ZeroDivisionError  # nothing has happened
+        with writer.next() as connection:
+            known = windows.sums(connection, asked := chance.sample(subjects, 3), now)
+        with store.read() as connection:
+            held = windows.sums(connection, asked, now)
+        assert {s: known.get(s, WindowSums()) for s in asked} == {
+            s: held.get(s, WindowSums()) for s in asked
+        }
+    writer.close()

@@ -10,22 +10,25 @@ import base64
 import functools
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import Connection, Row, bindparam, insert, select, text
+from sqlalchemy import Connection, Row, insert, select, text
 from sqlalchemy import update as sql_update
 
 from reverie.money import Period
 from reverie.store.database import schema
+from reverie.store.database.known import known
 from reverie.store.database.prepared import Prepared
 from reverie.store.limits import RateLimits
 
 _SECRET_PREFIX = "rv_"
 _SECRET_BYTES = 32
 _KEYS = schema.keys
+_MAX_KNOWN = 10_000
+"""Keys that a writer knows at most."""
 
 
 Status: TypeAlias = Literal["active", "expired", "revoked"]
@@ -104,17 +107,38 @@ def new_id() -> str:
 
 
 def by_hash(connection: Connection, digest: bytes) -> Key | None:
-    rows = _BY_HASH.execute(connection, {"hash": digest})
-    return _key_of_prepared(rows[0]) if rows else None
+    return by_hashes(connection, [digest]).get(digest)
+
+
+def by_hashes(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, Key]:
+    """Hash → its key, for those that there are; ``digests`` isn't empty."""
+    rows = _BY_HASHES.execute(connection, listed=digests)
+    return {bytes(row.hash): _key_of_prepared(row) for row in rows}
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Key]:
     listed = list(ids)
-    rows = _BY_IDS.execute(connection, listed=listed) if listed else ()
+    kept = known(connection, _Known)
+    if kept is None:
+        return _read(connection, listed)
+    if len(kept) > _MAX_KNOWN:
+        kept.clear()
+    if missing := [id for id in listed if id not in kept]:
+        found = _read(connection, missing)
+        kept.update({id: found.get(id) for id in missing})
+    return {id: key for id in listed if (key := kept[id]) is not None}
+
+
+class _Known(dict[str, Key | None]):
+    """Keys by their ids; None: there is none. No writer that knows any changes one."""
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> dict[str, Key]:
+    rows = _BY_IDS.execute(connection, listed=ids) if ids else ()
     return {row.id: _key_of_prepared(row) for row in rows}
 
 
-_BY_HASH = Prepared(lambda *_: select(_KEYS).where(_KEYS.c.hash == bindparam("hash")))
+_BY_HASHES = Prepared(lambda _, digests: select(_KEYS).where(_KEYS.c.hash.in_(digests)))
 _BY_IDS = Prepared(lambda _, ids: select(_KEYS).where(_KEYS.c.id.in_(ids)))
 
 

@@ -68,7 +68,7 @@ class LimitUsage:
             only to tell refused clients how long to wait, since a busy subject has many.
     """
 
-    __slots__ = ("_added", "_newest", "_seconds", "_used", "label", "limits", "running")
+    __slots__ = ("_added", "_newest", "_read", "_seconds", "_used", "label", "limits", "running")
 
     def __init__(
         self,
@@ -83,7 +83,8 @@ class LimitUsage:
         self.running = running
         self._used = (sums.requests, sums.tokens)
         self._newest = (sums.last_request, sums.last_token)
-        self._seconds = functools.cache(seconds)
+        self._seconds = seconds
+        self._read: list[tuple[int, int, int]] | None = None
         self._added: list[tuple[int, int, int]] = []
 
     def admit(self, tokens: int, now: float, least: int | None = None) -> None:
@@ -147,7 +148,9 @@ class LimitUsage:
     def _wait(self, kind: int, room: int, now: float) -> float:
         """Seconds until at most ``room`` of the used requests (0) or tokens (1) still count."""
         left = self._used[kind]
-        for second, *used in sorted([*self._seconds(), *self._added]):
+        if self._read is None:
+            self._read = list(self._seconds())
+        for second, *used in sorted([*self._read, *self._added]):
             left -= used[kind]
             if left <= room:
                 return max(0.0, second + SPAN - now)

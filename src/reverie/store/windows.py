@@ -6,7 +6,7 @@ minutes, which is longer than any limit looks back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import (
     BigInteger,
@@ -23,12 +23,15 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.store.database import schema
+from reverie.store.database.known import known
 from reverie.store.database.prepared import Prepared, add_into
 from reverie.store.limits import SPAN, WindowSums
 
 _WINDOWS = schema.limit_windows
 _KEPT = 300
 """Seconds for which rows are kept."""
+_MAX_KNOWN = 10_000
+"""Subjects that a writer knows at most."""
 
 
 class Corrections:
@@ -55,6 +58,8 @@ class Corrections:
         ]
         if changes:
             _CORRECT.execute_many(connection, changes)
+            if (kept := known(connection, _Known)) is not None:
+                kept.correct(self._differences)
 
 
 def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
@@ -63,12 +68,17 @@ def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
 
 
 def sums(connection: Connection, subjects: Iterable[str], second: int) -> dict[str, WindowSums]:
-    """Subject → what it used in the last ``SPAN`` seconds; none that used nothing.
+    """Subject → what it used in the last ``SPAN`` seconds. Those that used nothing may be left out.
 
     Rows of the far future don't count: a clock that was ahead wrote them.
     """
-    rows = _SUMS.execute(connection, _span(second), list(subjects))
-    return {row[0]: WindowSums(*row[1:]) for row in rows}
+    listed = list(subjects)
+    kept = known(connection, _Known)
+    found = {} if kept is None else kept.sums(connection, listed, second)
+    if unknown := [subject for subject in listed if subject not in found]:
+        rows = _SUMS.execute(connection, _span(second), unknown)
+        found |= {row[0]: WindowSums(*row[1:]) for row in rows}
+    return found
 
 
 def seconds(connection: Connection, subject: str, second: int) -> list[tuple[int, int, int]]:
@@ -90,11 +100,92 @@ def add(connection: Connection, used: Mapping[str, tuple[int, int]], second: int
             for subject, (requests, tokens) in sorted(used.items())
         ],
     )
+    if (kept := known(connection, _Known)) is not None:
+        kept.add(used, second)
 
 
 def sweep(connection: Connection, second: int) -> None:
     """Delete rows that no limit looks at any more."""
     connection.execute(delete(_WINDOWS).where(_WINDOWS.c.second < second - _KEPT))
+    if (kept := known(connection, _Known)) is not None:
+        kept.advance(second)
+
+
+class _Known:
+    """The windows that a writer knows, each second of them, and their sums.
+
+    A window with a second that is still to come isn't known: a clock that was ahead wrote it. If
+    the clock is set back, none is.
+    """
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._windows: dict[str, _Window] = {}
+
+    def sums(
+        self, connection: Connection, subjects: Sequence[str], second: int
+    ) -> dict[str, WindowSums]:
+        """The sums of those that can be known."""
+        self.advance(second)
+        if missing := [subject for subject in subjects if subject not in self._windows]:
+            self._read(connection, missing)
+        windows = self._windows
+        return {s: windows[s].sums(second) for s in subjects if s in windows}
+
+    def advance(self, second: int) -> None:
+        """Note the time."""
+        if second < self._second or len(self._windows) > _MAX_KNOWN:
+            self._windows.clear()
+        self._second = second
+
+    def add(self, used: Mapping[str, tuple[int, int]], second: int) -> None:
+        self.advance(second)
+        for subject, (requests, tokens) in used.items():
+            if subject in self._windows:
+                self._windows[subject].add(second, requests, tokens)
+
+    def correct(self, differences: Mapping[tuple[str, int], int]) -> None:
+        for (subject, second), difference in differences.items():
+            window = self._windows.get(subject)
+            if window is not None and second in window.seconds:
+                window.add(second, 0, difference)
+
+    def _read(self, connection: Connection, subjects: Sequence[str]) -> None:
+        found: dict[str, _Window] = {subject: _Window() for subject in subjects}
+        rows = _SINCE.execute(connection, {"after": self._second - SPAN}, subjects)
+        for subject, second, requests, tokens in rows:  # each subject's in the order of time
+            found[subject].add(second, requests, tokens)
+        for subject, second, *_ in rows:
+            if second > self._second:
+                found.pop(subject, None)
+        self._windows |= found
+
+
+class _Window:
+    """What one subject used in each of the last seconds."""
+
+    __slots__ = ("_requests", "_tokens", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, tuple[int, int]] = {}
+        """Second → requests and tokens, in the order of time."""
+        self._requests = 0
+        self._tokens = 0
+
+    def add(self, second: int, requests: int, tokens: int) -> None:
+        before = self.seconds.get(second, (0, 0))
+        self.seconds[second] = (before[0] + requests, before[1] + tokens)
+        self._requests += requests
+        self._tokens += tokens
+
+    def sums(self, second: int) -> WindowSums:
+        seconds = self.seconds
+        while seconds and (oldest := next(iter(seconds))) <= second - SPAN:
+            requests, tokens = seconds.pop(oldest)
+            self._requests -= requests
+            self._tokens -= tokens
+        last_token = next((at for at in reversed(seconds) if seconds[at][1]), 0)
+        return WindowSums(self._requests, self._tokens, next(reversed(seconds), 0), last_token)
 
 
 _ZERO: ColumnElement[int] = literal_column("0", Integer)  # a ``Prepared`` takes no other values
@@ -129,6 +220,13 @@ _SUMS = Prepared(
         )
         .where(_WINDOWS.c.subject.in_(subjects), *_IN_SPAN)
         .group_by(_WINDOWS.c.subject)
+    )
+)
+_SINCE = Prepared(
+    lambda _, subjects: (
+        select(_WINDOWS.c.subject, _WINDOWS.c.second, _WINDOWS.c.requests, _WINDOWS.c.tokens)
+        .where(_WINDOWS.c.subject.in_(subjects), _WINDOWS.c.second > bindparam("after"))
+        .order_by(_WINDOWS.c.subject, _WINDOWS.c.second)
     )
 )
 _EACH = Prepared(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,22 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
         self.stored = _StoredKeys(store)
+        self.good = {hash_of(b"good")}
         self.asked: list[bytes] = []
         self.at_once = self.most_at_once = 0
         self._counting = threading.Lock()
         monkeypatch.setattr(self.stored, "_read", self._read)
 
-    def _read(self, digest: bytes) -> Key | None:
-        self.asked.append(digest)
+    def _read(self, digests: Sequence[bytes]) -> dict[bytes, Key]:
+        self.asked += digests
         with self._counting:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(0.002)
         with self._counting:
             self.at_once -= 1
-        if digest == hash_of(b"good"):
-            return Key(id="key_1", name="team", created_at=now_ms())
-        return None
+        key = Key(id="key_1", name="team", created_at=now_ms())
+        return {digest: key for digest in digests if digest in self.good}
 
 
 @pytest.fixture
@@ -145,6 +146,35 @@ async def test_one_unknown_key_is_looked_up_once_however_often_it_is_tried(slow:
     assert await asyncio.gather(*(slow.stored.find(wrong) for _ in range(100))) == [None] * 100
     assert await slow.stored.find(wrong) is None
     assert slow.asked == [wrong]
+
+
+def age(stored: _StoredKeys, seconds: float) -> None:
+    """Make all that is known of keys older."""
+    for digest, (asked, known) in stored._known.items():
+        stored._known[digest] = (asked - seconds, known)
+
+
+async def test_keys_in_use_are_read_again_together_before_anybody_waits_for_them(
+    slow: Slow,
+) -> None:
+    slow.good = {hash_of(bytes([number])) for number in range(8)}
+    stored = slow.stored
+    for digest in slow.good:
+        assert await stored.find(digest)
+    age(stored, authentication._AGEING)
+    slow.asked.clear()
+    found = [stored.find(digest) for digest in slow.good]
+    for one in found:
+        with pytest.raises(StopIteration):  # it doesn't wait
+            one.send(None)
+    assert stored._refreshing is not None
+    await stored._refreshing
+    assert sorted(slow.asked) == sorted(slow.good)
+    age(stored, authentication._AGEING)
+    slow.good.clear()
+    await asyncio.gather(*(stored.find(digest) for digest in list(stored._known)))
+    await stored._refreshing
+    assert not stored._known  # all were deleted: none is valid any more
 
 
 async def test_the_watch_for_the_first_key_goes_on_after_a_failure(

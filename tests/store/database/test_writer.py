@@ -77,27 +77,14 @@ async def test_each_caller_gets_its_own_result_once_it_is_committed(
     assert len(numbers.batches) == 1  # they had gathered before it began
 
 
-async def test_what_comes_from_one_wave_of_requests_is_committed_together(
-    writer: Writer, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+async def test_what_comes_in_one_turn_of_the_loop_is_committed_together(
+    writer: Writer, numbers: Numbers
 ) -> None:
     """The thread waits already, and would begin with the first of them."""
-    monkeypatch.setattr("reverie.store.database.writer._MAX_GATHERING", 60.0)
     writer.start()
-
-    async def request(number: int) -> int:
-        result: int = await writer.submit(numbers.add, number, 5).future
-        return result
-
-    async def arrive(first: int) -> None:
-        """Each turn of the loop, two more of them."""
-        tasks = []
-        for number in range(first, first + 10, 2):
-            tasks += [asyncio.create_task(request(number + i)) for i in range(2)]
-            await asyncio.sleep(0)
-        await asyncio.gather(*tasks)
-
-    for wave in (0, 10):
-        await arrive(wave)
+    for turn in (0, 10):
+        operations = [writer.submit(numbers.add, turn + number, 5) for number in range(10)]
+        await asyncio.gather(*(operation.future for operation in operations))
     assert numbers.batches == [list(range(10)), list(range(10, 20))]
 
 

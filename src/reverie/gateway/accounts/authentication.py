@@ -42,7 +42,11 @@ T = TypeVar("T")
 _CACHED = 1.0
 """Seconds for which a key is known without asking the store again. So a revoked key may still list
 models for that long; a reservation asks the store in any case."""
+_AGEING = _CACHED / 2
+"""Seconds after which a key that is used is read again meanwhile, so that nobody waits for it."""
 _MAX_CACHED = 20_000
+_MAX_READ = 256
+"""Keys that are read together."""
 _MAX_UNKNOWN = 4096
 """Hashes of keys that don't exist which are remembered, apart from those of keys that do."""
 _UNKNOWN_LOOKUPS = 2
@@ -198,6 +202,8 @@ class _StoredKeys:
         self._lookups = asyncio.Semaphore(_UNKNOWN_LOOKUPS)
         self._waiting = 0
         self._reading: dict[bytes, asyncio.Task[_Known | None]] = {}
+        self._ageing: set[bytes] = set()
+        self._refreshing: asyncio.Task[None] | None = None
         self._watching: Loop | None = None
 
     def check(self) -> None:
@@ -222,6 +228,10 @@ class _StoredKeys:
         asked, known = self._known.get(digest, (0.0, None))
         if now - asked > _CACHED and now - self._unknown.get(digest, 0.0) > _CACHED:
             known = await self._read_once(digest)
+        elif known is not None and now - asked > _AGEING:
+            self._ageing.add(digest)
+            if self._refreshing is None:
+                self._refreshing = asyncio.create_task(self._refresh())
         return known.caller if known is not None and known.key.usable(now_ms()) else None
 
     async def _read_once(self, digest: bytes) -> _Known | None:
@@ -254,19 +264,33 @@ class _StoredKeys:
         self._waiting -= 1
 
     async def _look_up(self, digest: bytes) -> _Known | None:
-        began = time.monotonic()
-        key = await asyncio.to_thread(self._read, digest)
-        if key is None:
-            self._known.pop(digest, None)
-            _remember(self._unknown, digest, began, _MAX_UNKNOWN)
-            return None
-        known = _Known(key)
-        _remember(self._known, digest, (began, known), _MAX_CACHED)
+        await self._read_now([digest])
+        _, known = self._known.get(digest, (0.0, None))
         return known
 
-    def _read(self, digest: bytes) -> Key | None:
+    async def _refresh(self) -> None:
+        """Read the keys that age while they are used, many together."""
+        try:
+            while self._ageing:
+                some = [self._ageing.pop() for _ in range(min(len(self._ageing), _MAX_READ))]
+                with contextlib.suppress(StoreFailure):  # whoever needs one of them asks again
+                    await self._read_now(some)
+        finally:
+            self._refreshing = None
+
+    async def _read_now(self, digests: Sequence[bytes]) -> None:
+        began = time.monotonic()
+        found = await asyncio.to_thread(self._read, digests)
+        for digest in digests:
+            if (key := found.get(digest)) is not None:
+                _remember(self._known, digest, (began, _Known(key)), _MAX_CACHED)
+            else:
+                self._known.pop(digest, None)
+                _remember(self._unknown, digest, began, _MAX_UNKNOWN)
+
+    def _read(self, digests: Sequence[bytes]) -> dict[bytes, Key]:
         with self._store.read() as connection:
-            return keys.by_hash(connection, digest)
+            return keys.by_hashes(connection, digests)
 
     def _any_exists(self) -> bool:
         with self._store.read() as connection:

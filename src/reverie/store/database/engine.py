@@ -28,6 +28,7 @@ from sqlalchemy.exc import (
 
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
+from reverie.store.database import known
 from reverie.store.database.failures import reason_of
 from reverie.store.database.prepared import sqlite_of
 from reverie.store.database.timeouts import connection_class
@@ -139,6 +140,7 @@ class Transactions:
                 self._connection = connection
             try:
                 with connection.begin():
+                    known.begin(connection)
                     yield connection
             except BaseException:
                 self.close()
@@ -148,6 +150,8 @@ class Transactions:
         """Give the connection back. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            if not connection.invalidated:
+                known.forget(connection)
             connection.close()
 
 

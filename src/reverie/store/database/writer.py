@@ -33,11 +33,6 @@ Work: TypeAlias = Callable[[Connection, Sequence[Any], bool], Sequence[Any]]
 
 _MAX_BATCH = 512
 """Operations after which no more are added to a batch."""
-_QUIET_TURNS = 3
-"""Turns of the event loop without a new operation after which the gathered ones are handed over.
-An idle loop takes some ten microseconds a turn."""
-_MAX_GATHERING = 0.003
-"""Seconds after which operations are handed over in any case."""
 _RETRY_DELAY = 0.05
 
 
@@ -135,8 +130,10 @@ class Writer:
         operation: Operation[Any] = Operation(work, subject, seconds, self._loop, on_end)
         self._gathered.append(operation)
         if len(self._gathered) == 1:
-            until = time.monotonic() + _MAX_GATHERING
-            self._loop.call_soon(self._gather, 1, _QUIET_TURNS, until)
+            # After what this turn of the loop brings: a transaction costs much, and each of its
+            # operations little. To wait for more turns would save transactions, but requests
+            # would then go on in step: all at once, and all idle at once.
+            self._loop.call_soon(self._hand_over)
         return operation
 
     @property
@@ -150,19 +147,6 @@ class Writer:
         self._watch.end()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-
-    def _gather(self, known: int, turns: int, until: float) -> None:
-        """Wait as long as further operations keep coming, and hand all of them over at once.
-
-        A transaction costs much, and each of its operations little. The thread would otherwise
-        begin one with the first operation alone.
-        """
-        if len(self._gathered) > known:
-            turns = _QUIET_TURNS
-        if turns > 1 and time.monotonic() < until:
-            self._loop.call_soon(self._gather, len(self._gathered), turns - 1, until)
-        else:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the gathered operations to the thread."""
