@@ -8,16 +8,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from reverie.cluster.child_link import ChildLink
-from reverie.cluster.messages import Demand, Engine, Report, Wanted
+from reverie.cluster.messages import Demand, Engine, Report, Wanted, encode
 from reverie.settings import ClusterSettings
 from tests.cluster.engines import scripted
-from tests.cluster.ray_cluster import RayCluster, alive, kill
+from tests.cluster.ray_cluster import Process, RayCluster, alive, all_processes, kill, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -168,6 +168,110 @@ async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behi
     assert all(one.machine != dying.address for one in gateway.ready.values())
     await gateway.until(lambda: not alive(left), 10)
     assert machine in cluster.machines
+
+
+DRIVER = """
+import asyncio, sys
+from reverie.cluster.connection import connect
+connect(*sys.argv[1:3])
+from reverie.cluster import actors
+from reverie.cluster.actors import RayLauncher
+from reverie.cluster.launcher import EngineDied, LaunchFailed
+from reverie.cluster.messages import EngineSpec, decode
+
+async def main(spec, case):
+    launcher = RayLauncher()
+    machine = next(one for one in await launcher.machines() if one.free_slots)
+    if case == "late":
+        actors._HEAD_DEADLINE = 0.001
+    try:
+        handle = await launcher.start("other/0", case, spec, machine)
+    except LaunchFailed as failed:
+        return print(failed)
+    seen = 0
+    while (info := await handle.watch(seen)).state != "ready":
+        seen = info.revision
+    print(info.state, flush=True)
+    sys.stdin.readline()
+    try:
+        if case == "broken":
+            await handle.watch("no number")
+        else:
+            await handle._actor.stop.remote()
+    except Exception as error:
+        print(type(error).__name__)
+
+asyncio.run(main(decode(sys.argv[3].encode(), EngineSpec), sys.argv[4]))
+"""
+
+
+class Driver:
+    """Starts an engine as the manager does, and then does what a case says."""
+
+    def __init__(self, cluster: RayCluster, case: str) -> None:
+        self._cluster = cluster
+        self._before = {one.pid for one in cluster.find("ray::EngineActor")}
+        spec = encode(scripted(cluster.folder, "other")).decode()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, cluster.address, cluster.token, spec, case],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def says(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def actors(self) -> list[Process]:
+        found = self._cluster.find("ray::EngineActor")
+        return [one for one in found if one.pid not in self._before]
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def drive(cluster: RayCluster) -> Iterator[Callable[[str], Driver]]:
+    drivers: list[Driver] = []
+
+    def start(case: str) -> Driver:
+        drivers.append(Driver(cluster, case))
+        return drivers[-1]
+
+    yield start
+    for one in drivers:
+        one.end()
+
+
+@pytest.mark.parametrize(("case", "says"), [("broken", "EngineDied"), ("stopped", "ActorDiedError")])
+def test_an_engine_that_counts_no_more_leaves_no_process(
+    cluster: RayCluster, drive: Callable[[str], Driver], case: str, says: str
+) -> None:
+    driver = drive(case)
+    assert driver.says() == "ready"
+    (actor,) = driver.actors()
+    (engine,) = [one for one in all_processes() if one.parent == actor.pid]
+    environ = Path(f"/proc/{engine.pid}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=" in environ  # it asked for no GPU
+    driver.go_on()
+    assert driver.says() == says
+    until(lambda: not driver.actors() and not alive([engine]), 10)
+
+
+def test_an_engine_that_the_head_starts_too_late_is_ended(
+    cluster: RayCluster, drive: Callable[[str], Driver]
+) -> None:
+    driver = drive("late")
+    assert driver.says() == "Ray can't start an engine: the head doesn't answer"
+    time.sleep(3)
+    assert driver.actors() == []
 
 
 async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(
