@@ -423,7 +423,8 @@ class ModelSettings(_Section):
     """Run it on the machines of `[cluster]`: so many engines, as in `3`, or as many as requests
     need, as in `1-3` or `0-3`. It needs `source`. None: run it on this machine."""
     gpus: float = Field(default=0.0, ge=0, le=64)
-    """GPUs that each of these engines needs."""
+    """GPUs that each of these engines needs; 0.5: half of one. 0: it runs on the CPU, and sees no
+    GPU."""
 
     @field_validator("name")
     @classmethod
@@ -465,6 +466,11 @@ class ModelSettings(_Section):
             raise ValueError("engines: needs source, the model that they run")
         if self.gpus and not self.engines:
             raise ValueError("gpus: needs engines, which run in a cluster")
+        if self.engines and (self.idle_unload or not self.warm):
+            raise ValueError(
+                "warm and idle_unload: are for a model on this machine: with engines, write "
+                'engines = "0-3" and cluster.idle, so that none runs while nobody asks'
+            )
         return self
 
     @property

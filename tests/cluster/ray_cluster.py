@@ -80,8 +80,8 @@ class RayCluster:
         self.token = TOKEN
         self.folder = folder
         self._mark = f"{os.getpid()}-{id(self)}"
-        self._first_port = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
-        self._next_ports = self._first_port
+        self._next_ports = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
+        self._folders: set[str] = set()
         self._next_address = 2
         self._head_port = self._take_ports()
 
@@ -150,11 +150,12 @@ class RayCluster:
             kill(one.pid)
         for machine in self.machines:
             machine.command.wait()
-        for first in range(self._first_port, self._next_ports):
-            shutil.rmtree(f"/tmp/reverie-ray-{os.geteuid()}-{first}", ignore_errors=True)
+        for folder in self._folders:  # others may test at the same time, with other ports
+            shutil.rmtree(folder, ignore_errors=True)
         return left
 
     def _run(self, address: str, *arguments: str, ports: int) -> Machine:
+        self._folders.add(f"/tmp/reverie-ray-{os.geteuid()}-{ports}")
         last = ports + _PORTS_EACH - 2
         middle = last - 20
         log = self.folder / f"{address}.log"

@@ -250,7 +250,9 @@ def drive(cluster: RayCluster) -> Iterator[Callable[[str], Driver]]:
         one.end()
 
 
-@pytest.mark.parametrize(("case", "says"), [("broken", "EngineDied"), ("stopped", "ActorDiedError")])
+@pytest.mark.parametrize(
+    ("case", "says"), [("broken", "EngineDied"), ("stopped", "ActorDiedError")]
+)
 def test_an_engine_that_counts_no_more_leaves_no_process(
     cluster: RayCluster, drive: Callable[[str], Driver], case: str, says: str
 ) -> None:
