@@ -197,8 +197,11 @@ def test_two_machines_are_a_cluster_after_two_commands_and_leave_nothing_behind(
         return reverie("cluster", "join", address, "--host", "127.0.0.3", *options, **environ)
 
     later = f"{first_port + PORTS + 1}-{first_port + 2 * PORTS}"
-    [problem] = errors(join("--ports", later, **{TOKEN: "of-another-cluster"}))
+    state = tmp_path / "of-a-stranger"
+    stranger = {TOKEN: "of-another-cluster", "XDG_STATE_HOME": str(state)}
+    [problem] = errors(join("--ports", later, **stranger))
     assert "refuses this token" in problem
+    assert not [*state.rglob("membership.json")], "it is no part of the cluster"
 
     machine = start(*("join", address, "--host", "127.0.0.3", "--engines", "2", "--ports", later))
     assert "Engines that may run here: 2" in machine.until("part of the cluster")

@@ -187,7 +187,8 @@ async def main(spec, case):
     try:
         handle = await launcher.start("other/0", case, spec, machine)
     except LaunchFailed as failed:
-        return print(failed)
+        print(failed, flush=True)
+        await asyncio.sleep(60)
     seen = 0
     while (info := await handle.watch(seen)).state != "ready":
         seen = info.revision
@@ -272,8 +273,8 @@ def test_an_engine_that_the_head_starts_too_late_is_ended(
 ) -> None:
     driver = drive("late")
     assert driver.says() == "Ray can't start an engine: the head doesn't answer"
-    time.sleep(3)
-    assert driver.actors() == []
+    time.sleep(2)  # it may come and be ended before anybody sees it
+    until(lambda: not driver.actors(), 10)
 
 
 async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(

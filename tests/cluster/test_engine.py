@@ -98,7 +98,7 @@ async def test_answers_whoever_has_its_key_on_its_machines_address(
     pid = pid_of(host)
     await host.stop()
     await host.stop()
-    assert not os.path.lexists(f"/proc/{pid}")
+    assert not os.path.lexists(f"/proc/{pid}")  # noqa: ASYNC240
     with pytest.raises(aiohttp.ClientConnectorError):
         await ask(info, body=HELLO)
 
@@ -182,7 +182,7 @@ async def test_nobody_finds_the_key_beside_it(
     assert info.key not in "".join(told)
     assert not any(info.key in value for value in os.environ.values())
     await host.stop()
-    assert not os.path.lexists(key_file)
+    assert not os.path.lexists(key_file)  # noqa: ASYNC240
 
 
 def held_in(private: Path) -> str:

@@ -40,8 +40,9 @@ from reverie.settings import ClusterSettings
 
 logger = logging.getLogger("reverie.cluster")
 
-_SILENCE = 90.0
-"""Seconds without a word after which a child hangs. A start takes 60 at most, and a poll 20."""
+_SILENCE = 150.0
+"""Seconds without a word after which a child hangs. To connect and to find a manager that is made
+just then may take 105, and a poll 30."""
 _BEHIND = 64 * 1024
 """Bytes that a child hasn't read, above which it gets no report: the next one replaces it."""
 _LONGEST_LINE = 256 * 1024 * 1024

@@ -156,11 +156,12 @@ class _Client(_Side):
         self._clients = clients
         self._early = bytearray()
         self._gone = False
+        self._reaching: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._clients.add(self)
-        background.once("engine connection", self._reach)
+        self._reaching = background.once("engine connection", self._reach)
 
     async def _reach(self) -> None:
         loop = asyncio.get_running_loop()

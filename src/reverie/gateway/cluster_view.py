@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, get_args
 
-from reverie.cluster.messages import Engine, EngineState, Machine, MachineState, ModelStatus
+from reverie.cluster.messages import (
+    Engine,
+    EngineState,
+    EngineStep,
+    Machine,
+    MachineState,
+    ModelStatus,
+)
 from reverie.gateway.serving.cluster import Cluster
 from reverie.text import without_folders
 from reverie.times import format_moment
@@ -73,8 +80,8 @@ def _machine(machine: Machine, engines: int) -> dict[str, Any]:
     }
 
 
-def _model(model: ModelStatus, steps: Counter[tuple[str, str]]) -> dict[str, Any]:
-    def count(*names: str) -> int:
+def _model(model: ModelStatus, steps: Counter[tuple[str, EngineStep]]) -> dict[str, Any]:
+    def count(*names: EngineStep) -> int:
         return sum(steps[model.model, name] for name in names)
 
     return {
