@@ -47,12 +47,14 @@ def configuration(cluster: RayCluster, models: str) -> str:
     )
 
 
-def scripted_model(folder: Path, name: str, engines: str, **settings: object) -> str:
+def scripted_model(
+    folder: Path, name: str, engines: str, pace: float = PACE, **settings: object
+) -> str:
     """A ``[[models]]`` whose engines are scripted."""
     keys = {
         "name": name,
         "source": str(write_model(folder)),
-        "engine": str(write_program(folder, pace=PACE)),
+        "engine": str(write_program(folder, pace=pace)),
         "engines": engines,
         "cache_mib": 0,
         **settings,

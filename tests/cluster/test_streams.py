@@ -1,4 +1,5 @@
-"""What clients of two gateways notice of a cluster's failures: nothing but a pause.
+"""What clients of two gateways notice of a cluster's failures: nothing but a pause. And who isn't
+let into a cluster.
 
 Each answer is compared to the letter with what an engine says that nobody disturbs. What a failure
 cost is printed (``pytest -s``), and ``make bench-cluster-failures`` makes a table of it.
@@ -9,15 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.cluster.ray_cluster import Process, RayCluster, alive, all_processes, kill
+import reverie
+from reverie.cluster.child_link import ChildLink
+from reverie.cluster.messages import Disconnected, Up
+from reverie.cluster.variables import child_variables
+from reverie.settings import ClusterSettings
+from tests.cluster.ray_cluster import Machine, Process, RayCluster, alive, all_processes, kill
 from tests.cluster.streams import (
     Gateway,
     Streams,
@@ -75,9 +83,15 @@ class Site:
             lambda: (now := self.gateway.ready()) != before and len(now) == 2
         )
 
-    def engine(self, name: str = "m/0") -> tuple[Process, Process]:
-        """An engine's actor and its engine."""
-        port = self.gateway.ready()[name].rpartition(":")[2].removesuffix("/v1")
+    def machine(self) -> Machine:
+        """One that runs engines of the model."""
+        address = self.gateway.machine_of(min(self.gateway.ready()))
+        return next(one for one in self.cluster.machines if one.address == address)
+
+    def engine(self) -> tuple[Process, Process]:
+        """An engine's actor, and its engine."""
+        name, url = min(self.gateway.ready().items())
+        port = url.rpartition(":")[2].removesuffix("/v1")
         for machine in self.cluster.machines:
             for engine in machine.engines:
                 if f"--port {port} " in f"{engine.command} ":
@@ -239,9 +253,8 @@ async def test_a_model_grows_with_its_requests_and_shrinks_without_breaking_one(
         await one.until(lambda: len(one.ready("some")) == 3)
         up = time.monotonic() - began
     assert streams.broken == []
-    down = await one.until(lambda: len(one.ready("some")) == 1)
+    await one.until(lambda: len(one.ready("some")) == 1)
     note("scale from 1 to 3", back=up)
-    note("scale from 3 to 1, an engine a second at most", back=down)
 
 
 async def test_a_model_that_nobody_asks_for_runs_nowhere_and_its_first_request_waits(
@@ -261,25 +274,23 @@ async def test_a_model_that_nobody_asks_for_runs_nowhere_and_its_first_request_w
 async def test_a_machine_that_drains_under_load_loses_its_engines_and_no_answer(
     site: Site,
 ) -> None:
-    address = site.gateway.machine_of("m/0")
-    machine = next(one for one in site.cluster.machines if one.address == address)
+    machine = site.machine()
     async with Streams(site.gateways) as streams:
-        drained = await _reverie(site.cluster, "drain", address)
+        drained = await _reverie(site.cluster, "drain", machine.address)
     assert streams.broken == []
     note("a drain", gap=streams.gap)
     assert streams.gap < UNNOTICED
     assert drained == 0
     assert machine.actors == machine.engines == []
-    assert await _reverie(site.cluster, "resume", address) == 0
+    assert await _reverie(site.cluster, "resume", machine.address) == 0
     await site.until_whole()
 
 
 async def test_a_machine_without_a_word_to_the_head_serves_until_it_is_known_to_have_ended(
     site: Site,
 ) -> None:
-    site.cluster.add_machine()
-    before, address = site.gateway.ready(), site.gateway.machine_of("m/0")
-    machine = next(one for one in site.cluster.machines if one.address == address)
+    await asyncio.to_thread(site.cluster.add_machine)
+    before, machine = site.gateway.ready(), site.machine()
     left = [*machine.actors, *machine.engines]
     os.kill(machine.raylet, signal.SIGSTOP)
     raylet = machine.raylet
@@ -295,15 +306,14 @@ async def test_a_machine_without_a_word_to_the_head_serves_until_it_is_known_to_
 async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
     site: Site,
 ) -> None:
-    before, address = site.gateway.ready(), site.gateway.machine_of("m/0")
-    site.cluster.add_machine()
-    machine = next(one for one in site.cluster.machines if one.address == address)
+    await asyncio.to_thread(site.cluster.add_machine)
+    before, machine = site.gateway.ready(), site.machine()
     async with Streams(site.gateways) as streams:
         left = site.cluster.kill_machine(machine)
         took = await site.until_replaced(before)
     assert streams.broken == []
     note("a machine", gap=streams.gap, back=took)
-    assert site.gateway.machine_of("m/0") != address
+    assert site.machine() is not machine
     await site.gateway.until(lambda: alive(left) == [], 10)
 
 
@@ -326,6 +336,80 @@ async def test_answers_go_on_without_a_head_and_it_keeps_the_engines_when_it_is_
     await asyncio.sleep(1)  # what it would start or stop by mistake
     assert site.gateway.ready() == before
     assert alive(engines) == engines
+
+
+# Who isn't let in ---------------------------------------------------------------------------
+
+
+async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("this-is-another-token")
+    link = ChildLink(ClusterSettings(address=cluster.address, token_file=file), cluster.environ)
+    told = asyncio.Event()
+    began = time.monotonic()
+    await link.start(told.set)
+    try:
+        async with asyncio.timeout(30):
+            await told.wait()
+        assert link.why == (
+            f"The cluster at {cluster.address} refuses this token: copy the one that "
+            "`reverie cluster head` made there."
+        )
+        assert time.monotonic() - began < 5
+    finally:
+        await link.stop()
+
+
+def test_a_gateway_of_another_version_is_told_both(cluster: RayCluster) -> None:
+    code = (
+        "from reverie.cluster import remote_manager\n"
+        "remote_manager.PROTOCOL += 1\n"
+        "from reverie.cluster.child import main\n"
+        "main()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, cluster.address, str(os.getpid())],
+        env={**cluster.environ, **child_variables(cluster.token, None)},
+        stdin=subprocess.PIPE,  # it ends with that
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with child:
+        assert child.stdout is not None
+        told = msgspec.json.decode(child.stdout.read().splitlines()[-1], type=Up)
+    assert isinstance(told, Disconnected)
+    assert f"runs Reverie {reverie.__version__}" in told.why
+    assert "install the same version" in told.why
+    assert child.returncode == 1
+
+
+def test_a_machine_that_is_no_part_of_the_cluster_is_told_how_to_become_one(
+    cluster: RayCluster,
+) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*apart, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no process may be hidden from others here")
+    code = (
+        "import sys\n"
+        "from reverie.cluster.connection import connect\n"
+        "try: connect(*sys.argv[1:])\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", code, cluster.address, cluster.token],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == (
+        f"This machine isn't part of the cluster at {cluster.address}: keep `reverie cluster join "
+        f"{cluster.address}` running here, with `--engines 0` if it is to run none.\n"
+    )
 
 
 async def _reverie(cluster: RayCluster, *arguments: str) -> int:
