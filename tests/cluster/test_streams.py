@@ -249,7 +249,7 @@ async def test_a_model_grows_with_its_requests_and_shrinks_without_breaking_one(
     one = site.gateway
     assert len(one.ready("some")) == 1
     began = time.monotonic()
-    async with Streams(site.gateways, 6, model="some", words=150) as streams:
+    async with Streams(site.gateways, 6, model="some", words=100) as streams:
         await one.until(lambda: len(one.ready("some")) == 3)
         up = time.monotonic() - began
     assert streams.broken == []
@@ -271,6 +271,20 @@ async def test_a_model_that_nobody_asks_for_runs_nowhere_and_its_first_request_w
     await one.until(lambda: one.ready("rare") == {})
 
 
+async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
+    site: Site,
+) -> None:
+    await asyncio.to_thread(site.cluster.add_machine)
+    before, machine = site.gateway.ready(), site.machine()
+    async with Streams(site.gateways) as streams:
+        left = site.cluster.kill_machine(machine)
+        took = await site.until_replaced(before)
+    assert streams.broken == []
+    note("a machine", gap=streams.gap, back=took)
+    assert site.machine() is not machine
+    await site.gateway.until(lambda: alive(left) == [], 10)
+
+
 async def test_a_machine_that_drains_under_load_loses_its_engines_and_no_answer(
     site: Site,
 ) -> None:
@@ -289,7 +303,6 @@ async def test_a_machine_that_drains_under_load_loses_its_engines_and_no_answer(
 async def test_a_machine_without_a_word_to_the_head_serves_until_it_is_known_to_have_ended(
     site: Site,
 ) -> None:
-    await asyncio.to_thread(site.cluster.add_machine)
     before, machine = site.gateway.ready(), site.machine()
     left = [*machine.actors, *machine.engines]
     os.kill(machine.raylet, signal.SIGSTOP)
@@ -301,20 +314,7 @@ async def test_a_machine_without_a_word_to_the_head_serves_until_it_is_known_to_
     await site.gateway.until(lambda: alive(left) == [])
     note("the network between the head and a machine", gap=streams.gap, back=took)
     site.cluster.machines.remove(machine)
-
-
-async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
-    site: Site,
-) -> None:
-    await asyncio.to_thread(site.cluster.add_machine)
-    before, machine = site.gateway.ready(), site.machine()
-    async with Streams(site.gateways) as streams:
-        left = site.cluster.kill_machine(machine)
-        took = await site.until_replaced(before)
-    assert streams.broken == []
-    note("a machine", gap=streams.gap, back=took)
-    assert site.machine() is not machine
-    await site.gateway.until(lambda: alive(left) == [], 10)
+    assert await asyncio.to_thread(machine.command.wait, 20) == 1
 
 
 async def test_answers_go_on_without_a_head_and_it_keeps_the_engines_when_it_is_back(
@@ -364,8 +364,8 @@ async def test_a_wrong_token_is_told_in_one_sentence_within_five_seconds(
 
 def test_a_gateway_of_another_version_is_told_both(cluster: RayCluster) -> None:
     code = (
-        "from reverie.cluster import remote_manager\n"
-        "remote_manager.PROTOCOL += 1\n"
+        "from reverie.cluster import messages\n"
+        "messages.PROTOCOL += 1\n"
         "from reverie.cluster.child import main\n"
         "main()\n"
     )
