@@ -127,6 +127,7 @@ TESTED_ELSEWHERE = {
     "pending.py": "http/connection/test_stream_writer.py",
     "prompt_bounds.py": "test_request.py",
     "cluster/link.py": "cluster/test_child_link.py",
+    "cluster/actors.py": "cluster/test_streams.py",
     "events.py": "backends/decoding/test_chunks.py",
     "backends/own_engine.py": "backends/test_embedded.py",
     "gateway/serving/abilities.py": "http/ollama/test_models.py",

@@ -80,8 +80,8 @@ class RayCluster:
         self.token = TOKEN
         self.folder = folder
         self._mark = f"{os.getpid()}-{id(self)}"
-        self._first_port = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
-        self._next_ports = self._first_port
+        self._next_ports = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
+        self._taken: list[int] = []
         self._next_address = 2
         self._head_port = self._take_ports()
 
@@ -150,7 +150,7 @@ class RayCluster:
             kill(one.pid)
         for machine in self.machines:
             machine.command.wait()
-        for first in range(self._first_port, self._next_ports):
+        for first in self._taken:  # other clusters on this machine have folders beside them
             shutil.rmtree(f"/tmp/reverie-ray-{os.geteuid()}-{first}", ignore_errors=True)
         return left
 
@@ -185,6 +185,7 @@ class RayCluster:
             first = self._next_ports
             self._next_ports += _PORTS_EACH
             if all(_is_free(port) for port in range(first, first + _PORTS_EACH)):
+                self._taken += (first, first + 1)  # a head's range begins after its own port
                 return first
 
     def _processes(self) -> list[Process]:
