@@ -117,8 +117,6 @@ TESTED_ELSEWHERE = {
     "cli/cluster.py": "cli/test_cluster_node.py",
     "cluster/node.py": "cli/test_cluster_node.py",
     "cluster/node_messages.py": "cli/test_cluster_node.py",
-    "cluster/tls.py": "cluster/test_engine.py",
-    "models/download.py": "http/admin/test_pulls.py",
     "cluster/node_process.py": "cli/test_cluster_node.py",
     "cli/bench_report.py": "cli/test_bench.py",
     "cli/bench_run.py": "cli/test_bench.py",

@@ -337,6 +337,7 @@ CLUSTER = '[cluster]\naddress = "10.0.0.1"\n[[models]]\nname = "m"\nsource = "sm
         ('engines = "3-1"', "the lesser first"),
         ('engines = "many"', "should be a number such as 3"),
         ("gpus = 1", "gpus: needs engines"),
+        ("engines = 1\ngpus = 1.5", "gpus: should be a whole number, or a part of one GPU"),
         ("engines = 1\nwarm = false", "warm and idle_unload: are for a model on this machine"),
         ("engines = 1\nidle_unload = 60", "warm and idle_unload: are for a model on this machine"),
     ],

@@ -447,6 +447,13 @@ class ModelSettings(_Section):
             raise ValueError("should be a number above 0, or two such as 1-3, the lesser first")
         return text
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_a_part_of_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("should be a whole number, or a part of one GPU such as 0.5")
+        return value
+
     @field_validator("batch")
     @classmethod
     def _not_tiny(cls, value: int) -> int:

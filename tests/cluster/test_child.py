@@ -1,4 +1,4 @@
-"""What a gateway's child tells its gateway and the manager. In a cluster: test_actors."""
+"""What a gateway's child tells its gateway and the manager. In a cluster: test_streams."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ from reverie.cluster.messages import (
     encode,
 )
 from reverie.cluster.orphans import die_with
+from reverie.cluster.placement import memory_of
 from reverie.cluster.variables import engine_ports, tls_files
 from reverie.log import fields
 from reverie.threads import run_in_daemon_thread
@@ -234,7 +235,8 @@ class RayLauncher:
 
     async def start(self, name: str, uid: str, spec: EngineSpec, machine: Machine) -> RayHandle:
         def create() -> Any:
-            options: dict[str, Any] = {"memory": spec.memory} if spec.memory else {}
+            memory = memory_of(spec.gpus, spec.memory)
+            options: dict[str, Any] = {"memory": memory} if memory else {}
             return _Engine.options(
                 name=f"{_ENGINE_PREFIX}{name}:{uid}",  # Ray keeps the name of one that has died
                 namespace=NAMESPACE,

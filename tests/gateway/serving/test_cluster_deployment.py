@@ -107,6 +107,33 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     assert await again == TEXT
 
 
+async def test_a_wait_is_reported_at_once_though_other_requests_run_already(
+    start: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "BUSY_INTERVAL", 60.0)
+    monkeypatch.setattr(cluster, "IDLE_INTERVAL", 60.0)
+    engines[0].script = Script(tokens=WORDS, stall_after=3)
+    gateway = await start()
+    link.show(member(engines[0], slots=1))
+    await gateway.until(lambda: len(names(gateway)) == 1)
+    running = streams(gateway, 1)
+    link.show(member(engines[0], slots=1), member("", 1, state="loading"))
+    await gateway.until(lambda: engines[0].stalled == 1)
+    await gateway.until(lambda: gateway.app.registry.cluster._busy)
+    await asyncio.sleep(0.2)  # whatever was to be reported of the first has been
+    waited = asyncio.Event()
+    link.on_report = lambda report: waited.set() if report.demand["m"].waiting else None
+    waiting = streams(gateway, 1)
+    async with asyncio.timeout(5):
+        await waited.wait()
+    engines[0].script = SLOW
+    engines[0].resume()
+    assert await asyncio.gather(*running, *waiting) == [TEXT, TEXT]
+
+
 async def test_who_waits_in_vain_is_told_why_and_when_to_come_again(
     start: StartGateway, link: FakeLink
 ) -> None:
