@@ -24,7 +24,7 @@ from reverie.gateway.scheduling.backend_state import (
     SLOW_PROBES,
 )
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
-from tests.gateway.scheduling.pools import PoolOnClock, pool, queued
+from tests.gateway.scheduling.pools import PoolOnClock, end, pool, queued
 
 
 async def test_a_backend_that_failed_is_avoided_for_a_while_but_not_left_out() -> None:
@@ -65,6 +65,20 @@ async def test_the_queue_learns_that_a_trial_went_well() -> None:
     trial.succeeded()
     trial.release()
     assert (await asyncio.wait_for(waiting, 1)).backend is bad
+
+
+async def test_the_queue_learns_of_a_trials_first_token_and_does_not_wait_for_its_end() -> None:
+    bad, good = FakeBackend("bad", 3), FakeBackend("good", 1)
+    clocked = PoolOnClock(bad, good)
+    await clocked.open(bad)
+    await clocked.pool.acquire(slot_request())
+    clocked.now += LONGEST_WAIT
+    trial = await clocked.pool.acquire(slot_request())
+    waiting = await queued(clocked.pool, 3)
+    trial.on_batch()
+    done, left = await asyncio.wait(waiting, timeout=0.05)
+    assert [task.result().backend.name for task in done] == ["bad", "bad"]
+    await end(list(left))
 
 
 async def test_when_all_backends_fail_requests_are_refused_at_once_and_told_when_to_come() -> None:
@@ -337,11 +351,10 @@ async def test_a_backend_whose_connection_broke_is_used_again_once_it_shows_life
         clocked.probe(one, good=True)
     elif sign == "output":
         beside.on_batch()
-        clocked.pool.wake()
     else:
         clocked.now += FAILURE_COOLDOWN
         clocked.pool.wake()
-    assert (await waiting).backend is one
+    assert (await asyncio.wait_for(waiting, 1)).backend is one
 
 
 async def test_a_backend_whose_connection_broke_is_used_where_no_other_is_left() -> None:

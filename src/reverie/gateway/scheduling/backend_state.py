@@ -340,7 +340,7 @@ class BackendState:
     def on_output(self) -> None:
         """Note a piece of an answer."""
         now = self._clock()
-        if now - self._last_output > SILENCE and self.silent:
+        if now < self._lost_until or (now - self._last_output > SILENCE and self.silent):
             self.on_trouble()
         self._last_output = now
         self._lost_until = -math.inf

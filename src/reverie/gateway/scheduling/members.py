@@ -52,7 +52,11 @@ class Members:
             self._append(BackendState(model, backend, clock))
 
     def wake(self) -> None:
-        """Grant what can be granted. A backend calls this when its readiness changes."""
+        """Grant what can be granted: what is true of the backends has changed."""
+
+    def _on_trouble(self) -> None:
+        """Note that something happened to a backend's health."""
+        self.fast.invalidate()
 
     # Coming and going ------------------------------------------------------------------------
 
@@ -104,7 +108,7 @@ class Members:
         return state
 
     def _append(self, state: BackendState) -> None:
-        state.on_trouble = self.fast.invalidate
+        state.on_trouble = self._on_trouble
         self._by_name[state.name] = state
         self.states.append(state)
         self.backends.append(state.backend)
