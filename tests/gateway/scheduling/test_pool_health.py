@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from reverie.backends.base import Health
 from reverie.errors import (
     BackendError,
     BackendTimeout,
@@ -378,3 +380,55 @@ async def test_an_engine_that_restarts_by_itself_is_used_as_soon_as_it_says_that
     held = await clocked.pool.acquire(slot_request(excluded={"own"}))
     assert await clocked.end(None) == "own"
     held.release()
+
+
+async def test_a_probe_that_finds_nothing_new_lets_nobody_be_looked_at() -> None:
+    probed, other = FakeBackend("probed"), FakeBackend("other")
+    shared = pool(probed, other)
+    looks = 0
+    wake = shared.wake
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        wake()
+
+    shared.wake = look  # type: ignore[method-assign]
+
+    def news(**more: Any) -> bool:
+        before = looks
+        for name, value in more.items():
+            setattr(probed, name, value)
+        shared.backend_changed(probed)
+        return looks > before
+
+    def probe(*, ok: bool = True) -> Health:
+        return Health(ok, checked_at=0.0, error_code="" if ok else "backend_error")
+
+    assert news(health=probe())  # the first of all
+    assert not any(news(health=probe()) for _ in range(3))
+    assert news(health=probe(ok=False))
+    assert not news(health=probe(ok=False))
+    assert news(health=probe())
+    changes = {"slots": 2, "capacity": 9, "context": 8, "weight": 2.0, "ready": False}
+    for name, value in changes.items():
+        assert news(health=probe(), **{name: value})
+        assert not news(health=probe())
+    shared.backend_changed(FakeBackend("probed", slots=7))  # its predecessor, which was removed
+    assert not news()
+
+
+async def test_whoever_waits_for_backends_that_are_down_has_each_probed_again() -> None:
+    first, second = FakeBackend("first"), FakeBackend("second")
+    clocked = PoolOnClock(first, second)
+    for backend in (first, second):
+        clocked.probe(backend, good=False)
+    (waiting,) = await queued(clocked.pool, resuming=True)
+    for _ in range(3):
+        asked = first.wanted_probes
+        first.health = Health(ok=False, checked_at=0.0, error_code="backend_error")
+        clocked.pool.backend_changed(first)
+        assert first.wanted_probes > asked
+    first.health = Health(ok=True, checked_at=0.0)
+    clocked.pool.backend_changed(first)
+    assert (await asyncio.wait_for(waiting, 1)).backend is first

@@ -66,6 +66,7 @@ class Members:
         assert backend.name not in self._by_name
         state = BackendState(self.model, backend, self.clock)
         state.replaceable, state.machine = True, machine
+        state.note_change()
         self._append(state)
         self.fast.members_changed()
         self.wake()

@@ -136,6 +136,18 @@ class Pool(Members):
         self._set_alarm(self._serve_queue())
         self.on_change()
 
+    def backend_changed(self, backend: Backend) -> None:
+        """Look again at one backend. It calls this when anything about it may have changed.
+
+        A probe that finds it as sound as before costs nothing, however many others there are.
+        """
+        state = self._by_name.get(backend.name)
+        if state is None or state.backend is not backend:
+            return  # it was removed, or isn't here yet
+        # Whoever waits for one that isn't well may go there now, or has it probed again.
+        if state.note_change() or (self._queue and not state.healthy):
+            self.wake()
+
     def _on_trouble(self) -> None:
         super()._on_trouble()
         if self._queue and not self._wakes_soon:

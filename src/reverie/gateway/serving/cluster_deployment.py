@@ -191,7 +191,7 @@ class ClusterDeployment(Deployment):
 
     def _member_changed(self, member: _Member) -> None:
         """Judge a member by its latest probe."""
-        self._backend_changed()
+        self._probed(member.backend)
         if member.removed:
             self._judge_removed(member)
         elif member.failed_when_doubted:
