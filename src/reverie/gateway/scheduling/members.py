@@ -10,7 +10,8 @@ as for an engine that starts, and while all fail.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from reverie.backends.base import Backend
 from reverie.gateway.scheduling import routing
@@ -48,6 +49,7 @@ class Members:
         self.fast = FastPath(self.states, self.examples, clock)
         self._by_name: dict[str, BackendState] = {}
         self._removed: list[BackendState] = []  # those on which requests still run
+        self._is_changing = self._wake_is_due = False
         for backend in backends:
             self._append(BackendState(model, backend, clock))
 
@@ -59,6 +61,18 @@ class Members:
         self.fast.invalidate()
 
     # Coming and going ------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Generator[None, None, None]:
+        """Wake once for all that changes within the ``with`` block, at its end: that takes time for
+        each backend."""
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+            if self._wake_is_due:
+                self.wake()
 
     def add(self, backend: Backend, machine: str | None = None) -> BackendState:
         """Let requests go to one more backend. Its name is that of no other."""

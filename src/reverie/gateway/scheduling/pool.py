@@ -126,6 +126,10 @@ class Pool(Members):
 
     def wake(self) -> None:
         """Grant what can be granted."""
+        self._wake_is_due = self._is_changing
+        if self._is_changing:
+            self.fast.changed()
+            return
         for state in self.states:
             state.apply_probe()
         self.fast.changed()
