@@ -82,8 +82,9 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     monkeypatch.setattr(cluster, "BUSY_INTERVAL", 60.0)
     monkeypatch.setattr(cluster, "IDLE_INTERVAL", 60.0)
     gateway = await start("0-2")
-    link.show()
+    view = link.show()
     await gateway.until(lambda: gateway.app.models.default.state == "cold")
+    await gateway.until(lambda: link.reports[-1].version == view.version)  # none is due by now
     assert (await gateway.get("/readyz"))[0] == 200  # it is loaded for whoever asks
     waited = asyncio.Event()
     link.on_report = lambda report: waited.set() if report.demand["m"].waiting else None
@@ -505,3 +506,43 @@ async def test_a_hundred_streams_survive_engines_that_die_again_and_again(
         show(0, 1, 2)
     assert [await task for task in running] == [TEXT] * 100
     assert sum(engine.died for engine in engines) > 10
+
+
+async def test_those_who_wait_get_what_an_engine_has_room_for_once_gateways_are_fewer(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    engines[0].script = Script(tokens=WORDS, stall_after=3)
+    gateway = await start()
+    link.show(member(engines[0], kv_tokens=16384, context=2048), gateways=8)
+    await gateway.until(lambda: bool(names(gateway)))
+    large = {"messages": [{"role": "user", "content": "word " * 900}]}
+    running = [asyncio.create_task(stream(gateway, **large)) for _ in range(3)]
+    await gateway.until(lambda: gateway.pool().waiting == 2)
+    link.show(member(engines[0], kv_tokens=16384, context=2048), gateways=1)
+    await gateway.until(lambda: engines[0].stalled == 3)
+    engines[0].resume()
+    assert [await task for task in running] == [TEXT] * 3
+
+
+async def test_a_view_of_many_engines_is_one_look_at_all_of_them(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    gateway = await start()
+    pool, looks = gateway.pool(), 0
+    serve = pool._serve_queue
+
+    def look() -> float:
+        nonlocal looks
+        looks += 1
+        return serve()
+
+    pool._serve_queue = look  # type: ignore[method-assign]
+    for gateways in (1, 2):
+        view = link.show(
+            *(member(engines[0], number, kv_tokens=16384) for number in range(50)),
+            gateways=gateways,
+        )
+        await gateway.until(lambda view=view: link.reports[-1].version == view.version)
+        assert len(pool.states) == 50
+    await gateway.until(lambda: all(one.health is not None for one in pool.backends))
+    assert looks == 2

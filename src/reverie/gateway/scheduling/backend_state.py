@@ -26,7 +26,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal, NamedTuple
 
 from reverie.backends.base import Backend, Health
@@ -162,6 +162,7 @@ class BackendState:
         self._busy_since = -math.inf
         self._slow_probes = 0
         self._probe: Health | None = None
+        self._known: Hashable = None
 
     # What runs there -------------------------------------------------------------------------
 
@@ -340,7 +341,7 @@ class BackendState:
     def on_output(self) -> None:
         """Note a piece of an answer."""
         now = self._clock()
-        if now - self._last_output > SILENCE and self.silent:
+        if now < self._lost_until or (now - self._last_output > SILENCE and self.silent):
             self.on_trouble()
         self._last_output = now
         self._lost_until = -math.inf
@@ -406,6 +407,19 @@ class BackendState:
                 self._wait_ends = now
             self._down_until = now + LONGEST_WAIT
             self._apply("probe_failed")
+
+    def note_change(self) -> bool:
+        """Note what its backend says of itself now, and its latest probe.
+
+        Returns:
+            True if that may change which requests it gets while none waits.
+        """
+        before, it = (self.healthy, self.admits), self.backend
+        self.apply_probe()
+        known = it.ready, it.failure, it.slots, it.weight, it.capacity, it.context, it.checked_by
+        changed = known != self._known or (self.healthy, self.admits) != before
+        self._known = known
+        return changed
 
     @property
     def _wait_is_over(self) -> bool:

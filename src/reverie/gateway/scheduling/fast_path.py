@@ -166,7 +166,7 @@ class FastPath:
         known = [context for context in contexts if context]
         self._context = max(known) if len(known) == len(contexts) else None
         self._aside = aside
-        last_resort = any(state.admits and state.backend.ready for state in aside)
+        last_resort = any(s.in_service and s.admits and s.backend.ready for s in aside)
         self._slots = sys.maxsize if last_resort else sum([s.backend.slots for s in sound])
         capacities = [state.capacity for state in sound]
         if capacities != self._capacities or sound != self._sound:

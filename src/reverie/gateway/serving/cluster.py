@@ -225,7 +225,8 @@ class Cluster:
         """Put a view in force."""
         self._stale = False
         for deployment in tuple(self._deployments):
-            await deployment.heed(view)
+            if deployment in self._deployments:  # it may have left while another heeded
+                await deployment.heed(view)
         before, self._heeded = self._heeded, view
         leaving = _leaving(view)
         if leaving and (before is None or leaving - _leaving(before)):

@@ -111,8 +111,14 @@ class ClusterDeployment(Deployment):
 
     async def heed(self, view: View) -> None:
         """Change the pool as a view says."""
+        with self.pool.changing():
+            await self._heed(view)
+        self.cluster_changed()
+
+    async def _heed(self, view: View) -> None:
         known = {name: Known(one.engine, one.incarnation) for name, one in self._members.items()}
         engines = self._cluster.engines_of(self.model.name)
+        self._unusable &= {engine.info.uid for engine in engines}
         found = changes(known, engines, view, self._serves)
         for name in found.gone:
             self._remove(self._members[name])
@@ -127,7 +133,6 @@ class ClusterDeployment(Deployment):
             self._note(member, engine, view)
         for engine in found.joined:
             await self._add(engine, view)
-        self.cluster_changed()
 
     def _serves(self, engine: Engine) -> bool:
         unusable = engine.info.uid in self._unusable
@@ -171,6 +176,7 @@ class ClusterDeployment(Deployment):
             kv_tokens=info.kv_tokens,
             gateways=view.gateways,
         )
+        self.pool.backend_changed(member.backend)
 
     def _remove(self, member: _Member) -> None:
         name = member.engine.name
@@ -191,7 +197,7 @@ class ClusterDeployment(Deployment):
 
     def _member_changed(self, member: _Member) -> None:
         """Judge a member by its latest probe."""
-        self._backend_changed()
+        self._probed(member.backend)
         if member.removed:
             self._judge_removed(member)
         elif member.failed_when_doubted:

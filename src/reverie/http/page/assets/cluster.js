@@ -44,7 +44,7 @@ export function EnginesOf({ name, cluster }) {
     <${Short} model=${model} />
     <${Table} caption=${`Engines of ${name}`} rows=${engines} columns=${ENGINE_COLUMNS}
       keyOf=${(engine) => `${engine.name} ${engine.machine} ${engine.leaving}`}
-      empty=${model.why ? "" : "No engine runs at the moment. A request starts one."} />
+      empty=${model.why || hidden ? "" : "No engine runs at the moment. A request starts one."} />
     <${More} count=${hidden} noun="engine" />
   `;
 }
