@@ -202,7 +202,13 @@ def test_two_machines_are_a_cluster_after_two_commands_and_leave_nothing_behind(
 
     machine = start(*("join", address, "--host", "127.0.0.3", "--engines", "2", "--ports", later))
     assert "Engines that may run here: 2" in machine.until("part of the cluster")
-    drained = reverie("cluster", "drain", "127.0.0.3")
+    others = f"{first_port + 2 * PORTS + 1}-{first_port + 3 * PORTS - 1}"
+    [problem] = errors(join("--ports", others))
+    assert "127.0.0.3 is part of this cluster already" in problem
+    wrong = ("127.0.0.2:1", "--host", "127.0.0.4", "--ports", others)
+    [problem] = errors(reverie("cluster", "join", *wrong))
+    assert "can't be reached" in problem
+    drained = reverie("cluster", "drain", "127.0.0.3")  # of the cluster that was joined last
     assert "127.0.0.3 has no engine" in drained.stdout, drained.stderr
     assert drained.stderr == ""
     assert len(processes_with(mark)) > 4

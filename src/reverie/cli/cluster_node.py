@@ -323,6 +323,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
     def on_event(event: Event) -> None:
         match event:
             case Started():
+                remember(_membership(options, token_file))
                 on_started()
                 typer.echo(f"Ray's logs are in {event.logs}. Ctrl-C ends it.")
             case Failed():
@@ -337,7 +338,6 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
             case PartDied():
                 failed.append(f"{event.parts} has ended, and with it all of this machine's engines")
 
-    remember(_membership(options, token_file))
     environment = options.environment(read_token(token_file), os.environ)
     with node_folder(options.ports.first) as folder:
         options = msgspec.structs.replace(options, folder=str(folder))
