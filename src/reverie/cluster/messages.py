@@ -61,7 +61,7 @@ class EngineSpec(Struct, frozen=True):
     def family(self) -> str:
         """Equal for specs whose engines may serve side by side: while one of them replaces the
         other, and both run the same model."""
-        return _digest([self.model, *(self.settings[key] for key in _FAMILY_KEYS)])
+        return _digest([self.model, *map(self.settings.get, _FAMILY_KEYS)])
 
 
 class Wanted(Struct, frozen=True):
