@@ -83,6 +83,17 @@ def test_tls_needs_three_files_that_are_there(tmp_path: Path) -> None:
     assert [one.partition(": ")[0] for one in errors(done)] == ["--tls-ca", "--tls-key"]
 
 
+@pytest.mark.parametrize("arguments", [("head",), ("join", "127.0.0.2")])
+def test_a_certificate_for_another_address_is_refused(arguments: tuple[str, ...]) -> None:
+    file = str(Path(__file__).parents[1] / "backends" / "client" / "localhost.pem")
+    done = reverie_here(
+        *("cluster", *arguments, "--host", "127.0.0.2"),
+        *("--tls-cert", file, "--tls-key", file, "--tls-ca", file),
+    )
+    [problem] = errors(done)
+    assert f"--tls-cert: The certificate {file} doesn't hold for 127.0.0.2: " in problem
+
+
 @pytest.mark.parametrize("where", ["", "10.0.0.1:x", "10.0.0.1:99999", "two words"])
 def test_what_is_no_head_is_a_mistake(where: str) -> None:
     done = reverie_here("cluster", "join", where)
@@ -197,15 +208,27 @@ def test_two_machines_are_a_cluster_after_two_commands_and_leave_nothing_behind(
         return reverie("cluster", "join", address, "--host", "127.0.0.3", *options, **environ)
 
     later = f"{first_port + PORTS + 1}-{first_port + 2 * PORTS}"
+    others = f"{first_port + 2 * PORTS + 1}-{first_port + 3 * PORTS - 1}"
     state = tmp_path / "of-a-stranger"
     stranger = {TOKEN: "of-another-cluster", "XDG_STATE_HOME": str(state)}
     [problem] = errors(join("--ports", later, **stranger))
     assert "refuses this token" in problem
     assert not [*state.rglob("membership.json")], "it is no part of the cluster"
 
+    open_to_all = tmp_path / "copied"
+    open_to_all.write_text(token)
+    open_to_all.chmod(0o644)
+    wrong = ("127.0.0.2:1", "--host", "127.0.0.4", "--ports", others)
+    refused = reverie("cluster", "join", *wrong, "--token-file", str(open_to_all))
+    assert f"chmod 600 {open_to_all}" in refused.stderr
+    assert "can't be reached" in refused.stderr
+
     machine = start(*("join", address, "--host", "127.0.0.3", "--engines", "2", "--ports", later))
     assert "Engines that may run here: 2" in machine.until("part of the cluster")
-    drained = reverie("cluster", "drain", "127.0.0.3")
+    [problem] = errors(join("--ports", others))
+    assert "127.0.0.3 is part of this cluster already" in problem
+    reverie("cluster", "join", *wrong)
+    drained = reverie("cluster", "drain", "127.0.0.3")  # of the cluster that was joined last
     assert "127.0.0.3 has no engine" in drained.stdout, drained.stderr
     assert drained.stderr == ""
     assert len(processes_with(mark)) > 4

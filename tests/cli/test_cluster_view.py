@@ -80,10 +80,15 @@ async def test_a_machine_is_put_back() -> None:
 
 async def test_of_a_machine_that_is_not_there_the_known_ones_are_named() -> None:
     manager = Scripted(view())
-    for command in (empty(manager, "10.0.0.9", 1), put_back(manager, "10.0.0.9")):
-        with pytest.raises(ConfigurationError, match=r"no 10\.0\.0\.9 .*10\.0\.0\.2, 10\.0\.0\.3"):
-            await command
+    with pytest.raises(ConfigurationError, match=r"no 10\.0\.0\.9 .*10\.0\.0\.2, 10\.0\.0\.3"):
+        await empty(manager, "10.0.0.9", 1)
     assert manager.asked == []
+
+
+async def test_a_machine_that_was_shut_down_is_put_back() -> None:
+    manager = Scripted(view())
+    await put_back(manager, "10.0.0.9")
+    assert manager.asked == [("10.0.0.9", False)]
 
 
 def test_a_machine_is_known_by_its_address_and_by_rays_id() -> None:

@@ -145,3 +145,12 @@ def test_no_more_run_at_once_than_one_above_the_most() -> None:
     leaving = [engine(n, source="old", leaving=NOW - 60) for n in range(2)]
     assert decided(engine(5), *leaving, need=2, most=2)[0] == 0
     assert decided(engine(5), leaving[0], need=2, most=2)[0] == 1
+
+
+def test_that_outdated_engines_can_not_be_replaced_is_told_though_they_run() -> None:
+    old = [engine(0, source="old"), engine(1, source="old")]
+    assert decided(*old, need=2, failures=1)[3] == "It broke."
+    assert decided(*old, need=2, room=0, makes_room=False) == (0, [], [], "No room.")
+    assert decided(*old, engine(2, ready=False), need=2) == (0, [], [], "")
+    assert decided(*old, need=2) == (1, [], [], "")
+    assert decided(engine(0), engine(1), engine(2, source="old"), need=2, failures=1)[3] == ""

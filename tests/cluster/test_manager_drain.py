@@ -75,6 +75,17 @@ async def test_a_machine_that_drains_is_remembered_by_the_next_manager() -> None
 
 
 @virtual
+async def test_a_machine_that_was_shut_down_for_good_can_be_put_back() -> None:
+    async with cluster() as made:
+        await made.manager.drain("10.0.0.1", True)
+        made.launcher.all.pop("10.0.0.1")
+        await asyncio.sleep(5)
+        assert not (await made.manager.drain("10.0.0.1", False)).draining
+        with pytest.raises(UnknownMachine):
+            await made.manager.drain("10.0.0.1", False)
+
+
+@virtual
 async def test_a_machine_that_is_not_there_is_named_with_those_that_are() -> None:
     async with cluster() as made:
         with pytest.raises(UnknownMachine, match=r"no machine 10\.0\.0\.9\. There are 10"):

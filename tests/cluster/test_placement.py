@@ -53,14 +53,26 @@ def test_an_engine_on_a_gpu_keeps_its_model_there() -> None:
 @pytest.mark.parametrize(
     ("machines", "needs", "draining", "why"),
     [
-        ([], spec(), (), "There is no machine: start one with `reverie cluster join`."),
+        (
+            [],
+            spec(),
+            (),
+            "There is no machine for engines: start one with `reverie cluster join`.",
+        ),
         (
             [machine("a", alive=False)],
             spec(),
             (),
-            "There is no machine: start one with `reverie cluster join`.",
+            "There is no machine for engines: start one with `reverie cluster join`.",
+        ),
+        (
+            [machine("the-head", slots=0)],
+            spec(),
+            (),
+            "There is no machine for engines: start one with `reverie cluster join`.",
         ),
         ([machine("a")], spec(), ("a",), "All machines drain."),
+        ([machine("a"), machine("the-head", slots=0)], spec(), ("a",), "All machines drain."),
         (
             [machine("a", slots=0), machine("b", slots=3, free_slots=0)],
             spec(),

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from reverie.cluster.token import TOKEN_VARIABLE, default_token_file, make_token, read_token
+from reverie.cluster.token import (
+    TOKEN_VARIABLE,
+    default_token_file,
+    exposed_token,
+    make_token,
+    read_token,
+)
 from reverie.errors import ConfigurationError
 
 
@@ -60,3 +66,13 @@ def test_a_file_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="can't be written"):
         make_token(tmp_path / "file" / "token")
+
+
+def test_a_token_that_every_user_may_read_is_told() -> None:
+    make_token(None)
+    assert exposed_token(None, {}) is None
+    default_token_file().chmod(0o640)  # a group may be a service's own
+    assert exposed_token(None, {}) is None
+    default_token_file().chmod(0o644)
+    assert exposed_token(None, {}) == default_token_file()
+    assert exposed_token(None, {TOKEN_VARIABLE: "b" * 20}) is None

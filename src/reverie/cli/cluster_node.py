@@ -246,8 +246,25 @@ def _options(
     )
     if problems := options.problems():
         raise ConfigurationError(problems)
+    _check_certificate(options)
     require_free(options)
     return options
+
+
+def _check_certificate(options: NodeOptions) -> None:
+    """
+    Raises:
+        ConfigurationError: with its certificate nobody would reach this machine.
+    """
+    from reverie.cluster.tls import EngineTls, check
+    from reverie.errors import ModelError
+
+    if options.tls is None:
+        return
+    try:
+        check(EngineTls(*map(Path, options.tls)), options.host)
+    except ModelError as error:
+        raise ConfigurationError([f"--tls-cert: {str(error).rstrip('.')}"]) from None
 
 
 def _default_engines(gpus: int) -> int:
@@ -316,7 +333,7 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
     from reverie.cluster.node_folder import node_folder
     from reverie.cluster.node_messages import Failed, HeadBack, HeadLost, PartDied, Started
     from reverie.cluster.node_process import NodeProcess
-    from reverie.cluster.token import read_token
+    from reverie.cluster.token import exposed_token, read_token
 
     failed: list[str] = []
 
@@ -339,6 +356,11 @@ def _run(options: NodeOptions, token_file: Path | None, on_started: Callable[[],
                 failed.append(f"{event.parts} has ended, and with it all of this machine's engines")
 
     environment = options.environment(read_token(token_file), os.environ)
+    if (file := exposed_token(token_file, os.environ)) is not None:
+        _warn(
+            f"{file}: every user of this machine may read the token, and so run programs on all "
+            f"machines of the cluster: chmod 600 {file}"
+        )
     with node_folder(options.ports.first) as folder:
         options = msgspec.structs.replace(options, folder=str(folder))
         log = folder / "start.log"

@@ -223,11 +223,10 @@ async def empty(manager: Manager, name: str, timeout: float) -> None:
 async def put_back(manager: Manager, name: str) -> None:
     """
     Raises:
-        ConfigurationError: there is no such machine.
+        ClusterError: there is no such machine, and none drained before it was shut down.
     """
-    address = machine_of(await manager.overview(), name).address
-    await manager.drain(address, False)
-    typer.echo(f"{address} may have engines again.")
+    await manager.drain(name, False)
+    typer.echo(f"{name} may have engines again.")
 
 
 def machine_of(view: View, name: str) -> Machine:

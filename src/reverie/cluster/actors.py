@@ -19,13 +19,16 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
 import ray
 from ray._private.state import available_resources_per_node
+from ray._private.worker import global_worker
+from ray.core.generated.common_pb2 import NodeDeathInfo
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.util import list_named_actors
@@ -335,15 +338,29 @@ async def _adopted(actor: Any) -> Adopted | None:
 
 def _machines() -> list[Machine]:
     free = available_resources_per_node()
-    living: dict[str, Machine] = {}
-    dead: dict[str, Machine] = {}
-    for node in ray.nodes():
-        address, whole = node["NodeManagerAddress"], node["Resources"]
-        left = free.get(node["NodeID"], {})
-        (living if node["Alive"] else dead)[address] = Machine(
-            id=node["NodeID"],
+    nodes = global_worker.gcs_client.get_all_node_info(timeout=_HEAD_DEADLINE)
+    return machines_of(list(nodes.values()), free)
+
+
+def machines_of(nodes: Sequence[Any], free: Mapping[str, Mapping[str, float]]) -> list[Machine]:
+    """What Ray knows of machines, one for each address: the one that lives, else that which died
+    last. Those that were told to end are no machines of the cluster any more.
+
+    Args:
+        free: by the node's id.
+    """
+    machines: dict[str, Machine] = {}
+    for node in sorted(nodes, key=lambda one: (one.state == GcsNodeInfo.ALIVE, one.end_time_ms)):
+        address, alive = node.node_manager_address, node.state == GcsNodeInfo.ALIVE
+        machines.pop(address, None)
+        if not alive and node.death_info.reason == NodeDeathInfo.EXPECTED_TERMINATION:
+            continue
+        whole = node.resources_total if alive else {}
+        left = free.get(node.node_id.hex(), {})
+        machines[address] = Machine(
+            id=node.node_id.hex(),
             address=address,
-            alive=node["Alive"],
+            alive=alive,
             slots=int(whole.get(_SLOT, 0)),
             free_slots=int(left.get(_SLOT, 0)),
             gpus=whole.get("GPU", 0.0),
@@ -351,8 +368,9 @@ def _machines() -> list[Machine]:
             memory=int(whole.get("memory", 0)),
             free_memory=int(left.get("memory", 0)),
         )
-    gone = [machine for address, machine in dead.items() if address not in living]
-    return [*living.values(), *gone[-_DEAD_MACHINES:]]
+    living = [one for one in machines.values() if one.alive]
+    dead = [one for one in machines.values() if not one.alive]
+    return [*living, *dead[-_DEAD_MACHINES:]]
 
 
 async def of_head(work: Callable[[], T]) -> T:

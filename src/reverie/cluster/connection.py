@@ -82,6 +82,24 @@ def look(
     return versions
 
 
+def look_for_place(address: str, host: str, token: str, tls: TlsFiles | None = None) -> None:
+    """Find out whether this machine can join with this address. Ray would take it in twice, and
+    each would promise all of the machine's memory.
+
+    Raises:
+        ClusterError
+    """
+    with _quiet():
+        _, gcs = _look(address, token, tls, time.monotonic() + DEADLINE)
+    for node in _living(address, gcs, time.monotonic() + DEADLINE):
+        # One that was killed is missed only after seconds.
+        if node.node_manager_address == host and _listens(host, node.node_manager_port):
+            raise ClusterError(
+                f"{host} is part of this cluster already: end the `reverie cluster` command that "
+                "runs there, or give this one an address of its own with --host."
+            )
+
+
 def connect(
     address: str, token: str, tls: TlsFiles | None = None, *, deadline: float = DEADLINE
 ) -> Versions:
@@ -246,24 +264,41 @@ def _require_same(theirs: Versions) -> None:
 def _require_membership(address: str, gcs: Any, until: float) -> None:
     """Raise unless a raylet of this cluster runs on this machine."""
     from ray._private.services import find_node_ids
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
-    def ours() -> bool:
-        nodes = gcs.get_all_node_info(
-            timeout=_left(until), state_filter=GcsNodeInfo.GcsNodeState.ALIVE
-        )
-        known = {node.node_id.hex() for node in nodes.values()}
-        return not known.isdisjoint(find_node_ids())
-
+    known = {node.node_id.hex() for node in _living(address, gcs, until)}
     try:
-        member = _within(until, ours)
+        ours = _within(until, find_node_ids)
     except Exception as error:
         raise ClusterError(_unreachable(address, _first_line(error))) from None
+    member = not known.isdisjoint(ours)
     if not member:
         raise ClusterError(
             f"This machine isn't part of the cluster at {address}: keep `reverie cluster join "
             f"{address}` running here, with `--engines 0` if it is to run none."
         )
+
+
+def _living(address: str, gcs: Any, until: float) -> list[Any]:
+    """What the head tells of the machines that live."""
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+    def ask() -> Any:
+        return gcs.get_all_node_info(
+            timeout=_left(until), state_filter=GcsNodeInfo.GcsNodeState.ALIVE
+        )
+
+    try:
+        return list(_within(until, ask).values())
+    except Exception as error:
+        raise ClusterError(_unreachable(address, _first_line(error))) from None
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _within(until: float, work: Callable[[], T]) -> T:

@@ -76,9 +76,27 @@ def decide(model: ModelRecord, at: Situation) -> Decision:
     leave = [*unused, *_replaced(model, at, staying, going, misfits, coming, bool(obstacle))]
     if not start and not leave and not misfits:
         leave = _surplus(at, staying, going)
-    ready = sum(one.ready for one in staying if one not in leave)
-    why = obstacle or model.reason if ready < model.need else ""
+    why = _why(model, obstacle, staying, misfits, start, leave)
     return Decision(start, back, leave, why)
+
+
+def _why(
+    model: ModelRecord,
+    obstacle: str,
+    staying: Sequence[EngineRecord],
+    misfits: Sequence[EngineRecord],
+    start: Sequence[Machine],
+    leave: Sequence[EngineRecord],
+) -> str:
+    """Why engines are missing. Those that wait for a replacement count, unless none can come."""
+    ready = sum(one.ready for one in staying if one not in leave)
+    if ready < model.need:
+        return obstacle or model.reason
+    fit = [one for one in staying if one not in misfits]
+    if sum(one.ready for one in fit) >= model.need:
+        return ""
+    comes = start or leave or not all(one.ready for one in fit)
+    return model.reason or ("" if comes else obstacle)
 
 
 def _fits(engine: EngineRecord, model: ModelRecord, at: Situation) -> bool:

@@ -139,6 +139,8 @@ class Manager:
             await self._taken_over.wait()
             await self._machines.looked.wait()
         machine = self._machines.find(address)
+        if machine is None and not draining and address in self._machines.draining:
+            machine = Machine("", address, alive=False)  # it has been shut down
         if machine is None:
             raise UnknownMachine(self._machines.unknown(address))
         self._machines.drain(machine.address, draining)

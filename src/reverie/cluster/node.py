@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from reverie.cluster.connection import look
+from reverie.cluster.connection import look_for_place
 from reverie.cluster.node_folder import remove_old_logs
 from reverie.cluster.node_messages import Event, Failed, HeadBack, HeadLost, PartDied, Started
 from reverie.cluster.node_options import NodeOptions
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         if not options.is_head:
             tls = TlsFiles(*options.tls) if options.tls else None
-            look(options.head, os.environ["RAY_AUTH_TOKEN"], tls)
+            look_for_place(options.head, options.host, os.environ["RAY_AUTH_TOKEN"], tls)
     except ClusterError as error:
         _tell(out, Failed(str(error)))
         os._exit(1)  # Ray's threads may be waiting for the network

@@ -101,9 +101,9 @@ def place(
         draining: addresses of machines that get no engine.
         avoid: addresses of machines that get one only if no other can take it.
     """
-    alive = list(free)
+    alive = [room for room in free if room.machine.slots]
     if not alive:
-        return "There is no machine: start one with `reverie cluster join`."
+        return "There is no machine for engines: start one with `reverie cluster join`."
     open_ = [room for room in alive if room.machine.address not in draining]
     if not open_:
         return "All machines drain."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def read_token(token_file: Path | None, environ: Mapping[str, str] | None = None
         ) from None
     except OSError as error:
         raise ConfigurationError([f"{file}: can't be read: {error.strerror}"]) from None
+
+
+def exposed_token(token_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that ``read_token`` reads, if every user of this machine may read or change it."""
+    if token_file is None and TOKEN_VARIABLE in environ:
+        return None
+    file = token_file or default_token_file()
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    everyone = stat.S_IROTH | stat.S_IWOTH
+    return file if stat.S_ISREG(about.st_mode) and about.st_mode & everyone else None
 
 
 def make_token(token_file: Path | None) -> bool:
