@@ -119,6 +119,7 @@ async def _run(
     *,
     gateways: int = 1,
     shared_out: bool = False,
+    told_every: float | None = None,
     fair: bool = True,
     with_affinity: bool = True,
 ) -> Run:
@@ -128,6 +129,7 @@ async def _run(
         size.slots,
         gateways=gateways,
         shared_out=shared_out,
+        told_every=told_every,
         queue_size=2 * size.all_slots,
         fair=fair,
     )
@@ -144,14 +146,15 @@ async def _run(
     spent = sum(gateway.spent for gateway in cluster.gateways)
     decisions = sum(gateway.decisions for gateway in cluster.gateways)
     await clients.end()
-    ticker.cancel()
+    for task in (ticker, *cluster.sharing):
+        task.cancel()
     hits = find_hits(clients.served)
     period = Period(clients.served, size.warm_up, size.warm_up + size.seconds, hits=hits)
     used = busy / size.seconds / size.all_slots
     return Run(cluster, clients, hits, period, used, spent / max(decisions, 1) / 1e3)
 
 
-def simulate(size: Size, *crowds: Crowd, **options: bool | int) -> Run:
+def simulate(size: Size, *crowds: Crowd, **options: bool | float | None) -> Run:
     return virtual_time.run(_run(size, crowds, **options))  # type: ignore[arg-type]
 
 
