@@ -30,7 +30,7 @@ WRITES = 40.0
 KEEPS = 64
 """Conversations of which an engine keeps what it has read, beside those that run."""
 URGENT = 0.1
-"""Seconds between two reports at least."""
+"""Seconds between two reports of a gateway at least, where a request waits."""
 HOP = 0.01
 """Seconds that a report takes to the manager, and its answer back."""
 NOTICED = 0.1
@@ -362,6 +362,8 @@ class Cluster:
     """Engines and the gateways that share them.
 
     Args:
+        shared_out: each gateway uses its part of the slots alone.
+        told_every: seconds after which each gateway is told what the others run; None: never.
         spare: engines that run only once they are started.
     """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cluster.child_link import ChildLink
-from reverie.cluster.messages import Demand, Engine, Report, Wanted
+from reverie.cluster.messages import Demand, Engine, Loads, Report, Wanted
 from reverie.settings import ClusterSettings
 from tests.cluster.engines import scripted
 from tests.cluster.ray_cluster import RayCluster, alive, kill
@@ -29,6 +29,7 @@ class Gateway:
         asked = ClusterSettings.model_validate({"address": cluster.address, **settings})
         self.link = ChildLink(asked, cluster.environ)
         self._spec = scripted(cluster.folder, slots=2)
+        self.running: dict[str, int] = {}
         self._reporting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -45,7 +46,8 @@ class Gateway:
         while True:
             view = self.link.view
             seen = (view.incarnation, view.version) if view else ("", 0)
-            self.link.report(Report(self.link.gateway, {"m": Demand(0, 0)}, {}, *seen))
+            demand = {"m": Demand(sum(self.running.values()), 0)}
+            self.link.report(Report(self.link.gateway, demand, self.running, *seen))
             await asyncio.sleep(0.2)
 
     def deploy(self, engines: int) -> None:
@@ -104,6 +106,22 @@ async def test_engines_that_a_gateway_asks_for_run_on_machines_and_are_seen(
     assert view is not None
     slots = {one.address: one.slots for one in view.machines if one.alive}
     assert slots == {"127.0.0.2": 0, "127.0.0.3": 4, "127.0.0.4": 4}
+
+
+async def test_a_gateway_is_told_what_another_runs_until_that_is_gone(
+    cluster: RayCluster, gateway: Gateway
+) -> None:
+    other = Gateway(cluster)
+    await other.start()
+    try:
+        uid = min(gateway.ready)
+        other.running = {uid: 2}
+        await gateway.until(lambda: gateway.link.loads == Loads({uid: 2}, {"m": 1}))
+        gateway.running = {uid: 1}
+        await other.until(lambda: other.link.loads == Loads({uid: 1}, {"m": 1}))
+    finally:
+        await other.stop()
+    await gateway.until(lambda: gateway.link.loads == Loads({}, {}))
 
 
 async def test_a_child_that_is_killed_is_replaced_and_the_view_stays(

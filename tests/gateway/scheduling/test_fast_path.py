@@ -55,6 +55,10 @@ class Twin:
             lease.release()
         elif kind < 0.96:
             self.now += SILENCE
+        elif kind < 0.97:
+            for state in self.pool.states:
+                state.gateways, state.elsewhere = 2, chance.choice([0, 0, 1, 2, 4])
+            self.pool.wake()
         elif kind < 0.985:
             backend = chance.choice(self.backends)
             backend.health = Health(chance.random() < 0.9, self.now)

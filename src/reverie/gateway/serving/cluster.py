@@ -40,8 +40,8 @@ from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.cluster")
 
-BUSY_INTERVAL = 0.5
-"""Seconds between two reports while requests run or wait."""
+BUSY_INTERVAL = 0.25
+"""Seconds between two reports while requests run or wait: so late do others know of them."""
 IDLE_INTERVAL = 2.0
 """Seconds between two reports otherwise."""
 _MIN_INTERVAL = 0.1

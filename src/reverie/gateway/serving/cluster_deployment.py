@@ -238,7 +238,8 @@ class ClusterDeployment(Deployment):
         self._waits = waits
         if begins:
             self._note_wait()
-        self._cluster.demand_changed(urgent=begins)
+        if begins or self.pool.in_flight:  # what others do is no demand
+            self._cluster.demand_changed(urgent=begins)
 
     def cluster_changed(self) -> None:
         """Note that the cluster's view, or the connection to it, has changed."""
