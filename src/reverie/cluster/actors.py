@@ -137,9 +137,9 @@ class ManagerActor:
         asked = decode(deploy, Deploy)
         self._manager.deploy(asked.gateway, asked.models)
 
-    async def report(self, report: bytes) -> None:
+    async def report(self, report: bytes) -> bytes:
         await self._starting
-        self._manager.report(decode(report, Report))
+        return encode(self._manager.report(decode(report, Report)))
 
     async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> bytes:
         await self._starting

@@ -22,6 +22,7 @@ from reverie.cluster.messages import (
     Deploy,
     Disconnected,
     Down,
+    Loads,
     Report,
     Reported,
     Up,
@@ -63,6 +64,7 @@ class ChildLink:
     def __init__(self, settings: ClusterSettings, environ: Mapping[str, str] | None = None) -> None:
         self.gateway = f"{socket.gethostname()}-{random_id()[:8]}"
         self.view: View | None = None
+        self.loads: Loads | None = None
         self.connected = False
         self.why = "The cluster has not been reached yet."
         self._settings = settings
@@ -145,6 +147,9 @@ class ChildLink:
     def _hear(self, message: Up) -> None:
         if isinstance(message, Viewed):
             self.view = message.view
+            self._on_change()
+        elif isinstance(message, Loads):
+            self.loads = message
             self._on_change()
         elif isinstance(message, Disconnected):
             self._lost(message.why)

@@ -222,6 +222,15 @@ class Report(Struct, frozen=True):
     version: int = 0
 
 
+class Loads(Struct, frozen=True, tag="loads"):
+    """Manager → child → gateway, in answer to each report: what the other gateways do."""
+
+    running: dict[str, int]
+    """Their requests on each engine, by ``uid``, as they last told."""
+    gateways: dict[str, int]
+    """By model: those of them that have requests of it."""
+
+
 # Between a gateway and its child: one message a line, as JSON.
 
 
@@ -259,7 +268,7 @@ class Viewed(Struct, frozen=True, tag="view"):
 
 
 Down: TypeAlias = Deploy | Reported
-Up: TypeAlias = Connected | Disconnected | Viewed
+Up: TypeAlias = Connected | Disconnected | Viewed | Loads
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reverie.cluster.messages import ModelStatus
+from reverie.cluster.messages import Loads, ModelStatus
 from reverie.gateway.serving import cluster
 from reverie.testing import Script, ScriptedEngine
 from tests.gateway.serving.fake_link import CLUSTER, FakeLink, member
@@ -546,3 +546,25 @@ async def test_a_view_of_many_engines_is_one_look_at_all_of_them(
         assert len(pool.states) == 50
     await gateway.until(lambda: all(one.health is not None for one in pool.backends))
     assert looks == 2
+
+
+async def test_requests_go_where_other_gateways_leave_slots_until_nothing_is_known_of_them(
+    start: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "IDLE_INTERVAL", 0.02)
+    gateway = await start()
+    link.show(member(engines[0], 0), member(engines[1], 1), gateways=2)
+    await gateway.until(lambda: names(gateway) == ["m/0", "m/1"])
+    link.tell_loads(Loads({"u0": 4, "another": 7}, {"m": 1, "n": 5}))
+    states = gateway.pool().states
+    await gateway.until(lambda: [state.elsewhere for state in states] == [4, 0])
+    assert [state.gateways for state in states] == [2, 2]
+    assert await asyncio.gather(*streams(gateway, 3)) == [TEXT] * 3
+    assert [len(engine.requests) for engine in engines] == [0, 3, 0]
+    link.show(member(engines[0], 0), member(engines[1], 1), member(engines[2], 2, uid="another"))
+    await gateway.until(lambda: [state.elsewhere for state in states] == [4, 0, 7])
+    monkeypatch.setattr(cluster, "_LOADS_LAST", 0.0)
+    await gateway.until(lambda: [state.elsewhere for state in states] == [0, 0, 0])

@@ -125,6 +125,10 @@ class BackendState:
         self.in_flight = 0
         self.tokens = 0
         """What those in flight may come to."""
+        self.elsewhere = 0
+        """Requests that other gateways had there when they last told."""
+        self.gateways = 1
+        """Those that send requests there, this one included."""
         self.speed = Speed()
         self.failures = 0
         """Failures since the last whole answer."""
@@ -182,9 +186,21 @@ class BackendState:
             return False
         if self.in_flight == 0:
             return True
-        if self.in_flight >= self.backend.slots or alone or self._has_loner:
+        if self.in_flight >= self.limit or alone or self._has_loner:
             return False
         return self.backend.capacity is None or self.tokens + tokens <= self.backend.capacity
+
+    @property
+    def limit(self) -> int:
+        """Requests that it may get from here: what others leave, and this gateway's part in any
+        case. There a request may have to wait until one of theirs ends."""
+        slots = self.backend.slots
+        return max(slots - self.elsewhere, -(-slots // self.gateways))
+
+    def has_free_slot(self, *, alone: bool = False) -> bool:
+        """True if one more request need not wait for another gateway's, as far as is known."""
+        need = self.backend.slots if alone and self.elsewhere else 1
+        return self.in_flight + self.elsewhere + need <= self.backend.slots
 
     @property
     def used(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from functools import partial
 
 from reverie import background
 from reverie.backends.member import MemberBackend
-from reverie.cluster.messages import Engine, EngineSpec, View
+from reverie.cluster.messages import Engine, EngineSpec, Loads, View
 from reverie.errors import ModelError
 from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.serving.cluster import Cluster
@@ -217,6 +217,17 @@ class ClusterDeployment(Deployment):
         every = [*self._members.values(), *self._removed]
         return {one.uid: one.state.in_flight for one in every if one.state.in_flight}
 
+    def share(self, loads: Loads) -> None:
+        """Leave to the other gateways what they use."""
+        gateways = 1 + loads.gateways.get(self.model.name, 0)
+        changed = False
+        for member in self._members.values():
+            state, elsewhere = member.state, loads.running.get(member.uid, 0)
+            changed = changed or (state.elsewhere, state.gateways) != (elsewhere, gateways)
+            state.elsewhere, state.gateways = elsewhere, gateways
+        if changed:
+            self.pool.wake()
+
     async def stop(self) -> None:
         self._cluster.leave(self)
         every = [*self._members.values(), *self._removed]
@@ -233,7 +244,8 @@ class ClusterDeployment(Deployment):
         self._waits = waits
         if begins:
             self._note_wait()
-        self._cluster.demand_changed(urgent=begins)
+        if begins or self.pool.in_flight:  # what others do is no demand
+            self._cluster.demand_changed(urgent=begins)
 
     def cluster_changed(self) -> None:
         """Note that the cluster's view, or the connection to it, has changed."""
