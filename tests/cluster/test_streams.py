@@ -24,7 +24,8 @@ import reverie
 from reverie.cluster.child_link import ChildLink
 from reverie.cluster.messages import Disconnected, Up
 from reverie.cluster.variables import child_variables
-from reverie.settings import ClusterSettings
+from reverie.models.store import fetch
+from reverie.settings import DEFAULT_MODEL, ClusterSettings
 from tests.cluster.ray_cluster import Machine, Process, RayCluster, alive, all_processes, kill
 from tests.cluster.streams import (
     Gateway,
@@ -88,15 +89,15 @@ class Site:
         address = self.gateway.machine_of(min(self.gateway.ready()))
         return next(one for one in self.cluster.machines if one.address == address)
 
-    def engine(self) -> tuple[Process, Process]:
-        """An engine's actor, and its engine."""
-        name, url = min(self.gateway.ready().items())
+    def engine(self, url: str = "") -> tuple[Process, Process]:
+        """An engine's actor, and its engine: that at an address, or one of the model's."""
+        url = url or min(self.gateway.ready().values())
         port = url.rpartition(":")[2].removesuffix("/v1")
         for machine in self.cluster.machines:
             for engine in machine.engines:
                 if f"--port {port} " in f"{engine.command} ":
                     return next(one for one in machine.actors if one.pid == engine.parent), engine
-        raise AssertionError(f"{name} has no process")
+        raise AssertionError(f"{url} has no process")
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +337,53 @@ async def test_answers_go_on_without_a_head_and_it_keeps_the_engines_when_it_is_
     await asyncio.sleep(1)  # what it would start or stop by mistake
     assert site.gateway.ready() == before
     assert alive(engines) == engines
+
+
+# The real model ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_gateway(one_site: Site) -> Iterator[Gateway]:
+    """A third one, with one model twice: on two machines of the cluster, and on its own.
+
+    One slot each: what else runs in the same batch has a part in the model's numbers.
+    """
+    keys = f'source = "{fetch(DEFAULT_MODEL)}"\nslots = 1\nthreads = 1\ncontext = 1024\n'
+    models = f'[[models]]\nname = "there"\nengines = "2"\n{keys}[[models]]\nname = "here"\n{keys}'
+    text = configuration(one_site.cluster, models)
+    with running_gateway(one_site.cluster, one_site.folder / "real", text) as gateway:
+        yield gateway
+
+
+async def _greedy(gateway: Gateway, model: str) -> str:
+    async with Streams([gateway], 1, model=model, words=40) as streams:
+        pass
+    (answer,) = streams.answers
+    assert answer.finish in ("stop", "length")
+    assert answer.text
+    return answer.text
+
+
+@pytest.mark.real
+async def test_an_answer_of_the_cluster_is_that_of_an_engine_of_the_gateways_own_machine(
+    site: Site, real_gateway: Gateway
+) -> None:
+    await real_gateway.until(lambda: len(real_gateway.ready("there")) == 2)
+    assert await _greedy(real_gateway, "there") == await _greedy(real_gateway, "here")
+
+
+@pytest.mark.real
+async def test_an_answer_whose_engine_is_killed_ends_as_if_it_had_lived(
+    site: Site, real_gateway: Gateway
+) -> None:
+    await real_gateway.until(lambda: len(real_gateway.ready("there")) == 2)
+    undisturbed = await _greedy(real_gateway, "there")
+    async with Streams([real_gateway], 1, model="there", words=40) as streams:
+        actor, _ = site.engine(await asyncio.to_thread(real_gateway.busy, "there"))
+        kill(actor.pid)
+    (answer,) = streams.answers
+    assert (answer.text, answer.finish) == (undisturbed, "length")
+    note("an engine's process, with the real model", gap=streams.gap)
 
 
 # Who isn't let in ---------------------------------------------------------------------------
