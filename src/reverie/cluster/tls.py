@@ -106,9 +106,10 @@ class TlsFront:
 
     def stop(self) -> None:
         """Take no more connections, and break off those there are. Idempotent."""
-        self._listener.close()
         if self._server is not None:
-            self._server.close()
+            self._server.close()  # and its listener
+        else:
+            self._listener.close()
         for client in tuple(self._clients):
             client.abort()
 
