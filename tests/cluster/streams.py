@@ -99,9 +99,9 @@ class Gateway:
         }
 
     def busy(self, model: str) -> str:
-        """The address of one of a model's engines that answers a request of this gateway."""
+        """The machine of one of a model's engines that answers a request of this gateway."""
         return next(
-            str(one["url"])
+            str(one["machine"])
             for one in self.cluster()["engines"]
             if one["model"] == model and one["in_flight"]
         )

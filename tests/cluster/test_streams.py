@@ -89,9 +89,9 @@ class Site:
         address = self.gateway.machine_of(min(self.gateway.ready()))
         return next(one for one in self.cluster.machines if one.address == address)
 
-    def engine(self, url: str = "") -> tuple[Process, Process]:
-        """An engine's actor, and its engine: that at an address, or one of the model's."""
-        url = url or min(self.gateway.ready().values())
+    def engine(self) -> tuple[Process, Process]:
+        """An engine's actor, and its engine."""
+        url = min(self.gateway.ready().values())
         port = url.rpartition(":")[2].removesuffix("/v1")
         for machine in self.cluster.machines:
             for engine in machine.engines:
@@ -131,6 +131,20 @@ async def test_two_gateways_share_the_engines_that_they_ask_for(site: Site) -> N
         assert machines[machine].engines
     slots = {one["address"]: one["engine_slots"] for one in told["machines"]}
     assert slots == {"127.0.0.2": 0, "127.0.0.3": 4, "127.0.0.4": 4}
+
+
+async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
+    site: Site,
+) -> None:
+    await asyncio.to_thread(site.cluster.add_machine)
+    before, machine = site.gateway.ready(), site.machine()
+    async with Streams(site.gateways) as streams:
+        left = site.cluster.kill_machine(machine)
+        took = await site.until_replaced(before)
+    assert streams.broken == []
+    note("a machine", gap=streams.gap, back=took)
+    assert site.machine() is not machine
+    await site.gateway.until(lambda: alive(left) == [], 10)
 
 
 async def test_an_engine_that_is_killed_comes_back_while_its_answers_go_on_elsewhere(
@@ -272,20 +286,6 @@ async def test_a_model_that_nobody_asks_for_runs_nowhere_and_its_first_request_w
     await one.until(lambda: one.ready("rare") == {})
 
 
-async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
-    site: Site,
-) -> None:
-    await asyncio.to_thread(site.cluster.add_machine)
-    before, machine = site.gateway.ready(), site.machine()
-    async with Streams(site.gateways) as streams:
-        left = site.cluster.kill_machine(machine)
-        took = await site.until_replaced(before)
-    assert streams.broken == []
-    note("a machine", gap=streams.gap, back=took)
-    assert site.machine() is not machine
-    await site.gateway.until(lambda: alive(left) == [], 10)
-
-
 async def test_a_machine_that_drains_under_load_loses_its_engines_and_no_answer(
     site: Site,
 ) -> None:
@@ -379,8 +379,10 @@ async def test_an_answer_whose_engine_is_killed_ends_as_if_it_had_lived(
     await real_gateway.until(lambda: len(real_gateway.ready("there")) == 2)
     undisturbed = await _greedy(real_gateway, "there")
     async with Streams([real_gateway], 1, model="there", words=40) as streams:
-        actor, _ = site.engine(await asyncio.to_thread(real_gateway.busy, "there"))
-        kill(actor.pid)
+        address = await asyncio.to_thread(real_gateway.busy, "there")
+        machine = next(one for one in site.cluster.machines if one.address == address)
+        engine = next(one for one in machine.engines if "xllamacpp" in one.command)
+        kill(engine.parent)
     (answer,) = streams.answers
     assert (answer.text, answer.finish) == (undisturbed, "length")
     note("an engine's process, with the real model", gap=streams.gap)
