@@ -98,6 +98,14 @@ class Gateway:
             if one["model"] == model and one["state"] == "ready" and not one["leaving"]
         }
 
+    def busy(self, model: str) -> str:
+        """The machine of one of a model's engines that answers a request of this gateway."""
+        return next(
+            str(one["machine"])
+            for one in self.cluster()["engines"]
+            if one["model"] == model and one["in_flight"]
+        )
+
     def machine_of(self, name: str) -> str:
         return next(str(one["machine"]) for one in self.cluster()["engines"] if one["name"] == name)
 
@@ -154,7 +162,7 @@ class Streams:
         self.answers: list[Answer] = []
         self._urls = [one.url for one in gateways]
         self._number = number
-        self._body = {"model": model, "max_tokens": words, "stream": True}
+        self._body = {"model": model, "max_tokens": words, "temperature": 0, "stream": True}
         self._keys = keys
         self._whole = (text_of(words), "length")
         self._began = 0

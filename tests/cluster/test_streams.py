@@ -24,7 +24,8 @@ import reverie
 from reverie.cluster.child_link import ChildLink
 from reverie.cluster.messages import Disconnected, Up
 from reverie.cluster.variables import child_variables
-from reverie.settings import ClusterSettings
+from reverie.models.store import fetch
+from reverie.settings import DEFAULT_MODEL, ClusterSettings
 from tests.cluster.ray_cluster import Machine, Process, RayCluster, alive, all_processes, kill
 from tests.cluster.streams import (
     Gateway,
@@ -90,13 +91,13 @@ class Site:
 
     def engine(self) -> tuple[Process, Process]:
         """An engine's actor, and its engine."""
-        name, url = min(self.gateway.ready().items())
+        url = min(self.gateway.ready().values())
         port = url.rpartition(":")[2].removesuffix("/v1")
         for machine in self.cluster.machines:
             for engine in machine.engines:
                 if f"--port {port} " in f"{engine.command} ":
                     return next(one for one in machine.actors if one.pid == engine.parent), engine
-        raise AssertionError(f"{name} has no process")
+        raise AssertionError(f"{url} has no process")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,20 @@ async def test_two_gateways_share_the_engines_that_they_ask_for(site: Site) -> N
         assert machines[machine].engines
     slots = {one["address"]: one["engine_slots"] for one in told["machines"]}
     assert slots == {"127.0.0.2": 0, "127.0.0.3": 4, "127.0.0.4": 4}
+
+
+async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
+    site: Site,
+) -> None:
+    await asyncio.to_thread(site.cluster.add_machine)
+    before, machine = site.gateway.ready(), site.machine()
+    async with Streams(site.gateways) as streams:
+        left = site.cluster.kill_machine(machine)
+        took = await site.until_replaced(before)
+    assert streams.broken == []
+    note("a machine", gap=streams.gap, back=took)
+    assert site.machine() is not machine
+    await site.gateway.until(lambda: alive(left) == [], 10)
 
 
 async def test_an_engine_that_is_killed_comes_back_while_its_answers_go_on_elsewhere(
@@ -271,20 +286,6 @@ async def test_a_model_that_nobody_asks_for_runs_nowhere_and_its_first_request_w
     await one.until(lambda: one.ready("rare") == {})
 
 
-async def test_engines_of_a_machine_that_dies_are_replaced_and_none_is_left_behind(
-    site: Site,
-) -> None:
-    await asyncio.to_thread(site.cluster.add_machine)
-    before, machine = site.gateway.ready(), site.machine()
-    async with Streams(site.gateways) as streams:
-        left = site.cluster.kill_machine(machine)
-        took = await site.until_replaced(before)
-    assert streams.broken == []
-    note("a machine", gap=streams.gap, back=took)
-    assert site.machine() is not machine
-    await site.gateway.until(lambda: alive(left) == [], 10)
-
-
 async def test_a_machine_that_drains_under_load_loses_its_engines_and_no_answer(
     site: Site,
 ) -> None:
@@ -336,6 +337,55 @@ async def test_answers_go_on_without_a_head_and_it_keeps_the_engines_when_it_is_
     await asyncio.sleep(1)  # what it would start or stop by mistake
     assert site.gateway.ready() == before
     assert alive(engines) == engines
+
+
+# The real model ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_gateway(one_site: Site) -> Iterator[Gateway]:
+    """A third one, with one model twice: on two machines of the cluster, and on its own.
+
+    One slot each: what else runs in the same batch has a part in the model's numbers.
+    """
+    keys = f'source = "{fetch(DEFAULT_MODEL)}"\nslots = 1\nthreads = 1\ncontext = 1024\n'
+    models = f'[[models]]\nname = "there"\nengines = "2"\n{keys}[[models]]\nname = "here"\n{keys}'
+    text = configuration(one_site.cluster, models)
+    with running_gateway(one_site.cluster, one_site.folder / "real", text) as gateway:
+        yield gateway
+
+
+async def _greedy(gateway: Gateway, model: str) -> str:
+    async with Streams([gateway], 1, model=model, words=40) as streams:
+        pass
+    (answer,) = streams.answers
+    assert answer.finish in ("stop", "length")
+    assert answer.text
+    return answer.text
+
+
+@pytest.mark.real
+async def test_an_answer_of_the_cluster_is_that_of_an_engine_of_the_gateways_own_machine(
+    site: Site, real_gateway: Gateway
+) -> None:
+    await real_gateway.until(lambda: len(real_gateway.ready("there")) == 2)
+    assert await _greedy(real_gateway, "there") == await _greedy(real_gateway, "here")
+
+
+@pytest.mark.real
+async def test_an_answer_whose_engine_is_killed_ends_as_if_it_had_lived(
+    site: Site, real_gateway: Gateway
+) -> None:
+    await real_gateway.until(lambda: len(real_gateway.ready("there")) == 2)
+    undisturbed = await _greedy(real_gateway, "there")
+    async with Streams([real_gateway], 1, model="there", words=40) as streams:
+        address = await asyncio.to_thread(real_gateway.busy, "there")
+        machine = next(one for one in site.cluster.machines if one.address == address)
+        engine = next(one for one in machine.engines if "xllamacpp" in one.command)
+        kill(engine.parent)
+    (answer,) = streams.answers
+    assert (answer.text, answer.finish) == (undisturbed, "length")
+    note("an engine's process, with the real model", gap=streams.gap)
 
 
 # Who isn't let in ---------------------------------------------------------------------------
