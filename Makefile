@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-22s %s\n", $$1, $$2}'
 	@echo 'make test T="…"      only those tests, with any options of pytest:'
 	@echo '                     make test T=tests/store, make test T="tests/http -k drain -x",'
 	@echo '                     make test T="-m postgres" (or real, slow, browser, integration)'
@@ -103,6 +103,9 @@ bench-workers: setup ## measure what a second worker gains
 
 bench-cluster: setup ## simulate the scheduler with hundreds of engines: B="--quick"
 	$(BIN)/python bench/cluster_simulation.py $(B)
+
+bench-cluster-failures: setup ## measure what a cluster's failures cost, and the cluster itself
+	$(BIN)/python bench/cluster_failures.py $(B)
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

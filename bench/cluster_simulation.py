@@ -8,7 +8,8 @@ ten times as long. The same seed gives the same tables, but for the scheduler's 
 Tables, and what they answer:
   routing   what affinity gains beside sending requests to whichever engine has least to do
   fairness  what a key gets, and waits, beside a greedy one; and where all are greedy
-  gateways  what several gateways cost that share the engines and don't know each other's load
+  gateways  what several gateways cost that share the engines, with and without being told of each
+            other's load
   events    what engines that die, come back, or are added do to conversations
   cost      CPU time of the scheduler for a request, by the number of engines
 """
@@ -32,6 +33,7 @@ from simulated_clients import Clients, Crowd, Key, affinity, pause_for
 from simulated_cluster import Cluster, Engine, Served
 
 from reverie.gateway.scheduling.rendezvous import Rendezvous
+from reverie.gateway.serving.cluster import BUSY_INTERVAL
 from reverie.load.figures import percentile
 
 KEYS = tuple(Key(f"key-{n}", (1, 2, 4)[n % 3]) for n in range(24))
@@ -119,6 +121,7 @@ async def _run(
     *,
     gateways: int = 1,
     shared_out: bool = False,
+    told_every: float | None = None,
     fair: bool = True,
     with_affinity: bool = True,
 ) -> Run:
@@ -128,6 +131,7 @@ async def _run(
         size.slots,
         gateways=gateways,
         shared_out=shared_out,
+        told_every=told_every,
         queue_size=2 * size.all_slots,
         fair=fair,
     )
@@ -144,14 +148,15 @@ async def _run(
     spent = sum(gateway.spent for gateway in cluster.gateways)
     decisions = sum(gateway.decisions for gateway in cluster.gateways)
     await clients.end()
-    ticker.cancel()
+    for task in (ticker, *cluster.sharing):
+        task.cancel()
     hits = find_hits(clients.served)
     period = Period(clients.served, size.warm_up, size.warm_up + size.seconds, hits=hits)
     used = busy / size.seconds / size.all_slots
     return Run(cluster, clients, hits, period, used, spent / max(decisions, 1) / 1e3)
 
 
-def simulate(size: Size, *crowds: Crowd, **options: bool | int) -> Run:
+def simulate(size: Size, *crowds: Crowd, **options: bool | float | None) -> Run:
     return virtual_time.run(_run(size, crowds, **options))  # type: ignore[arg-type]
 
 
@@ -237,16 +242,21 @@ def gateways(size: Size, counts: Sequence[int]) -> Table:
     load = 0.8
     table = _table(
         f"Gateways that share the engines, at a load of {load:.2f}",
-        *("gateways", "each uses", "hit rate", "agree", "slots used"),
+        *("gateways", "told of others", "each uses", "hit rate", "agree", "slots used"),
         *("queued p50", "p95", "p99", "first token p95", "refused", "µs a request"),
     )
+    told = f"every {BUSY_INTERVAL:g} s"
+    ways = [("nothing", False, None), ("nothing", True, None), (told, False, BUSY_INTERVAL)]
     for count in counts:
-        for shared_out in (False, True)[: 1 if count == 1 else 2]:
-            run = simulate(size, size.usual(load), gateways=count, shared_out=shared_out)
+        for known, shared_out, told_every in ways if count > 1 else [("–", False, None)]:
+            run = simulate(
+                size, size.usual(load), gateways=count,
+                shared_out=shared_out, told_every=told_every,
+            )  # fmt: skip
             slots = max(1, size.slots // count) if shared_out else size.slots
             period = run.period
             table.add_row(
-                str(count), f"{slots} of {size.slots} slots", f"{period.hit_rate:.3f}",
+                str(count), known, f"{slots} of {size.slots} slots", f"{period.hit_rate:.3f}",
                 f"{agreement(run.cluster):.3f}", f"{run.used:.2f}", *_waits(period),
                 _seconds(period.first_token(95)), f"{period.refused:,}", f"{run.cost:.0f}",
             )  # fmt: skip
@@ -352,7 +362,7 @@ def _table(title: str, *heads: str) -> Table:
     return table
 
 
-_WORDS = {"sent by", "asked", "served by", "what", "each uses"}
+_WORDS = {"sent by", "asked", "served by", "what", "told of others", "each uses"}
 
 
 def _waits(period: Period, of: Callable[[Served], bool] = lambda one: True) -> list[str]:

@@ -55,10 +55,13 @@ def cpu_seconds(pid: int) -> float:
 
 def resident_mib(pid: int) -> float:
     """Memory of a process tree in MiB, where what several of its processes share counts once."""
-    total = 0
-    for process in tree(pid):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-    return total / 1024
+    return sum(map(own_mib, tree(pid)))
+
+
+def own_mib(pid: int) -> float:
+    """Memory of one process in MiB, and its part of what it shares; 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

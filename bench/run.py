@@ -76,6 +76,10 @@ async def main(chosen: list[str], size: Size, folder: Path) -> Bench:
     return bench
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     listed = ", ".join(f"{name} ({title})" for name, (title, _) in SCENARIOS.items())
@@ -83,6 +87,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a first look, of a few minutes")
     parser.add_argument("--full", action="store_true", help="more rounds, longer ones")
     parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--streams", type=_numbers, help="of (c), such as 512,2048")
+    parser.add_argument("--clients", type=_numbers, help="of (d), such as 1,8")
     parser.add_argument("--json", type=Path, help="write all values to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--plot", type=Path, help="draw what CPU time each took, as SVG")
@@ -116,8 +122,8 @@ def report(bench: Bench, given: argparse.Namespace) -> None:
 if __name__ == "__main__":
     given = arguments()
     size = QUICK if given.quick else FULL if given.full else USUAL
-    if given.rounds:
-        size = size._replace(rounds=given.rounds)
+    asked = {name: getattr(given, name) for name in ("rounds", "streams", "clients")}
+    size = size._replace(**{name: value for name, value in asked.items() if value})
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, on_cpus(LOAD_CPUS):

@@ -7,6 +7,7 @@ what the relay does. What a request takes is arithmetic: tokens that are read an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import OrderedDict, deque
@@ -14,6 +15,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable,
 from typing import Any, NamedTuple, TypeVar
 
 from reverie.backends.base import Health, Take
+from reverie.cluster.demand import Gateways
+from reverie.cluster.messages import Demand, Report
 from reverie.errors import ConnectionLost, Overloaded
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.pool import Pool
@@ -26,6 +29,10 @@ WRITES = 40.0
 """Tokens of each answer that it writes in a second."""
 KEEPS = 64
 """Conversations of which an engine keeps what it has read, beside those that run."""
+URGENT = 0.1
+"""Seconds between two reports of a gateway at least, where a request waits."""
+HOP = 0.01
+"""Seconds that a report takes to the manager, and its answer back."""
 NOTICED = 0.1
 """Seconds until gateways know that an engine has died, or that there is one more."""
 _OUTPUT_EVERY = 1.0
@@ -210,6 +217,7 @@ class Gateway:
         for engine in engines:
             self.pool.add(engine)
         self._fair = fair
+        self._waits = asyncio.Event()
         self.decisions = 0
         self.spent = 0
         """Nanoseconds of CPU that the scheduler took for them."""
@@ -218,6 +226,40 @@ class Gateway:
         """Use no more slots of each engine than these."""
         for state in self.pool.states:
             state.share = slots, 0
+
+    async def share(self, name: str, manager: Gateways, interval: float) -> None:
+        """Tell the manager what runs here, and heed what it tells of others, for ever."""
+        loop = asyncio.get_running_loop()
+        pool = self.pool
+        waited = False
+
+        def changed() -> None:
+            nonlocal waited
+            if pool.waiting and not waited:
+                self._waits.set()
+            waited = pool.waiting > 0
+
+        pool.on_change = changed
+        await asyncio.sleep(random.uniform(0, interval))
+        while True:
+            self._waits.clear()
+            report = Report(
+                name,
+                {pool.model: Demand(pool.in_flight, pool.waiting)},
+                {state.name: state.in_flight for state in pool.states if state.in_flight},
+            )
+            await asyncio.sleep(HOP)
+            manager.report(report, loop.time())
+            loads = manager.others(name, loop.time())
+            await asyncio.sleep(HOP)
+            for state in pool.states:
+                state.elsewhere = loads.running.get(state.name, 0)
+                state.gateways = 1 + loads.gateways.get(pool.model, 0)
+            pool.wake()
+            await asyncio.sleep(URGENT - 2 * HOP)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval - URGENT):
+                    await self._waits.wait()
 
     def note_output(self) -> None:
         """Note that engines which work give something now and then."""
@@ -320,6 +362,8 @@ class Cluster:
     """Engines and the gateways that share them.
 
     Args:
+        shared_out: each gateway uses its part of the slots alone.
+        told_every: seconds after which each gateway is told what the others run; None: never.
         spare: engines that run only once they are started.
     """
 
@@ -330,6 +374,7 @@ class Cluster:
         *,
         gateways: int = 1,
         shared_out: bool = False,
+        told_every: float | None = None,
         spare: int = 0,
         queue_size: int,
         queue_timeout: float = 60.0,
@@ -352,6 +397,12 @@ class Cluster:
         if shared_out:
             for gateway in self.gateways:
                 gateway.limit(max(1, slots // gateways))
+        manager = Gateways()
+        self.sharing = [
+            asyncio.create_task(gateway.share(str(number), manager, told_every))
+            for number, gateway in enumerate(self.gateways)
+            if told_every is not None
+        ]
 
     async def note_output(self) -> None:
         while True:

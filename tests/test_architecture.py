@@ -199,6 +199,7 @@ def test_every_module_has_its_tests_where_a_reader_looks_for_them() -> None:
 STARTS_TASKS = {
     "background": "what it keeps alive",
     "backends.tuning": "an answer that is measured, or gets cancelled",
+    "cluster.actors": "an actor that is being made, which its start waits for",
     "cluster.child": "what it does side by side, whose group waits for all",
     "gateway.accounts.authentication": "requests that want the key wait for it",
     "gateway.choices": "generations side by side, whose request gets their failure",

@@ -325,3 +325,40 @@ def test_a_list_in_a_variable_is_separated_by_commas(tmp_path: Path) -> None:
     environ["REVERIE_SERVER_TRUSTED_PROXIES"] = "127.0.0.1,here"
     [problem] = problems(tmp_path, "", **environ)
     assert problem.startswith("environment REVERIE_SERVER_TRUSTED_PROXIES: ")
+
+
+CLUSTER = '[cluster]\naddress = "10.0.0.1"\n[[models]]\nname = "m"\nsource = "smollm2-135m"\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ("engines = 0", "should be a number above 0"),
+        ('engines = "3-1"', "the lesser first"),
+        ('engines = "many"', "should be a number such as 3"),
+        ("gpus = 1", "gpus: needs engines"),
+        ("engines = 1\ngpus = 1.5", "gpus: should be a whole number, or a part of one GPU"),
+        ("engines = 1\nwarm = false", "warm and idle_unload: are for a model on this machine"),
+        ("engines = 1\nidle_unload = 60", "warm and idle_unload: are for a model on this machine"),
+    ],
+)
+def test_a_model_of_a_cluster_that_cannot_be_as_asked_for_is_refused(
+    tmp_path: Path, line: str, mistake: str
+) -> None:
+    [problem] = problems(tmp_path, CLUSTER + line)
+    assert "reverie.toml: models[0]" in problem
+    assert mistake in problem
+
+
+def test_a_model_may_have_so_many_engines_in_a_cluster(tmp_path: Path) -> None:
+    for written, bounds in (("2", (2, 2)), ('"1-3"', (1, 3)), ('"0-3"', (0, 3)), ('""', None)):
+        settings = load(write(tmp_path, f"{CLUSTER}engines = {written}"), environ={})
+        assert settings.models[0].engine_bounds == bounds
+        assert settings.cluster is not None
+        assert settings.cluster.address == "10.0.0.1:6379"
+
+
+def test_engines_without_a_cluster_are_refused(tmp_path: Path) -> None:
+    written = CLUSTER.partition("[[")[2]
+    [problem] = problems(tmp_path, f"[[{written}engines = 2")
+    assert "engines needs a cluster to run on" in problem

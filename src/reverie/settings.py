@@ -423,7 +423,8 @@ class ModelSettings(_Section):
     """Run it on the machines of `[cluster]`: so many engines, as in `3`, or as many as requests
     need, as in `1-3` or `0-3`. It needs `source`. None: run it on this machine."""
     gpus: float = Field(default=0.0, ge=0, le=64)
-    """GPUs that each of these engines needs."""
+    """GPUs that each of these engines needs; 0.5: half of one. 0: it runs on the CPU, and sees no
+    GPU."""
 
     @field_validator("name")
     @classmethod
@@ -446,6 +447,13 @@ class ModelSettings(_Section):
             raise ValueError("should be a number above 0, or two such as 1-3, the lesser first")
         return text
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_a_part_of_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("should be a whole number, or a part of one GPU such as 0.5")
+        return value
+
     @field_validator("batch")
     @classmethod
     def _not_tiny(cls, value: int) -> int:
@@ -465,6 +473,11 @@ class ModelSettings(_Section):
             raise ValueError("engines: needs source, the model that they run")
         if self.gpus and not self.engines:
             raise ValueError("gpus: needs engines, which run in a cluster")
+        if self.engines and (self.idle_unload or not self.warm):
+            raise ValueError(
+                "warm and idle_unload: are for a model on this machine: with engines, write "
+                'engines = "0-3" and cluster.idle, so that none runs while nobody asks'
+            )
         return self
 
     @property

@@ -39,6 +39,14 @@ def test_with_one_gateway_nobody_waits_in_an_engine() -> None:
     assert all(engine.most_queued == 0 for engine in run.cluster.engines)
 
 
+def test_gateways_that_are_told_of_each_other_let_fewer_wait_in_engines() -> None:
+    def late(told_every: float | None) -> float:
+        usual = SMALL.usual(0.5)
+        return simulate(SMALL, usual, gateways=3, told_every=told_every).period.queued(95)
+
+    assert late(0.25) < late(None) / 2
+
+
 def test_nobody_starves_beside_a_greedy_key() -> None:
     greedy = Crowd(int(FLOOD * SMALL.all_slots), [GREEDY], 0)
     run = simulate(SMALL, SMALL.usual(0.5), greedy)

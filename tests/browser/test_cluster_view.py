@@ -57,9 +57,10 @@ async def test_a_cluster_that_is_away_is_told_with_its_reason_until_it_is_back(
     gateway: Gateway, link: FakeLink, open_page: OpenPage
 ) -> None:
     page = await open_view(open_page, gateway.url, "Models")
-    link.lose("The head at 10.0.0.1:6379 doesn't answer.")
+    link.lose("The head at 10.0.0.1:6379 doesn't answer: run `reverie cluster head`.")
     notice = page.get_by_role("alert").filter(has_text="The cluster's manager hasn't answered")
-    await expect(notice).to_contain_text("The head at 10.0.0.1:6379 doesn't answer.")
+    await expect(notice).to_contain_text("doesn't answer: run reverie cluster head. Engines go on")
+    await expect(notice.locator("code")).to_have_text("reverie cluster head")
     engines = page.get_by_role("table", name="Engines of m")
     await expect(engines.get_by_role("row").nth(1)).to_contain_text("m/2")
     await expect(row(page, "Engines of m", "m/3")).to_contain_text("loads")

@@ -209,8 +209,11 @@ def test_two_machines_are_a_cluster_after_two_commands_and_leave_nothing_behind(
 
     later = f"{first_port + PORTS + 1}-{first_port + 2 * PORTS}"
     others = f"{first_port + 2 * PORTS + 1}-{first_port + 3 * PORTS - 1}"
-    [problem] = errors(join("--ports", later, **{TOKEN: "of-another-cluster"}))
+    state = tmp_path / "of-a-stranger"
+    stranger = {TOKEN: "of-another-cluster", "XDG_STATE_HOME": str(state)}
+    [problem] = errors(join("--ports", later, **stranger))
     assert "refuses this token" in problem
+    assert not [*state.rglob("membership.json")], "it is no part of the cluster"
 
     open_to_all = tmp_path / "copied"
     open_to_all.write_text(token)

@@ -104,10 +104,10 @@ def test_json_has_all_but_the_engines_keys() -> None:
 def test_tables_say_who_has_what_and_who_lacks_what(capsys: pytest.CaptureFixture[str]) -> None:
     print_view(view(engine(0, "10.0.0.2", leaving=True), draining=True))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "10.0.0.2 drains 1/2 0/0 3.0/8.0 GiB" in lines
-    assert "10.0.0.3 ready 0/2 1/2 0.0/0.0 GiB" in lines
-    assert "m 1 3 1-3 0 7 No room: 2 needed." in lines
-    assert "m/0 10.0.0.2 ready, leaving 8 4096 -" in lines
+    assert "10.0.0.2 draining 1/2 0/0 3.0/8.0 GiB" in lines
+    assert "10.0.0.3 up 0/2 1/2 0.0/0.0 GiB" in lines
+    assert "m 0 3 1-3 0 7 No room: 2 needed." in lines
+    assert "m/0 10.0.0.2 leaving 8 4096 -" in lines
     assert SECRET not in " ".join(lines)
 
 

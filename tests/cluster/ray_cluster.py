@@ -80,8 +80,8 @@ class RayCluster:
         self.token = TOKEN
         self.folder = folder
         self._mark = f"{os.getpid()}-{id(self)}"
-        self._first_port = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
-        self._next_ports = self._first_port
+        self._next_ports = _FIRST_PORT + worker * _MOST_MACHINES * _PORTS_EACH
+        self._taken: list[int] = []
         self._next_address = 2
         self._head_port = self._take_ports()
 
@@ -104,9 +104,9 @@ class RayCluster:
         for _ in range(machines):
             self.add_machine(engines)
 
-    def start_head(self) -> Machine:
+    def start_head(self, *more: str) -> Machine:
         """Start the head; also once more, after its end."""
-        arguments = ("head", "--port", str(self._head_port))
+        arguments = ("head", "--port", str(self._head_port), *more)
         head = self._run("127.0.0.2", *arguments, ports=self._head_port + 1)
         self.machines[:1] = [head]
         return head
@@ -150,7 +150,7 @@ class RayCluster:
             kill(one.pid)
         for machine in self.machines:
             machine.command.wait()
-        for first in range(self._first_port, self._next_ports):
+        for first in self._taken:  # other clusters on this machine have folders beside them
             shutil.rmtree(f"/tmp/reverie-ray-{os.geteuid()}-{first}", ignore_errors=True)
         return left
 
@@ -161,8 +161,8 @@ class RayCluster:
         with log.open("wb") as output:
             command = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "reverie", "cluster", *arguments),
-                    *("--host", address, "--gpus", "0"),
+                    *(sys.executable, "-m", "reverie", "cluster", arguments[0], "--gpus", "0"),
+                    *(*arguments[1:], "--host", address),
                     *("--ports", f"{ports}-{middle}", "--engine-ports", f"{middle + 1}-{last}"),
                 ],
                 env={**self.environ, "XDG_STATE_HOME": str(self.folder / address)},
@@ -185,6 +185,7 @@ class RayCluster:
             first = self._next_ports
             self._next_ports += _PORTS_EACH
             if all(_is_free(port) for port in range(first, first + _PORTS_EACH)):
+                self._taken += (first, first + 1)  # a head's range begins after its own port
                 return first
 
     def _processes(self) -> list[Process]:

@@ -1,4 +1,4 @@
-"""What a gateway's child tells its gateway and the manager. In a cluster: test_actors."""
+"""What a gateway's child tells its gateway and the manager. In a cluster: test_streams."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reverie.cluster.messages import (
     Connected,
     Deploy,
     Disconnected,
+    Loads,
     Report,
     Reported,
     Up,
@@ -40,6 +41,7 @@ class SomeManager:
         self.changed = asyncio.Event()
         self.deployed: list[Deploy] = []
         self.reported: list[Report] = []
+        self.loads = Loads({}, {})
         self.report_blocks = asyncio.Event()
         self.report_blocks.set()
 
@@ -56,10 +58,11 @@ class SomeManager:
         self._answers()
         self.deployed.append(deploy)
 
-    async def report(self, report: Report) -> None:
+    async def report(self, report: Report) -> Loads:
         self._answers()
         self.reported.append(report)
         await self.report_blocks.wait()
+        return self.loads
 
     async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> View:
         while (self.view_now.incarnation, self.view_now.version) == (incarnation, version):
@@ -185,3 +188,23 @@ async def test_a_deploy_reaches_a_manager_that_was_away(following: Following) ->
     assert not following.manager.deployed
     following.manager.set()
     await following.until(lambda: following.manager.deployed == [Deploy("g", [])])
+
+
+async def test_each_report_is_answered_with_what_the_other_gateways_do_while_the_manager_is_there(
+    following: Following,
+) -> None:
+    def heard() -> list[Loads]:
+        return [told for told in following.told if isinstance(told, Loads)]
+
+    following.begin()
+    following.manager.loads = Loads({"u": 3}, {"m": 1})
+    following.inbox.take(report(1))
+    await following.until(lambda: heard() == [Loads({"u": 3}, {"m": 1})])
+    following.manager.set(away=ManagerAway("It is being started again."))
+    following.inbox.take(report(2))
+    await asyncio.sleep(0.02)
+    assert len(heard()) == 1
+    following.manager.set()
+    following.manager.away = None
+    following.inbox.take(report(3))
+    await following.until(lambda: len(heard()) == 2)

@@ -1,4 +1,4 @@
-"""A gateway's link to a cluster that isn't there. To one that is: test_actors."""
+"""A gateway's link to a cluster that isn't there. To one that is: test_streams."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reverie.cluster.demand import Gateway, Gateways, load_of, running_on
-from reverie.cluster.messages import Demand, Report
+from reverie.cluster.messages import Demand, Loads, Report
 from tests.cluster.launcher import wanted
 
 
@@ -55,3 +55,14 @@ def test_a_gateway_holds_an_engine_until_it_has_applied_the_view_and_ends_its_re
     assert gateway.holds("u", "another", 4)
     gateway.running = {"u": 1}
     assert gateway.holds("u", "i", 4)
+
+
+def test_a_gateway_is_told_what_the_others_that_live_run_and_not_what_it_runs_itself() -> None:
+    gateways = Gateways()
+    gateways.report(report("gone", in_flight=9, running={"u": 9}), 0.0)
+    gateways.report(report("a", in_flight=3, running={"u": 3}), 4.0)
+    gateways.report(report("b", in_flight=5, running={"u": 1, "v": 4}), 4.0)
+    gateways.report(report("waits", waiting=1), 4.0)
+    gateways.report(report("idle"), 4.0)
+    assert gateways.others("a", 6.0) == Loads({"u": 1, "v": 4}, {"m": 2})
+    assert gateways.others("idle", 6.0) == Loads({"u": 4, "v": 4}, {"m": 3})

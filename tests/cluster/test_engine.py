@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from reverie.cluster.messages import EngineInfo, EngineSpec
 from reverie.runner.supervisor import Runner
 from reverie.settings import ModelSettings
 from tests.cluster.engines import scripted, text_of
+from tests.models.gguf_file import SMALL
+from tests.models.hub_server import HubServer
 
 StartHost = Callable[..., Awaitable[EngineHost]]
 
@@ -35,6 +37,8 @@ pytestmark = pytest.mark.integration
 def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("REVERIE_HOME", str(tmp_path / "home"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ async def test_answers_whoever_has_its_key_on_its_machines_address(
     pid = pid_of(host)
     await host.stop()
     await host.stop()
-    assert not os.path.lexists(f"/proc/{pid}")
+    assert not exists(f"/proc/{pid}")
     with pytest.raises(aiohttp.ClientConnectorError):
         await ask(info, body=HELLO)
 
@@ -176,13 +180,17 @@ async def test_nobody_finds_the_key_beside_it(
     assert info.key != other_info.key
     runner = host._runner
     assert runner is not None
-    key_file = Path(runner.endpoint.key_file)
-    assert held_in(key_file) == info.key
+    key_file = runner.endpoint.key_file
+    assert held_in(Path(key_file)) == info.key
     told = [*process_of(pid_of(host)), caplog.text, repr(info), repr(host), repr(runner._options)]
     assert info.key not in "".join(told)
     assert not any(info.key in value for value in os.environ.values())
     await host.stop()
-    assert not os.path.lexists(key_file)
+    assert not exists(key_file)
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 def held_in(private: Path) -> str:
@@ -278,6 +286,70 @@ async def test_an_engine_that_is_stopped_at_any_moment_leaves_nothing(
         await asyncio.sleep(moment)
         await host.stop()
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with HubServer(repos={"owner/repo": {"m.gguf": SMALL + bytes(2**20)}}) as hub:
+        hub.use(monkeypatch, tmp_path / "hf")
+        cache = str(tmp_path / "hf" / "hub")  # it looked at the variable when it was imported
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", cache)
+        yield hub
+
+
+async def test_engines_that_start_at_once_fetch_their_model_once(
+    start_host: StartHost, hub: HubServer, tmp_path: Path
+) -> None:
+    spec = scripted(tmp_path, source="hf:owner/repo/m.gguf")
+    hosts = [await start_host(spec) for _ in range(3)]
+    fetching = await until(hosts[0], "fetching")
+    assert fetching.why == "hf:owner/repo/m.gguf is being fetched."
+    for host in hosts:
+        assert (await until(host, "ready")).why == ""
+    assert len(hub.cdn.requests) == 1
+    again = await start_host(spec)
+    await until(again, "ready")
+    assert len(hub.cdn.requests) == 1
+
+
+async def test_an_engine_whose_model_can_not_be_fetched_says_why(
+    start_host: StartHost, hub: HubServer, tmp_path: Path
+) -> None:
+    host = await start_host(scripted(tmp_path, source="hf:owner/repo/other.gguf"))
+    assert (await until(host, "failed")).why == "owner/repo holds no file other.gguf."
+
+
+async def test_an_engine_that_is_stopped_while_its_model_comes_ends_the_download(
+    start_host: StartHost,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(engine, "_PROGRESS", 0)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        go_on.wait(60)
+
+    hub.repos["owner/repo"]["m.gguf"] = SMALL + bytes(30_000_000)
+    hub.cdn.after_bytes = (20_000_000, hold)
+    host = await start_host(scripted(tmp_path, source="hf:owner/repo/m.gguf"))
+    try:
+        assert await asyncio.to_thread(reached.wait, 60)
+        async with asyncio.timeout(10):
+            await host.stop()
+    finally:
+        go_on.set()
+    assert not unfinished(tmp_path / "hf")
+    told = [r.fields for r in caplog.records if r.message == "model is being fetched"]  # type: ignore[attr-defined]
+    assert any(one.get("of", 0) > 30_000_000 for one in told)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.incomplete"))
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -129,6 +129,26 @@ async def test_a_watch_that_hangs_or_breaks_is_asked_anew_and_is_no_death() -> N
 
 
 @virtual
+async def test_an_engine_that_does_not_answer_for_minutes_is_ended() -> None:
+    async with attended() as made:
+        engine = made.start()
+        await until(lambda: engine.ready or made.told[-1:] == ["ready"])
+        process = made.launcher.named("m/0")
+
+        async def silent(seen: int) -> EngineInfo:
+            await asyncio.sleep(10**9)
+            raise AssertionError
+
+        process.watch = silent  # type: ignore[method-assign]
+        process.tell("ready")
+        await asyncio.sleep(150)
+        assert made.ends == []
+        await asyncio.sleep(100)
+        assert made.ends == ["Its process doesn't answer. True"]
+        assert process.stops_asked == 1
+
+
+@virtual
 async def test_engines_run_on_once_nobody_attends_to_them() -> None:
     async with attended() as made:
         made.start()

@@ -60,6 +60,24 @@ async def test_engines_that_die_as_soon_as_they_are_used_are_not_started_without
 
 
 @virtual
+async def test_engines_that_fail_beside_one_that_is_well_are_tried_at_ever_longer_intervals() -> (
+    None
+):
+    async with cluster(machine("10.0.0.1", slots=1)) as made:
+        made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0")
+        made.launcher.all["10.0.0.2"] = machine("10.0.0.2", slots=1)
+        made.launcher.dies_loading["10.0.0.2"] = "its disk is broken"
+        await asyncio.sleep(300)
+        assert 10 <= len(made.launcher.attempts) <= 20
+        made.launcher.dies_loading.clear()
+        await made.until_ready("m/0", "m/1", seconds=40)
+        await asyncio.sleep(12)
+        made.launcher.named("m/1").die()
+        await made.until_ready("m/0", "m/1", seconds=2)
+
+
+@virtual
 async def test_engines_that_never_get_ready_are_tried_at_ever_longer_intervals(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+from reverie.cluster.launcher import Adopted
 from tests.cluster.launcher import cluster, wanted
 from tests.cluster.virtual import until, virtual
 
@@ -44,6 +46,28 @@ async def test_a_new_manager_adopts_the_engines_and_starts_none_beside_them() ->
         assert set(made.launcher.running) == before
         await made.until_ready("m/0")
         assert len(made.launcher.attempts) == 3
+
+
+@virtual
+async def test_a_new_manager_that_is_not_told_what_runs_asks_again_and_starts_nothing() -> None:
+    async with cluster() as made:
+        made.gateway(wanted(bounds="2"))
+        await made.until_ready("m/0", "m/1")
+        before, adopt = set(made.launcher.running), made.launcher.adopt
+        left = 3
+
+        async def adopt_late() -> Sequence[Adopted]:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise TimeoutError
+            return await adopt()
+
+        made.launcher.adopt = adopt_late  # type: ignore[method-assign]
+        await made.another_manager()
+        await until(lambda: made.view.complete, seconds=20)
+        assert set(made.launcher.running) == before
+        assert len(made.launcher.attempts) == 2
 
 
 @virtual

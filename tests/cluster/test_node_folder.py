@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cluster import node_folder as module
-from reverie.cluster.node_folder import node_folder
+from reverie.cluster.node_folder import node_folder, remove_old_logs
 from reverie.errors import ConfigurationError
 
 PORT = 51000
@@ -60,6 +60,24 @@ def test_logs_of_the_last_sessions_are_kept_and_older_ones_removed() -> None:
             "session_3",
             "session_latest",
         }
+
+
+def test_of_the_logs_of_processes_that_ended_the_latest_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KEPT_LOGS", 3)
+    names = [f"worker-abc-01000000-99999{number}.err" for number in range(4)]
+    names += ["python-core-worker-abc_999999.log", "python-core-worker-abc_999999.log.1"]
+    for number, name in enumerate(names):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number, number))
+    others = {f"worker-abc-01000000-{os.getpid()}.out", "raylet.out", "worker_pool.log"}
+    for name in others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "old").mkdir()
+    remove_old_logs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[3:], *others, "old"}
 
 
 def test_the_path_leaves_room_for_rays_sockets(

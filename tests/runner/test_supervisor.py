@@ -111,6 +111,8 @@ async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_makes_no_
     first = runner.pid
     assert first is not None
     os.kill(first, signal.SIGSTOP)
+    while not is_stopped(first):  # until then a thread of it may answer
+        await asyncio.sleep(0.01)
     monkeypatch.setattr("reverie.runner.probe._TIMEOUT", 0.5)
     assert await asyncio.gather(*(runner.check_alive() for _ in range(3))) == [False] * 3
 
@@ -119,6 +121,11 @@ async def test_an_engine_that_hangs_is_replaced_at_once_when_a_request_makes_no_
     assert runner.pid not in (None, first)
     assert await runner.check_alive()
     await wait_gone(first)
+
+
+def is_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 async def test_an_engine_that_was_ready_once_is_always_tried_again(

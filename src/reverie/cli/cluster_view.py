@@ -289,11 +289,10 @@ def print_view(view: View) -> None:
 
 
 def _machine_row(view: View, machine: Machine) -> list[str]:
-    state = "gone" if not machine.alive else "drains" if machine.draining else "ready"
     engines = len(engines_on(view, machine.address))
     return [
         machine.address,
-        state,
+        machine.state,
         f"{engines}/{machine.slots}",
         f"{machine.free_gpus:g}/{machine.gpus:g}",
         f"{machine.free_memory / _GIB:.1f}/{machine.memory / _GIB:.1f} GiB",
@@ -301,7 +300,7 @@ def _machine_row(view: View, machine: Machine) -> list[str]:
 
 
 def _model_row(view: View, model: ModelStatus) -> list[str]:
-    ready = sum(one.model == model.model and one.info.state == "ready" for one in view.engines)
+    ready = sum(one.model == model.model and one.step == "ready" for one in view.engines)
     bounds = f"{model.least}-{model.most}" if model.least != model.most else f"{model.least}"
     counts = (ready, model.wanted, bounds, model.in_flight, model.waiting)
     return [model.model, *map(str, counts), model.why]
@@ -309,11 +308,10 @@ def _model_row(view: View, model: ModelStatus) -> list[str]:
 
 def _engine_row(engine: Engine) -> list[str]:
     info = engine.info
-    state = f"{info.state}, leaving" if engine.leaving else info.state
     return [
         engine.name,
         engine.machine,
-        state,
+        engine.step,
         str(info.slots or ""),
         str(info.context or ""),
         info.why,

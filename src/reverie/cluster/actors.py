@@ -8,6 +8,8 @@ Rule 1: each actor ends itself when its raylet is gone, which doesn't always end
 Rule 2: a call that asks the head blocks as long as the head is away. It is made in a thread.
 
 Rule 3: Ray never restarts an engine, since its address and key change: the manager decides that.
+
+Rule 4: an actor that the manager doesn't count any more is ended. It would keep its machine's room.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import ray
@@ -27,7 +29,7 @@ from ray._private.state import available_resources_per_node
 from ray._private.worker import global_worker
 from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -49,6 +51,7 @@ from reverie.cluster.messages import (
     encode,
 )
 from reverie.cluster.orphans import die_with
+from reverie.cluster.placement import memory_of
 from reverie.cluster.variables import engine_ports, tls_files
 from reverie.log import fields
 from reverie.threads import run_in_daemon_thread
@@ -71,6 +74,7 @@ _UNCERTAIN = 5.0
 """Seconds for which an actor that can't be reached may come back, before it counts as dead."""
 _DEAD_MACHINES = 20
 """Dead machines that are told of."""
+_VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 class About(msgspec.Struct, frozen=True):
@@ -91,6 +95,8 @@ class EngineActor:
             del os.environ["OMP_NUM_THREADS"]
         machine = ray.util.get_node_ip_address()
         self._about = About(name, uid, decode(spec, EngineSpec), machine)
+        if not self._about.spec.gpus:  # Ray lets it see all, and others have been promised them
+            os.environ.update(dict.fromkeys(_VISIBLE_GPUS, ""))
         files = tls_files(os.environ)
         self._host = EngineHost(
             name,
@@ -100,9 +106,7 @@ class EngineActor:
             ports=engine_ports(os.environ),
             tls=None if files is None else EngineTls(*map(Path, files)),
         )
-
-    async def start(self) -> None:
-        await self._host.start()
+        self._starting = background.once("cluster engine's start", self._host.start)
 
     async def about(self) -> bytes:
         return encode(self._about)
@@ -111,7 +115,9 @@ class EngineActor:
         return encode(await self._host.watch(seen))
 
     async def stop(self) -> None:
+        """End its process, too: the head may be away, and is needed for that from outside."""
         await self._host.stop()
+        ray.actor.exit_actor()
 
 
 class ManagerActor:
@@ -131,9 +137,9 @@ class ManagerActor:
         asked = decode(deploy, Deploy)
         self._manager.deploy(asked.gateway, asked.models)
 
-    async def report(self, report: bytes) -> None:
+    async def report(self, report: bytes) -> bytes:
         await self._starting
-        self._manager.report(decode(report, Report))
+        return encode(self._manager.report(decode(report, Report)))
 
     async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> bytes:
         await self._starting
@@ -198,18 +204,24 @@ class RayHandle:
                 now = time.monotonic()
                 lost = now if lost is None else lost
                 if now - lost > _UNCERTAIN:
-                    raise EngineDied(cause(error)) from None
+                    why = cause(error)
+                    break
                 await asyncio.sleep(0.1)
-            except RayError as error:
+            except RayActorError as error:  # nothing of it is left
                 raise EngineDied(cause(error)) from None
+            except RayError as error:
+                why = cause(error)
+                break
             except msgspec.DecodeError:
-                raise EngineDied("It runs another version of Reverie than the manager.") from None
+                why = "It runs another version of Reverie than the manager."
+                break
+        await _end(self._actor)
+        raise EngineDied(why)
 
     async def stop(self) -> None:
         with contextlib.suppress(RayError, TimeoutError):
             await answer(self._actor.stop.remote(), _STOP_DEADLINE)
-        with contextlib.suppress(RayError, TimeoutError):
-            await of_head(lambda: ray.kill(self._actor))
+        await _end(self._actor)
 
 
 class RayLauncher:
@@ -226,7 +238,8 @@ class RayLauncher:
 
     async def start(self, name: str, uid: str, spec: EngineSpec, machine: Machine) -> RayHandle:
         def create() -> Any:
-            options: dict[str, Any] = {"memory": spec.memory} if spec.memory else {}
+            memory = memory_of(spec.gpus, spec.memory)
+            options: dict[str, Any] = {"memory": memory} if memory else {}
             return _Engine.options(
                 name=f"{_ENGINE_PREFIX}{name}:{uid}",  # Ray keeps the name of one that has died
                 namespace=NAMESPACE,
@@ -241,33 +254,25 @@ class RayLauncher:
             ).remote(name, uid, encode(spec))
 
         try:
-            actor = await of_head(create)
+            actor = await _made(create)
         except (RayError, ValueError, TimeoutError) as error:
             raise LaunchFailed(f"Ray can't start an engine: {cause(error)}") from None
-        handle = RayHandle(actor)
         try:
-            await answer(actor.start.remote(), _START_DEADLINE)
-        except BaseException as error:
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
-            if isinstance(error, TimeoutError):
-                raise LaunchFailed(
-                    f"No process for an engine was there on {machine.address} within "
-                    f"{_START_DEADLINE:.0f} s."
-                ) from None
-            if isinstance(error, RayError):
-                raise LaunchFailed(
-                    f"An engine could not be started on {machine.address}: {cause(error)}"
-                ) from None
+            await answer(actor.about.remote(), _START_DEADLINE)
+        except TimeoutError:
+            why = f"No process for an engine was there within {_START_DEADLINE:.0f} s."
+        except RayError as error:
+            why = cause(error)
+        except BaseException:
+            await _end(actor)
             raise
-        return handle
+        else:
+            return RayHandle(actor)
+        await _end(actor)
+        raise LaunchFailed(f"An engine could not be started on {machine.address}: {why}")
 
     async def adopt(self) -> Sequence[Adopted]:
-        try:
-            actors = await of_head(_engine_actors)
-        except (RayError, TimeoutError):
-            return ()
-        found = await asyncio.gather(*map(_adopted, actors))
+        found = await asyncio.gather(*map(_adopted, await of_head(_engine_actors)))
         return [one for one in found if one is not None]
 
     async def remember(self, key: str, value: bytes) -> None:
@@ -277,9 +282,33 @@ class RayLauncher:
             logger.warning("not remembered", extra=fields(key=key, reason=cause(error)))
 
     async def recall(self, key: str) -> bytes | None:
-        with contextlib.suppress(RayError, TimeoutError):
-            return await of_head(lambda: _internal_kv_get(key, namespace=NAMESPACE))
-        return None
+        return await of_head(lambda: _internal_kv_get(key, namespace=NAMESPACE))
+
+
+async def _made(make: Callable[[], Any]) -> Any:
+    """An actor that the head is asked to make. One that comes too late is ended.
+
+    Raises:
+        TimeoutError
+    """
+    making = asyncio.ensure_future(run_in_daemon_thread(make))
+    try:
+        async with asyncio.timeout(_HEAD_DEADLINE):
+            return await asyncio.shield(making)
+    except BaseException:
+        making.add_done_callback(_end_what_came)
+        raise
+
+
+def _end_what_came(making: asyncio.Future[Any]) -> None:
+    if not making.cancelled() and making.exception() is None:
+        background.once("late engine's end", lambda: _end(making.result()))
+
+
+async def _end(actor: Any) -> None:
+    """End an actor's process, whatever it does."""
+    with contextlib.suppress(RayError, TimeoutError):
+        await of_head(lambda: ray.kill(actor))
 
 
 def _engine_actors() -> list[Any]:
@@ -292,11 +321,17 @@ def _engine_actors() -> list[Any]:
 
 
 async def _adopted(actor: Any) -> Adopted | None:
+    async def told() -> bytes:
+        while True:
+            try:
+                return cast(bytes, await actor.about.remote())
+            except ActorUnavailableError:  # it may be alive: the head has just come back
+                await asyncio.sleep(0.1)
+
     try:
-        about = decode(await answer(actor.about.remote(), _ANSWER_DEADLINE), About)
+        about = decode(await answer(told(), _ANSWER_DEADLINE), About)
     except (RayError, TimeoutError, msgspec.DecodeError):
-        with contextlib.suppress(RayError):
-            ray.kill(actor)
+        await _end(actor)
         return None
     return Adopted(about.name, about.uid, about.spec, about.machine, RayHandle(actor))
 

@@ -28,6 +28,7 @@ from reverie.cluster.messages import (
     Deploy,
     Disconnected,
     Down,
+    Loads,
     Report,
     Up,
     View,
@@ -144,7 +145,7 @@ class Manager(Protocol):
     reverie: str
 
     async def deploy(self, deploy: Deploy) -> None: ...
-    async def report(self, report: Report) -> None: ...
+    async def report(self, report: Report) -> Loads: ...
     async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> View: ...
 
 
@@ -211,7 +212,7 @@ class Follower:
         while True:
             report = await self._inbox.next_report()
             with contextlib.suppress(ManagerAway):
-                await self._manager.report(report)
+                self._tell(await self._manager.report(report))
 
     async def _found(self) -> Manager:
         while True:

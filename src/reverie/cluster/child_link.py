@@ -22,6 +22,7 @@ from reverie.cluster.messages import (
     Deploy,
     Disconnected,
     Down,
+    Loads,
     Report,
     Reported,
     Up,
@@ -40,8 +41,9 @@ from reverie.settings import ClusterSettings
 
 logger = logging.getLogger("reverie.cluster")
 
-_SILENCE = 90.0
-"""Seconds without a word after which a child hangs. A start takes 60 at most, and a poll 20."""
+_SILENCE = 150.0
+"""Seconds without a word after which a child hangs. To connect and to find a manager that is made
+just then may take 105, and a poll 30."""
 _BEHIND = 64 * 1024
 """Bytes that a child hasn't read, above which it gets no report: the next one replaces it."""
 _LONGEST_LINE = 256 * 1024 * 1024
@@ -62,6 +64,7 @@ class ChildLink:
     def __init__(self, settings: ClusterSettings, environ: Mapping[str, str] | None = None) -> None:
         self.gateway = f"{socket.gethostname()}-{random_id()[:8]}"
         self.view: View | None = None
+        self.loads: Loads | None = None
         self.connected = False
         self.why = "The cluster has not been reached yet."
         self._settings = settings
@@ -144,6 +147,9 @@ class ChildLink:
     def _hear(self, message: Up) -> None:
         if isinstance(message, Viewed):
             self.view = message.view
+            self._on_change()
+        elif isinstance(message, Loads):
+            self.loads = message
             self._on_change()
         elif isinstance(message, Disconnected):
             self._lost(message.why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reverie.cluster.messages import Demand, Report, Wanted
+from reverie.cluster.messages import Demand, Loads, Report, Wanted
 
 GONE_AFTER = 5.0
 """Seconds without a word of it after which a gateway is gone."""
@@ -60,6 +60,20 @@ class Gateways:
             one.waiting > 0 and not (model in before and before[model].waiting > 0)
             for model, one in report.demand.items()
         )
+
+    def others(self, name: str, now: float) -> Loads:
+        """What all living gateways but this one do."""
+        running: dict[str, int] = {}
+        gateways: dict[str, int] = {}
+        for one in self.living(now):
+            if one.name == name:
+                continue
+            for uid, count in one.running.items():
+                running[uid] = running.get(uid, 0) + count
+            for model, demand in one.demand.items():
+                if demand.in_flight or demand.waiting:
+                    gateways[model] = gateways.get(model, 0) + 1
+        return Loads(running, gateways)
 
     def living(self, now: float) -> list[Gateway]:
         """Those that are there. Forgets those that are long gone."""

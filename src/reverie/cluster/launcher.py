@@ -44,7 +44,8 @@ class Adopted(NamedTuple):
 
 
 class Launcher(Protocol):
-    """Runs engines on machines. Its methods raise nothing but what they name."""
+    """Runs engines on machines. Its methods raise nothing but what they name, except for ``adopt``
+    and ``recall``: a manager can't begin while it doesn't know, and asks again."""
 
     async def machines(self) -> Sequence[Machine]:
         """All machines, with what is free on each. ``draining`` is the manager's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reverie.cluster.messages import Report, View, Wanted
+from reverie.cluster.messages import Loads, Report, View, Wanted
 
 
 class Link(Protocol):
@@ -15,6 +15,8 @@ class Link(Protocol):
     """This gateway's name in its reports."""
     view: View | None
     """The latest that the manager told; None before the first."""
+    loads: Loads | None
+    """What the other gateways do: the latest answer to a report."""
     connected: bool
     """True while the manager answers."""
     why: str
@@ -23,7 +25,8 @@ class Link(Protocol):
     async def start(self, on_change: Callable[[], None]) -> None:
         """Connect, and stay connected; doesn't wait for it.
 
-        ``on_change`` is called, in the event loop, whenever ``view`` or ``connected`` changed.
+        ``on_change`` is called, in the event loop, whenever ``view``, ``loads`` or ``connected``
+        changed.
         """
 
     def deploy(self, models: Sequence[Wanted]) -> None:

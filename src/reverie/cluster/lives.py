@@ -17,6 +17,8 @@ START_DEADLINE = 60.0
 """Seconds within which an engine's process must run."""
 WATCH_DEADLINE = 60.0
 """Seconds after which an engine is asked anew that should have answered after half a minute."""
+UNANSWERED = 3
+"""Times in a row, after which its process hangs, and is ended."""
 STOP_DEADLINE = 60.0
 """Seconds after which an engine that doesn't end is given up."""
 _AGAIN = 1.0
@@ -68,7 +70,7 @@ class Lives:
 
         self._lives[engine] = background.once("cluster engine", live)
 
-    def stop(self, engine: EngineRecord) -> None:
+    def stop(self, engine: EngineRecord, reason: str = "It was stopped.") -> None:
         """End an engine whose process runs. Idempotent."""
         handle = engine.handle
         if engine.stopping or handle is None:
@@ -79,7 +81,7 @@ class Lives:
             with self._watch.step():
                 async with asyncio.timeout(STOP_DEADLINE):
                     await handle.stop()
-            self._ended(engine, End("It was stopped.", True))
+            self._ended(engine, End(reason, True))
 
         task = background.once("cluster engine's stop", stop)
         self._stops.add(task)
@@ -113,7 +115,7 @@ class Lives:
     async def _attend(self, engine: EngineRecord, handle: Handle | None) -> End:
         """Hand on what an engine tells until it is gone."""
         assert handle is not None
-        seen = -1
+        seen, unanswered = -1, 0
         while True:
             try:
                 async with asyncio.timeout(WATCH_DEADLINE):
@@ -121,11 +123,15 @@ class Lives:
             except EngineDied as death:
                 return End(str(death), True)
             except TimeoutError:
+                unanswered += 1
+                if unanswered == UNANSWERED:
+                    self.stop(engine, "Its process doesn't answer.")
                 await asyncio.sleep(_AGAIN)
             except Exception as failure:
                 self._watch.failed(failure)
                 await asyncio.sleep(_AGAIN)
             else:
+                unanswered = 0
                 if info.revision > seen:
                     seen = info.revision
                     self._on_told(engine, info)

@@ -22,6 +22,7 @@ from reverie.cluster.machines import Budget, Machines
 from reverie.cluster.messages import (
     EngineInfo,
     EngineSpec,
+    Loads,
     Machine,
     Report,
     View,
@@ -107,11 +108,16 @@ class Manager:
         self._gateways.deploy(gateway, models, self._clock())
         self._wake_up()
 
-    def report(self, report: Report) -> None:
-        """What runs and waits on a gateway, and which view it has applied."""
-        urgent = self._gateways.report(report, self._clock())
+    def report(self, report: Report) -> Loads:
+        """What runs and waits on a gateway, and which view it has applied.
+
+        Returns what it doesn't know: what the others do.
+        """
+        now = self._clock()
+        urgent = self._gateways.report(report, now)
         if urgent or self._leaving:
             self._wake_up()
+        return self._gateways.others(report.gateway, now)
 
     async def view(
         self, gateway: str, incarnation: str, version: int, timeout: float = 20.0

@@ -81,6 +81,9 @@ class Wanted(Struct, frozen=True):
 
 EngineState: TypeAlias = Literal["fetching", "loading", "ready", "restarting", "failed"]
 """``fetching``: the model's file isn't on that machine yet. ``failed``: for good; ``why`` tells."""
+EngineStep: TypeAlias = EngineState | Literal["leaving"]
+MachineState: TypeAlias = Literal["up", "draining", "lost"]
+"""The words for an engine and a machine wherever people are told of them."""
 
 
 class EngineInfo(Struct, frozen=True):
@@ -127,6 +130,11 @@ class Engine(Struct, frozen=True):
     family: str = ""
     """Of that spec; empty: not told."""
 
+    @property
+    def step(self) -> EngineStep:
+        """Where it is in its life: its state, or that it is leaving."""
+        return "leaving" if self.leaving else self.info.state
+
 
 class ModelStatus(Struct, frozen=True):
     """A model, as the manager sees it."""
@@ -165,6 +173,12 @@ class Machine(Struct, frozen=True):
     memory: int = 0
     free_memory: int = 0
     """Of ``memory``, what no engine there has reserved."""
+
+    @property
+    def state(self) -> MachineState:
+        if not self.alive:
+            return "lost"
+        return "draining" if self.draining else "up"
 
 
 class View(Struct, frozen=True):
@@ -208,6 +222,15 @@ class Report(Struct, frozen=True):
     version: int = 0
 
 
+class Loads(Struct, frozen=True, tag="loads"):
+    """Manager → child → gateway, in answer to each report: what the other gateways do."""
+
+    running: dict[str, int]
+    """Their requests on each engine, by ``uid``, as they last told."""
+    gateways: dict[str, int]
+    """By model: those of them that have requests of it."""
+
+
 # Between a gateway and its child: one message a line, as JSON.
 
 
@@ -245,7 +268,7 @@ class Viewed(Struct, frozen=True, tag="view"):
 
 
 Down: TypeAlias = Deploy | Reported
-Up: TypeAlias = Connected | Disconnected | Viewed
+Up: TypeAlias = Connected | Disconnected | Viewed | Loads
 
 T = TypeVar("T")
 

@@ -5,15 +5,18 @@ It tells its parent what happens by one JSON message a line on standard output.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from reverie.cluster.connection import look_for_place
+from reverie.cluster.node_folder import remove_old_logs
 from reverie.cluster.node_messages import Event, Failed, HeadBack, HeadLost, PartDied, Started
 from reverie.cluster.node_options import NodeOptions
 from reverie.cluster.variables import TlsFiles
@@ -22,6 +25,7 @@ from reverie.runner.guard import die_with_parent
 
 _LOOK_EVERY = 0.5
 _ASK_HEAD_EVERY = 5.0
+_TIDY_EVERY = 600.0
 _NAMES = {"gcs_server": "the head's own process", "raylet": "Ray's process"}
 
 
@@ -55,14 +59,23 @@ def _run(options: NodeOptions, out: BinaryIO) -> None:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         _tell(out, Failed(f"Ray doesn't start on this machine: {why}"))
         sys.exit(1)  # and Ray's own handlers end what has been started
-    _tell(out, Started(os.path.join(options.folder, "session_latest", "logs")))
+    logs = os.path.join(options.folder, "session_latest", "logs")
+    _tell(out, Started(logs))
     if not options.is_head:
         threading.Thread(target=_watch_head, args=(options.head, out), daemon=True).start()
+    threading.Thread(target=_keep_few_logs, args=(Path(logs),), daemon=True).start()
     while not (dead := node.dead_processes()):
         time.sleep(_LOOK_EVERY)
     _tell(out, PartDied(", ".join(_NAMES.get(kind, kind) for kind, _ in dead)))
     node.kill_all_processes(check_alive=False, allow_graceful=False)
     os._exit(1)
+
+
+def _keep_few_logs(logs: Path) -> None:
+    while True:
+        time.sleep(_TIDY_EVERY)
+        with contextlib.suppress(OSError):
+            remove_old_logs(logs)
 
 
 def _watch_head(head: str, out: BinaryIO) -> None:

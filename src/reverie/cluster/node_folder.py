@@ -6,8 +6,10 @@ have 107 bytes at most. The lock also keeps cleaners of temporary files (``tmpfi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +22,10 @@ _MAX_PARENT = 10
 """Bytes. This module adds up to 31, and Ray 66: a session's name, and the socket's."""
 _KEPT = 2
 """Sessions whose logs are kept."""
+_KEPT_LOGS = 600
+"""Logs of processes that have ended which are kept of the session that runs: some three a process.
+Ray keeps all, of an engine that is started again and again, too."""
+_LOG_OF = re.compile(r"(?:worker|python-core-\w+)-.*[-_](\d+)\.(?:log|out|err)(?:\.\d+)?")
 
 
 @contextmanager
@@ -72,3 +78,15 @@ def _remove_old_sessions(folder: Path) -> None:
     sessions.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in sessions[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_old_logs(logs: Path) -> None:
+    """Remove the oldest logs of processes that have ended, if there are too many."""
+    ended = []
+    for path in logs.iterdir():
+        name = _LOG_OF.fullmatch(path.name)
+        if name is not None and not Path(f"/proc/{name[1]}").exists():
+            with contextlib.suppress(FileNotFoundError):
+                ended.append((path.stat().st_mtime, path))
+    for _, path in sorted(ended, reverse=True)[_KEPT_LOGS:]:
+        path.unlink(missing_ok=True)

@@ -60,6 +60,8 @@ class NodeProcess:
                 env=self._environment,
                 start_new_session=True,  # the terminal's Ctrl-C is for this process, which tells it
             )
+            if self._ending:  # the signal came before there was anybody to pass it on to
+                self._process.terminate()
             try:
                 self._follow(self._process, on_event)
             finally:

@@ -10,7 +10,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 import reverie
 from reverie.cluster.actors import answer, cause, manager_actor, of_head
 from reverie.cluster.connection import ManagerAway
-from reverie.cluster.messages import PROTOCOL, Deploy, Report, View, decode, encode
+from reverie.cluster.messages import PROTOCOL, Deploy, Loads, Report, View, decode, encode
 from reverie.errors import ClusterError
 
 _FIRST_ANSWER = 60.0
@@ -52,8 +52,9 @@ class RemoteManager:
     async def deploy(self, deploy: Deploy) -> None:
         await self._ask(lambda actor: actor.deploy.remote(encode(deploy)))
 
-    async def report(self, report: Report) -> None:
-        await self._ask(lambda actor: actor.report.remote(encode(report)))
+    async def report(self, report: Report) -> Loads:
+        data = await self._ask(lambda actor: actor.report.remote(encode(report)))
+        return decode(data, Loads)
 
     async def view(self, gateway: str, incarnation: str, version: int, timeout: float) -> View:
         """The next view after this one, or the same one after ``timeout``."""

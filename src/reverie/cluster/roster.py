@@ -37,6 +37,8 @@ class EngineRecord:
     since: float
     """When its state last changed."""
     digest: str
+    """Of the spec, as ``family`` is: neither is found out anew for each view."""
+    family: str = ""
     handle: Handle | None = None
     """None while it is being started."""
     adopted: bool = False
@@ -54,7 +56,8 @@ class EngineRecord:
     def begin(cls, name: str, uid: str, spec: EngineSpec, machine: str, now: float) -> EngineRecord:
         """One that has told nothing yet."""
         info = EngineInfo(uid, 0, "loading")
-        return cls(name, uid, spec, machine, now, info, since=now, digest=spec.digest)
+        digest, family = spec.digest, spec.family
+        return cls(name, uid, spec, machine, now, info, now, digest, family)
 
     @property
     def number(self) -> int:
@@ -105,7 +108,7 @@ class EngineRecord:
             self.machine,
             self.info,
             leaving=self.leaving is not None,
-            family=self.spec.family,
+            family=self.family,
         )
 
 
@@ -132,6 +135,8 @@ class ModelRecord:
     """Since when no gateway has listed it, though some live."""
     failures: int = 0
     """In a row."""
+    failed_at: float = 0.0
+    """When the last one was."""
     resume: float = 0.0
     """When the next engine may be started."""
     reason: str = ""
@@ -211,14 +216,16 @@ class ModelRecord:
         """Count an engine that never got ready, or not for long. The first of the latter is
         replaced at once: it may have been killed."""
         self.failures += 1
+        self.failed_at = now
         self.resume = now + pause_after(self.failures - engine.was_ready)
         self.reason = f"Its engine failed on {engine.machine}: {reason}"
         self.avoid[engine.machine] = now + AVOIDED_FOR
 
     def recover(self, now: float) -> None:
-        """Forget failures once an engine lasts."""
+        """Forget failures once an engine lasts that got ready after them."""
         if self.failures and any(
-            one.digest == self.digest and one.lasts(now) for one in self.engines.values()
+            one.digest == self.digest and one.lasts(now) and one.since > self.failed_at
+            for one in self.engines.values()
         ):
             self.failures, self.resume, self.reason = 0, 0.0, ""
 

@@ -106,9 +106,10 @@ class TlsFront:
 
     def stop(self) -> None:
         """Take no more connections, and break off those there are. Idempotent."""
-        self._listener.close()
         if self._server is not None:
-            self._server.close()
+            self._server.close()  # and its listener
+        else:
+            self._listener.close()
         for client in tuple(self._clients):
             client.abort()
 
@@ -156,11 +157,12 @@ class _Client(_Side):
         self._clients = clients
         self._early = bytearray()
         self._gone = False
+        self._reaching: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._clients.add(self)
-        background.once("engine connection", self._reach)
+        self._reaching = background.once("engine connection", self._reach)
 
     async def _reach(self) -> None:
         loop = asyncio.get_running_loop()

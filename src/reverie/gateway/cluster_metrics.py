@@ -12,8 +12,6 @@ from reverie.cluster.messages import View
 from reverie.gateway.cluster_view import (
     ENGINE_STEPS,
     MACHINE_STATES,
-    machine_state,
-    step_of,
 )
 from reverie.gateway.serving.cluster import Cluster
 
@@ -49,7 +47,7 @@ def _of(view: View) -> Iterable[Metric]:
     machines = GaugeMetricFamily(
         "reverie_cluster_machines", "Machines, by how they stand.", labels=["state"]
     )
-    standing = Counter(map(machine_state, view.machines))
+    standing = Counter(machine.state for machine in view.machines)
     for state in MACHINE_STATES:
         machines.add_metric([state], standing[state])
     engines = GaugeMetricFamily(
@@ -65,7 +63,7 @@ def _of(view: View) -> Iterable[Metric]:
         "1 while a model has fewer engines than are wanted, and more than time is missing.",
         labels=["model"],
     )
-    steps = Counter((engine.model, step_of(engine)) for engine in view.engines)
+    steps = Counter((engine.model, engine.step) for engine in view.engines)
     for model in view.models:
         wanted.add_metric([model.model], model.wanted)
         short.add_metric([model.model], int(bool(model.why)))

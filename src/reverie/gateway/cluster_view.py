@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, get_args
 
-from reverie.cluster.messages import Engine, EngineState, Machine, ModelStatus
+from reverie.cluster.messages import (
+    Engine,
+    EngineState,
+    EngineStep,
+    Machine,
+    MachineState,
+    ModelStatus,
+)
 from reverie.gateway.serving.cluster import Cluster
 from reverie.text import without_folders
 from reverie.times import format_moment
@@ -17,7 +24,7 @@ DescribeCluster: TypeAlias = Callable[[int | None], dict[str, Any] | None]
 T = TypeVar("T")
 
 ENGINE_STEPS = (*get_args(EngineState), "leaving")
-MACHINE_STATES = ("up", "draining", "lost")
+MACHINE_STATES = get_args(MachineState)
 
 _LONGEST = 500
 """Characters of a reason that are shown."""
@@ -34,10 +41,10 @@ def describe_cluster(cluster: Cluster, most: int | None = None) -> dict[str, Any
     engines = sorted(view.engines if view else (), key=_by_name)
     machines = sorted(view.machines if view else (), key=lambda machine: machine.address)
     models = sorted(view.models if view else (), key=lambda model: model.model)
-    steps = Counter((engine.model, step_of(engine)) for engine in engines)
+    steps = Counter((engine.model, engine.step) for engine in engines)
     of_machine = Counter(engine.machine for engine in engines)
-    engines_listed = _first(engines, most, lambda engine: step_of(engine) == "ready")
-    machines_listed = _first(machines, most, lambda machine: machine_state(machine) == "up")
+    engines_listed = _first(engines, most, lambda engine: engine.step == "ready")
+    machines_listed = _first(machines, most, lambda machine: machine.state == "up")
     return {
         "connected": link.connected,
         "since": format_moment(int(cluster.since * 1000)),
@@ -58,18 +65,6 @@ def _first(all: list[T], most: int | None, well: Callable[[T], bool]) -> list[T]
     return all if most is None or len(all) <= most else sorted(all, key=well)[:most]
 
 
-def step_of(engine: Engine) -> str:
-    """Where an engine is in its life, of ``ENGINE_STEPS``: its state, or that it is leaving."""
-    return "leaving" if engine.leaving else engine.info.state
-
-
-def machine_state(machine: Machine) -> str:
-    """How a machine stands, of ``MACHINE_STATES``."""
-    if not machine.alive:
-        return "lost"
-    return "draining" if machine.draining else "up"
-
-
 def _machine(machine: Machine, engines: int) -> dict[str, Any]:
     return {
         "address": machine.address,
@@ -85,8 +80,8 @@ def _machine(machine: Machine, engines: int) -> dict[str, Any]:
     }
 
 
-def _model(model: ModelStatus, steps: Counter[tuple[str, str]]) -> dict[str, Any]:
-    def count(*names: str) -> int:
+def _model(model: ModelStatus, steps: Counter[tuple[str, EngineStep]]) -> dict[str, Any]:
+    def count(*names: EngineStep) -> int:
         return sum(steps[model.model, name] for name in names)
 
     return {

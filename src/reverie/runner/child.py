@@ -24,7 +24,6 @@ from reverie.runner.options import (
     XLLAMACPP,
     EngineOptions,
 )
-from reverie.runner.port import can_listen
 
 _VERBOSITY = 2
 """Warnings and errors. 3 adds several lines a request; more would print prompts."""
@@ -91,6 +90,8 @@ def _load(options: EngineOptions) -> Any:
 
 def _make_way(endpoint: Endpoint) -> None:
     """Let it try again where it failed to start, unless the failure is its port's."""
+    from reverie.runner.port import can_listen  # slow, and rarely needed
+
     if endpoint.port == 0:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(endpoint.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 from typing import Any
@@ -64,7 +65,10 @@ async def count() -> int:
     """The GPUs that this process may use."""
     found = len(await _query(("index",)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([one for one in visible.split(",") if one]))
+    if visible is None:
+        return found
+    named = itertools.takewhile(lambda one: one and one != "-1", visible.split(","))  # as CUDA does
+    return min(found, len(list(named)))
 
 
 async def _query(columns: tuple[str, ...]) -> list[dict[str, str]]:

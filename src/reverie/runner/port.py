@@ -1,7 +1,4 @@
-"""A port that one engine of this machine has to itself, also while it is started again.
-
-Rule: the child imports this before the engine, so this imports nothing slow.
-"""
+"""A port that one engine of this machine has to itself, also while it is started again."""
 
 from __future__ import annotations
 

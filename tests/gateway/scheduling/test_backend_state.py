@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reverie.backends.base import Health
 from reverie.errors import BackendError, BackendTimeout, Overloaded, RefusedByBackend
@@ -306,3 +308,32 @@ def test_a_request_that_must_be_alone_waits_for_the_others_and_holds_them_off() 
     assert not state.has_room(1)
     state.give_back(alone)
     assert state.has_room(1)
+
+
+@given(
+    slots=st.integers(1, 16),
+    gateways=st.integers(1, 20),
+    elsewhere=st.integers(0, 100),
+    in_flight=st.integers(0, 20),
+)
+def test_what_others_run_leaves_a_gateway_its_part_of_the_slots_and_no_more_than_all_of_them(
+    slots: int, gateways: int, elsewhere: int, in_flight: int
+) -> None:
+    state = BackendState("m", FakeBackend("a", slots), lambda: 0.0)
+    state.elsewhere, state.gateways = elsewhere, gateways
+    for _ in range(in_flight):
+        state.take(1)
+    if in_flight < slots / gateways:
+        assert state.has_room(1)
+    if state.has_room(1):
+        assert in_flight < slots
+        assert in_flight + elsewhere < slots or in_flight < slots / gateways
+    assert state.has_free_slot() == (in_flight + elsewhere < slots)
+
+
+def test_a_request_that_must_be_alone_finds_no_free_slot_beside_those_of_others() -> None:
+    state = BackendState("m", FakeBackend("a", slots=4), lambda: 0.0)
+    assert state.has_free_slot(alone=True)
+    state.elsewhere = 1
+    assert state.has_free_slot()
+    assert not state.has_free_slot(alone=True)

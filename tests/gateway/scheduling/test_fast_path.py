@@ -55,6 +55,10 @@ class Twin:
             lease.release()
         elif kind < 0.96:
             self.now += SILENCE
+        elif kind < 0.97:
+            for state in self.pool.states:
+                state.gateways, state.elsewhere = 2, chance.choice([0, 0, 1, 2, 4])
+            self.pool.wake()
         elif kind < 0.985:
             backend = chance.choice(self.backends)
             backend.health = Health(chance.random() < 0.9, self.now)
@@ -155,3 +159,26 @@ async def test_the_largest_context_counts_whether_all_are_healthy_or_not() -> No
     lease.release()
     await pool.acquire(slot_request(affinity=CONVERSATIONS[0]))
     assert pool.within_context(500) == 500
+
+
+async def test_among_many_a_conversation_stays_at_home_though_other_gateways_are_busy() -> None:
+    pool = Pool("m", [FakeBackend(f"b{n}", 8) for n in range(40)], queue_size=1, queue_timeout=5)
+    for conversation in CONVERSATIONS:
+        for state in pool.states:
+            state.elsewhere = 0
+        pool.wake()
+        with await pool.acquire(slot_request(affinity=conversation)) as before:
+            for state in pool.states:
+                state.gateways, state.elsewhere = 2, 4
+            pool.wake()
+            with await pool.acquire(slot_request(affinity=conversation)) as after:
+                assert after.backend is before.backend
+
+
+async def test_it_is_full_where_others_leave_no_slot() -> None:
+    pool = Pool("m", [FakeBackend("a", 4)], queue_size=1, queue_timeout=5)
+    [state] = pool.states
+    state.gateways, state.elsewhere = 4, 3
+    pool.wake()
+    await pool.acquire(slot_request())
+    assert pool.fast.is_full_for(slot_request())

@@ -281,3 +281,49 @@ async def test_whoever_waits_for_room_gets_it_once_a_request_turns_out_to_be_sma
         (await waiting).release()
     lease.resize(10)  # too late to matter
     assert backends.states[0].tokens == 0
+
+
+async def test_who_waits_is_served_as_soon_as_others_are_known_to_have_left_a_slot() -> None:
+    shared = pool(FakeBackend("a", 4))
+    [state] = shared.states
+    state.elsewhere, state.gateways = 2, 4
+    slots = [await shared.acquire(slot_request()) for _ in range(2)]
+    waiting = await queued(shared, 2)
+    assert shared.waiting == 2
+    state.elsewhere = 1
+    shared.wake()
+    await asyncio.sleep(0)
+    assert [task.done() for task in waiting] == [True, False]
+    slots[0].release()
+    await asyncio.sleep(0)
+    assert waiting[1].done()  # its own slot comes free: nobody need tell
+    await end(waiting)
+
+
+@pytest.mark.parametrize("gateways", [2, 3, 5])
+async def test_no_gateway_that_waits_gets_less_than_its_part_however_busy_others_are(
+    gateways: int,
+) -> None:
+    backends = [FakeBackend("a", 8), FakeBackend("b", 8)]
+    pools = [pool(*backends, queue_size=99) for _ in range(gateways)]
+    waiting = [await queued(one, 30) for one in pools]  # the first takes all, as far as it knows
+    chance = random.Random(gateways)
+    running = [[task for task in tasks if task.done()] for tasks in waiting]
+    for _ in range(200):
+        told = [[state.in_flight for state in one.states] for one in pools]
+        for one in pools:
+            for number, state in enumerate(one.states):
+                state.gateways = gateways
+                state.elsewhere = (
+                    sum(load[number] for load in told) - told[pools.index(one)][number]
+                )
+            one.wake()
+        await asyncio.sleep(0)
+        for mine, one, tasks in zip(running, pools, waiting, strict=True):
+            mine[:] = [task for task in tasks if task.done() and not task.result()._released]
+            assert all(state.in_flight >= 8 // gateways for state in one.states)
+            chance.choice(mine).result().release()
+            tasks += await queued(one)
+    assert sum(one.in_flight for one in pools) <= 16 + 2 * gateways  # they share, and crowd little
+    for tasks in waiting:
+        await end(tasks)

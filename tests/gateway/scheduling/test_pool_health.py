@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from reverie.backends.base import Health
 from reverie.errors import (
     BackendError,
     BackendTimeout,
@@ -24,7 +26,7 @@ from reverie.gateway.scheduling.backend_state import (
     SLOW_PROBES,
 )
 from tests.gateway.scheduling.fake_backend import FakeBackend, slot_request
-from tests.gateway.scheduling.pools import PoolOnClock, pool, queued
+from tests.gateway.scheduling.pools import PoolOnClock, end, pool, queued
 
 
 async def test_a_backend_that_failed_is_avoided_for_a_while_but_not_left_out() -> None:
@@ -65,6 +67,20 @@ async def test_the_queue_learns_that_a_trial_went_well() -> None:
     trial.succeeded()
     trial.release()
     assert (await asyncio.wait_for(waiting, 1)).backend is bad
+
+
+async def test_the_queue_learns_of_a_trials_first_token_and_does_not_wait_for_its_end() -> None:
+    bad, good = FakeBackend("bad", 3), FakeBackend("good", 1)
+    clocked = PoolOnClock(bad, good)
+    await clocked.open(bad)
+    await clocked.pool.acquire(slot_request())
+    clocked.now += LONGEST_WAIT
+    trial = await clocked.pool.acquire(slot_request())
+    waiting = await queued(clocked.pool, 3)
+    trial.on_batch()
+    done, left = await asyncio.wait(waiting, timeout=0.05)
+    assert [task.result().backend.name for task in done] == ["bad", "bad"]
+    await end(list(left))
 
 
 async def test_when_all_backends_fail_requests_are_refused_at_once_and_told_when_to_come() -> None:
@@ -337,11 +353,10 @@ async def test_a_backend_whose_connection_broke_is_used_again_once_it_shows_life
         clocked.probe(one, good=True)
     elif sign == "output":
         beside.on_batch()
-        clocked.pool.wake()
     else:
         clocked.now += FAILURE_COOLDOWN
         clocked.pool.wake()
-    assert (await waiting).backend is one
+    assert (await asyncio.wait_for(waiting, 1)).backend is one
 
 
 async def test_a_backend_whose_connection_broke_is_used_where_no_other_is_left() -> None:
@@ -365,3 +380,55 @@ async def test_an_engine_that_restarts_by_itself_is_used_as_soon_as_it_says_that
     held = await clocked.pool.acquire(slot_request(excluded={"own"}))
     assert await clocked.end(None) == "own"
     held.release()
+
+
+async def test_a_probe_that_finds_nothing_new_lets_nobody_be_looked_at() -> None:
+    probed, other = FakeBackend("probed"), FakeBackend("other")
+    shared = pool(probed, other)
+    looks = 0
+    wake = shared.wake
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        wake()
+
+    shared.wake = look  # type: ignore[method-assign]
+
+    def news(**more: Any) -> bool:
+        before = looks
+        for name, value in more.items():
+            setattr(probed, name, value)
+        shared.backend_changed(probed)
+        return looks > before
+
+    def probe(*, ok: bool = True) -> Health:
+        return Health(ok, checked_at=0.0, error_code="" if ok else "backend_error")
+
+    assert news(health=probe())  # the first of all
+    assert not any(news(health=probe()) for _ in range(3))
+    assert news(health=probe(ok=False))
+    assert not news(health=probe(ok=False))
+    assert news(health=probe())
+    changes = {"slots": 2, "capacity": 9, "context": 8, "weight": 2.0, "ready": False}
+    for name, value in changes.items():
+        assert news(health=probe(), **{name: value})
+        assert not news(health=probe())
+    shared.backend_changed(FakeBackend("probed", slots=7))  # its predecessor, which was removed
+    assert not news()
+
+
+async def test_whoever_waits_for_backends_that_are_down_has_each_probed_again() -> None:
+    first, second = FakeBackend("first"), FakeBackend("second")
+    clocked = PoolOnClock(first, second)
+    for backend in (first, second):
+        clocked.probe(backend, good=False)
+    (waiting,) = await queued(clocked.pool, resuming=True)
+    for _ in range(3):
+        asked = first.wanted_probes
+        first.health = Health(ok=False, checked_at=0.0, error_code="backend_error")
+        clocked.pool.backend_changed(first)
+        assert first.wanted_probes > asked
+    first.health = Health(ok=True, checked_at=0.0)
+    clocked.pool.backend_changed(first)
+    assert (await asyncio.wait_for(waiting, 1)).backend is first

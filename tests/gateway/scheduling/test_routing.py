@@ -245,3 +245,31 @@ def test_no_more_than_a_part_of_a_long_text_is_read() -> None:
     text = "a" * 50_000 + "b" + "a" * 50_000
     other = "a" * 50_000 + "c" + "a" * 50_000
     assert affinity_of(request(("user", text))) == affinity_of(request(("user", other)))
+
+
+# Beside other gateways ----------------------------------------------------------------------
+
+
+def shared(name: str, *, in_flight: int = 0, elsewhere: int, gateways: int = 2) -> BackendState:
+    made = state(name, in_flight=in_flight)
+    made.elsewhere, made.gateways = elsewhere, gateways
+    return made
+
+
+def test_what_others_run_counts_as_load() -> None:
+    assert chosen(shared("a", elsewhere=5), shared("b", in_flight=4, elsewhere=0)) == "b"
+    assert chosen(shared("a", elsewhere=3), shared("b", in_flight=4, elsewhere=0)) == "a"
+
+
+def test_a_conversation_leaves_a_home_that_others_fill_for_a_free_slot_elsewhere() -> None:
+    for conversation in conversations(20):
+        a, b = shared("a", elsewhere=8), shared("b", in_flight=7, elsewhere=0)
+        assert chosen(a, b, affinity=conversation) == "b"
+        a, b = shared("a", elsewhere=7), shared("b", in_flight=1, elsewhere=0)
+        assert chosen(a, b, affinity=conversation) == "b"  # a is far above the mean
+
+
+def test_where_others_fill_all_one_gets_ones_own_part_and_no_more() -> None:
+    full = shared("a", in_flight=4, elsewhere=8)
+    assert chosen(full, shared("b", in_flight=3, elsewhere=9)) == "b"
+    assert chosen(full, shared("b", in_flight=4, elsewhere=9)) is None

@@ -8,6 +8,7 @@ from typing import Any
 from reverie.cluster.messages import (
     Engine,
     EngineInfo,
+    Loads,
     ModelStatus,
     Report,
     View,
@@ -46,6 +47,7 @@ class FakeLink:
     def __init__(self) -> None:
         self.gateway = "gateway-1"
         self.view: View | None = None
+        self.loads: Loads | None = None
         self.connected = False
         self.why = ""
         self.deployed: list[Sequence[Wanted]] = []
@@ -102,6 +104,11 @@ class FakeLink:
         self.view = view
         self._on_change()
         return view
+
+    def tell_loads(self, loads: Loads) -> None:
+        """The manager tells what other gateways do."""
+        self.loads = loads
+        self._on_change()
 
     def lose(self, why: str) -> None:
         self.connected, self.why = False, why

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reverie.cluster.messages import ModelStatus
+from reverie.cluster.messages import Loads, ModelStatus
 from reverie.gateway.serving import cluster
 from reverie.testing import Script, ScriptedEngine
 from tests.gateway.serving.fake_link import CLUSTER, FakeLink, member
@@ -82,8 +82,9 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     monkeypatch.setattr(cluster, "BUSY_INTERVAL", 60.0)
     monkeypatch.setattr(cluster, "IDLE_INTERVAL", 60.0)
     gateway = await start("0-2")
-    link.show()
+    view = link.show()
     await gateway.until(lambda: gateway.app.models.default.state == "cold")
+    await gateway.until(lambda: link.reports[-1].version == view.version)  # none is due by now
     assert (await gateway.get("/readyz"))[0] == 200  # it is loaded for whoever asks
     waited = asyncio.Event()
     link.on_report = lambda report: waited.set() if report.demand["m"].waiting else None
@@ -105,6 +106,33 @@ async def test_a_request_waits_for_the_first_engine_and_is_reported_at_once(
     await gateway.until(lambda: gateway.pool().waiting == 1)
     link.show(member(engines[1], 0, uid="new"))
     assert await again == TEXT
+
+
+async def test_a_wait_is_reported_at_once_though_other_requests_run_already(
+    start: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "BUSY_INTERVAL", 60.0)
+    monkeypatch.setattr(cluster, "IDLE_INTERVAL", 60.0)
+    engines[0].script = Script(tokens=WORDS, stall_after=3)
+    gateway = await start()
+    link.show(member(engines[0], slots=1))
+    await gateway.until(lambda: len(names(gateway)) == 1)
+    running = streams(gateway, 1)
+    link.show(member(engines[0], slots=1), member("", 1, state="loading"))
+    await gateway.until(lambda: engines[0].stalled == 1)
+    await gateway.until(lambda: gateway.app.registry.cluster._busy)
+    await asyncio.sleep(0.2)  # whatever was to be reported of the first has been
+    waited = asyncio.Event()
+    link.on_report = lambda report: waited.set() if report.demand["m"].waiting else None
+    waiting = streams(gateway, 1)
+    async with asyncio.timeout(5):
+        await waited.wait()
+    engines[0].script = SLOW
+    engines[0].resume()
+    assert await asyncio.gather(*running, *waiting) == [TEXT, TEXT]
 
 
 async def test_who_waits_in_vain_is_told_why_and_when_to_come_again(
@@ -478,3 +506,65 @@ async def test_a_hundred_streams_survive_engines_that_die_again_and_again(
         show(0, 1, 2)
     assert [await task for task in running] == [TEXT] * 100
     assert sum(engine.died for engine in engines) > 10
+
+
+async def test_those_who_wait_get_what_an_engine_has_room_for_once_gateways_are_fewer(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    engines[0].script = Script(tokens=WORDS, stall_after=3)
+    gateway = await start()
+    link.show(member(engines[0], kv_tokens=16384, context=2048), gateways=8)
+    await gateway.until(lambda: bool(names(gateway)))
+    large = {"messages": [{"role": "user", "content": "word " * 900}]}
+    running = [asyncio.create_task(stream(gateway, **large)) for _ in range(3)]
+    await gateway.until(lambda: gateway.pool().waiting == 2)
+    link.show(member(engines[0], kv_tokens=16384, context=2048), gateways=1)
+    await gateway.until(lambda: engines[0].stalled == 3)
+    engines[0].resume()
+    assert [await task for task in running] == [TEXT] * 3
+
+
+async def test_a_view_of_many_engines_is_one_look_at_all_of_them(
+    start: StartGateway, link: FakeLink, engines: list[ScriptedEngine]
+) -> None:
+    gateway = await start()
+    pool, looks = gateway.pool(), 0
+    serve = pool._serve_queue
+
+    def look() -> float:
+        nonlocal looks
+        looks += 1
+        return serve()
+
+    pool._serve_queue = look  # type: ignore[method-assign]
+    for gateways in (1, 2):
+        view = link.show(
+            *(member(engines[0], number, kv_tokens=16384) for number in range(50)),
+            gateways=gateways,
+        )
+        await gateway.until(lambda view=view: link.reports[-1].version == view.version)
+        assert len(pool.states) == 50
+    await gateway.until(lambda: all(one.health is not None for one in pool.backends))
+    assert looks == 2
+
+
+async def test_requests_go_where_other_gateways_leave_slots_until_nothing_is_known_of_them(
+    start: StartGateway,
+    link: FakeLink,
+    engines: list[ScriptedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "IDLE_INTERVAL", 0.02)
+    gateway = await start()
+    link.show(member(engines[0], 0), member(engines[1], 1), gateways=2)
+    await gateway.until(lambda: names(gateway) == ["m/0", "m/1"])
+    link.tell_loads(Loads({"u0": 4, "another": 7}, {"m": 1, "n": 5}))
+    states = gateway.pool().states
+    await gateway.until(lambda: [state.elsewhere for state in states] == [4, 0])
+    assert [state.gateways for state in states] == [2, 2]
+    assert await asyncio.gather(*streams(gateway, 3)) == [TEXT] * 3
+    assert [len(engine.requests) for engine in engines] == [0, 3, 0]
+    link.show(member(engines[0], 0), member(engines[1], 1), member(engines[2], 2, uid="another"))
+    await gateway.until(lambda: [state.elsewhere for state in states] == [4, 0, 7])
+    monkeypatch.setattr(cluster, "_LOADS_LAST", 0.0)
+    await gateway.until(lambda: [state.elsewhere for state in states] == [0, 0, 0])

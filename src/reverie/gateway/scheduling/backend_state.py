@@ -26,7 +26,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal, NamedTuple
 
 from reverie.backends.base import Backend, Health
@@ -125,6 +125,10 @@ class BackendState:
         self.in_flight = 0
         self.tokens = 0
         """What those in flight may come to."""
+        self.elsewhere = 0
+        """Requests that other gateways had there when they last told."""
+        self.gateways = 1
+        """Those that send requests there, this one included."""
         self.speed = Speed()
         self.failures = 0
         """Failures since the last whole answer."""
@@ -162,6 +166,7 @@ class BackendState:
         self._busy_since = -math.inf
         self._slow_probes = 0
         self._probe: Health | None = None
+        self._known: Hashable = None
 
     # What runs there -------------------------------------------------------------------------
 
@@ -181,9 +186,21 @@ class BackendState:
             return False
         if self.in_flight == 0:
             return True
-        if self.in_flight >= self.backend.slots or alone or self._has_loner:
+        if self.in_flight >= self.limit or alone or self._has_loner:
             return False
         return self.backend.capacity is None or self.tokens + tokens <= self.backend.capacity
+
+    @property
+    def limit(self) -> int:
+        """Requests that it may get from here: what others leave, and this gateway's part in any
+        case. There a request may have to wait until one of theirs ends."""
+        slots = self.backend.slots
+        return max(slots - self.elsewhere, -(-slots // self.gateways))
+
+    def has_free_slot(self, *, alone: bool = False) -> bool:
+        """True if one more request need not wait for another gateway's, as far as is known."""
+        need = self.backend.slots if alone and self.elsewhere else 1
+        return self.in_flight + self.elsewhere + need <= self.backend.slots
 
     @property
     def used(self) -> tuple[int, int]:
@@ -340,7 +357,7 @@ class BackendState:
     def on_output(self) -> None:
         """Note a piece of an answer."""
         now = self._clock()
-        if now - self._last_output > SILENCE and self.silent:
+        if now < self._lost_until or (now - self._last_output > SILENCE and self.silent):
             self.on_trouble()
         self._last_output = now
         self._lost_until = -math.inf
@@ -406,6 +423,19 @@ class BackendState:
                 self._wait_ends = now
             self._down_until = now + LONGEST_WAIT
             self._apply("probe_failed")
+
+    def note_change(self) -> bool:
+        """Note what its backend says of itself now, and its latest probe.
+
+        Returns:
+            True if that may change which requests it gets while none waits.
+        """
+        before, it = (self.healthy, self.admits), self.backend
+        self.apply_probe()
+        known = it.ready, it.failure, it.slots, it.weight, it.capacity, it.context, it.checked_by
+        changed = known != self._known or (self.healthy, self.admits) != before
+        self._known = known
+        return changed
 
     @property
     def _wait_is_over(self) -> bool:

@@ -45,7 +45,7 @@ class FastPath:
         self._until = -math.inf
         self._sound: list[BackendState] = []
         self._aside: list[BackendState] = []
-        self._slots = 0
+        self._slots = self._elsewhere = 0
         self._capacities: list[float] = []
         self._capacity = 0.0
         self._rendezvous = Rendezvous(())
@@ -100,7 +100,8 @@ class FastPath:
             return state if _takes(state, slot_request) else None
         if slot_request.affinity is not None:
             state = self._preferred_by(slot_request.affinity)
-            within_bound = is_within_bound(state, self._in_flight, self._capacity)
+            in_flight = self._in_flight + self._elsewhere
+            within_bound = is_within_bound(state, in_flight, self._capacity)
             if within_bound and _takes(state, slot_request):
                 return state
         return self._least_loaded_of_some(slot_request)
@@ -108,7 +109,7 @@ class FastPath:
     def takes_next(self, state: BackendState, slot_request: SlotRequest) -> bool:
         """True if a backend, where room came free, takes a request that none had room for."""
         sure = _goes_anywhere(slot_request) and self._is_sure() and state.healthy
-        return sure and _takes(state, slot_request)
+        return sure and _has_room(state, slot_request)
 
     def is_full_for(self, slot_request: SlotRequest) -> bool:
         """True if surely no backend takes a request, nor a smaller one."""
@@ -166,8 +167,9 @@ class FastPath:
         known = [context for context in contexts if context]
         self._context = max(known) if len(known) == len(contexts) else None
         self._aside = aside
-        last_resort = any(state.admits and state.backend.ready for state in aside)
-        self._slots = sys.maxsize if last_resort else sum([s.backend.slots for s in sound])
+        last_resort = any(s.in_service and s.admits and s.backend.ready for s in aside)
+        self._slots = sys.maxsize if last_resort else sum([state.limit for state in sound])
+        self._elsewhere = sum([state.elsewhere for state in sound])
         capacities = [state.capacity for state in sound]
         if capacities != self._capacities or sound != self._sound:
             self._sound, self._capacities, self._capacity = sound, capacities, sum(capacities)
@@ -181,5 +183,10 @@ def _goes_anywhere(slot_request: SlotRequest) -> bool:
 
 
 def _takes(state: BackendState, slot_request: SlotRequest) -> bool:
+    has_free_slot = state.has_free_slot(alone=slot_request.alone)
+    return has_free_slot and _has_room(state, slot_request)
+
+
+def _has_room(state: BackendState, slot_request: SlotRequest) -> bool:
     has_room = state.has_room(slot_request.tokens, alone=slot_request.alone)
     return has_room and state.backend.ready

@@ -10,7 +10,8 @@ as for an engine that starts, and while all fail.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from reverie.backends.base import Backend
 from reverie.gateway.scheduling import routing
@@ -48,13 +49,30 @@ class Members:
         self.fast = FastPath(self.states, self.examples, clock)
         self._by_name: dict[str, BackendState] = {}
         self._removed: list[BackendState] = []  # those on which requests still run
+        self._is_changing = self._wake_is_due = False
         for backend in backends:
             self._append(BackendState(model, backend, clock))
 
     def wake(self) -> None:
-        """Grant what can be granted. A backend calls this when its readiness changes."""
+        """Grant what can be granted: what is true of the backends has changed."""
+
+    def _on_trouble(self) -> None:
+        """Note that something happened to a backend's health."""
+        self.fast.invalidate()
 
     # Coming and going ------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Generator[None, None, None]:
+        """Wake once for all that changes within the ``with`` block, at its end: that takes time for
+        each backend."""
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+            if self._wake_is_due:
+                self.wake()
 
     def add(self, backend: Backend, machine: str | None = None) -> BackendState:
         """Let requests go to one more backend. Its name is that of no other."""
@@ -62,6 +80,7 @@ class Members:
         assert backend.name not in self._by_name
         state = BackendState(self.model, backend, self.clock)
         state.replaceable, state.machine = True, machine
+        state.note_change()
         self._append(state)
         self.fast.members_changed()
         self.wake()
@@ -104,7 +123,7 @@ class Members:
         return state
 
     def _append(self, state: BackendState) -> None:
-        state.on_trouble = self.fast.invalidate
+        state.on_trouble = self._on_trouble
         self._by_name[state.name] = state
         self.states.append(state)
         self.backends.append(state.backend)

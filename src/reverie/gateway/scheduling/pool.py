@@ -75,6 +75,8 @@ class Pool(Members):
         self._queue: Queue[_Waiter] = Queue()
         self.routes = self._queue.routes
         self._alarm: asyncio.TimerHandle | None = None
+        self._changes_at = math.inf  # by time alone, while anybody waits
+        self._wakes_soon = False
         self.seconds_to_ready: Callable[[], float | None] = lambda: None
         """How long it will probably be until a backend is ready, if that is known."""
         self.not_ready_reason: Callable[[], str] = lambda: "The model is still loading"
@@ -123,16 +125,44 @@ class Pool(Members):
             raise
 
     def wake(self) -> None:
-        """Grant what can be granted. A backend calls this when its readiness changes."""
+        """Grant what can be granted."""
+        self._wake_is_due = self._is_changing
+        if self._is_changing:
+            self.fast.changed()
+            return
+        for state in self.states:
+            state.apply_probe()
         self.fast.changed()
         if (failure := self.failure) is not None:
             for waiter in list(self._queue):
                 self._end(waiter, unservable(failure))
             return
-        for state in self.states:
-            state.apply_probe()
         self._set_alarm(self._serve_queue())
         self.on_change()
+
+    def backend_changed(self, backend: Backend) -> None:
+        """Look again at one backend. It calls this when anything about it may have changed.
+
+        A probe that finds it as sound as before costs nothing, however many others there are.
+        """
+        state = self._by_name.get(backend.name)
+        if state is None or state.backend is not backend:
+            return  # it was removed, or isn't here yet
+        # Whoever waits for one that isn't well may go there now, or has it probed again.
+        if state.note_change() or (self._queue and not state.healthy):
+            self.wake()
+
+    def _on_trouble(self) -> None:
+        super()._on_trouble()
+        if self._queue and not self._wakes_soon:
+            self._wakes_soon = True
+            asyncio.get_running_loop().call_soon(self._wake_if_troubled)
+
+    def _wake_if_troubled(self) -> None:
+        """Once a turn of the event loop, whatever happened to backends within it."""
+        self._wakes_soon = False
+        if self.fast.troubled:
+            self.wake()
 
     def _serve_queue(self) -> float:
         """Grant what can be granted, in the queue's order; end the waits that can't help.
@@ -205,7 +235,12 @@ class Pool(Members):
         """True if the queue's newest may be served, or is the first to wait."""
         # Its turn may come before that of those who are held up.
         leads = self._queue.leads(waiter) and not self.fast.is_full_for(waiter.request)
-        return leads or len(self._queue) == 1 or self.fast.troubled
+        return leads or len(self._queue) == 1 or not self._is_settled
+
+    @property
+    def _is_settled(self) -> bool:
+        """True if nothing has happened to a backend since all were looked at for those who wait."""
+        return not self.fast.troubled and self.clock() < self._changes_at
 
     def _make_room(self, newcomer: _Waiter) -> None:
         """End the newest request of the key that has the most of the queue, by its weight.
@@ -275,7 +310,7 @@ class Pool(Members):
         them for one that is as large.
         """
         smallest = 0.0
-        while not self.fast.troubled and (waiter := self._queue.first()) is not None:
+        while self._is_settled and (waiter := self._queue.first()) is not None:
             request = waiter.request
             if waiter.granted.done():
                 self._queue.remove(waiter)  # cancelled just now
@@ -314,10 +349,11 @@ class Pool(Members):
             self._alarm = None
         if not self._queue:
             return
-        moment = min([next_end, *(state.changes_at for state in self.states)])
-        if moment < math.inf:
+        self._changes_at = min([next_end, *(state.changes_at for state in self.states)])
+        if self._changes_at < math.inf:
             loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(moment - self.clock() + _ALARM_SLACK, self.wake)
+            seconds = self._changes_at - self.clock() + _ALARM_SLACK
+            self._alarm = loop.call_later(seconds, self.wake)
 
     def _full(self) -> Overloaded:
         waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"

@@ -67,10 +67,13 @@ def choose(
     candidates = [state for state in free if state in known]
     if not candidates:
         return least_loaded([s for s in free if not (s.pausing and trusted)], now)
+    candidates = [
+        state for state in candidates if state.has_free_slot(alone=slot_request.alone)
+    ] or candidates
     affinity = slot_request.affinity
     if affinity is not None:
         best = Rendezvous(trusted).home_of(affinity)
-        in_flight = sum([state.in_flight for state in trusted])
+        in_flight = sum([state.in_flight + state.elsewhere for state in trusted])
         capacity = sum([state.capacity for state in trusted])
         if best in candidates and is_within_bound(best, in_flight, capacity):
             return best
@@ -129,10 +132,11 @@ def is_within_bound(state: BackendState, in_flight: int, capacity: float) -> boo
     """True if a conversation may prefer a backend.
 
     Args:
-        in_flight: on all backends that could take it.
+        in_flight: on all backends that could take it, those of other gateways included.
         capacity: of all of these.
     """
-    return state.in_flight <= LOAD_BOUND * in_flight / capacity * state.capacity + 1
+    load = state.in_flight + state.elsewhere
+    return load <= LOAD_BOUND * in_flight / capacity * state.capacity + 1
 
 
 def least_loaded(states: Iterable[BackendState], now: float) -> BackendState | None:
@@ -146,7 +150,7 @@ def least_loaded(states: Iterable[BackendState], now: float) -> BackendState | N
         if seconds is not None and fastest > 0:
             slowness = min(seconds / fastest, SLOWEST)
         # What runs there and one more, as the fastest would count it; an idle one has nothing.
-        load = (slowness * (state.in_flight + 1) - 1) / state.capacity
+        load = (slowness * (state.in_flight + state.elsewhere + 1) - 1) / state.capacity
         return not state.admits, state.in_cooldown, load, seconds is not None
 
     return min(expected, key=rank, default=None)

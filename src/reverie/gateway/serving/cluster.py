@@ -19,7 +19,16 @@ from typing import Protocol
 from reverie.backends.client.connecting import private_tls_context
 from reverie.background import Loop
 from reverie.cluster.link import Link
-from reverie.cluster.messages import Demand, Engine, EngineSpec, ModelStatus, Report, View, Wanted
+from reverie.cluster.messages import (
+    Demand,
+    Engine,
+    EngineSpec,
+    Loads,
+    ModelStatus,
+    Report,
+    View,
+    Wanted,
+)
 from reverie.errors import ConfigurationError, ModelError
 from reverie.gateway.scheduling.pool import Pool
 from reverie.log import fields
@@ -31,12 +40,15 @@ from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.cluster")
 
-BUSY_INTERVAL = 0.5
-"""Seconds between two reports while requests run or wait."""
+BUSY_INTERVAL = 0.25
+"""Seconds between two reports while requests run or wait: so late do others know of them."""
 IDLE_INTERVAL = 2.0
 """Seconds between two reports otherwise."""
 _MIN_INTERVAL = 0.1
 """Seconds between two reports, however much happens."""
+_LOADS_LAST = 5.0
+"""Seconds after which nothing is known of the other gateways any more."""
+_NO_LOADS = Loads({}, {})
 _DIFFERENCE_AFTER = 5.0
 """Seconds for which another configuration of a model must hold before it is told: the manager may
 not have read this one yet."""
@@ -50,6 +62,9 @@ class Participant(Protocol):
 
     async def heed(self, view: View) -> None:
         """Change the pool as a view says."""
+
+    def share(self, loads: Loads) -> None:
+        """Leave to the other gateways what they use."""
 
     def cluster_changed(self) -> None:
         """Look again at what the cluster's state means: it was lost, or found."""
@@ -83,6 +98,8 @@ class Cluster:
         self._reported_at = -IDLE_INTERVAL
         self._heeded: View | None = None  # by all deployments, unless this is stale
         self._stale = False
+        self._loads: Loads | None = None  # the latest that were told, at:
+        self._loads_at = 0.0
         self._was_connected = self._was_unreachable = False
         self._heard = False
         self._statuses: dict[str, ModelStatus] = {}  # of the latest view, by model
@@ -207,6 +224,7 @@ class Cluster:
             view = self.link.view
             if view is not None and (self._stale or view is not self._heeded):
                 await self._heed(view)
+            self._share()
             self._tell_differences()
             now = time.monotonic()
             if now >= self._due:
@@ -225,11 +243,21 @@ class Cluster:
         """Put a view in force."""
         self._stale = False
         for deployment in tuple(self._deployments):
-            await deployment.heed(view)
+            if deployment in self._deployments:  # it may have left while another heeded
+                await deployment.heed(view)
         before, self._heeded = self._heeded, view
         leaving = _leaving(view)
         if leaving and (before is None or leaving - _leaving(before)):
             self._urgent = True  # the manager waits for that
+
+    def _share(self) -> None:
+        """Put in force what the other gateways do. Nobody tells while the manager is away."""
+        now, told = time.monotonic(), self.link.loads
+        if told is not self._loads:
+            self._loads, self._loads_at = told, now
+        known = told is not None and now - self._loads_at < _LOADS_LAST
+        for deployment in self._deployments:
+            deployment.share(told if known and told is not None else _NO_LOADS)
 
     def _report(self, now: float) -> None:
         self._reported_at, self._urgent = now, False

@@ -16,7 +16,7 @@ from functools import partial
 
 from reverie import background
 from reverie.backends.member import MemberBackend
-from reverie.cluster.messages import Engine, EngineSpec, View
+from reverie.cluster.messages import Engine, EngineSpec, Loads, View
 from reverie.errors import ModelError
 from reverie.gateway.scheduling.backend_state import BackendState
 from reverie.gateway.serving.cluster import Cluster
@@ -111,8 +111,14 @@ class ClusterDeployment(Deployment):
 
     async def heed(self, view: View) -> None:
         """Change the pool as a view says."""
+        with self.pool.changing():
+            await self._heed(view)
+        self.cluster_changed()
+
+    async def _heed(self, view: View) -> None:
         known = {name: Known(one.engine, one.incarnation) for name, one in self._members.items()}
         engines = self._cluster.engines_of(self.model.name)
+        self._unusable &= {engine.info.uid for engine in engines}
         found = changes(known, engines, view, self._serves)
         for name in found.gone:
             self._remove(self._members[name])
@@ -127,7 +133,6 @@ class ClusterDeployment(Deployment):
             self._note(member, engine, view)
         for engine in found.joined:
             await self._add(engine, view)
-        self.cluster_changed()
 
     def _serves(self, engine: Engine) -> bool:
         unusable = engine.info.uid in self._unusable
@@ -171,6 +176,7 @@ class ClusterDeployment(Deployment):
             kv_tokens=info.kv_tokens,
             gateways=view.gateways,
         )
+        self.pool.backend_changed(member.backend)
 
     def _remove(self, member: _Member) -> None:
         name = member.engine.name
@@ -191,7 +197,7 @@ class ClusterDeployment(Deployment):
 
     def _member_changed(self, member: _Member) -> None:
         """Judge a member by its latest probe."""
-        self._backend_changed()
+        self._probed(member.backend)
         if member.removed:
             self._judge_removed(member)
         elif member.failed_when_doubted:
@@ -211,6 +217,17 @@ class ClusterDeployment(Deployment):
         every = [*self._members.values(), *self._removed]
         return {one.uid: one.state.in_flight for one in every if one.state.in_flight}
 
+    def share(self, loads: Loads) -> None:
+        """Leave to the other gateways what they use."""
+        gateways = 1 + loads.gateways.get(self.model.name, 0)
+        changed = False
+        for member in self._members.values():
+            state, elsewhere = member.state, loads.running.get(member.uid, 0)
+            changed = changed or (state.elsewhere, state.gateways) != (elsewhere, gateways)
+            state.elsewhere, state.gateways = elsewhere, gateways
+        if changed:
+            self.pool.wake()
+
     async def stop(self) -> None:
         self._cluster.leave(self)
         every = [*self._members.values(), *self._removed]
@@ -227,7 +244,8 @@ class ClusterDeployment(Deployment):
         self._waits = waits
         if begins:
             self._note_wait()
-        self._cluster.demand_changed(urgent=begins)
+        if begins or self.pool.in_flight:  # what others do is no demand
+            self._cluster.demand_changed(urgent=begins)
 
     def cluster_changed(self) -> None:
         """Note that the cluster's view, or the connection to it, has changed."""

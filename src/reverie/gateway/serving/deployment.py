@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, TypeAlias
 
 from reverie import background
@@ -126,7 +127,7 @@ class Deployment:
             await self.on_demand.check()
             return
         for backend in self.pool.backends:
-            await backend.start(self._backend_changed)
+            await backend.start(partial(self._probed, backend))
 
     async def start_if_warm(self) -> None:
         """Start an embedded engine that is to be warm, when its memory is known to be free.
@@ -144,6 +145,11 @@ class Deployment:
 
     def _backend_changed(self) -> None:
         self.pool.wake()
+        self._on_change()
+
+    def _probed(self, backend: Backend) -> None:
+        """Note that a backend has started, or was probed, which mostly changes nothing."""
+        self.pool.backend_changed(backend)
         self._on_change()
 
     def load_for_request(self) -> None:

@@ -4,10 +4,15 @@ import { Meter, Table, bytes, counted, moment, span, whole } from "./parts.js";
 import { html } from "./view.js";
 import { engineInWords, machineInWords } from "./words.js";
 
+/** A sentence of the server, which puts commands between backticks. */
+const withCommands = (sentence) => sentence.split("`")
+  .map((part, at) => (at % 2 ? html`<code>${part}</code>` : part));
+
 /** Says that the cluster's manager doesn't answer, while it doesn't. */
 export const ClusterNotice = ({ cluster }) => html`<p role="alert" class="error">
-  ${cluster && !cluster.connected && `The cluster's manager hasn't answered since
-    ${moment(cluster.since)}. ${cluster.why} Engines go on to answer. What is shown of it is what was known last.`}</p>`;
+  ${cluster && !cluster.connected && html`The cluster's manager hasn't answered since
+    ${" "}${moment(cluster.since)}. ${withCommands(cluster.why)} Engines go on to answer. What is
+    shown of it is what was known last.`}</p>`;
 
 /** The machines, and how many engines each model has and wants. */
 export function Cluster({ cluster: { manager, machines, models, unlisted } }) {
@@ -39,7 +44,7 @@ export function EnginesOf({ name, cluster }) {
     <${Short} model=${model} />
     <${Table} caption=${`Engines of ${name}`} rows=${engines} columns=${ENGINE_COLUMNS}
       keyOf=${(engine) => `${engine.name} ${engine.machine} ${engine.leaving}`}
-      empty=${model.why ? "" : "No engine runs at the moment. A request starts one."} />
+      empty=${model.why || hidden ? "" : "No engine runs at the moment. A request starts one."} />
     <${More} count=${hidden} noun="engine" />
   `;
 }
@@ -50,7 +55,7 @@ const More = ({ count, noun }) => count > 0
 
 /** Why a model has fewer engines than it wants. */
 const Short = ({ model: { model, running, wanted, why } }) => why && html`<p class="error">
-  ${model} has ${whole(running)} of ${counted(wanted, "engine")}: ${why}</p>`;
+  ${model} has ${whole(running)} of ${counted(wanted, "engine")}: ${withCommands(why)}</p>`;
 
 const MACHINE_LOOKS = { up: "ready", draining: "cold", lost: "down" };
 const stateOfMachine = ({ alive, draining }) => (!alive ? "lost" : draining ? "draining" : "up");
@@ -94,7 +99,7 @@ const ENGINE_COLUMNS = [
   { name: "state", label: "State", isWide: true, cell: ({ state, leaving, why }) => {
     const step = leaving ? "leaving" : state;
     return html`<span class=${`badge ${ENGINE_LOOKS[step] ?? "loading"}`}>${engineInWords(step)}
-      </span>${why && html`<br /><span class="hint">${why}</span>`}`;
+      </span>${why && html`<br /><span class="hint">${withCommands(why)}</span>`}`;
   } },
   { name: "memory", label: "Memory, about", isNumber: true,
     cell: ({ memory_bytes }) => bytes(memory_bytes) },
