@@ -344,10 +344,11 @@ async def test_answers_go_on_without_a_head_and_it_keeps_the_engines_when_it_is_
 
 @pytest.fixture(scope="module")
 def real_gateway(one_site: Site) -> Iterator[Gateway]:
-    """A third one, with one model twice: on two machines of the cluster, and on its own.
+    """A third one, with one model twice: on engines of the cluster, and on its own machine.
 
     One slot each: what else runs in the same batch has a part in the model's numbers.
     """
+    one_site.cluster.add_machine()  # two have died
     keys = f'source = "{fetch(DEFAULT_MODEL)}"\nslots = 1\nthreads = 1\ncontext = 1024\n'
     models = f'[[models]]\nname = "there"\nengines = "2"\n{keys}[[models]]\nname = "here"\n{keys}'
     text = configuration(one_site.cluster, models)
