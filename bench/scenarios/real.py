@@ -26,6 +26,7 @@ from reverie.load.figures import percentile, report
 from reverie.load.prompts import Question, bodies
 from reverie.load.run import Load, Plan
 from reverie.models.store import fetch
+from reverie.runner.resources import usable_cores
 from reverie.runner.supervisor import Runner
 from reverie.settings import DEFAULT_MODEL, ModelSettings
 
@@ -123,7 +124,9 @@ def question(text: str) -> Question:
 @asynccontextmanager
 async def engine_alone(model: Path) -> AsyncIterator[Target]:
     """Reverie's engine with its settings, asked on its own socket."""
-    runner = Runner("bench", model, ModelSettings(name="m", source=DEFAULT_MODEL))
+    # It counts cores in a thread, which may have the CPUs of an earlier scenario.
+    settings = ModelSettings(name="m", source=DEFAULT_MODEL, threads=usable_cores())
+    runner = Runner("bench", model, settings)
     await runner.start()
     try:
         await runner.wait_ready(60)
