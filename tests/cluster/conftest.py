@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 
 from tests.cluster.ray_cluster import RayCluster
+
+# At its import Ray changes how the whole process makes a line of its log. Modules here import it.
+_record_factory = logging.getLogRecordFactory()
+with contextlib.suppress(ImportError):
+    import ray  # noqa: F401
+logging.setLogRecordFactory(_record_factory)
 
 
 @pytest.fixture(scope="module")
