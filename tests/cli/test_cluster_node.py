@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -114,8 +115,15 @@ PORTS = 40
 
 
 @pytest.fixture(scope="module")
-def first_port() -> int:
+def first_port() -> Iterator[int]:
     """The first of 120 ports that nothing uses, below those that the kernel gives away."""
+    first = _free_ports()
+    yield first
+    for port in range(first, first + 120):  # of which Ray's folders are named
+        shutil.rmtree(f"/tmp/reverie-ray-{os.geteuid()}-{port}", ignore_errors=True)
+
+
+def _free_ports() -> int:
     for first in range(22000 + os.getpid() % 50 * 120, 32000, 120):
         with ExitStack() as stack:
             try:

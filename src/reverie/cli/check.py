@@ -189,7 +189,7 @@ def _cluster_problems(
     room = sum(machine.slots for machine in living)
     say(
         f"Cluster: {cluster.address}, with Reverie {view.reverie}. "
-        f"Machines: {len(living)}, with room for {room} engines."
+        f"Machines: {len(living)}. Engines that they have room for: {room}."
     )
     return []
 
