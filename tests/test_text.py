@@ -1,10 +1,10 @@
-"""Texts that others wrote."""
+"""Texts that others wrote, and hosts in URLs."""
 
 from __future__ import annotations
 
 import pytest
 
-from reverie.text import printable, require_printable, without_folders
+from reverie.text import in_url, printable, require_printable, without_folders
 
 
 @pytest.mark.parametrize("text", ["a\0", "\x1b[31m", "a\nb", "\u202e", "\ud800"])
@@ -33,3 +33,10 @@ def test_what_is_shown_is_short() -> None:
 )
 def test_paths_lose_their_folders_for_those_elsewhere(text: str, shown: str) -> None:
     assert without_folders(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("host", "written"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("gpu-box", "gpu-box")]
+)
+def test_an_address_of_ipv6_stands_in_brackets_in_a_url(host: str, written: str) -> None:
+    assert in_url(host) == written

@@ -24,6 +24,7 @@ from reverie.ai_models import PIPELINE
 from reverie.errors import ConfigurationError
 from reverie.money import NANO, parse_amount, parse_price
 from reverie.settings import ModelSettings, ServerSettings, Settings
+from reverie.text import in_url
 
 DEFAULT_LABEL = "reverie"
 CURRENCY = "USD"
@@ -131,7 +132,7 @@ def _url(server: ServerSettings, given: str | None, problems: list[str]) -> str:
     if server.port == 0:
         problems.append("--runner-url: is needed, since server.port is 0, any free port")
     host = "127.0.0.1" if server.host in _WILDCARDS else server.host.strip("[]")
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+    return f"http://{in_url(host)}:{server.port}"
 
 
 def _is_target(url: str) -> bool:

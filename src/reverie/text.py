@@ -1,4 +1,4 @@
-"""Untrusted text on its way to a terminal or a log."""
+"""How text is written for others: what isn't trusted for a terminal or a log, and hosts in URLs."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def printable(text: str) -> str:
         for char in text[: _MAX_LENGTH + 1]
     )
     return escaped if len(escaped) <= _MAX_LENGTH else escaped[:_MAX_LENGTH] + "…"
+
+
+def in_url(host: str) -> str:
+    """A host as URLs and ``HOST:PORT`` have it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

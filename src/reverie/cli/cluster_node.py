@@ -13,6 +13,7 @@ import typer
 
 from reverie.errors import ConfigurationError
 from reverie.settings import CLUSTER_PORT, ClusterSettings
+from reverie.text import in_url
 
 if TYPE_CHECKING:
     from reverie.cluster.node_messages import Event
@@ -119,7 +120,7 @@ def head(
         made = make_token(token_file)
     options = _options(
         address,
-        f"{bracketed(address)}:{port}",
+        f"{in_url(address)}:{port}",
         is_head=True,
         engines=engines or 0,
         gpus=gpus,
@@ -158,7 +159,7 @@ def join(
     name, _, port = head_address(where, "HOST").rpartition(":")
     resolved = resolve(name)
     address = own_address(host, resolved)
-    head = f"{bracketed(resolved)}:{port}"
+    head = f"{in_url(resolved)}:{port}"
     options = _options(
         address,
         head,
@@ -199,10 +200,6 @@ def head_address(written: str, option: str) -> str:
         raise typer.BadParameter(
             "write HOST or HOST:PORT, such as 10.0.0.1:6379", param_hint=f"'{option}'"
         ) from None
-
-
-def bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 # Options ----------------------------------------------------------------------------------
@@ -393,7 +390,7 @@ def _say_how_to_join(options: NodeOptions, token_file: Path | None, made: bool) 
         f"Its token is in {where}, and `reverie cluster token{show}` prints it.{fresh}\n\n"
         "On each other machine, with this token in "
         f"{TOKEN_VARIABLE} or the same file:\n"
-        f"  reverie cluster join {bracketed(options.host)}{port}{tls}\n\n"
+        f"  reverie cluster join {in_url(options.host)}{port}{tls}\n\n"
         "In the reverie.toml of each gateway:\n"
         "  [cluster]\n"
         f'  address = "{options.head}"\n{keys}'

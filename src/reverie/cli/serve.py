@@ -36,6 +36,7 @@ from reverie.cli.options import (
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
+from reverie.text import in_url
 
 if TYPE_CHECKING:
     from reverie.workers.messages import Ready
@@ -237,7 +238,7 @@ def _welcome(
     """What is served, where things are, and a request to paste, whose key is a placeholder."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    base = f"http://{in_url(host)}:{port}"
     down = ", ".join(served.down)
     warning = f"\nNo backend of {down} can be reached now: see {base}/health\n" if down else ""
     key = "" if served.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"

@@ -27,6 +27,7 @@ from reverie.models.store import find
 from reverie.runner.port import Port
 from reverie.runner.resources import available_memory
 from reverie.runner.supervisor import Runner, State
+from reverie.text import in_url
 
 __all__ = ["EngineHost", "EngineTls"]
 
@@ -221,8 +222,8 @@ class EngineHost:
         port = runner.endpoint.port if self._tls is None else self._port.number
         if not port:
             return ""
-        host = f"[{self._port.host}]" if ":" in self._port.host else self._port.host
-        return f"{'https' if self._tls else 'http'}://{host}:{port}/v1"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://{in_url(self._port.host)}:{port}/v1"
 
 
 class _Log:

@@ -18,6 +18,7 @@ from reverie.testing.record import Outcome, RecordedRequest, RequestRecord
 from reverie.testing.render import AnswerOptions, Refusal, RenderedAnswer
 from reverie.testing.script import Script
 from reverie.testing.wire import CHUNKED_END, Request, chunk, response_head
+from reverie.text import in_url
 
 _GENERATE = frozenset(
     {"/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions"}
@@ -87,8 +88,7 @@ class ScriptedEngine(RequestRecord):
         the path percent-encoded."""
         if self._socket is not None:
             return f"http+unix://{quote(str(self._socket), safe='')}/v1"
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}/v1"
+        return f"http://{in_url(self._host)}:{self._port}/v1"
 
     @property
     def connections(self) -> int:

@@ -8,6 +8,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from msgspec import Struct
 
+from reverie.text import in_url
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _IN_PATHS = "/%:@!$&'()*+,;=~"
 
@@ -49,7 +51,7 @@ class Address(Struct, frozen=True):
         host = _ascii(parts.hostname)
         default = _DEFAULT_PORTS[parts.scheme]
         port = default if parts.port is None else parts.port
-        name = f"[{host}]" if ":" in host else host
+        name = in_url(host)
         return cls(
             host=host,
             port=port,
