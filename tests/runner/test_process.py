@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from reverie.runner.process import child_environment
+import pytest
+
+from reverie.runner.process import child_environment, how_it_ended
 
 
 def test_the_child_gets_the_variables_that_drivers_need_and_no_others() -> None:
@@ -25,3 +27,10 @@ def test_the_child_gets_the_variables_that_drivers_need_and_no_others() -> None:
 def test_idle_threads_sleep_soon_unless_the_operator_says_otherwise() -> None:
     assert child_environment({})["GOMP_SPINCOUNT"] == "1000"
     assert child_environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("status", "how"), [(0, "status 0"), (3, "status 3"), (-9, "SIGKILL"), (-40, "signal 40")]
+)
+def test_how_a_process_ended_is_told_by_its_status_or_its_signal(status: int, how: str) -> None:
+    assert how_it_ended(status) == how

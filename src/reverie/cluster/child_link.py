@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -36,7 +35,7 @@ from reverie.cluster.variables import TlsFiles, child_variables
 from reverie.errors import ConfigurationError
 from reverie.ids import random_id
 from reverie.log import fields
-from reverie.runner.process import child_environment
+from reverie.runner.process import child_environment, how_it_ended
 from reverie.settings import ClusterSettings
 
 logger = logging.getLogger("reverie.cluster")
@@ -117,7 +116,10 @@ class ChildLink:
             self._child = None
             await _end(child)
         if not hearing.explained:
-            self._lost(_how_it_ended(child))
+            how = how_it_ended(child.returncode or 0)
+            self._lost(
+                f"The process that connects to the cluster ended ({how}), and is started again."
+            )
         return hearing.was_connected
 
     async def _spawn(self, token: str) -> Process:
@@ -217,9 +219,3 @@ async def _end(child: Process) -> None:
     except TimeoutError:
         child.kill()
         await child.wait()
-
-
-def _how_it_ended(child: Process) -> str:
-    status = child.returncode or 0
-    how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-    return f"The process that connects to the cluster ended ({how}), and is started again."

@@ -51,6 +51,20 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return _DEFAULTS | allowed
 
 
+def how_it_ended(status: int) -> str:
+    """``status 1``, or the signal that killed a process, such as ``SIGKILL``.
+
+    Args:
+        status: as ``returncode`` has it, negative for a signal.
+    """
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"
+
+
 def find_engine(engine: str) -> str:
     """``xllamacpp``, or the absolute path of a binary.
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from reverie.runner.logfile import LogFile
 from reverie.runner.options import MODEL_REFUSED, NOT_EXECUTABLE, PORT_TAKEN, EngineOptions
 from reverie.runner.port import Port
 from reverie.runner.probe import LivenessProbe, slot_context, wait_healthy
-from reverie.runner.process import EngineProcess, find_engine
+from reverie.runner.process import EngineProcess, find_engine, how_it_ended
 from reverie.runner.resources import estimate_memory, usable_cores
 from reverie.runner.shape import Shape, shape_of
 from reverie.runner.template import CHATML, teach_tools
@@ -466,16 +465,8 @@ class Runner:
             return (
                 f"The engine {Path(self._options.engine).name} is not a program for this machine."
             )
-        if status < 0:
-            return f"The engine of {self.name} was killed by {_signal_name(-status)}."
-        return f"The engine of {self.name} ended with status {status}."
+        verb = "was killed by" if status < 0 else "ended with"
+        return f"The engine of {self.name} {verb} {how_it_ended(status)}."
 
 
 _LOAD_ERROR = re.compile(r"error loading model: (.+?)\.?$", re.MULTILINE)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ import msgspec
 
 from reverie.background import Loop
 from reverie.gateway.siblings import Answer
+from reverie.runner.process import how_it_ended
 from reverie.workers.channel import Channel, ChannelClosed, Tell
 from reverie.workers.messages import Began, Configuration, decode, encode
 
@@ -76,7 +76,7 @@ class WorkerProcess:
             began = decode(await self.channel.ask("start", encode(configuration())), Began)
         except ChannelClosed:
             status = await self._process.wait()
-            return Began([f"A worker ended at its start, with {_described(status)}."], False)
+            return Began([f"A worker ended at its start, with {how_it_ended(status)}."], False)
         self.started = not began.problems
         return began
 
@@ -87,7 +87,7 @@ class WorkerProcess:
         self.started = False
         if self._reading is not None:
             await self._reading.stop()
-        return _described(status)
+        return how_it_ended(status)
 
     def kill(self) -> None:
         """End it at once."""
@@ -98,12 +98,3 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
-
-
-def _described(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:  # a real-time signal
-        return f"signal {-status}"
