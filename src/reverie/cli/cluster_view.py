@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeVar
 import typer
 
 from reverie.cli.accounts import AsJson, print_json
+from reverie.cli.cluster_lines import counted
 from reverie.cli.cluster_node import TokenFile, head_address, require_ray_here
 from reverie.cli.tables import print_rows
 from reverie.errors import ClusterError, ConfigurationError
@@ -206,10 +207,10 @@ async def empty(manager: Manager, name: str, timeout: float) -> None:
     while left := engines_on(await manager.overview(), address):
         if (now := ", ".join(one.name for one in left)) != told:
             told = now
-            typer.echo(f"{address} has {_count(len(left), 'engine')}: {now}")
+            typer.echo(f"{address} has {counted(len(left), 'engine')}: {now}")
         if time.monotonic() >= end:
             raise ClusterError(
-                f"{address} still has {_count(len(left), 'engine')} after {timeout:g} s: they are "
+                f"{address} still has {counted(len(left), 'engine')} after {timeout:g} s: they are "
                 "finishing answers, or no other machine has room. It gets no new ones; run this "
                 f"again to wait, or `reverie cluster resume {address}`."
             )
@@ -261,7 +262,7 @@ def shown(view: View) -> dict[str, Any]:
 def print_view(view: View) -> None:
     typer.echo(
         f"The manager runs Reverie {view.reverie or 'of an unknown version'}. "
-        f"{_count(view.gateways, 'gateway')} reported in the last seconds."
+        f"{counted(view.gateways, 'gateway')} reported in the last seconds."
     )
     if not view.complete:
         typer.echo("It has just started, and may not know all engines yet.")
@@ -316,7 +317,3 @@ def _engine_row(engine: Engine) -> list[str]:
         str(info.context or ""),
         info.why,
     ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

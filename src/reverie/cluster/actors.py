@@ -50,6 +50,7 @@ from reverie.cluster.messages import (
     decode,
     encode,
 )
+from reverie.cluster.node_options import ENGINE_RESOURCE
 from reverie.cluster.orphans import die_with
 from reverie.cluster.placement import memory_of
 from reverie.cluster.variables import engine_ports, tls_files
@@ -61,13 +62,9 @@ logger = logging.getLogger("reverie.cluster")
 T = TypeVar("T")
 
 _ENGINE_PREFIX = "engine:"
-_SLOT = "reverie"
-"""Ray's resource of which each engine takes one."""
 
 _HEAD_DEADLINE = 10.0
 """Seconds for what the head is asked."""
-_START_DEADLINE = 60.0
-"""Seconds until an actor's process runs, on a machine that is busy."""
 _ANSWER_DEADLINE = 5.0
 _STOP_DEADLINE = 30.0
 _UNCERTAIN = 5.0
@@ -248,7 +245,7 @@ class RayLauncher:
                 max_concurrency=16,
                 num_cpus=0,
                 num_gpus=spec.gpus,
-                resources={_SLOT: 1},
+                resources={ENGINE_RESOURCE: 1},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(machine.id, soft=False),
                 **options,
             ).remote(name, uid, encode(spec))
@@ -258,18 +255,15 @@ class RayLauncher:
         except (RayError, ValueError, TimeoutError) as error:
             raise LaunchFailed(f"Ray can't start an engine: {cause(error)}") from None
         try:
-            await answer(actor.about.remote(), _START_DEADLINE)
-        except TimeoutError:
-            why = f"No process for an engine was there within {_START_DEADLINE:.0f} s."
-        except RayError as error:
-            why = cause(error)
-        except BaseException:
+            await actor.about.remote()
+        except BaseException as error:  # the manager gives it up after a minute
             await _end(actor)
-            raise
-        else:
-            return RayHandle(actor)
-        await _end(actor)
-        raise LaunchFailed(f"An engine could not be started on {machine.address}: {why}")
+            if not isinstance(error, RayError):
+                raise
+            raise LaunchFailed(
+                f"An engine could not be started on {machine.address}: {cause(error)}"
+            ) from None
+        return RayHandle(actor)
 
     async def adopt(self) -> Sequence[Adopted]:
         found = await asyncio.gather(*map(_adopted, await of_head(_engine_actors)))
@@ -361,8 +355,8 @@ def machines_of(nodes: Sequence[Any], free: Mapping[str, Mapping[str, float]]) -
             id=node.node_id.hex(),
             address=address,
             alive=alive,
-            slots=int(whole.get(_SLOT, 0)),
-            free_slots=int(left.get(_SLOT, 0)),
+            slots=int(whole.get(ENGINE_RESOURCE, 0)),
+            free_slots=int(left.get(ENGINE_RESOURCE, 0)),
             gpus=whole.get("GPU", 0.0),
             free_gpus=left.get("GPU", 0.0),
             memory=int(whole.get("memory", 0)),
