@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from reverie.cluster.engine import EngineHost
-from reverie.cluster.tls import EngineTls, TlsFront, check, server_context
+from reverie.cluster.tls import TlsFiles, TlsFront, check, server_context
 from reverie.errors import ModelError
 from reverie.runner.port import Port
 from reverie.testing import Script, ScriptedEngine
@@ -26,9 +26,9 @@ from tests.cluster.test_engine import HELLO, until
 pytestmark = pytest.mark.integration
 
 
-def make_certificate(folder: Path, host: str) -> EngineTls:
+def make_certificate(folder: Path, host: str) -> TlsFiles:
     """A certificate for an address, signed by itself."""
-    tls = EngineTls(folder / f"{host}.pem", folder / f"{host}.key", folder / f"{host}.pem")
+    tls = TlsFiles(*(str(folder / f"{host}.{kind}") for kind in ("pem", "key", "pem")))
     command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", f"/CN={host}"]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command += ["-addext", f"subjectAltName=IP:{host}", "-keyout", str(tls.key)]
@@ -37,12 +37,12 @@ def make_certificate(folder: Path, host: str) -> EngineTls:
 
 
 @pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> EngineTls:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     return make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
 
 
 @asynccontextmanager
-async def front(tls: EngineTls, engine: ScriptedEngine) -> AsyncIterator[str]:
+async def front(tls: TlsFiles, engine: ScriptedEngine) -> AsyncIterator[str]:
     """The URL of a front before an engine."""
     port = Port("127.0.0.1")
     assert engine._socket is not None
@@ -57,7 +57,7 @@ async def front(tls: EngineTls, engine: ScriptedEngine) -> AsyncIterator[str]:
         port.release()
 
 
-def client(tls: EngineTls) -> aiohttp.ClientSession:
+def client(tls: TlsFiles) -> aiohttp.ClientSession:
     context = ssl.create_default_context(cafile=tls.ca)
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
 
@@ -65,7 +65,7 @@ def client(tls: EngineTls) -> aiohttp.ClientSession:
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
-async def pass_long_texts_and_notice_who_leaves(tls: EngineTls) -> None:
+async def pass_long_texts_and_notice_who_leaves(tls: TlsFiles) -> None:
     words = tuple(f"{number:07d} " for number in range(20_000))
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         socket = Path(folder, "engine.sock")
@@ -99,12 +99,12 @@ async def pass_long_texts_and_notice_who_leaves(tls: EngineTls) -> None:
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_passes_all_on_until_one_of_both_leaves(tls: EngineTls, new_loop: Any) -> None:
+def test_passes_all_on_until_one_of_both_leaves(tls: TlsFiles, new_loop: Any) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(pass_long_texts_and_notice_who_leaves(tls))
 
 
-async def test_who_speaks_no_tls_or_does_not_trust_it_is_not_served(tls: EngineTls) -> None:
+async def test_who_speaks_no_tls_or_does_not_trust_it_is_not_served(tls: TlsFiles) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         async with (
             ScriptedEngine(socket=Path(folder, "engine.sock")) as engine,
@@ -119,7 +119,7 @@ async def test_who_speaks_no_tls_or_does_not_trust_it_is_not_served(tls: EngineT
 
 
 async def test_an_engine_of_a_cluster_with_tls(
-    tls: EngineTls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tls: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     host = EngineHost("m/0", "uid", scripted(tmp_path), host="127.0.0.1", tls=tls)
@@ -139,7 +139,7 @@ async def test_an_engine_of_a_cluster_with_tls(
 
 
 async def test_a_certificate_for_another_address_is_told_before_anything_starts(
-    tls: EngineTls, tmp_path: Path
+    tls: TlsFiles, tmp_path: Path
 ) -> None:
     host = EngineHost("m/0", "uid", scripted(tmp_path), host="127.0.0.2", tls=tls)
     await host.start()
@@ -150,14 +150,14 @@ async def test_a_certificate_for_another_address_is_told_before_anything_starts(
     assert f"The certificate {tls.cert} doesn't hold for 127.0.0.2: " in why
 
 
-def test_what_can_not_be_used_is_told_in_a_sentence(tls: EngineTls, tmp_path: Path) -> None:
+def test_what_can_not_be_used_is_told_in_a_sentence(tls: TlsFiles, tmp_path: Path) -> None:
     check(tls, "127.0.0.1")
     other = make_certificate(tmp_path, "127.0.0.1")
     for wrong, why in (
         (tls._replace(ca=other.ca), "doesn't hold for 127.0.0.1: self-signed certificate"),
         (tls._replace(key=other.key), "must be in PEM, without a passphrase, and the key that of"),
-        (tls._replace(cert=Path(__file__)), "must be in PEM"),
-        (tls._replace(ca=Path("/nowhere/ca.pem")), "/nowhere/ca.pem can't be read: No such file"),
+        (tls._replace(cert=__file__), "must be in PEM"),
+        (tls._replace(ca="/nowhere/ca.pem"), "/nowhere/ca.pem can't be read: No such file"),
     ):
         with pytest.raises(ModelError, match=why):
             check(wrong, "127.0.0.1")

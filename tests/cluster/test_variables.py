@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from reverie.cluster.node_options import NodeOptions, Ports
+from reverie.cluster.tls import TlsFiles
 from reverie.cluster.variables import (
-    TlsFiles,
     child_variables,
     driver_environment,
     engine_ports,

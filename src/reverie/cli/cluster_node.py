@@ -18,6 +18,7 @@ from reverie.text import in_url
 if TYPE_CHECKING:
     from reverie.cluster.node_messages import Event
     from reverie.cluster.node_options import NodeOptions, Ports
+    from reverie.cluster.tls import TlsFiles
 
 _GIB = 1024**3
 _CORES_PER_ENGINE = 4
@@ -215,7 +216,7 @@ def _options(
     memory: float | None,
     ports: str | None,
     engine_ports: str | None,
-    tls: tuple[str, str, str] | None,
+    tls: TlsFiles | None,
     storage: str | None,
 ) -> NodeOptions:
     """
@@ -253,13 +254,13 @@ def _check_certificate(options: NodeOptions) -> None:
     Raises:
         ConfigurationError: with its certificate nobody would reach this machine.
     """
-    from reverie.cluster.tls import EngineTls, check
+    from reverie.cluster.tls import check
     from reverie.errors import ModelError
 
     if options.tls is None:
         return
     try:
-        check(EngineTls(*map(Path, options.tls)), options.host)
+        check(options.tls, options.host)
     except ModelError as error:
         raise ConfigurationError([f"--tls-cert: {str(error).rstrip('.')}"]) from None
 
@@ -281,13 +282,13 @@ def _range(written: str | None, option: str, default: Ports) -> Ports:
         raise typer.BadParameter(str(error), param_hint=f"'{option}'") from None
 
 
-def _tls(
-    certificate: Path | None, key: Path | None, authority: Path | None
-) -> tuple[str, str, str] | None:
+def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> TlsFiles | None:
     """
     Raises:
         ConfigurationError: only some of the files are given, or one can't be read.
     """
+    from reverie.cluster.tls import TlsFiles
+
     files = {"--tls-cert": certificate, "--tls-key": key, "--tls-ca": authority}
     given = {option: file.absolute() for option, file in files.items() if file is not None}
     if not given:
@@ -300,8 +301,7 @@ def _tls(
     ]
     if problems:
         raise ConfigurationError(sorted(problems))
-    first, second, third = map(str, given.values())
-    return first, second, third
+    return TlsFiles(*map(str, given.values()))
 
 
 def _storage_folder() -> str:

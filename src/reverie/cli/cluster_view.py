@@ -151,11 +151,9 @@ def ask(settings: ClusterSettings, work: Callable[[Manager], Awaitable[T]]) -> T
         ConfigurationError: there is no token.
     """
     from reverie.cluster.connection import ManagerAway, connect
+    from reverie.cluster.tls import TlsFiles
     from reverie.cluster.token import read_token
-    from reverie.cluster.variables import TlsFiles
 
-    files = (settings.tls_cert, settings.tls_key, settings.tls_ca)
-    tls = TlsFiles(*map(str, files)) if all(files) else None
     token = read_token(settings.token_file)
 
     async def run() -> T:
@@ -164,7 +162,7 @@ def ask(settings: ClusterSettings, work: Callable[[Manager], Awaitable[T]]) -> T
         return await work(await RemoteManager.find())
 
     with _ray_unheard():
-        connect(settings.address, token, tls)
+        connect(settings.address, token, TlsFiles.of(settings))
         try:
             return asyncio.run(run())
         except ManagerAway as error:

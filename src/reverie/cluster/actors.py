@@ -20,7 +20,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -37,7 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import reverie
 from reverie import background, log
 from reverie.cluster.connection import NAMESPACE
-from reverie.cluster.engine import EngineHost, EngineTls
+from reverie.cluster.engine import EngineHost
 from reverie.cluster.launcher import Adopted, EngineDied, LaunchFailed
 from reverie.cluster.manager import Manager, UnknownMachine
 from reverie.cluster.messages import (
@@ -94,14 +93,13 @@ class EngineActor:
         self._about = About(name, uid, decode(spec, EngineSpec), machine)
         if not self._about.spec.gpus:  # Ray lets it see all, and others have been promised them
             os.environ.update(dict.fromkeys(_VISIBLE_GPUS, ""))
-        files = tls_files(os.environ)
         self._host = EngineHost(
             name,
             uid,
             self._about.spec,
             host=machine,
             ports=engine_ports(os.environ),
-            tls=None if files is None else EngineTls(*map(Path, files)),
+            tls=tls_files(os.environ),
         )
         self._starting = background.once("cluster engine's start", self._host.start)
 

@@ -30,8 +30,9 @@ from reverie.cluster.messages import (
     Wanted,
     encode,
 )
+from reverie.cluster.tls import TlsFiles
 from reverie.cluster.token import read_token
-from reverie.cluster.variables import TlsFiles, child_variables
+from reverie.cluster.variables import child_variables
 from reverie.errors import ConfigurationError
 from reverie.ids import random_id
 from reverie.log import fields
@@ -124,15 +125,14 @@ class ChildLink:
 
     async def _spawn(self, token: str) -> Process:
         cluster = self._settings
-        files = (cluster.tls_cert, cluster.tls_key, cluster.tls_ca)
-        tls = TlsFiles(*map(str, files)) if all(files) else None
+        variables = child_variables(token, TlsFiles.of(cluster))
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-P", "-m", "reverie.cluster.child", cluster.address, str(os.getpid())),
             stdin=PIPE,  # ends when this process ends, and the child with it
             stdout=PIPE,
             stderr=PIPE,
-            env=child_environment(self._environ) | child_variables(token, tls),
+            env=child_environment(self._environ) | variables,
             start_new_session=True,  # Ctrl-C is for the gateway alone, which drains first
             limit=_LONGEST_LINE,
         )

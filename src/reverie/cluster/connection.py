@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from reverie.cluster.variables import TlsFiles, driver_environment
+from reverie.cluster.tls import TlsFiles
+from reverie.cluster.variables import driver_environment
 from reverie.errors import ClusterError
 
 NAMESPACE = "reverie"

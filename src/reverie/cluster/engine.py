@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from reverie import background
 from reverie.cluster.messages import EngineInfo, EngineSpec, EngineState
-from reverie.cluster.tls import EngineTls, TlsFront, check, server_context
+from reverie.cluster.tls import TlsFiles, TlsFront, check, server_context
 from reverie.errors import ModelError
 from reverie.log import fields
 from reverie.models.download import download
@@ -28,8 +28,6 @@ from reverie.runner.port import Port
 from reverie.runner.resources import available_memory
 from reverie.runner.supervisor import Runner, State
 from reverie.text import in_url
-
-__all__ = ["EngineHost", "EngineTls"]
 
 WATCH = 30.0
 """Seconds after which a watch is answered though nothing changed."""
@@ -65,7 +63,7 @@ class EngineHost:
         *,
         host: str,
         ports: range | None = None,
-        tls: EngineTls | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.name = name
         self._spec = spec

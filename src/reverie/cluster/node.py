@@ -19,7 +19,6 @@ from reverie.cluster.connection import look_for_place
 from reverie.cluster.node_folder import remove_old_logs
 from reverie.cluster.node_messages import Event, Failed, HeadBack, HeadLost, PartDied, Started
 from reverie.cluster.node_options import NodeOptions
-from reverie.cluster.variables import TlsFiles
 from reverie.errors import ClusterError
 from reverie.runner.guard import die_with_parent
 
@@ -36,8 +35,8 @@ def main() -> None:
     os.dup2(2, 1)  # Ray writes to standard output as it likes
     try:
         if not options.is_head:
-            tls = TlsFiles(*options.tls) if options.tls else None
-            look_for_place(options.head, options.host, os.environ["RAY_AUTH_TOKEN"], tls)
+            token = os.environ["RAY_AUTH_TOKEN"]
+            look_for_place(options.head, options.host, token, options.tls)
     except ClusterError as error:
         _tell(out, Failed(str(error)))
         os._exit(1)  # Ray's threads may be waiting for the network

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from reverie.cluster.tls import TlsFiles
 from reverie.cluster.token import TOKEN_VARIABLE
 from reverie.settings import CLUSTER_PORT
 
@@ -106,8 +107,7 @@ class NodeOptions(Struct, frozen=True):
     engine_ports: Ports = ENGINE_PORTS
     storage: str | None = None
     """Where the head keeps what it must know after a restart; None: nowhere."""
-    tls: tuple[str, str, str] | None = None
-    """Certificate, key, and what signed those of all machines."""
+    tls: TlsFiles | None = None
 
     @property
     def head_port(self) -> int:
@@ -183,7 +183,7 @@ class NodeOptions(Struct, frozen=True):
         return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": self.storage}
 
 
-def ray_access(token: str, tls: tuple[str, str, str] | None) -> dict[str, str]:
+def ray_access(token: str, tls: TlsFiles | None) -> dict[str, str]:
     """The variables with which a process is let into the cluster."""
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     if tls is None:

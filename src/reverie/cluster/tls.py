@@ -15,20 +15,27 @@ from typing import NamedTuple, cast
 
 from reverie import background
 from reverie.errors import ModelError
+from reverie.settings import ClusterSettings
 
 _HANDSHAKE = 10.0
 """Seconds for a client's handshake."""
 
 
-class EngineTls(NamedTuple):
-    """This machine's certificate, its key, and the authority that signed it."""
+class TlsFiles(NamedTuple):
+    """One machine's certificate and its key, and what signed the certificates of all."""
 
-    cert: Path
-    key: Path
-    ca: Path
+    cert: str
+    key: str
+    ca: str
+
+    @classmethod
+    def of(cls, cluster: ClusterSettings) -> TlsFiles | None:
+        """Those that the configuration names; None: its cluster speaks no TLS."""
+        files = (cluster.tls_cert, cluster.tls_key, cluster.tls_ca)
+        return cls(*map(str, files)) if all(files) else None
 
 
-def check(tls: EngineTls, host: str) -> None:
+def check(tls: TlsFiles, host: str) -> None:
     """Make sure that clients who trust the authority can reach ``host`` with it.
 
     Raises:
@@ -56,13 +63,13 @@ def check(tls: EngineTls, host: str) -> None:
         ) from None
 
 
-def server_context(tls: EngineTls) -> ssl.SSLContext:
+def server_context(tls: TlsFiles) -> ssl.SSLContext:
     """
     Raises:
         OSError: a file can't be read, or isn't what it should be (``ssl.SSLError``).
     """
-    for file in (tls.cert, tls.key, tls.ca):
-        file.open().close()  # ssl's own errors don't say which
+    for file in tls:
+        open(file).close()  # ssl's own errors don't say which
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
     context.set_alpn_protocols(["http/1.1"])

@@ -7,7 +7,6 @@ for the engines that it starts, which inherit its environment.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from reverie.cluster.node_options import (
     PORTS_VARIABLE,
@@ -16,15 +15,8 @@ from reverie.cluster.node_options import (
     Ports,
     ray_access,
 )
+from reverie.cluster.tls import TlsFiles
 from reverie.cluster.token import TOKEN_VARIABLE
-
-
-class TlsFiles(NamedTuple):
-    """One machine's certificate and its key, and what signed the certificates of all."""
-
-    cert: str
-    key: str
-    ca: str
 
 
 def driver_environment(token: str, tls: TlsFiles | None) -> dict[str, str]:
