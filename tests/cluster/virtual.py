@@ -1,43 +1,15 @@
-"""An event loop whose time passes as soon as everybody waits for it."""
+"""Tests in virtual time: hours pass in no time, in the same order each time."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import selectors
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
+
+from virtual_time import run
 
 P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("everybody waits, and nothing will come")
-        self.now += max(0.0, timeout)
-        return super().select(0)  # type: ignore[no-any-return]
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Hours pass in no time, in the same order each time."""
-
-    def __init__(self) -> None:
-        self._selector_of_time = _Selector()
-        super().__init__(self._selector_of_time)
-
-    def time(self) -> float:
-        return self._selector_of_time.now
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
