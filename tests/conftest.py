@@ -114,7 +114,11 @@ async def start_gateway(
             stack.push_async_callback(stop)
             gateway = Gateway(app, serving, f"http://127.0.0.1:{listener.getsockname()[1]}")
             gateway.written = written
-            gateway.http = await stack.enter_async_context(aiohttp.ClientSession())
+            # The server closes a connection one second after a stream that broke on it.
+            connector = aiohttp.TCPConnector(keepalive_timeout=0.5)
+            gateway.http = await stack.enter_async_context(
+                aiohttp.ClientSession(connector=connector)
+            )
             await gateway.until(lambda: serving.started)
             return gateway
 
