@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures
 
 help: ## list the targets
@@ -60,13 +60,16 @@ screenshot: setup chromium ## take the README's picture of the page anew
 postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh
 
+debian: ## the programs of Debian that the tests start: proxies, Prometheus
+	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus
+
 check: lint ## lint, types, and the tests that start no server: less than a minute
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
 
 # T: arguments of pytest, for a run of some tests alone.
 # What the tests start compiles the program once, whatever the environment says.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(if $(T),setup,lint) postgres chromium ## lint, types, and every test
+test: $(if $(T),setup,lint) postgres chromium debian ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 
