@@ -66,11 +66,13 @@ def service(
     *options: str,
     environ: Mapping[str, str] | None = None,
     abstract: bool = False,
+    within: Sequence[str] = (),
 ) -> Iterator[Service]:
     """Start it with these sockets.
 
     Args:
         abstract: it tells the manager over an abstract socket.
+        within: a program, with arguments, that becomes the server.
     """
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     name = f"reverie-test-{os.getpid()}-{time.monotonic_ns()}"
@@ -88,7 +90,7 @@ def service(
 
     listening = threading.Thread(target=listen)
     listening.start()
-    command = [sys.executable, "-m", "reverie", "serve", *options]
+    command = [*within, sys.executable, "-m", "reverie", "serve", *options]
     log = folder / f"{name[-12:]}.log"
     # Copies with high numbers, lest one covers another as they move to 3 and above.
     copies = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 100) for one in sockets]
