@@ -61,7 +61,7 @@ postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh
 
 debian: ## the programs of Debian that the tests start: proxies, Prometheus
-	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus
+	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus systemd-analyze=systemd
 
 check: lint ## lint, types, and the tests that start no server: less than a minute
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"

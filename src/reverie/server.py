@@ -7,6 +7,10 @@ are stopped, and the exit status is 0.
 SIGHUP reloads the configuration. It also comes when the terminal is closed that the server was
 started from; then the server drains. Before the server is up, SIGTERM and Ctrl-C end the start, and
 SIGHUP waits until it is up.
+
+A socket that the service manager keeps (``systemd.py``) outlives this process, and so do the
+connections that wait in it. So a drain accepts no more of them: they are for whoever is started
+next. Requests on those that were accepted are answered, each with the end of its connection.
 """
 
 from __future__ import annotations
@@ -29,9 +33,11 @@ import uvicorn
 from reverie import background
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.app import Application
+from reverie.background import Loop
 from reverie.errors import ConfigurationError, Overloaded, ServerStopped
 from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
+from reverie.systemd import SILENT, Notifier
 
 logger = logging.getLogger("reverie")
 
@@ -40,6 +46,9 @@ BACKLOG = 2048
 """Connections that may wait to be accepted."""
 _FORCED_GRACE = 2.0
 """Seconds in which requests that were cut may write their last chunk."""
+_RETIRE_GRACE = 1.0
+"""Seconds that connections have for the requests that are on their way, once no new ones are
+accepted."""
 _TICK = 1.0
 """Seconds between two dates in the headers of answers."""
 _POLL = 0.01
@@ -133,6 +142,8 @@ class Server(uvicorn.Server):
     Args:
         on_ready: called once the default model can answer.
         terminal_closed: tells on SIGHUP whether it means the end rather than a reload.
+        notifier: tells the service manager.
+        hands_on: its sockets outlive it, for another process to serve on.
     """
 
     def __init__(
@@ -141,6 +152,8 @@ class Server(uvicorn.Server):
         *,
         on_ready: Callable[[], None],
         terminal_closed: Callable[[], bool] = lambda: False,
+        notifier: Notifier = SILENT,
+        hands_on: bool = False,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -160,6 +173,8 @@ class Server(uvicorn.Server):
         """Why the server stopped by itself, for the operator."""
         self._on_ready = on_ready
         self._terminal_closed = terminal_closed
+        self._notifier = notifier
+        self._hands_on = hands_on
         self._reloading: set[asyncio.Task[None]] = set()
         self._signalled = asyncio.Event()
         self._forced = asyncio.Event()
@@ -196,6 +211,7 @@ class Server(uvicorn.Server):
         """Serve until a signal; then drain, and stop everything."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         announcing = background.once("start", self._announce)
+        watching = Loop("service watchdog", self._notifier.watch)
         draining = background.once("drain", self._drain_when_signalled)
         try:
             await self.serve(sockets=list(listeners))
@@ -204,6 +220,7 @@ class Server(uvicorn.Server):
             draining.cancel()
             await asyncio.gather(announcing, draining, return_exceptions=True)
             await self._app.stop()
+            await watching.stop()
         logger.info("stopped")
 
     @contextlib.contextmanager
@@ -254,7 +271,8 @@ class Server(uvicorn.Server):
                 task.cancel()
 
     async def _reload(self) -> None:
-        with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
+        told = contextlib.suppress(ConfigurationError, Overloaded)  # logged already
+        with self._notifier.reloading(), told:
             await self._app.reload()
 
     def stop(self) -> None:
@@ -266,6 +284,7 @@ class Server(uvicorn.Server):
     async def _announce(self) -> None:
         """Report that the default model can answer, or stop if no model ever will."""
         if await self._app.registry.wait_settled():
+            self._notifier.ready()
             self._on_ready()
             return
         failures = [model.pool.failure for model in self._app.models.all]
@@ -283,16 +302,44 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._ending.set()
 
+    async def _retire_connections(self) -> None:
+        """Accept none any more, and end each with the answer to its next request, or soon."""
+        for listening in self.servers:
+            listening.close()
+        connections = self.server_state.connections
+        for connection in list(connections):
+            connection.retire()  # type: ignore[union-attr]
+        deadline = asyncio.get_running_loop().time() + _RETIRE_GRACE
+        while any(one.is_idle for one in connections):  # type: ignore[union-attr]
+            if self._forced.is_set() or asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(_POLL)
+        for connection in list(connections):
+            connection.shutdown()
+
     async def _drain(self) -> None:
+        self._notifier.stopping()
         in_flight = self._app.in_flight
-        in_flight.draining = True
         limit = self._app.settings.server.drain_timeout
+        if self._hands_on:
+            await self._retire_connections()
+        else:
+            in_flight.draining = True
         logger.info("draining", extra=fields(in_flight=len(in_flight), timeout_s=limit))
-        idle = asyncio.create_task(in_flight.wait_idle())
+        idle = asyncio.create_task(self._wait_idle())
         forced = asyncio.create_task(self._forced.wait())
         await asyncio.wait({idle, forced}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         forced.cancel()
+        in_flight.draining = True
         if len(in_flight):
             logger.warning("cutting what still runs", extra=fields(in_flight=len(in_flight)))
             self._app.end_requests(ServerStopped())
+
+    async def _wait_idle(self) -> None:
+        """Wait until nothing is generated, nor, where none is refused, about to be."""
+        if self._hands_on:
+            await self._app.end_admin()  # who only watches
+            while tasks := set(self.server_state.tasks):
+                await asyncio.wait(tasks)
+        await self._app.in_flight.wait_idle()

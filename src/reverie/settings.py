@@ -84,8 +84,9 @@ class ServerSettings(_Section):
     """A file of SHA-256 hashes of keys, one `HASH NAME` per line. They are valid in addition
     to the keys in `REVERIE_API_KEYS`."""
     trusted_proxies: tuple[str, ...] = Field(default=(), max_length=64)
-    """Addresses or networks of proxies on this machine, such as `127.0.0.1`. While no key is set,
-    what a proxy passes on counts as local only if the proxy is listed and its headers say so."""
+    """Addresses or networks of proxies, such as `127.0.0.1`, which a proxy over a Unix socket has,
+    too. The log names the client that their `X-Forwarded-For` tells. While no key is set, what a
+    proxy on this machine passes on counts as local only if it is listed and its headers say so."""
     allow_origins: tuple[str, ...] = Field(default=(), max_length=64)
     """Origins of web pages and desktop apps that may call from a browser (CORS), such as
     `https://chat.example.org`, `http://localhost:*`, `app://obsidian.md` or `null`; `*`: all."""

@@ -10,9 +10,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ import uvloop
 
 import reverie
 from reverie import log
-from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
+from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT, is_loopback
 from reverie.cli.options import (
     AiModels,
     Config,
@@ -36,6 +37,7 @@ from reverie.cli.options import (
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
 from reverie.settings import CONFIG_FILE, Settings
+from reverie.systemd import Notifier, host_and_port, most_public, take_sockets
 from reverie.text import in_url
 
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ def serve(
     model is fetched at the first start. Set REVERIE_API_KEYS to let others call.
     """
     began = time.monotonic()
+    notifier = Notifier(os.environ)
+    handed = take_sockets(os.environ)
+    if handed:
+        host, port = most_public(handed, is_loopback)
     terminal_closed = _watch_terminal()
     if config is None and Path(CONFIG_FILE).exists():
         config = Path(CONFIG_FILE)  # so that a reload fails once it is gone
@@ -75,14 +81,26 @@ def serve(
         logger.warning("a store isn't used", extra=log.fields(remark=old))
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
     if missing_models(settings):
-        _require_ports(settings, ollama=bool(ollama))  # or it is told after a long download only
+        _require_ports(
+            settings, handed, ollama=bool(ollama)
+        )  # or it is told after a long download only
         fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         serving = _serve_with_workers if settings.server.workers > 1 else _serve
-        runner.run(serving(settings, read_again, terminal_closed, began, ollama=bool(ollama)))
+        runner.run(
+            serving(
+                settings,
+                read_again,
+                terminal_closed,
+                began,
+                notifier,
+                handed,
+                ollama=bool(ollama),
+            )
+        )
 
 
 def _watch_terminal() -> Callable[[], bool]:
@@ -124,7 +142,7 @@ def fetch_missing(settings: Settings) -> None:
         fetch(source)
 
 
-def _require_ports(settings: Settings, *, ollama: bool) -> None:
+def _require_ports(settings: Settings, handed: Sequence[socket.socket], *, ollama: bool) -> None:
     """Find out whether the ports are free that the server will listen on.
 
     Raises:
@@ -132,7 +150,8 @@ def _require_ports(settings: Settings, *, ollama: bool) -> None:
     """
     from reverie.server import listen, listen_as_ollama
 
-    listen(settings.server.host, settings.server.port).close()
+    if not handed:
+        listen(settings.server.host, settings.server.port).close()
     if ollama:
         listen_as_ollama().close()
 
@@ -142,6 +161,8 @@ async def _serve(
     read: Callable[[], Settings],
     terminal_closed: Callable[[], bool],
     began: float,
+    notifier: Notifier,
+    handed: Sequence[socket.socket],
     *,
     ollama: bool,
 ) -> None:
@@ -164,10 +185,16 @@ async def _serve(
         typer.echo(_welcome(served, accounts, address[0], address[1], seconds, ollama=ollama))
 
     app = Application(settings, read_settings=read)
-    server = Server(app, on_ready=on_ready, terminal_closed=terminal_closed)
+    server = Server(
+        app,
+        on_ready=on_ready,
+        terminal_closed=terminal_closed,
+        notifier=notifier,
+        hands_on=bool(handed),
+    )
     server.take_signals()
-    listeners = [listen(settings.server.host, settings.server.port)]
-    address = listeners[0].getsockname()
+    listeners = [*handed] or [listen(settings.server.host, settings.server.port)]
+    address = host_and_port(listeners[0])
     try:
         if ollama and address[1] != OLLAMA_PORT:
             listeners.append(listen_as_ollama())
@@ -193,6 +220,8 @@ async def _serve_with_workers(
     read: Callable[[], Settings],
     terminal_closed: Callable[[], bool],
     began: float,
+    notifier: Notifier,
+    handed: Sequence[socket.socket],
     *,
     ollama: bool,
 ) -> None:
@@ -205,10 +234,10 @@ async def _serve_with_workers(
         host, port = where[0].host, where[0].port
         typer.echo(_welcome(served, accounts, host, port, seconds, ollama=ollama))
 
-    where = addresses(settings.server.host, settings.server.port, ollama=ollama)
+    where = addresses(settings.server.host, settings.server.port, handed, ollama=ollama)
     parent = None
     try:
-        parent = Parent(settings, read, where, on_ready=on_ready)
+        parent = Parent(settings, read, where, on_ready=on_ready, notifier=notifier)
         await parent.run(terminal_closed)
     finally:
         if parent is not None:
@@ -239,6 +268,10 @@ def _welcome(
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     base = f"http://{in_url(host)}:{port}"
+    curl = "curl"
+    if host.startswith(("/", "@")):  # a Unix socket's path
+        base = "http://localhost"
+        curl += f" --{'abstract-' if host[0] == '@' else ''}unix-socket {host.removeprefix('@')}"
     down = ", ".join(served.down)
     warning = f"\nNo backend of {down} can be reached now: see {base}/health\n" if down else ""
     key = "" if served.keyless else "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
@@ -251,7 +284,7 @@ Accounts: {accounts}
 Command:  {_command()} --help
 {warning}
 Try it:
-curl {base}/llm \\
+{curl} {base}/llm \\
 {key}  -H 'Content-Type: application/json' \\
   -d '{{"messages": [{{"role": "user", "content": "Say hello."}}], "stream": true}}' -N
 

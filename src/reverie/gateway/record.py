@@ -25,6 +25,7 @@ class RequestRecord:
         "began",
         "cached_tokens",
         "cancel",
+        "client",
         "completion_tokens",
         "cut_for_good",
         "ended",
@@ -57,6 +58,7 @@ class RequestRecord:
         self.granted: float | None = None
         self.first_token: float | None = None
         self.ended: float | None = None
+        self.client: str | None = None
         self.key: str | None = None
         self.model: str | None = None
         self.backend: str | None = None
@@ -135,6 +137,7 @@ class RequestRecord:
             self.name,
             id=self.id,
             route=self.route,
+            client=self.client,
             key=self.key,
             model=self.model,
             backend=self.backend,

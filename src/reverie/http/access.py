@@ -9,6 +9,7 @@ from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
 from reverie.http.connection.exchange import Scope, header
 from reverie.http.local_callers import LocalCallers
+from reverie.http.trusted_proxies import TrustedProxies
 from reverie.ids import random_id
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -34,7 +35,10 @@ class Access:
     ) -> None:
         self._authenticator = authenticator
         self._open_to_all = open_to_all
-        self._local = LocalCallers(trusted_proxies, allows_origin)
+        proxies = TrustedProxies(trusted_proxies)
+        self.client_of = proxies.client_of
+        """The address that a request comes from."""
+        self._local = LocalCallers(proxies, allows_origin)
 
     def request_id(self, scope: Scope) -> str:
         """The caller's ``X-Request-Id`` if it is harmless, else a new id."""

@@ -24,6 +24,7 @@ class RecordedRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(self._access.request_id(scope), scope["path"])
+        record.client = self._access.client_of(scope)
         self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)

@@ -5,16 +5,19 @@ connections over them by a hash. With one socket for all, whoever wakes first ac
 so that a burst of connections would stay with one worker. When a worker dies its socket goes with
 it, and new connections go to the others at once.
 
-Elsewhere ``SO_REUSEPORT`` doesn't spread connections, so that workers share one socket.
+Elsewhere ``SO_REUSEPORT`` doesn't spread connections, so that workers share one socket. So they do
+with a socket that the service manager handed over.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Sequence
 
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.server import listen, listen_as_ollama
+from reverie.systemd import host_and_port
 
 _SPREADS = sys.platform == "linux"
 
@@ -24,12 +27,15 @@ class Address:
 
     Args:
         first: listens there, so that nobody else does.
+        is_handed: it was handed over.
     """
 
-    def __init__(self, first: socket.socket) -> None:
-        self.host, self.port = first.getsockname()[:2]
+    def __init__(self, first: socket.socket, *, is_handed: bool = False) -> None:
+        self.host, self.port = host_and_port(first)
+        self.is_handed = is_handed
         self._kept = first
-        if _SPREADS:
+        self._spreads = _SPREADS and not is_handed
+        if self._spreads:
             # Bound, so that the port stays this server's; it doesn't listen, so that no connection
             # waits there.
             first.close()
@@ -40,23 +46,29 @@ class Address:
 
     def open(self) -> socket.socket:
         """A socket for one worker."""
-        return listen(self.host, self.port, shared=True) if _SPREADS else self._kept.dup()
+        return listen(self.host, self.port, shared=True) if self._spreads else self._kept.dup()
 
     def close(self) -> None:
         self._kept.close()
 
 
-def addresses(host: str, port: int, *, ollama: bool) -> list[Address]:
+def addresses(
+    host: str, port: int, handed: Sequence[socket.socket], *, ollama: bool
+) -> list[Address]:
     """The server's address, and Ollama's if it is asked for.
+
+    Args:
+        handed: sockets that were handed over, in place of the server's address.
 
     Raises:
         ConfigurationError: one is taken.
     """
-    found = [Address(listen(host, port))]
+    found = [Address(one, is_handed=True) for one in handed] or [Address(listen(host, port))]
     try:
         if ollama and (found[0].host, found[0].port) != (OLLAMA_HOST, OLLAMA_PORT):
             found.append(Address(listen_as_ollama()))
     except BaseException:
-        found[0].close()
+        for address in found:
+            address.close()
         raise
     return found

@@ -30,6 +30,7 @@ from reverie.gateway.siblings import Answer, Reload
 from reverie.reload import Reloader, warn_of_own_backends
 from reverie.settings import Settings
 from reverie.store.database.migrate import migrate
+from reverie.systemd import SILENT, Notifier
 from reverie.workers.channel import ChannelClosed, Tell
 from reverie.workers.engines import Engines
 from reverie.workers.listening import Address
@@ -74,6 +75,7 @@ class Parent:
         read: returns the configuration as it is written now.
         addresses: what the workers listen on.
         on_ready: called once the default model can answer.
+        notifier: tells the service manager.
     """
 
     def __init__(
@@ -83,11 +85,13 @@ class Parent:
         addresses: Sequence[Address],
         *,
         on_ready: OnReady,
+        notifier: Notifier = SILENT,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.failure: str | None = None
         """Why the server stopped by itself, for the operator."""
         self._addresses = addresses
+        self._notifier = notifier
         self._on_ready: OnReady | None = on_ready
         self._store = open_store(settings)
         self._keys = authenticator(settings, self._store, environ)
@@ -132,6 +136,14 @@ class Parent:
         loop.add_signal_handler(
             signal.SIGHUP, lambda: self.drain() if terminal_closed() else self._begin_to_reload()
         )
+        watching = Loop("service watchdog", self._notifier.watch)
+        try:
+            await self._serve()
+        finally:
+            await watching.stop()
+        logger.info("stopped")
+
+    async def _serve(self) -> None:
         await self.start()
         if not self._stopping:
             host, port = self._addresses[0].host, self._addresses[0].port
@@ -146,7 +158,6 @@ class Parent:
             )
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         await self.wait()
-        logger.info("stopped")
 
     def _begin_to_reload(self) -> None:
         task = background.once("reload", self._reload)
@@ -154,7 +165,8 @@ class Parent:
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
-        with contextlib.suppress(ConfigurationError, Overloaded):  # logged already
+        told = contextlib.suppress(ConfigurationError, Overloaded)  # logged already
+        with self._notifier.reloading(), told:
             await self._reloader.reload()
 
     async def start(self) -> None:
@@ -195,6 +207,7 @@ class Parent:
     def drain(self) -> None:
         """Have all workers drain; when called again, cut the requests that still run."""
         self._stopping = True
+        self._notifier.stopping()
         for address in self._addresses:
             address.close()
         for worker in self._workers.values():
@@ -278,7 +291,8 @@ class Parent:
             for listener in listeners:
                 listener.close()
             return Began(list(error.problems))
-        return await worker.start(listeners, self._configuration)
+        hands_on = any(address.is_handed for address in self._addresses)
+        return await worker.start(listeners, self._configuration, hands_on=hands_on)
 
     def _new_worker(self) -> WorkerProcess:
         number, engines = next(self._numbers), self._engines
@@ -355,6 +369,7 @@ class Parent:
         all_serve = self._began == self.settings.server.workers and not self._stopping
         if all_serve and self._is_ready is not None and self._on_ready is not None:
             on_ready, self._on_ready = self._on_ready, None
+            self._notifier.ready()
             on_ready(self._is_ready)
 
     def _failed(self, body: bytes) -> None:

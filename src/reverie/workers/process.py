@@ -25,6 +25,8 @@ class Inherited(NamedTuple):
     parent: int
     channel: int
     listeners: list[int]
+    hands_on: bool
+    """As ``server.Server`` has it."""
 
 
 class WorkerProcess:
@@ -45,18 +47,23 @@ class WorkerProcess:
         self._reading: Loop | None = None
 
     async def start(
-        self, listeners: Sequence[socket.socket], configuration: Callable[[], Configuration]
+        self,
+        listeners: Sequence[socket.socket],
+        configuration: Callable[[], Configuration],
+        *,
+        hands_on: bool,
     ) -> Began:
         """Start it; returns once it serves, or can't. The listeners are its own from now on.
 
         Args:
             configuration: gives the one in force. It is asked when the worker can be told of
                 changes: one that came before would be missed.
+            hands_on: as ``server.Server`` has it.
         """
         ours, theirs = socket.socketpair()
         try:
             handed = [theirs.fileno(), *(listener.fileno() for listener in listeners)]
-            inherited = Inherited(os.getpid(), handed[0], handed[1:])
+            inherited = Inherited(os.getpid(), handed[0], handed[1:], hands_on)
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "reverie.workers.worker"),
                 msgspec.json.encode(inherited).decode(),

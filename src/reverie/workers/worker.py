@@ -38,9 +38,10 @@ class Worker:
 
     Args:
         listeners: what it serves on.
+        hands_on: as ``Server`` has it.
     """
 
-    def __init__(self, listeners: list[socket.socket]) -> None:
+    def __init__(self, listeners: list[socket.socket], *, hands_on: bool) -> None:
         self._answers: dict[str, Answer] = {
             "start": self._start,
             "apply": self._apply,
@@ -57,6 +58,7 @@ class Worker:
         self.over = asyncio.Event()
         """Set once it has nothing more to do."""
         self._listeners = listeners
+        self._hands_on = hands_on
         self._early: list[tuple[str, bytes]] = []
         self._registry: WorkerRegistry | None = None
         self._app: Application | None = None
@@ -78,7 +80,7 @@ class Worker:
                 siblings=WorkerSiblings(self.channel),
             )
             self._answers.update(self._app.answers)
-            self._server = Server(self._app, on_ready=self._ready)
+            self._server = Server(self._app, on_ready=self._ready, hands_on=self._hands_on)
             await self._app.start()
         except ConfigurationError as error:
             return self._refused(Began(list(error.problems)))
@@ -143,7 +145,7 @@ async def _work(inherited: Inherited) -> None:
         listener.setblocking(False)
     connection = socket.socket(fileno=inherited.channel)
     connection.setblocking(False)
-    worker = Worker(listeners)
+    worker = Worker(listeners, hands_on=inherited.hands_on)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
     reading = Loop("parent channel", lambda: worker.channel.run(connection, asyncio.Event()))
     await worker.over.wait()

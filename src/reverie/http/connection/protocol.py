@@ -146,6 +146,7 @@ class Protocol(asyncio.Protocol):
     _reads_no_more = False
     """True once no more requests are read: what came is not HTTP, or too much, or our side of the
     connection is closed."""
+    _retires = False
 
     def __init__(
         self,
@@ -230,6 +231,17 @@ class Protocol(asyncio.Protocol):
         else:
             self._cycle.keep_alive = False
 
+    def retire(self) -> None:
+        """Close the connection with the answer to the latest request, or else to the next one."""
+        self._retires = True
+        if not self.is_idle:
+            self.shutdown()
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no request has come that isn't answered."""
+        return self._cycle is None or self._cycle.response_complete
+
     # What the parser finds ------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -266,7 +278,7 @@ class Protocol(asyncio.Protocol):
             self,
             method=method,
             is_http_1_0=is_http_1_0,
-            keep_alive=not is_http_1_0 and self.parser.should_keep_alive(),
+            keep_alive=not (is_http_1_0 or self._retires) and self.parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
         scope = {
