@@ -15,6 +15,9 @@ from typing import Any, Protocol, TypeAlias
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from reverie.correlation import request_id
+from reverie.log import fields
+
 _Message: TypeAlias = MutableMapping[str, Any]
 _Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -170,11 +173,17 @@ class Cycle:
         try:
             await app(scope, self.receive, self.send)
         except BaseException as failure:
-            logger.error("a request failed in Reverie itself", exc_info=failure)
+            logger.error(
+                "a request failed in Reverie itself",
+                exc_info=failure,
+                extra=fields(id=request_id()),
+            )
             await self._end_badly()
         else:
             if not self.response_complete and not self.disconnected:
-                logger.error("a request was not answered, or only in part")
+                logger.error(
+                    "a request was not answered, or only in part", extra=fields(id=request_id())
+                )
                 await self._end_badly()
 
     async def _end_badly(self) -> None:
