@@ -30,6 +30,7 @@ from reverie import background
 from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.app import Application
 from reverie.errors import ConfigurationError, Overloaded, ServerStopped
+from reverie.http.access_log import access_log
 from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
 
@@ -142,9 +143,10 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], None],
         terminal_closed: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._access_log = access_log(app, app.settings.server)
         super().__init__(
             uvicorn.Config(
-                app,
+                self._access_log or app,
                 http=as_http_class(),
                 ws="none",
                 lifespan="off",
@@ -204,6 +206,8 @@ class Server(uvicorn.Server):
             draining.cancel()
             await asyncio.gather(announcing, draining, return_exceptions=True)
             await self._app.stop()
+            if self._access_log is not None:
+                self._access_log.close()
         logger.info("stopped")
 
     @contextlib.contextmanager

@@ -9,7 +9,6 @@ operator trusts it to say where it came from. A Livepeer orchestrator never says
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from reverie.addresses import is_loopback
 from reverie.http.connection.exchange import Headers, Scope, header
+from reverie.http.proxies import TrustedProxies, peer_of
 
 
 class LocalCallers:
@@ -30,31 +30,25 @@ class LocalCallers:
     def __init__(
         self, trusted_proxies: Sequence[str], allows_origin: Callable[[bytes], bool]
     ) -> None:
-        self._trusted = [ipaddress.ip_network(one, strict=False) for one in trusted_proxies]
+        self._proxies = TrustedProxies(trusted_proxies)
         self._allows_origin = allows_origin
 
     def have_sent(self, scope: Scope) -> bool:
         """True if the peer, all whom it speaks for, and the names used for us are this machine."""
-        client = scope.get("client")
-        peer = "127.0.0.1" if client is None else client[0]
+        peer = peer_of(scope)
         if not is_loopback(peer):
             return False
         forwarding = [one for one in scope["headers"] if one[0] not in _USUAL]
         if any(name.startswith(_ORCHESTRATED) for name, _ in forwarding):
             return False
         forwarding = [one for one in forwarding if _FORWARDING.fullmatch(one[0])]
-        if forwarding and not (self._trusts(peer) and _is_all_local(forwarding)):
+        if forwarding and not (self._proxies.trust(peer) and _is_all_local(forwarding)):
             return False
         origin = header(scope, b"origin")
         names = [_host_of(b"//" + (header(scope, b"host") or b"localhost"))]
         if origin is not None and not self._allows_origin(origin):
             names.append(_host_of(origin))
         return all(map(is_loopback, names))
-
-    def _trusts(self, peer: str) -> bool:
-        address = ipaddress.ip_address(peer)
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._trusted)
 
 
 _ORCHESTRATED = (b"livepeer-runner-", b"livepeer-session-")

@@ -69,6 +69,7 @@ class Cycle:
         "_news",
         "_told",
         "body",
+        "body_sent",
         "disconnected",
         "flow",
         "keep_alive",
@@ -76,6 +77,7 @@ class Cycle:
         "on_disconnect",
         "response_complete",
         "response_started",
+        "status",
     )
 
     def __init__(
@@ -101,6 +103,8 @@ class Cycle:
         # The answer
         self._is_head = method == "HEAD"
         self._is_http_1_0 = is_http_1_0
+        self.status = 0
+        self.body_sent = 0
         self.response_started = False
         self.response_complete = False
         self._head: bytes | None = None  # until it is written
@@ -164,6 +168,7 @@ class Cycle:
         ):
             return False
         self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.body_sent += len(data)
         return True
 
     # ASGI --------------------------------------------------------------------------------------
@@ -250,6 +255,7 @@ class Cycle:
         if _CONTROL.search(given):
             raise RuntimeError("A header has a control character.")
         self.response_started = True
+        self.status = status
         self._expects_continue = False
         end = b"\r\n" if self.keep_alive or closes else b"connection: close\r\n\r\n"
         if self._is_head or status in _WITHOUT_BODY:
@@ -275,6 +281,8 @@ class Cycle:
                 data += _END
         else:
             data = self._of_known_length(body, more=more)
+        if not self._is_head:
+            self.body_sent += len(body)
         if self._head is not None:
             data = self._head + data
             self._head = None
