@@ -23,7 +23,7 @@ from reverie.store.database.migrate import migrate
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
 
-pytest_plugins = ["tests.markers", "tests.ordering", "tests.postgres"]
+pytest_plugins = ["tests.leaks", "tests.markers", "tests.ordering", "tests.postgres"]
 
 # How long an example takes says what else the machine does.
 hypothesis.settings.register_profile(
@@ -68,6 +68,8 @@ async def start_gateway(
 
     They share one store, in this test's folder, unless another is given.
     """
+    from tests import leaks  # a plugin, whose assertions are rewritten when pytest imports it
+
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     file = tmp_path / "reverie.db"
     shutil.copy(empty_store, file)
@@ -94,6 +96,8 @@ async def start_gateway(
             if cluster is not None:
                 written["cluster"] = dict(cluster)
             settings = Settings.model_validate(written)
+            leaks.register_environment(environ or {})
+            leaks.register_url(settings.store.url)
             app = Application(
                 settings,
                 environ=environ or {},

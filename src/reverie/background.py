@@ -5,7 +5,7 @@ at its next turn, a loop after a pause. While something fails again and again, `
 and readiness tells.
 
 What belongs to one request, connection or start isn't started here: whoever waits for it gets its
-failure. A test lists those places.
+failure. A test lists those places. So what is started here works for no request (``correlation``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context
 from weakref import WeakSet
 
 from reverie.log import fields
@@ -96,7 +97,7 @@ class Loop:
     def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         self._watch = Watch(name)
         self._run = run
-        self._task = asyncio.create_task(self._keep(), name=name)
+        self._task = asyncio.create_task(self._keep(), name=name, context=Context())
 
     async def stop(self) -> None:
         """Cancel it, and wait until it has ended. Idempotent."""
@@ -143,7 +144,7 @@ def once(name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]
         finally:
             watch.end()
 
-    task = asyncio.create_task(run(), name=name)
+    task = asyncio.create_task(run(), name=name, context=Context())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was told
     return task
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from reverie import log
 from reverie.addresses import own_backends, require_keys
+from reverie.correlation import request_id
 from reverie.errors import ConfigurationError, ModelError, Overloaded
 from reverie.gateway.accounts.authentication import Authenticator, static_keys
 from reverie.gateway.serving.config_diff import Changes, applicable, compare
@@ -68,14 +69,15 @@ class Reloader:
             try:
                 changes = await self._unless_closed(self._apply)
             except ConfigurationError as error:
-                logger.error("not reloaded", extra=log.fields(reason="; ".join(error.problems)))
+                self._log_failure("; ".join(error.problems))
                 raise
             except Overloaded:
-                logger.error("not reloaded", extra=log.fields(reason="the server is stopping"))
+                self._log_failure("the server is stopping")
                 raise
         logger.info(
             "reloaded",
             extra=log.fields(
+                id=request_id(),
                 added=",".join(changes.added) or None,
                 removed=",".join(changes.removed) or None,
                 changed=",".join(changes.changed) or None,
@@ -83,6 +85,9 @@ class Reloader:
             ),
         )
         return changes
+
+    def _log_failure(self, reason: str) -> None:
+        logger.error("not reloaded", extra=log.fields(id=request_id(), reason=reason))
 
     async def preview(self) -> Changes:
         """Read the configuration and check it, without changing or starting anything.

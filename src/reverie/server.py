@@ -35,6 +35,7 @@ from reverie.addresses import OLLAMA_HOST, OLLAMA_PORT
 from reverie.app import Application
 from reverie.background import Loop
 from reverie.errors import ConfigurationError, Overloaded, ServerStopped
+from reverie.http.access_log import access_log
 from reverie.http.connection.protocol import as_http_class
 from reverie.log import fields
 from reverie.systemd import SILENT, Notifier
@@ -155,9 +156,10 @@ class Server(uvicorn.Server):
         notifier: Notifier = SILENT,
         hands_on: bool = False,
     ) -> None:
+        self._access_log = access_log(app, app.settings.server)
         super().__init__(
             uvicorn.Config(
-                app,
+                self._access_log or app,
                 http=as_http_class(),
                 ws="none",
                 lifespan="off",
@@ -221,6 +223,8 @@ class Server(uvicorn.Server):
             await asyncio.gather(announcing, draining, return_exceptions=True)
             await self._app.stop()
             await watching.stop()
+            if self._access_log is not None:
+                self._access_log.close()
         logger.info("stopped")
 
     @contextlib.contextmanager

@@ -129,6 +129,9 @@ class ServerSettings(_Section):
     see [several cores](operations.md#several-cores)."""
     drain_timeout: float = Field(default=30.0, ge=0, le=_DAY)
     """After SIGTERM or Ctrl-C, running requests have this long to finish."""
+    access_log: Path | None = None
+    """A file that gets a line for each HTTP request, in the combined log format; `-`: standard
+    output. See [logs](logs.md#the-access-log)."""
     log_format: Literal["text", "json"] = "text"
     """The format of log lines, which go to standard error."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

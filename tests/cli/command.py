@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pytest
 
 from reverie import cli
+from tests import leaks
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -49,6 +50,7 @@ def reverie_here(*arguments: str, **environ: str) -> subprocess.CompletedProcess
         for name, value in environ.items():
             patched.setenv(name, value)
         cli.main()
+    leaks.note_command(arguments, output.getvalue(), problems.getvalue())
     code = ended.value.code
     status = code if isinstance(code, int) else 0
     return subprocess.CompletedProcess(arguments, status, output.getvalue(), problems.getvalue())

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import leaks
+
 PATIENCE = 60.0
 _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b[=>]|\x1b\][^\x07]*\x07")
 
@@ -99,6 +101,7 @@ class Terminal:
         with contextlib.suppress(OSError):  # of Linux, once nobody has the other end open
             data = os.read(self._ours, 65536)
         self._raw += data
+        leaks.note("a terminal", data)
         return bool(data)
 
 

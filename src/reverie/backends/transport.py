@@ -6,6 +6,10 @@ makes the engine stop. Where only the end is missing, it is read over first (``l
 Rule 2: what goes wrong is a ``BackendError``; no other exception leaves this module.
 
 Rule 3: every wait has a deadline.
+
+Rule 4: what is posted carries the id of the request that it is for, as ``X-Request-Id``. While the
+server still works on that id, another one is derived from it: vLLM before 0.13 refuses an id that
+it knows already, and a request with several answers is several to its engine.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from contextlib import AbstractAsyncContextManager
 from ssl import SSLContext
 from types import TracebackType
 
+from reverie import correlation
 from reverie.backends.client.address import Address
 from reverie.backends.client.connection import Connection, Sink
 from reverie.backends.client.pool import Pool
 from reverie.errors import BackendError, ConnectionLost
+from reverie.ids import random_id
 
 _MAX_GET_BYTES = 64 * 1024
 _GET_BODY_TIMEOUT = 0.5
@@ -156,7 +162,9 @@ class Transport:
             tls=tls,
         )
         self._fields = _fields({"Host": self._address.authority, **headers})
-        self._heads: dict[str, bytes] = {}  # of POST, by path, up to the body's length
+        self._heads: dict[str, bytes] = {}  # of POST, by path, up to what differs
+        self.working_on: set[str] = set()
+        """The ids of what was posted and whose response is still read."""
 
     async def close(self) -> None:
         """Close every connection. Reads that are waiting raise ``BackendError``."""
@@ -198,11 +206,14 @@ class Transport:
         """
         return _Exchange(self, path, body, deadline)
 
-    async def respond(self, path: str, body: bytes, deadline: float) -> Response:
+    async def respond(
+        self, path: str, body: bytes, deadline: float, request_id: str | None
+    ) -> Response:
         """Send, with a second try if a reused connection fails: a server may close an idle one
         just as a request is sent on it, which says nothing about the request.
         """
-        head = self._post_head(path) + b"%d\r\n\r\n" % len(body)
+        told = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
+        head = self._post_head(path) + f"{told}Content-Length: {len(body)}\r\n\r\n".encode()
         connection = self._pool.take()
         if connection is not None:
             try:
@@ -228,7 +239,7 @@ class Transport:
     def _post_head(self, path: str) -> bytes:
         head = self._heads.get(path)
         if head is None:
-            head = self._heads[path] = self._head("POST", path) + b"Content-Length: "
+            head = self._heads[path] = self._head("POST", path)
         return head
 
     def _head(self, method: str, path: str) -> bytes:
@@ -238,15 +249,35 @@ class Transport:
 class _Exchange(AbstractAsyncContextManager[Response, None]):
     """Holds a response's connection while the response is read."""
 
-    __slots__ = ("_arguments", "_response", "_transport")
+    __slots__ = ("_arguments", "_id", "_response", "_transport")
 
     def __init__(self, transport: Transport, path: str, body: bytes, deadline: float) -> None:
         self._transport = transport
         self._arguments = path, body, deadline
+        self._id: str | None = None
 
     async def __aenter__(self) -> Response:
-        self._response = await self._transport.respond(*self._arguments)
+        self._id = self._begin_work()
+        try:
+            self._response = await self._transport.respond(*self._arguments, self._id)
+        except BaseException:
+            self._end_work()
+            raise
         return self._response
+
+    def _begin_work(self) -> str | None:
+        """The id to be sent: that of the request which this is for, or one that begins with it."""
+        found = correlation.request_id()
+        if found is None:
+            return None
+        if found in self._transport.working_on:
+            found = f"{found}.{random_id()[:8]}"
+        self._transport.working_on.add(found)
+        return found
+
+    def _end_work(self) -> None:
+        if self._id is not None:
+            self._transport.working_on.discard(self._id)
 
     async def __aexit__(
         self,
@@ -254,6 +285,7 @@ class _Exchange(AbstractAsyncContextManager[Response, None]):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        self._end_work()
         self._response.close()
 
 

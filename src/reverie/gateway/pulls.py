@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from reverie import background
+from reverie.correlation import request_id
 from reverie.errors import Conflict, InvalidRequest, ModelError, NotFound, Overloaded
 from reverie.log import fields
 from reverie.models.catalogue import CatalogueEntry
@@ -140,7 +141,7 @@ class Pulls:
         task = background.once("model pull", partial(self._run, pull))
         self._running[source] = pull, task
         task.add_done_callback(partial(self._note_end, pull))
-        logger.info("model pull began", extra=fields(source=source))
+        logger.info("model pull began", extra=fields(id=request_id(), source=source))
         return pull
 
     async def cancel(self, source: str) -> Pull:
@@ -178,7 +179,7 @@ class Pulls:
         self._ended.append(pull)
         logger.info(
             "model pull ended",
-            extra=fields(source=pull.source, state=pull.state, reason=pull.error),
+            extra=fields(id=request_id(), source=pull.source, state=pull.state, reason=pull.error),
         )
 
 

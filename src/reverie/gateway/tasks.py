@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+from reverie import correlation
 from reverie.backends.base import Backend
 from reverie.errors import (
     BackendError,
@@ -184,7 +185,12 @@ async def ask_any(model: ServedModel, request: TaskRequest[R], caller: Caller) -
             failure = error
             logger.warning(
                 "a backend could not be asked",
-                extra=fields(model=model.name, backend=backend.name, error=error.code),
+                extra=fields(
+                    id=correlation.request_id(),
+                    model=model.name,
+                    backend=backend.name,
+                    error=error.code,
+                ),
             )
     raise failure or Overloaded("The model's backends aren't ready. Try again.", retry_after=1)
 

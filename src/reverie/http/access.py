@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from reverie import correlation
 from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
 from reverie.http.connection.exchange import Scope, header
@@ -13,6 +14,7 @@ from reverie.http.trusted_proxies import TrustedProxies
 from reverie.ids import random_id
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ID = "reverie.request_id"
 
 
 class Access:
@@ -41,11 +43,18 @@ class Access:
         self._local = LocalCallers(proxies, allows_origin)
 
     def request_id(self, scope: Scope) -> str:
-        """The caller's ``X-Request-Id`` if it is harmless, else a new id."""
-        given = header(scope, b"x-request-id")
-        if given is not None and _ACCEPTABLE_ID.fullmatch(given):
-            return given.decode()
-        return f"req_{random_id()}"
+        """The caller's ``X-Request-Id`` if it is harmless, else a new id; always the same.
+
+        From the first call on, the task works for this request.
+        """
+        found: str | None = scope.get(_ID)
+        if found is None:
+            given = header(scope, b"x-request-id")
+            usable = given is not None and _ACCEPTABLE_ID.fullmatch(given)
+            found = given.decode() if given and usable else f"req_{random_id()}"
+            scope[_ID] = found
+            correlation.bind(found)
+        return found
 
     async def admit(self, scope: Scope) -> Caller:
         """Identify the caller.

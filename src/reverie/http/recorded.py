@@ -13,6 +13,9 @@ from reverie.http.connection.protocol import drop
 from reverie.http.dialects.base import Dialect
 from reverie.http.replies import refuse
 
+RECORDS = "reverie.records"
+"""Where a scope has a list that whoever logs the request wants its record in."""
+
 
 class RecordedRoute:
     """An ASGI application; its subclasses answer."""
@@ -25,6 +28,8 @@ class RecordedRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(self._access.request_id(scope), scope["path"])
         record.client = self._access.client_of(scope)
+        if (records := scope.get(RECORDS)) is not None:
+            records.append(record)
         self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)

@@ -49,6 +49,7 @@ def test_another_default_is_one_change_however_it_is_written() -> None:
         ("server", "port", 1),
         ("server", "no_auth", True),
         ("server", "log_format", "json"),
+        ("server", "access_log", "access.log"),
         ("store", "url", "none"),
         ("store", "timeout", 1.0),
     ],

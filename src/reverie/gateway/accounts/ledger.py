@@ -286,7 +286,10 @@ class Ledger:
         try:
             self._journal.append(settlement)
         except OSError as error:
-            logger.error("a settlement can't be kept", extra=fields(reason=error.strerror))
+            logger.error(
+                "a settlement can't be kept",
+                extra=fields(row=settlement.id, reason=error.strerror),
+            )
             self._unwritten.append(structs.replace(settlement, outcome="failed"))
             self._settled(settlement, durable, AccountsUnavailable())
             return False

@@ -14,6 +14,7 @@ FIXED_SERVER_KEYS = (
     "port",
     "no_auth",
     "log_format",
+    "access_log",
     "trusted_proxies",
     "allow_origins",
     "ollama",

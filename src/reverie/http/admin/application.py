@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp
 
 from reverie import log
+from reverie.correlation import request_id
 from reverie.errors import AccountsUnavailable, InvalidRequest, NotFound, ReverieError, StoreFailure
 from reverie.gateway.accounts.key_service import InvalidInput, KeyNotFound
 from reverie.gateway.accounts.store import Store
@@ -82,5 +83,5 @@ def _as_reverie_error(failure: Exception) -> ReverieError:
         return NotFound(f"{failure.message[:1].upper()}{failure.message[1:]}.")
     if isinstance(failure, InvalidInput):
         return InvalidRequest(f"{failure.field}: {failure.message}.", param=failure.field)
-    logger.warning("store failed", extra=log.fields(reason=str(failure)))
+    logger.warning("store failed", extra=log.fields(id=request_id(), reason=str(failure)))
     return AccountsUnavailable()

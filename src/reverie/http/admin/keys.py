@@ -15,6 +15,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from reverie import log
+from reverie.correlation import request_id
 from reverie.gateway.accounts import key_service
 from reverie.gateway.accounts.key_service import Key, KeyChanges, KeySpec
 from reverie.gateway.accounts.store import Store
@@ -184,4 +185,4 @@ def _describe(connection: Connection, key: Key, now: int) -> dict[str, Any]:
 
 
 def _log(event: str, key: Key) -> None:
-    logger.info(event, extra=log.fields(key=key.id))
+    logger.info(event, extra=log.fields(id=request_id(), key=key.id))

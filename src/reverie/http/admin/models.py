@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from reverie import log
+from reverie.correlation import request_id
 from reverie.errors import Conflict, InvalidRequest
 from reverie.gateway.scheduling.description import (
     add_loads,
@@ -62,7 +63,7 @@ def routes(models: Callable[[], ServedModels], siblings: Siblings) -> APIRouter:
     async def load(asked: NamedModel) -> dict[str, Any]:
         model, engine = find(asked)
         engine.load_for_operator()
-        logger.info("model load asked for", extra=log.fields(model=model.name))
+        logger.info("model load asked for", extra=log.fields(id=request_id(), model=model.name))
         return _describe(model, models(), await siblings.ask("loads"))
 
     @router.post(

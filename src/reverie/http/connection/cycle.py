@@ -15,6 +15,9 @@ from typing import Any, Protocol, TypeAlias
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from reverie.correlation import request_id
+from reverie.log import fields
+
 _Message: TypeAlias = MutableMapping[str, Any]
 _Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -66,6 +69,7 @@ class Cycle:
         "_news",
         "_told",
         "body",
+        "body_sent",
         "disconnected",
         "flow",
         "keep_alive",
@@ -73,6 +77,7 @@ class Cycle:
         "on_disconnect",
         "response_complete",
         "response_started",
+        "status",
     )
 
     def __init__(
@@ -98,6 +103,8 @@ class Cycle:
         # The answer
         self._is_head = method == "HEAD"
         self._is_http_1_0 = is_http_1_0
+        self.status = 0
+        self.body_sent = 0
         self.response_started = False
         self.response_complete = False
         self._head: bytes | None = None  # until it is written
@@ -161,6 +168,7 @@ class Cycle:
         ):
             return False
         self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.body_sent += len(data)
         return True
 
     # ASGI --------------------------------------------------------------------------------------
@@ -170,11 +178,17 @@ class Cycle:
         try:
             await app(scope, self.receive, self.send)
         except BaseException as failure:
-            logger.error("a request failed in Reverie itself", exc_info=failure)
+            logger.error(
+                "a request failed in Reverie itself",
+                exc_info=failure,
+                extra=fields(id=request_id()),
+            )
             await self._end_badly()
         else:
             if not self.response_complete and not self.disconnected:
-                logger.error("a request was not answered, or only in part")
+                logger.error(
+                    "a request was not answered, or only in part", extra=fields(id=request_id())
+                )
                 await self._end_badly()
 
     async def _end_badly(self) -> None:
@@ -241,6 +255,7 @@ class Cycle:
         if _CONTROL.search(given):
             raise RuntimeError("A header has a control character.")
         self.response_started = True
+        self.status = status
         self._expects_continue = False
         end = b"\r\n" if self.keep_alive or closes else b"connection: close\r\n\r\n"
         if self._is_head or status in _WITHOUT_BODY:
@@ -266,6 +281,8 @@ class Cycle:
                 data += _END
         else:
             data = self._of_known_length(body, more=more)
+        if not self._is_head:
+            self.body_sent += len(body)
         if self._head is not None:
             data = self._head + data
             self._head = None

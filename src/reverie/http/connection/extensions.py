@@ -24,6 +24,10 @@ class Exchange(Protocol):
     """What has come of the body, and wasn't received."""
     more_body: bool
     disconnected: bool
+    status: int
+    """Of the answer; 0 until it has begun."""
+    body_sent: int
+    """Bytes of the answer's body that were written."""
     on_disconnect: Callable[[], None] | None
 
     @property
