@@ -14,11 +14,15 @@ from reverie.store.database.migrate import migrate
 
 
 @contextmanager
-def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, None]:
+def opened(
+    settings: StoreSettings, *, create: bool, unhurried: bool = False, as_it_is: bool = False
+) -> Generator[Store, None, None]:
     """The store, brought up to date. A server may run on it or not.
 
     Args:
         create: whether to create a SQLite file that doesn't exist.
+        unhurried: whether statements may take longer than ``store.timeout``.
+        as_it_is: whether it is left at the revision that it has.
 
     Raises:
         ConfigurationError: there is no store, or this version can't use it.
@@ -33,9 +37,10 @@ def opened(settings: StoreSettings, *, create: bool) -> Generator[Store, None, N
         raise ConfigurationError(
             [f"store.url: there is no file {url.database}; create a key, or start the server"]
         )
-    store = Store(settings)
+    store = Store(settings, unhurried=unhurried)
     try:
-        migrate(store)
+        if not as_it_is:
+            migrate(store)
         yield store
     finally:
         store.close()
