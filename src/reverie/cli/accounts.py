@@ -36,9 +36,15 @@ def use_store(
 
     if sentence := left_behind(settings.store):
         typer.echo(f"warning: {sentence}", err=True)
-    with opened(settings.store, create=create, unhurried=unhurried, as_it_is=as_it_is) as store:
+    with opened(
+        settings.store, create=create, unhurried=unhurried, as_it_is=as_it_is, tell=_tell
+    ) as store:
         typer.echo(f"store: {whereabouts(settings.store)}", err=True)
         yield store
+
+
+def _tell(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 @contextmanager

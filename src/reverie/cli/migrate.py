@@ -64,11 +64,10 @@ def _say(before: str | None, head: str, steps: list[Step], running: int) -> None
         typer.echo(f"  {step.revision}  {step.what}")
         typer.echo(f"        {_effect(step)}")
     if steps and running:
-        number = "One gateway runs" if running == 1 else f"{running} gateways run"
-        typer.echo(
-            f"{number} on the store. Those of this version or the one before go on meanwhile; what "
-            "a step holds up, they hold up for their requests."
-        )
+        from reverie.gateway.accounts.upkeep import running_words
+
+        now = running_words(running).capitalize()
+        typer.echo(f"{now} on the store. While a step runs, requests may wait, or be refused.")
 
 
 def _effect(step: Step) -> str:

@@ -86,6 +86,11 @@ def running(connection: Connection, now: int) -> int:
     return sum(not _gone_from_here(process) for process in seen.scalars())
 
 
+def running_words(number: int) -> str:
+    """The beginning of a sentence on the gateways that run."""
+    return "one gateway runs" if number == 1 else f"{number} gateways run"
+
+
 def is_first(connection: Connection, gateway_id: int, now: int) -> bool:
     """True for one of the gateways that run on the store: that which started first."""
     earlier = select(_GATEWAYS.c.id).where(

@@ -17,6 +17,7 @@ from reverie.store.database.migrate import migrate as migrate
 from reverie.store.database.migrate import plan as plan
 from reverie.store.database.migrate import revision as revision
 from reverie.store.database.schema import HEAD as HEAD
+from reverie.store.gateways import running_words as running_words
 from reverie.store.upkeep import backup as backups
 from reverie.store.upkeep import prune
 from reverie.store.upkeep.archive import Summary as Summary
@@ -102,8 +103,9 @@ def give_space_back(store: Store) -> int:
     """
     if number := running_gateways(store):
         raise UpkeepError(
-            f"--vacuum lets nobody write to the store meanwhile, and {number} gateways run on it; "
-            "stop them first, or leave it out: new rows take the space that old ones leave"
+            "--vacuum lets nobody write to the store meanwhile, and "
+            f"{gateways.running_words(number)} on it; stop every server first, or leave it out: "
+            "new rows take the space that old ones leave"
         )
     return prune.give_space_back(store)
 

@@ -134,7 +134,8 @@ class ArchiveReader:
         try:
             first = self._lines.readline(_LONGEST_LINE)
             found = msgspec.json.decode(first)
-            if isinstance(found, dict) and found.get("reverie_backup", FORMAT) != FORMAT:
+            form = found.get("reverie_backup") if isinstance(found, dict) else None
+            if isinstance(form, int) and form > FORMAT:
                 raise UnusableBackup(
                     "it was made by a newer Reverie, in a form that this version can't read; "
                     "install that version"

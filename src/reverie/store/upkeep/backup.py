@@ -154,8 +154,9 @@ def _require_unused(connection: Connection, now: int, *, replace: bool) -> None:
         return
     tables = {table.name: table for table in _tables(connection)}
     if running := gateways.running(connection, now):
-        number = "one gateway runs" if running == 1 else f"{running} gateways run"
-        raise UpkeepError(f"{number} on the store; stop them first")
+        raise UpkeepError(
+            f"{gateways.running_words(running)} on the store; stop every server that uses it first"
+        )
     in_use = [name for name in _IN_USE if connection.execute(select(tables[name]).limit(1)).first()]
     if in_use and not replace:
         raise UpkeepError(

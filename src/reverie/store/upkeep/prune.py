@@ -150,12 +150,16 @@ def give_space_back(store: Store) -> int:
     path = store.path
     if path is None:
         raise UpkeepError("PostgreSQL gives space back by itself (autovacuum); leave --vacuum out")
-    before = path.stat().st_size
     with store.translated():
         connection = sqlite3.connect(path, timeout=store.settings.timeout, isolation_level=None)
         try:
+            connection.execute(_EMPTY_WAL)  # or the file isn't yet as large as it would get
+            before = path.stat().st_size
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute(_EMPTY_WAL)
         finally:
             connection.close()
     return before - path.stat().st_size
+
+
+_EMPTY_WAL = "PRAGMA wal_checkpoint(TRUNCATE)"
