@@ -18,6 +18,7 @@ from reverie.gateway.accounts.admission import Admission
 from reverie.gateway.accounts.authentication import Authenticator, admin_key, static_keys
 from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.accounts.retention import Retention
 from reverie.gateway.cluster_view import describe_cluster
 from reverie.gateway.metrics import Metrics
 from reverie.gateway.pulls import Pulls
@@ -119,6 +120,7 @@ class Application:
         self._pulls = Pulls()
         self._started_at = format_moment(now_ms())
         self.ledger = None if self._store is None else Ledger(self._store)
+        self._retention: Retention | None = None
         self._reloader = Reloader(
             self.registry, self._keys, read_settings or (lambda: settings), environ
         )
@@ -221,6 +223,8 @@ class Application:
             await asyncio.to_thread(migrate, self._store)
             await self._keys.start()
             await self.ledger.start()
+            self._retention = Retention(self._store, self.ledger)
+            self._retention.start()
         except StoreFailure as failure:
             raise ConfigurationError([f"store.url: the store can't be used: {failure}"]) from None
 
@@ -249,6 +253,8 @@ class Application:
         await self._pulls.stop()
         await self.registry.stop()
         await self._keys.stop()
+        if self._retention is not None:
+            await self._retention.stop()
         if self.ledger is not None:
             await self.ledger.stop()
         if self._store is not None:

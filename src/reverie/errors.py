@@ -522,6 +522,15 @@ class ClusterError(Exception):
     """The cluster can't be used. The message is one sentence for the operator, and says why."""
 
 
+class UpkeepError(Exception):
+    """A store can't be backed up, restored or cleaned up. The message is one sentence for the
+    operator, and says what to do."""
+
+
+class UnusableBackup(UpkeepError):
+    """A backup can't be restored by this version. The message is what follows the file's name."""
+
+
 class StoreFailure(Exception):
     """The database of accounts could not do it; the message says why, without its address.
 

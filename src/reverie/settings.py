@@ -45,6 +45,7 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 """Repeated from the catalogue, which can't be imported here since it lies above the settings."""
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
+FOREVER = "forever"
 STORE_FILE = "reverie.db"
 """The default store's file. Earlier versions kept it in the working directory."""
 _DAY = 86_400.0
@@ -177,6 +178,12 @@ def _default_store() -> str:
     return f"sqlite:///{written}"
 
 
+def _days_of(text: str) -> int:
+    """The number in ``400d``; 0 if it isn't written so."""
+    found = re.fullmatch(r"([0-9]{1,5})d", text)
+    return int(found[1]) if found else 0
+
+
 class StoreSettings(_Section):
     """``[store]``: where keys, limits and usage are kept."""
 
@@ -195,6 +202,23 @@ class StoreSettings(_Section):
     kept_answers_mib: int = Field(default=1024, ge=1, le=1024 * 1024)
     """MiB that all answers kept for an `Idempotency-Key` may take together. The oldest are
     dropped first."""
+    keep_requests: str = FOREVER
+    """For how long the ledger's row of each request is kept, in days, as in `400d`, at least `2d`;
+    or `forever`. Usage by key, model, tag and day is kept for ever, and limits and budgets don't
+    change: see [retention](backup.md#retention)."""
+
+    @field_validator("keep_requests")
+    @classmethod
+    def _days(cls, value: str) -> str:
+        value = value.strip()
+        if value != FOREVER and not 2 <= _days_of(value) <= 36_500:
+            raise ValueError("should be a number of days such as 400d, at least 2d, or forever")
+        return value
+
+    @property
+    def kept_days(self) -> int | None:
+        """Days for which requests are kept; None: for ever."""
+        return None if self.keep_requests == FOREVER else _days_of(self.keep_requests)
 
 
 class ClusterSettings(_Section):

@@ -27,16 +27,24 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for
 
 
 @contextmanager
-def use_store(settings: Settings, *, create: bool = False) -> Generator[Store, None, None]:
+def use_store(
+    settings: Settings, *, create: bool = False, unhurried: bool = False, as_it_is: bool = False
+) -> Generator[Store, None, None]:
     """As ``gateway.accounts.store.opened``, and say on standard error which store it is."""
     # Imported here: SQLAlchemy takes half a second, and an option may be wrong already.
     from reverie.gateway.accounts.store import opened
 
     if sentence := left_behind(settings.store):
         typer.echo(f"warning: {sentence}", err=True)
-    with opened(settings.store, create=create) as store:
+    with opened(
+        settings.store, create=create, unhurried=unhurried, as_it_is=as_it_is, tell=_tell
+    ) as store:
         typer.echo(f"store: {whereabouts(settings.store)}", err=True)
         yield store
+
+
+def _tell(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from reverie.cli.options import AiModels, Config, Host, Model, NoAuth, Ollama, P
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure
 from reverie.settings import CONFIG_FILE, ClusterSettings, ModelSettings, Settings
+
+if TYPE_CHECKING:
+    from reverie.gateway.accounts.store import Store
 
 
 def check(
@@ -113,7 +116,7 @@ def _check(
         if ollama:
             address += f" and {OLLAMA_HOST} port {OLLAMA_PORT}"
         say(f"Would listen on {address}, for {callers}.")
-        accounts = whereabouts(settings.store)
+        accounts = whereabouts(settings.store) + ("" if store is None else _upgrade_of(store))
     except ConfigurationError as error:
         problems += error.problems
     except StoreFailure as failure:
@@ -137,6 +140,16 @@ def _check(
     if problems:
         raise ConfigurationError(problems)
     return settings, keyless
+
+
+def _upgrade_of(store: Store) -> str:
+    """What a start would do to an older store, as the end of the sentence that names it."""
+    from reverie.gateway.accounts.upkeep import HEAD, revision
+
+    before = revision(store)
+    if before in (None, HEAD):
+        return ""
+    return f", which will be migrated from revision {before} to {HEAD}: see reverie migrate --plan"
 
 
 def _tell(sentence: str) -> None:

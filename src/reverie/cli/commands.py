@@ -9,21 +9,25 @@ import typer
 
 import reverie
 from reverie.cli import cluster, keys
+from reverie.cli.backup import backup
 from reverie.cli.bench import bench
 from reverie.cli.chat import chat
 from reverie.cli.check import check
 from reverie.cli.connection import CallFailed
 from reverie.cli.init import init
+from reverie.cli.migrate import migrate
 from reverie.cli.models import models
+from reverie.cli.prune import prune
 from reverie.cli.pull import pull
 from reverie.cli.requests import requests
+from reverie.cli.restore import restore
 from reverie.cli.run import run as run_verb
 from reverie.cli.serve import serve
 from reverie.cli.status import status
 from reverie.cli.top import top
 from reverie.cli.tune import tune
 from reverie.cli.usage import usage
-from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure
+from reverie.errors import ClusterError, ConfigurationError, ModelError, StoreFailure, UpkeepError
 
 _EPILOG = """\b
 Start with:
@@ -56,6 +60,10 @@ app.add_typer(keys.app, short_help="Create, list, change and revoke callers' key
 app.add_typer(cluster.app, short_help="Run models on many machines.")
 app.command(short_help="Say what was used: requests, tokens, money.")(usage)
 app.command(short_help="List the last requests: who asked what, how it ended.")(requests)
+app.command(short_help="Copy the store to a file, while servers run.")(backup)
+app.command(short_help="Fill an empty store from a backup.")(restore)
+app.command(short_help="Remove old requests from the store.")(prune)
+app.command(short_help="Say what an upgrade does to the store, and do it.")(migrate)
 app.command(short_help="Put load on a server, and measure what clients see.")(bench)
 
 
@@ -83,7 +91,7 @@ def run() -> None:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(1)
-    except (ModelError, ClusterError, CallFailed) as error:
+    except (ModelError, ClusterError, CallFailed, UpkeepError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except StoreFailure as error:

@@ -76,6 +76,31 @@ def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
     return closed
 
 
+def running(connection: Connection, now: int) -> int:
+    """How many gateways run on the store, as far as anybody can tell."""
+    seen = connection.execute(
+        select(_GATEWAYS.c.process).where(
+            _GATEWAYS.c.ended_at.is_(None), _GATEWAYS.c.seen_at >= now - DEAD_AFTER_MS
+        )
+    )
+    return sum(not _gone_from_here(process) for process in seen.scalars())
+
+
+def running_words(number: int) -> str:
+    """The beginning of a sentence on the gateways that run."""
+    return "one gateway runs" if number == 1 else f"{number} gateways run"
+
+
+def is_first(connection: Connection, gateway_id: int, now: int) -> bool:
+    """True for one of the gateways that run on the store: that which started first."""
+    earlier = select(_GATEWAYS.c.id).where(
+        _GATEWAYS.c.id < gateway_id,
+        _GATEWAYS.c.ended_at.is_(None),
+        _GATEWAYS.c.seen_at >= now - DEAD_AFTER_MS,
+    )
+    return connection.execute(earlier.limit(1)).first() is None
+
+
 def this_process() -> str:
     """This process, named so that another one on the same host can look it up."""
     return f"{_host()} {os.getpid()} {_started(os.getpid())}"

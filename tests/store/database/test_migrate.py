@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import ast
 import multiprocessing
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
 
+import reverie.store.database
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
-from reverie.store.database.migrate import migrate
+from reverie.store.database.migrate import is_current, migrate, plan
+from reverie.store.reservations import Granted
+from tests.store.filled import REVISIONS, contents, make
+from tests.store.ledger_helpers import ask, close, make_key, request, rows, settled
 
 
 def test_the_migrations_lead_to_the_schema_of_the_code(store: Store) -> None:
@@ -37,6 +44,108 @@ def test_the_partial_and_the_unique_indexes_are_what_the_schema_says(store: Stor
                 condition = index.dialect_options[connection.dialect.name]["where"]
                 written = str(one.get("dialect_options", {}).get(option, "")).strip("()")
                 assert written == ("" if condition is None else str(condition))
+
+
+@pytest.fixture
+def bare(store_url: str) -> Iterator[Store]:
+    """A database without tables."""
+    opened = Store(StoreSettings(url=store_url, timeout=10))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("old", REVISIONS)
+def test_a_store_of_each_earlier_version_keeps_every_row(bare: Store, old: str) -> None:
+    make(bare, old)
+    before = contents(bare)
+    assert all(len(lines) == 6 for _, lines in before.values())
+    assert migrate(bare) == old
+    after = contents(bare)
+    for table, (columns, lines) in before.items():
+        places = [after[table][0].index(column) for column in columns]
+        now = [tuple(line[place] for place in places) for line in after[table][1]]
+        assert sorted(now, key=repr) == lines
+    make_key(bare)
+    (granted,) = ask(bare, request(1 << 41))
+    assert isinstance(granted, Granted)
+
+
+@pytest.mark.parametrize("old", REVISIONS)
+def test_a_plan_says_what_is_missing_and_writes_nothing(bare: Store, old: str) -> None:
+    make(bare, old)
+    before = contents(bare)
+    steps = plan(bare)
+    assert [step.revision for step in steps] == REVISIONS[REVISIONS.index(old) + 1 :]
+    assert all(step.what and not step.what.endswith("\n") for step in steps)
+    assert contents(bare) == before
+    if old < "0003":
+        assert (steps[-1].reads, steps[-1].rewrites) == ({"keys": 6}, {})
+        assert 0 < steps[-1].seconds < 1
+
+
+def test_a_plan_for_a_store_that_isnt_there_makes_none(tmp_path: Path) -> None:
+    store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/none.db"))
+    assert plan(store) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_migration_says_what_it_reads_and_rewrites() -> None:
+    """An index over a table that is there reads it, and a change of its columns may rewrite it."""
+    folder = Path(reverie.store.database.__path__[0]) / "migrations" / "versions"
+    for file in folder.glob("*.py"):
+        text = file.read_text()
+        made = set(re.findall(r'create_table\(\s*"(\w+)"', text))
+        indexed = set(re.findall(r'create_index\(\s*"\w+",\s*"(\w+)"', text))
+        (reads,) = re.findall(r"^reads = (\(.*\))$", text, re.MULTILINE)
+        (rewrites,) = re.findall(r"^rewrites = (\(.*\))$", text, re.MULTILINE)
+        assert indexed - made <= {*ast.literal_eval(reads), *ast.literal_eval(rewrites)}, file
+        if re.search(r"alter_column|batch_alter", text):
+            assert ast.literal_eval(rewrites), file
+
+
+def test_a_start_says_what_it_did_to_an_older_store(
+    bare: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(bare, REVISIONS[0])
+    with caplog.at_level("INFO", "reverie.store"):
+        migrate(bare)
+        migrate(bare)
+    (record,) = [one for one in caplog.records if one.message == "the store was migrated"]
+    told = record.__dict__["fields"]
+    assert (told["from_revision"], told["to_revision"]) == (REVISIONS[0], schema.HEAD)
+
+
+def test_a_migration_may_take_longer_than_a_request_would_wait(store_url: str) -> None:
+    hurried = Store(StoreSettings(url=store_url, timeout=0.05))
+    make(hurried, REVISIONS[0])
+    with hurried.write() as connection:
+        key = {"weight": 1, "created_at": 1, "name": "n"}
+        connection.execute(
+            insert(schema.keys), [{**key, "id": f"{n}", "hash": b"%d" % n} for n in range(20_000)]
+        )
+    assert migrate(hurried) == REVISIONS[0]
+    assert is_current(hurried)
+    hurried.close()
+
+
+def test_a_gateway_that_runs_goes_on_after_a_newer_version_has_added_to_the_store(
+    store: Store,
+) -> None:
+    """What an upgrade with several gateways relies on: migrations only add."""
+    make_key(store)
+    ask(store, request(1))
+    with store.write() as connection:
+        connection.execute(text("ALTER TABLE ledger ADD COLUMN more TEXT"))
+        connection.execute(text("ALTER TABLE usage_daily ADD COLUMN more INTEGER DEFAULT 0"))
+        connection.execute(text("CREATE TABLE newer (id INTEGER)"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    close(store, settled(1))
+    (granted,) = ask(store, request(2))
+    assert isinstance(granted, Granted)
+    close(store, settled(2))
+    assert [row.outcome for row in rows(store)] == ["ok", "ok"]
+    (day,) = rows(store, "usage_daily")
+    assert day.requests == 2
 
 
 def test_migrating_again_changes_nothing(store: Store) -> None:
@@ -75,9 +184,14 @@ def test_a_store_from_the_future_is_refused_in_one_sentence(store: Store) -> Non
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(ConfigurationError) as caught:
         migrate(store)
-    assert caught.value.problems == [
-        "store.url: this store was made by a newer Reverie; upgrade this one"
-    ]
+    (problem,) = caught.value.problems
+    assert "made by a newer Reverie: it has revision 9999" in problem
+    assert f"up to {schema.HEAD}" in problem
+    assert "Install the newer version again, or restore a backup" in problem
+    with pytest.raises(ConfigurationError, match="9999"):
+        is_current(store)
+    with pytest.raises(ConfigurationError, match="9999"):
+        plan(store)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(store_url: str) -> None:

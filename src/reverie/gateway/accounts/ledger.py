@@ -106,6 +106,16 @@ class Ledger:
         return 0 if self._journal is None else len(self._journal.pending)
 
     @property
+    def gateway(self) -> int:
+        """This gateway's number."""
+        return self._gateway
+
+    @property
+    def busy(self) -> bool:
+        """True if anything waits for the store."""
+        return self._writer is not None and self._writer.waiting > 0
+
+    @property
     def open(self) -> int:
         """This gateway's open rows."""
         return len(self._open)

@@ -34,6 +34,8 @@ from reverie.store.database.prepared import sqlite_of
 from reverie.store.database.timeouts import connection_class
 
 _WAL_RETRY_DELAY = 0.01
+_UNHURRIED = 6 * 3600.0
+"""Seconds that one statement may take where no request waits for it."""
 _TRANSIENT = (OperationalError, InterfaceError, InternalError)
 _TRANSIENT_SQLITE = (sqlite3.OperationalError, sqlite3.InterfaceError, sqlite3.InternalError)
 
@@ -41,18 +43,22 @@ _TRANSIENT_SQLITE = (sqlite3.OperationalError, sqlite3.InterfaceError, sqlite3.I
 class Store:
     """A database. Nothing is connected before the first transaction.
 
+    Args:
+        unhurried: its statements may take longer than ``store.timeout``: no request waits for them.
+            Locks are still waited for that long only.
+
     Raises:
         ConfigurationError: the URL can't be used.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, unhurried: bool = False) -> None:
         self.settings = settings
         self.url = parse_url(settings.url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = (
             _connect_sqlite(self.url, settings)
             if self.is_sqlite
-            else _connect_postgres(self.url, settings)
+            else _connect_postgres(self.url, settings, unhurried=unhurried)
         )
 
     @contextmanager
@@ -82,6 +88,21 @@ class Store:
         """
         with self.translated(), self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def snapshot(self) -> Generator[Connection, None, None]:
+        """One transaction that only reads, and sees the store as it was at its first read.
+
+        Raises:
+            StoreFailure
+        """
+        with self.translated(), self.engine.connect() as connection:
+            if not self.is_sqlite:  # where every transaction is one
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            with connection.begin():
+                yield connection
 
     def require_creatable(self) -> None:
         """Find out whether SQLite's file could be made, if there is none yet. Makes none.
@@ -234,12 +255,13 @@ def _use_wal(cursor: sqlite3.Cursor, timeout: float) -> None:
             return
 
 
-def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
+def _connect_postgres(url: URL, settings: StoreSettings, *, unhurried: bool) -> Engine:
     milliseconds = int(settings.timeout * 1000)
+    seconds = _UNHURRIED if unhurried else settings.timeout
     options = [
-        f"-c statement_timeout={milliseconds}",
+        f"-c statement_timeout={int(seconds * 1000)}",
         f"-c lock_timeout={milliseconds}",
-        f"-c idle_in_transaction_session_timeout={2 * milliseconds}",
+        f"-c idle_in_transaction_session_timeout={int(2 * seconds * 1000)}",
     ]
     if settings.durability == "power":
         options.append("-c synchronous_commit=on")
@@ -259,6 +281,6 @@ def _connect_postgres(url: URL, settings: StoreSettings) -> Engine:
         },
     )
     # Longer than the server's own timeouts, whose errors say more about what took so long.
-    bounded = connection_class(settings.timeout + 1)
+    bounded = connection_class(seconds + 1)
     event.listen(engine, "do_connect", lambda _, __, args, named: bounded.connect(*args, **named))
     return engine

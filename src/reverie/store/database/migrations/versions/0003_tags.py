@@ -7,6 +7,8 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+reads = ("keys",)
+rewrites = ()
 
 
 def upgrade() -> None:
