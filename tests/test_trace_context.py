@@ -67,8 +67,16 @@ def test_the_state_of_several_lines_is_one_list() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    ["no-value", "UPPER=1", "a=1,a=2", "a=b=c", "a=é", "a=\x01", "a=" + "x" * 600]
-    + [",".join(f"k{number}=1" for number in range(33))],
+    [
+        "no-value",
+        "UPPER=1",
+        "a=1,a=2",
+        "a=b=c",
+        "a=é",
+        "a=\x01",
+        "a=" + "x" * 600,
+        ",".join(f"k{number}=1" for number in range(33)),
+    ],
 )
 def test_a_malformed_state_is_left_out_and_the_place_kept(state: str) -> None:
     context = read(PARENT, state)

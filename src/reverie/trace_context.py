@@ -1,4 +1,4 @@
-"""W3C Trace Context: which trace a request belongs to, as its caller tells it, and engines are told.
+"""W3C Trace Context: which trace a request is part of, as callers tell and engines are told.
 
 Rule: what a caller sends is parsed, and what an engine gets is written anew. Bytes that don't fit
 the format to the letter count as none (www.w3.org/TR/trace-context).

@@ -6,6 +6,8 @@ makes the engine stop. Where only the end is missing, it is read over first (``l
 Rule 2: what goes wrong is a ``BackendError``; no other exception leaves this module.
 
 Rule 3: every wait has a deadline.
+
+Rule 4: what is sent for a request that is traced names the attempt's place in the trace.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from reverie.backends.client.address import Address
 from reverie.backends.client.connection import Connection, Sink
 from reverie.backends.client.pool import Pool
 from reverie.errors import BackendError, ConnectionLost
+from reverie.trace_context import outgoing
 
 _MAX_GET_BYTES = 64 * 1024
 _GET_BODY_TIMEOUT = 0.5
@@ -202,7 +205,7 @@ class Transport:
         """Send, with a second try if a reused connection fails: a server may close an idle one
         just as a request is sent on it, which says nothing about the request.
         """
-        head = self._post_head(path) + b"%d\r\n\r\n" % len(body)
+        head = self._post_head(path) + b"%d\r\n%b\r\n" % (len(body), outgoing.get())
         connection = self._pool.take()
         if connection is not None:
             try:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.traces.tracer import Tracer
 from reverie.http.connection.exchange import Scope, header
 from reverie.http.local_callers import LocalCallers
 from reverie.ids import random_id
@@ -22,6 +24,7 @@ class Access:
     Args:
         trusted_proxies: networks of proxies whose word counts.
         allows_origin: tells whether the operator lets pages of an origin call.
+        tracer: traces requests; None: nobody does.
     """
 
     def __init__(
@@ -31,7 +34,9 @@ class Access:
         open_to_all: bool,
         trusted_proxies: Sequence[str] = (),
         allows_origin: Callable[[bytes], bool] = lambda _: False,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._authenticator = authenticator
         self._open_to_all = open_to_all
         self._local = LocalCallers(trusted_proxies, allows_origin)
@@ -42,6 +47,14 @@ class Access:
         if given is not None and _ACCEPTABLE_ID.fullmatch(given):
             return given.decode()
         return f"req_{random_id()}"
+
+    def new_record(self, scope: Scope) -> RequestRecord:
+        """The record of a request that begins now, and its trace."""
+        id, path = self.request_id(scope), scope["path"]
+        if self._tracer is None:
+            return RequestRecord(id, path)
+        is_known = not self._authenticator.open or self._local.have_sent(scope)
+        return self._tracer.record(id, path, scope, is_known=is_known)
 
     async def admit(self, scope: Scope) -> Caller:
         """Identify the caller.

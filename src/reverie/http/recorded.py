@@ -23,7 +23,7 @@ class RecordedRoute:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(self._access.request_id(scope), scope["path"])
+        record = self._access.new_record(scope)
         self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)
