@@ -201,14 +201,12 @@ class TracesSettings(_Section):
     `/v1/traces` is appended unless the URL ends in `/traces`. None: there are no traces, unless
     OpenTelemetry's own [environment variables](traces.md#opentelemetrys-environment-variables) name
     one. It needs `pip install "reverie[otel]"`."""
-    sample: float | None = Field(default=None, ge=0, le=1, json_schema_extra={"default": "`1.0`"})
+    sample: float = Field(default=1.0, ge=0, le=1)
     """The share of requests that are traced, of those whose caller's `traceparent` doesn't say
     whether to."""
     content: bool = False
     """Send prompts and answers, too. Whoever can read the traces can read them then."""
-    conventions: Literal["1.41", "latest"] | None = Field(
-        default=None, json_schema_extra={"default": '`"1.41"`'}
-    )
+    conventions: Literal["1.41", "latest"] = "1.41"
     """The version of OpenTelemetry's conventions for generative AI whose names are used: `1.41`, or
     `latest`, which may change with each release."""
     headers_env: str | None = None

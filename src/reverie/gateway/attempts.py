@@ -53,7 +53,7 @@ class Attempts:
         self._tokens_before = 0
         self._size = 0  # of prompt and answer, once the prompt's is known
         self._blame = Blame()
-        self._queued = time.monotonic()
+        self._queued = 0.0 if record.trace is None else record.trace.queue_entered()
         self._traced: Attempt | None = None  # the present attempt
 
     @property
@@ -110,7 +110,6 @@ class Attempts:
         self._blame.failed(lease, error)
         if self._traced is not None:
             self._traced.end(error)
-            self._queued = time.monotonic()
         try:
             self._prepare(lease.backend, error)
         except ReverieError:
@@ -118,6 +117,8 @@ class Attempts:
             raise
         if self._answer.reached_max_tokens:
             self._blame.close()
+        elif self._record.trace is not None:
+            self._queued = self._record.trace.queue_entered()
 
     def _prepare(self, backend: Backend, error: ReverieError) -> None:
         answer = self._answer

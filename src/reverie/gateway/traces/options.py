@@ -51,18 +51,19 @@ def options_of(settings: TracesSettings, environ: Mapping[str, str]) -> TraceOpt
     endpoint = settings.endpoint or _endpoint_in(environ)
     if endpoint is None:
         return None
-    sampler = _sampler_in(environ)
+    written = settings.model_fields_set
+    sampler = _Sampler(settings.sample) if "sample" in written else _sampler_in(environ)
     resource = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")) or {}
     named = resource.pop("service.name", _DEFAULT_NAME)
     opted_in = environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
-    conventions = settings.conventions or (
-        "latest" if _LATEST in map(str.strip, opted_in) else "1.41"
-    )
+    conventions = settings.conventions
+    if "conventions" not in written and _LATEST in map(str.strip, opted_in):
+        conventions = "latest"
     return TraceOptions(
         endpoint=endpoint if endpoint.endswith("/traces") else f"{endpoint}/v1/traces",
         is_configured=settings.endpoint is not None,
-        sample=sampler.ratio if settings.sample is None else settings.sample,
-        parent_based=sampler.parent_based or settings.sample is not None,
+        sample=sampler.ratio,
+        parent_based=sampler.parent_based,
         content=settings.content,
         latest=conventions == "latest",
         headers=_headers(settings.headers_env, environ),
@@ -126,8 +127,8 @@ def _sampler_in(environ: Mapping[str, str]) -> _Sampler:
         ratio = TracesSettings.model_validate({"sample": written}).sample
     except ValidationError:
         _ignore("OTEL_TRACES_SAMPLER_ARG", "it should be a number from 0 to 1")
-        ratio = None
-    return _Sampler(1.0 if ratio is None else ratio, parent_based)
+        ratio = 1.0
+    return _Sampler(ratio, parent_based)
 
 
 def _headers(variable: str | None, environ: Mapping[str, str]) -> dict[str, str]:

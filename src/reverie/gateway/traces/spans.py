@@ -67,6 +67,8 @@ def spans_of(record: RequestRecord, trace: Trace) -> list[Span]:
         shared = _failed_with(step.error)
         span = _child(root, step.name, clock, step.began, step.ended, shared, step.error)
         spans.append(span)
+    for since in trace.waiting:  # its client left, or a shutdown
+        spans.append(_child(root, "queue", clock, since, ended))
     for attempt in trace.attempts:
         spans += _attempt_spans(record, trace, attempt, name, clock, ended)
     return spans
@@ -119,7 +121,7 @@ def _request_span(record: RequestRecord, trace: Trace, name: str, clock: _Clock)
         clock.at(ended),
         tuple(_shared(record, trace)),
         tuple(_own(record, trace)),
-        tuple(_events(record, trace, clock)),
+        tuple(sorted(_events(record, trace, clock), key=lambda event: event.at)),
         (record.reason or "") if failed else None,
     )
 

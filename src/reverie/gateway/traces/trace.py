@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from asyncio import Future
 
     from reverie.backends.base import Backend
-    from reverie.gateway.record import RequestRecord
 
 _MAX_NOTED = 32
 """Steps of a kind that one request's spans are made of. More are left out."""
 _random = Random()
 
 Asked: TypeAlias = GenerateRequest | TaskRequest[Any]
+OnEnd: TypeAlias = Callable[[Any], None]
+"""Takes a request's record, which knows its trace."""
 
 
 def new_id(size: int) -> bytes:
@@ -116,7 +117,7 @@ class Trace:
 
     Args:
         claimed: its caller's place in a trace, which counts once the caller is admitted.
-        on_end: takes the request's record at its end.
+        on_end: called at the request's end.
     """
 
     __slots__ = (
@@ -134,13 +135,14 @@ class Trace:
         "request",
         "server",
         "steps",
+        "waiting",
     )
 
     def __init__(
         self,
         options: TraceOptions,
         context: TraceContext,
-        on_end: Callable[[RequestRecord], None],
+        on_end: OnEnd,
         *,
         server: Server | None = None,
         claimed: TraceContext | None = None,
@@ -160,6 +162,8 @@ class Trace:
         self.attempts: list[Attempt] = []
         self.steps: list[Step] = []
         self.notes: list[Note] = []
+        self.waiting: list[float] = []
+        """Since when slots are waited for: until one is had, or for ever."""
         self._claimed = claimed
         self._on_end = on_end
 
@@ -197,14 +201,22 @@ class Trace:
         self.request = None
         return own
 
+    def queue_entered(self) -> float:
+        """Note that a slot is wanted; give the time."""
+        now = time.monotonic()
+        self.waiting.append(now)
+        return now
+
     def queue_left(self, queued: float, error: ReverieError) -> None:
         """Note that no slot could be had."""
+        self.waiting.remove(queued)
         self._add(Step("queue", queued, time.monotonic(), error.code))
 
     def attempt(
         self, backend: Backend, queued: float, position: int, after_tokens: int | None
     ) -> Attempt:
         """Note that a backend is asked now, which gets to know its place in the trace."""
+        self.waiting.remove(queued)
         attempt = Attempt(backend, queued, after_tokens)
         attempt.position = position
         if len(self.attempts) < _MAX_NOTED:
@@ -249,8 +261,8 @@ class Trace:
 
         return watched
 
-    def end(self, record: RequestRecord) -> None:
-        """Hand the facts on, once the request has ended."""
+    def end(self, record: Any) -> None:
+        """Hand the request's record on, once it has ended."""
         if self.context.sampled:
             self._on_end(record)
 
