@@ -19,6 +19,7 @@ from reverie.settings import (
     PriceSettings,
     ServerSettings,
     StoreSettings,
+    TracesSettings,
     variable_of,
 )
 
@@ -35,6 +36,7 @@ _SUGGESTIONS = re.compile(
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
     ("[store]", StoreSettings),
+    ("[traces]", TracesSettings),
     ("[cluster]", ClusterSettings),
     ("[[models]]", ModelSettings),
     ("[[models.backends]]", BackendSettings),
@@ -52,11 +54,10 @@ Reverie needs no configuration: `reverie serve` serves the default model to this
 anything, write `reverie.toml` in the working directory, or give another file with `--config FILE`.
 
 - Flags override environment variables, which override the file, which overrides the defaults.
-- Each key of `[server]` and `[store]` has an environment variable, such as `REVERIE_SERVER_PORT`
-  for `port`; the items of a list are separated by commas there. The flags of `reverie serve` have
-  short ones: `REVERIE_HOST`, `REVERIE_PORT`, `REVERIE_CONFIG`, `REVERIE_MODEL`,
-  `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`, `REVERIE_OLLAMA`,
-  `REVERIE_WORKERS`.
+- Each key of `[server]`, `[store]` and `[traces]` has an environment variable, such as
+  `REVERIE_SERVER_PORT` for `port`; the items of a list are separated by commas there. The flags of
+  `reverie serve` have short ones: `REVERIE_HOST`, `REVERIE_PORT`, `REVERIE_CONFIG`,
+  `REVERIE_MODEL`, `REVERIE_AI_MODELS`, `REVERIE_NO_AUTH`, `REVERIE_OLLAMA`, `REVERIE_WORKERS`.
 - The keys of callers are in `REVERIE_API_KEYS`, separated by commas, and never in the file.
 - Every mistake is reported with its key and what would be accepted, and nothing starts. An unknown
   key is a mistake. `reverie check` takes the flags of `reverie serve` and says what it would run.
@@ -91,7 +92,7 @@ def configuration() -> str:
     parts = [_INTRODUCTION]
     for title, section in _SECTIONS:
         parts.append(f"\n## `{title}`\n\n{_summary(section)}\n\n")
-        variables = title in ("[server]", "[store]")
+        variables = title in ("[server]", "[store]", "[traces]")
         heads = ["key", "type", "default", "what it does"]
         parts.append(_row(heads) + _row(["---"] * len(heads)))
         for key, field in section.model_fields.items():

@@ -84,6 +84,7 @@ async def start_gateway(
             store: Mapping[str, Any] | None = None,
             model: Mapping[str, Any] | None = None,
             cluster: Mapping[str, Any] | None = None,
+            traces: Mapping[str, Any] | None = None,
             link: Link | None = None,
         ) -> Gateway:
             backends = [{"url": engine.url, **(backend or {})} for engine in engines]
@@ -95,6 +96,8 @@ async def start_gateway(
             }
             if cluster is not None:
                 written["cluster"] = dict(cluster)
+            if traces is not None:
+                written["traces"] = dict(traces)
             settings = Settings.model_validate(written)
             leaks.register_environment(environ or {})
             leaks.register_url(settings.store.url)

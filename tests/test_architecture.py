@@ -134,6 +134,8 @@ TESTED_ELSEWHERE = {
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/accounts/request_list.py": "cli/test_requests.py",
     "gateway/attempts.py": "gateway/test_relay.py",
+    "gateway/traces/attributes.py": "gateway/traces/test_spans.py",
+    "gateway/traces/trace.py": "gateway/traces/test_spans.py",
     "gateway/pulls.py": "http/admin/test_pulls.py",
     "gateway/scheduling/description.py": "http/admin/test_backends.py",
     "gateway/scheduling/refusals.py": "gateway/scheduling/test_pool_drain.py",

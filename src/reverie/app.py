@@ -26,6 +26,7 @@ from reverie.gateway.serving.config_diff import Changes
 from reverie.gateway.serving.registry import ModelRegistry
 from reverie.gateway.serving.served_models import ServedModels
 from reverie.gateway.siblings import ALONE, Siblings
+from reverie.gateway.traces.tracer import Tracer, tracer_of
 from reverie.http.access import Access
 from reverie.http.admin.application import add_admin
 from reverie.http.connection.exchange import (
@@ -125,14 +126,18 @@ class Application:
             self.registry, self._keys, read_settings or (lambda: settings), environ
         )
         self._cors = Cors(settings.server.allow_origins)
+        self._tracer: Tracer | None = tracer_of(settings.traces, environ)
         access = Access(
             self._keys,
             open_to_all=settings.server.no_auth,
             trusted_proxies=settings.server.trusted_proxies,
             allows_origin=self._cors.allows,
+            tracer=self._tracer,
         )
         admission = Admission(self.ledger)
         metrics = Metrics(self.registry, self.ledger)
+        if self._tracer is not None:
+            metrics.add(*self._tracer.exporter.tallies)
         self._live = metrics.live
         self._siblings = siblings
         replays = Replays(
@@ -214,6 +219,8 @@ class Application:
         await self._open_accounts()
         require_keys(self.settings.server, keyless=self._keys.open)
         warn_of_own_backends(self.settings)
+        if self._tracer is not None:
+            self._tracer.start()
         await self.registry.start()
 
     async def _open_accounts(self) -> None:
@@ -257,6 +264,8 @@ class Application:
             await self._retention.stop()
         if self.ledger is not None:
             await self.ledger.stop()
+        if self._tracer is not None:
+            await self._tracer.stop()
         if self._store is not None:
             self._store.close()
 

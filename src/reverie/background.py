@@ -92,10 +92,13 @@ class Loop:
 
     Args:
         run: runs until it is cancelled.
+        harmless: as in ``Watch``.
     """
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        self._watch = Watch(name)
+    def __init__(
+        self, name: str, run: Callable[[], Awaitable[None]], *, harmless: bool = False
+    ) -> None:
+        self._watch = Watch(name, harmless=harmless)
         self._run = run
         self._task = asyncio.create_task(self._keep(), name=name, context=Context())
 

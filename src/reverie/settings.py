@@ -221,6 +221,50 @@ class StoreSettings(_Section):
         return None if self.keep_requests == FOREVER else _days_of(self.keep_requests)
 
 
+class TracesSettings(_Section):
+    """``[traces]``: where a trace of each request is sent ([traces](traces.md))."""
+
+    endpoint: str | None = None
+    """The http(s) URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`;
+    `/v1/traces` is appended unless the URL ends in `/traces`. None: there are no traces, unless
+    OpenTelemetry's own [environment variables](traces.md#opentelemetrys-environment-variables) name
+    one. It needs `pip install "reverie[otel]"`."""
+    sample: float = Field(default=1.0, ge=0, le=1)
+    """The share of requests that are traced, of those whose caller's `traceparent` doesn't say
+    whether to."""
+    content: bool = False
+    """Send prompts and answers, too. Whoever can read the traces can read them then."""
+    conventions: Literal["1.41", "latest"] = "1.41"
+    """The version of OpenTelemetry's conventions for generative AI whose names are used: `1.41`, or
+    `latest`, which may change with each release."""
+    headers_env: str | None = None
+    """The environment variable that holds headers for the collector, as in
+    `Authorization=Bearer%20KEY,X-Scope-OrgID=1`. They are never written here."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        return None if value is None else _collector(value)
+
+
+def _collector(value: str) -> str:
+    """A collector's URL.
+
+    Raises:
+        ValueError: it can't be one.
+    """
+    parts = urlsplit(value)
+    if " " in require_printable(value):
+        raise ValueError("must not have spaces")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL, such as http://127.0.0.1:4318")
+    if parts.username or parts.password:
+        raise ValueError("must not carry a password; name the headers' variable in headers_env")
+    if "?" in value or "#" in value:
+        raise ValueError("must end before the ? of a query or the # of a fragment")
+    return value.rstrip("/")
+
+
 class ClusterSettings(_Section):
     """``[cluster]``: the machines on which models with `engines` run."""
 
@@ -531,6 +575,7 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     store: StoreSettings = Field(default_factory=StoreSettings)
     cluster: ClusterSettings | None = None
+    traces: TracesSettings = TracesSettings()
     models: tuple[ModelSettings, ...] = (
         ModelSettings(
             name=DEFAULT_MODEL, aliases=DEFAULT_MODEL_ALIASES, source=DEFAULT_MODEL, default=True
@@ -651,7 +696,11 @@ def _read_file(file: Path, *, required: bool, is_reload: bool) -> dict[str, Any]
         raise ConfigurationError([f"{file}: is not valid TOML: it is nested too deeply"]) from None
 
 
-_SECTIONS: dict[str, type[_Section]] = {"server": ServerSettings, "store": StoreSettings}
+_SECTIONS: dict[str, type[_Section]] = {
+    "server": ServerSettings,
+    "store": StoreSettings,
+    "traces": TracesSettings,
+}
 _TABLES: dict[str, type[_Section]] = {
     **_SECTIONS,
     "cluster": ClusterSettings,
@@ -670,7 +719,7 @@ def variable_of(section: str, key: str) -> str:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str | list[str]]]:
-    """The values of ``[server]`` and ``[store]`` that are set by variables. Models have none."""
+    """The values of ``_SECTIONS`` that are set by variables. Models have none."""
     return {
         section: values
         for section, model in _SECTIONS.items()

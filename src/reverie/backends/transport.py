@@ -10,6 +10,8 @@ Rule 3: every wait has a deadline.
 Rule 4: what is posted carries the id of the request that it is for, as ``X-Request-Id``. While the
 server still works on that id, another one is derived from it: vLLM before 0.13 refuses an id that
 it knows already, and a request with several answers is several to its engine.
+
+Rule 5: what is sent for a request that is traced names the attempt's place in the trace.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from reverie.backends.client.connection import Connection, Sink
 from reverie.backends.client.pool import Pool
 from reverie.errors import BackendError, ConnectionLost
 from reverie.ids import random_id
+from reverie.trace_context import outgoing
 
 _MAX_GET_BYTES = 64 * 1024
 _GET_BODY_TIMEOUT = 0.5
@@ -212,8 +215,9 @@ class Transport:
         """Send, with a second try if a reused connection fails: a server may close an idle one
         just as a request is sent on it, which says nothing about the request.
         """
-        told = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
-        head = self._post_head(path) + f"{told}Content-Length: {len(body)}\r\n\r\n".encode()
+        told = b"" if request_id is None else b"X-Request-Id: %b\r\n" % request_id.encode()
+        told += outgoing.get()
+        head = self._post_head(path) + b"%bContent-Length: %d\r\n\r\n" % (told, len(body))
         connection = self._pool.take()
         if connection is not None:
             try:

@@ -19,6 +19,7 @@ from reverie.gateway.continuation import Continuation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.pool import Pool
+from reverie.gateway.traces.trace import Attempt
 from reverie.log import fields
 
 logger = logging.getLogger("reverie.relay")
@@ -52,6 +53,8 @@ class Attempts:
         self._tokens_before = 0
         self._size = 0  # of prompt and answer, once the prompt's is known
         self._blame = Blame()
+        self._queued = 0.0 if record.trace is None else record.trace.queue_entered()
+        self._traced: Attempt | None = None  # the present attempt
 
     @property
     def new_tokens(self) -> int:
@@ -66,6 +69,9 @@ class Attempts:
         record.backend = backend.name
         self._tokens_before = self._answer.tokens
         self._size = 0
+        if record.trace is not None:
+            after = None if self._cut is None else self._answer.tokens
+            self._traced = record.trace.attempt(backend, self._queued, lease.position, after)
         if self._cut is None:
             return
         assert self._latest is not None
@@ -77,6 +83,8 @@ class Attempts:
     def got_further(self) -> None:
         """Note the first events from the backend: a cut answer continues."""
         self._blame.another_got_further()
+        if self._traced is not None:
+            self._traced.got_further()
         if self._resuming:
             self._resuming = False
             self._record.failovers += 1
@@ -87,6 +95,12 @@ class Attempts:
             self._size = self._pool.within_context(prompt_tokens + self._asked.max_tokens)
             lease.resize(self._size)
 
+    def succeeded(self, lease: Lease, client_blocked: float = 0.0) -> None:
+        """Note that the answer is complete; ``client_blocked`` as in ``Lease.succeeded``."""
+        lease.succeeded(self.new_tokens, client_blocked)
+        if self._traced is not None:
+            self._traced.end()
+
     def failed(self, lease: Lease, error: ReverieError) -> None:
         """Count the failure, and prepare the next attempt.
 
@@ -94,6 +108,8 @@ class Attempts:
             ReverieError: no attempt is left: ``error``, or the one that cut the answer.
         """
         self._blame.failed(lease, error)
+        if self._traced is not None:
+            self._traced.end(error)
         try:
             self._prepare(lease.backend, error)
         except ReverieError:
@@ -101,6 +117,8 @@ class Attempts:
             raise
         if self._answer.reached_max_tokens:
             self._blame.close()
+        elif self._record.trace is not None:
+            self._queued = self._record.trace.queue_entered()
 
     def _prepare(self, backend: Backend, error: ReverieError) -> None:
         answer = self._answer
@@ -125,6 +143,8 @@ class Attempts:
     def unavailable(self, error: ReverieError) -> ReverieError:
         """Note that no backend could be had; return the error for the client."""
         self._blame.close()
+        if self._record.trace is not None:
+            self._record.trace.queue_left(self._queued, error)
         if self._cut is None:
             return error
         self._give_up(error.code)

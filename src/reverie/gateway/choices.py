@@ -44,7 +44,7 @@ async def relay_choices(
     Raises:
         ReverieError: as ``relay``.
     """
-    parts = [RequestRecord(record.id, record.route, "choice") for _ in requests]
+    parts = [record.another("choice") for _ in requests]
     waiting: asyncio.Queue[_Batch | Exception] = asyncio.Queue(maxsize=len(requests))
 
     begun = asyncio.Event()
@@ -115,6 +115,8 @@ def merge(
     tokens_at = [part.first_token for part in parts if part.first_token is not None]
     record.first_token = min(tokens_at, default=None)
     record.cached_tokens = sum(part.cached_tokens for part in counting)
+    record.reasoning_tokens = sum(part.reasoning_tokens for part in parts)
+    record.finish_reasons = tuple(reason for part in parts for reason in part.finish_reasons)
     if all(part.prompt_tokens is not None for part in counting):
         known = record.prompt_tokens is not None
         record.prompt_tokens = sum(part.prompt_tokens or 0 for part in counting)

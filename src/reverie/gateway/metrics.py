@@ -96,6 +96,11 @@ class Metrics:
         if ledger is not None:
             self._collectors.register(_LedgerState(ledger))
 
+    def add(self, *collectors: Collector) -> None:
+        """Render these, too."""
+        for collector in collectors:
+            self._collectors.register(collector)
+
     def began(self, record: RequestRecord) -> None:
         """Note a request that runs now."""
         self.live.began(record)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from reverie.errors import AnswerCancelled, BackendError, ClientGone, ReverieError, ServerStopped
 from reverie.events import Delta, Event, Finish, Prompt, Usage
+from reverie.gateway.traces.trace import Asked, Trace
 from reverie.log import write
 
 logger = logging.getLogger("reverie.request")
@@ -32,6 +33,7 @@ class RequestRecord:
         "error",
         "estimated",
         "failovers",
+        "finish_reasons",
         "first_token",
         "granted",
         "id",
@@ -44,10 +46,12 @@ class RequestRecord:
         "position",
         "prompt_tokens",
         "reason",
+        "reasoning_tokens",
         "replayed",
         "route",
         "status",
         "stream",
+        "trace",
     )
 
     def __init__(self, id: str, route: str, name: str = "request") -> None:
@@ -65,9 +69,11 @@ class RequestRecord:
         self.stream: bool | None = None
         self.status = 0
         self.outcome: Outcome = "failed"
+        self.finish_reasons: tuple[str, ...] = ()
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.cached_tokens = 0
+        self.reasoning_tokens = 0
         self.estimated = False
         self.failovers = 0
         self.cut_for_good = False
@@ -79,6 +85,24 @@ class RequestRecord:
         self.cancel: Callable[[ReverieError], None] | None = None
         self.error: str | None = None
         self.reason: str | None = None
+        self.trace: Trace | None = None
+
+    def another(self, name: str) -> Self:
+        """A record of a part of the same request."""
+        other = type(self)(self.id, self.route, name)
+        other.trace = self.trace
+        return other
+
+    def admitted(self, key: str) -> None:
+        """Note who asks, and that it may."""
+        self.key = key
+        if self.trace is not None:
+            self.trace.admitted()
+
+    def asked(self, request: Asked, choices: int = 1) -> None:
+        """Note what is asked."""
+        if self.trace is not None:
+            self.trace.asked(request, choices)
 
     def saw(self, batch: Sequence[Event]) -> None:
         """Count the events of a batch that is about to be sent to the client."""
@@ -94,10 +118,12 @@ class RequestRecord:
                     self.on_prompt()
             elif isinstance(event, Finish):
                 self.outcome = "length" if event.reason == "length" else "ok"
+                self.finish_reasons = (event.reason,)
             elif isinstance(event, Usage):
                 self.prompt_tokens = event.prompt_tokens
                 self.cached_tokens = event.cached_tokens
                 self.completion_tokens = event.completion_tokens
+                self.reasoning_tokens = event.completion_details.get("reasoning_tokens", 0)
                 self.estimated = event.estimated
 
     def failed(self, error: ReverieError) -> None:
@@ -155,4 +181,7 @@ class RequestRecord:
             queue_ms=None if self.granted is None else (self.granted - self.began) * 1e3,
             ttft_ms=None if ttft is None else ttft * 1e3,
             duration_ms=self.duration * 1e3,
+            trace=None if self.trace is None else self.trace.id,
         )
+        if self.trace is not None:
+            self.trace.end(self)

@@ -130,7 +130,7 @@ class _Passing:
         self._record.saw(events)
         if isinstance(events[-1], Usage):
             self.last = events
-            self._lease.succeeded(attempts.new_tokens, self._blocked)
+            attempts.succeeded(self._lease, self._blocked)
             raise Enough
         pending = self._send(events)
         return None if pending is None else partial(self._wait, pending)

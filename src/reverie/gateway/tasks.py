@@ -143,7 +143,7 @@ async def run_task(
                 continue
             lease.on_batch()
             attempts.got_further()
-            lease.succeeded()
+            attempts.succeeded(lease)
         if isinstance(result, Embeddings):
             model.deployment.vector_length = len(result.vectors[0])
             _require_dimensions(model, request)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from reverie import correlation
 from reverie.errors import Forbidden
 from reverie.gateway.accounts.authentication import Authenticator, Caller
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.traces.tracer import Tracer
 from reverie.http.connection.exchange import Scope, header
 from reverie.http.local_callers import LocalCallers
 from reverie.http.trusted_proxies import TrustedProxies
@@ -25,6 +27,7 @@ class Access:
     Args:
         trusted_proxies: networks of proxies whose word counts.
         allows_origin: tells whether the operator lets pages of an origin call.
+        tracer: traces requests; None: nobody does.
     """
 
     def __init__(
@@ -34,12 +37,13 @@ class Access:
         open_to_all: bool,
         trusted_proxies: Sequence[str] = (),
         allows_origin: Callable[[bytes], bool] = lambda _: False,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._authenticator = authenticator
         self._open_to_all = open_to_all
         proxies = TrustedProxies(trusted_proxies)
-        self.client_of = proxies.client_of
-        """The address that a request comes from."""
+        self._client_of = proxies.client_of
         self._local = LocalCallers(proxies, allows_origin)
 
     def request_id(self, scope: Scope) -> str:
@@ -55,6 +59,17 @@ class Access:
             scope[_ID] = found
             correlation.bind(found)
         return found
+
+    def new_record(self, scope: Scope) -> RequestRecord:
+        """The record of a request that begins now, and its trace."""
+        id, path = self.request_id(scope), scope["path"]
+        if self._tracer is None:
+            record = RequestRecord(id, path)
+        else:
+            is_known = not self._authenticator.open or self._local.have_sent(scope)
+            record = self._tracer.record(id, path, scope, is_known=is_known)
+        record.client = self._client_of(scope)
+        return record
 
     async def admit(self, scope: Scope) -> Caller:
         """Identify the caller.

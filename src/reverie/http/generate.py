@@ -88,7 +88,7 @@ class Generate(RecordedRoute):
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
     ) -> None:
         caller = await self._access.admit(scope)
-        record.key = caller.name
+        record.admitted(caller.name)
         require_post(scope, self._settings)
         if header(scope, b"idempotency-key") is None:  # with it, a running answer may be joined
             self._in_flight.refuse_when_draining()
@@ -192,6 +192,7 @@ class Generate(RecordedRoute):
             call = call._replace(asked=call.asked._replace(request=request))
         encoder = self._encoder(call)
         framing, record = self._dialect.framing, call.record
+        record.asked(request, 1 + len(more))
         return Job(call.caller, model, request, encoder, record, framing, call.claim, tuple(more))
 
     async def _generate(self, job: Job, headers: Headers, write: Write) -> None:

@@ -50,7 +50,7 @@ class KeptResponses(Generate):
         id, _, verb = str(scope["path"]).removeprefix(PREFIX).partition("/")
         record.route = PREFIX + ("{id}/cancel" if verb == "cancel" else "{id}")
         caller = await self._access.admit(scope)
-        record.key = caller.name
+        record.admitted(caller.name)
         if verb == "cancel":
             require_post(scope, self._settings)
         elif verb:

@@ -26,8 +26,7 @@ class RecordedRoute:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(self._access.request_id(scope), scope["path"])
-        record.client = self._access.client_of(scope)
+        record = self._access.new_record(scope)
         if (records := scope.get(RECORDS)) is not None:
             records.append(record)
         self._metrics.began(record)

@@ -170,4 +170,7 @@ async def _reserve(
         model_limits=model.limits,
         claim=claim,
     )
-    return await ledger.reserve(wanted, record)
+    if record.trace is None:
+        return await ledger.reserve(wanted, record)
+    with record.trace.step("ledger reserve"):
+        return await ledger.reserve(wanted, record)

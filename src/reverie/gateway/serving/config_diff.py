@@ -20,8 +20,8 @@ FIXED_SERVER_KEYS = (
     "ollama",
     "workers",
 )
-"""The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]`` and
-``[cluster]``."""
+"""The keys of ``[server]`` that can't change while the process runs. Nor can any of ``[store]``,
+``[traces]`` and ``[cluster]``."""
 
 
 class Difference(NamedTuple):
@@ -65,6 +65,7 @@ def compare(old: Settings, new: Settings) -> Changes:
     changed.sort()
     restart = [one for one in server if one.key in fixed]
     restart += _differing("store", old.store, new.store)
+    restart += _differing("traces", old.traces, new.traces)
     restart += _differing_clusters(old.cluster, new.cluster)
     return Changes(
         added=added,
@@ -87,6 +88,7 @@ def applicable(old: Settings, new: Settings) -> Settings:
         update={
             "server": new.server.model_copy(update=fixed),
             "store": old.store,
+            "traces": old.traces,
             "cluster": old.cluster,
         }
     )

@@ -200,6 +200,7 @@ class Replays:
             return Source(partial(_read, transcript, claim.after, record, headers, True), None)
         running.join(claim)
         record.model = running.job.model.name
+        record.asked(running.job.request, len(running.job.requests))
         replayed = known is not None
         run = partial(_read, running.transcript, claim.after, record, headers, replayed)
         return Source(run, running.job.encoder)
@@ -239,7 +240,8 @@ class Replays:
 
     def _begin(self, place: _Place, claim: Claim, job: Job) -> Generation:
         """Start the generation in a task of its own, with a record of its own."""
-        own = RequestRecord(job.record.id, job.record.route, "generation")
+        own = job.record.another("generation")
+        own.trace = None if own.trace is None else own.trace.generation()
         own.key, own.model, own.stream = job.record.key, job.model.name, job.record.stream
         job = job._replace(record=own)
         running = self._running[place] = Generation(claim, job, self._settings.resume_grace)
@@ -375,6 +377,8 @@ async def _read(
         async for frame in frames:
             if record.replayed is None:
                 record.replayed = replayed or transcript.answer is not None
+                if record.trace is not None and record.replayed:
+                    record.trace.note("replay")
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
             await done(write(frame.data, frame.last))
     record.outcome = "ok"

@@ -83,7 +83,7 @@ class RunTask(RecordedRoute):
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
     ) -> None:
         caller = await self._access.admit(scope)
-        record.key = caller.name
+        record.admitted(caller.name)
         settings = self._registry.settings.server
         require_post(scope, settings)
         self._in_flight.refuse_when_draining()
@@ -105,6 +105,7 @@ class RunTask(RecordedRoute):
         assert self._route.task is not None
         model = model_for(self._registry.models, asked.model, self._route.task)
         record.model = model.name
+        record.asked(asked.request)
         require_able(model, asked.request)
         with model.deployment.held():
             place, size = await admit_task(self._admission, caller, model, asked.request, record)
@@ -122,6 +123,7 @@ class RunTask(RecordedRoute):
     ) -> bytes:
         model = self._registry.models.find(asked.model)
         record.model = model.name
+        record.asked(asked.request)
         with model.deployment.held():
             result = await ask_any(model, asked.request, caller)
         record.outcome = "ok"

@@ -1,0 +1,271 @@
+"""The facts of a request → its spans. Pure: no I/O, nothing of a wire format.
+
+::
+
+    chat MODEL            the request, by its whole duration
+    ├─ ledger reserve
+    ├─ queue              until a backend had a slot
+    ├─ chat MODEL         one attempt on one backend
+    │  ├─ prefill         until its first token
+    │  └─ decode          until its last
+    └─ ledger settle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.traces import attributes as names
+from reverie.gateway.traces.attributes import Attribute, Attributes
+from reverie.gateway.traces.content import ContentRecord, input_messages, output_messages
+from reverie.gateway.traces.trace import Attempt, Trace, new_id
+from reverie.request import GenerateRequest
+
+INTERNAL, SERVER, CLIENT = 1, 2, 3
+"""Kinds of spans, by OTLP's numbers."""
+
+_GATEWAY = "reverie"
+"""The provider that callers see."""
+_PORTS = {"http": 80, "https": 443}
+
+
+class SpanEvent(NamedTuple):
+    name: str
+    at: int
+    attributes: Attributes = ()
+
+
+class Span(NamedTuple):
+    """One span. Times are nanoseconds since the epoch."""
+
+    name: str
+    kind: int
+    span_id: bytes
+    parent_id: bytes
+    began: int
+    ended: int
+    shared: Attributes = ()
+    """Attributes that many spans have alike."""
+    own: Attributes = ()
+    events: tuple[SpanEvent, ...] = ()
+    failure: str | None = None
+    """What went wrong, in words or none; None: nothing did."""
+
+
+def spans_of(record: RequestRecord, trace: Trace) -> list[Span]:
+    """The spans of a request that has ended, itself first."""
+    clock = _Clock(trace.epoch)
+    ended = record.ended or record.began
+    name = f"{trace.operation} {record.model}" if trace.operation else ""
+    spans = [_request_span(record, trace, name, clock)]
+    root = trace.context.span_id
+    for step in trace.steps:
+        shared = _failed_with(step.error)
+        span = _child(root, step.name, clock, step.began, step.ended, shared, step.error)
+        spans.append(span)
+    for since in trace.waiting:  # its client left, or a shutdown
+        spans.append(_child(root, "queue", clock, since, ended))
+    for attempt in trace.attempts:
+        spans += _attempt_spans(record, trace, attempt, name, clock, ended)
+    return spans
+
+
+class _Clock:
+    """Monotonic seconds → nanoseconds since the epoch."""
+
+    __slots__ = ("_epoch",)
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def at(self, seconds: float) -> int:
+        return self._epoch + int(seconds * 1e9)
+
+
+def _child(
+    parent_id: bytes,
+    name: str,
+    clock: _Clock,
+    began: float,
+    ended: float,
+    shared: Attributes = (),
+    error: str | None = None,
+) -> Span:
+    failure = None if error is None else ""
+    return Span(
+        name, INTERNAL, new_id(8), parent_id, clock.at(began), clock.at(ended), shared,
+        failure=failure,
+    )  # fmt: skip
+
+
+def _failed_with(error: str | None) -> Attributes:
+    return () if error is None else ((names.ERROR, error),)
+
+
+def _request_span(record: RequestRecord, trace: Trace, name: str, clock: _Clock) -> Span:
+    server = trace.server
+    ended = record.ended or record.began
+    failed = record.status >= 500 or record.outcome in ("failed", "stopped")
+    if not name:
+        name = f"{server.method} {record.route}" if server else record.name
+    return Span(
+        name,
+        INTERNAL if server is None else SERVER,
+        trace.context.span_id,
+        trace.parent_id,
+        clock.at(record.began),
+        clock.at(ended),
+        tuple(_shared(record, trace)),
+        tuple(_own(record, trace)),
+        tuple(sorted(_events(record, trace, clock), key=lambda event: event.at)),
+        (record.reason or "") if failed else None,
+    )
+
+
+def _shared(record: RequestRecord, trace: Trace) -> Iterator[Attribute]:
+    server = trace.server
+    if server is not None:
+        yield names.METHOD, server.method
+        yield names.ROUTE, record.route
+        yield names.SCHEME, server.scheme
+        if record.status:
+            yield names.STATUS, record.status
+        if server.address is not None and server.port is not None:
+            yield names.SERVER_ADDRESS, server.address
+            yield names.SERVER_PORT, server.port
+    if trace.operation:
+        yield names.OPERATION, trace.operation
+        yield names.PROVIDER, _GATEWAY
+    if record.model is not None:
+        yield names.REQUEST_MODEL, record.model
+        if record.finish_reasons:
+            yield names.RESPONSE_MODEL, record.model
+            yield names.FINISH_REASONS, tuple(map(_reason, record.finish_reasons))
+    if trace.choices > 1:
+        yield "gen_ai.request.choice.count", trace.choices
+    yield from trace.parameters
+    if record.key is not None:
+        yield names.KEY, record.key
+    if record.backend is not None:
+        yield names.BACKEND, record.backend
+    if record.error is not None:
+        yield names.ERROR, record.error
+    yield names.OUTCOME, record.outcome
+
+
+def _reason(reason: str) -> str:
+    """A reason by the conventions' name: they have one call where OpenAI has several."""
+    return "tool_call" if reason == "tool_calls" else reason
+
+
+def _own(record: RequestRecord, trace: Trace) -> Iterator[Attribute]:
+    yield names.REQUEST_ID, record.id
+    if trace.server is not None:
+        yield names.PATH, trace.server.path
+    prompt, completion = record.prompt_tokens, record.completion_tokens
+    if prompt is not None:
+        yield names.INPUT_TOKENS, prompt
+        if record.cached_tokens:
+            yield names.CACHED_TOKENS, record.cached_tokens
+    if completion is not None or record.pieces:
+        yield names.OUTPUT_TOKENS, record.pieces if completion is None else completion
+        if record.reasoning_tokens:
+            yield names.REASONING_TOKENS, record.reasoning_tokens
+    if record.estimated:
+        yield names.ESTIMATED, True
+    if record.stream and record.time_to_first_token is not None:
+        yield names.TIME_TO_FIRST_CHUNK, record.time_to_first_token
+    if record.failovers:
+        yield names.FAILOVERS, record.failovers
+    if record.replayed is not None:
+        yield names.REPLAYED, record.replayed
+    if isinstance(record, ContentRecord):
+        yield from _content(record, trace)
+
+
+def _content(record: ContentRecord, trace: Trace) -> Iterator[Attribute]:
+    if not isinstance(trace.request, GenerateRequest):
+        return
+    if asked := input_messages(trace.request):
+        yield names.INPUT_MESSAGES, asked
+    answers = [
+        (one.deltas, _reason(one.finish_reasons[0] if one.finish_reasons else "error"))
+        for one in (record.parts or [record])
+        if one.deltas
+    ]
+    if said := output_messages(answers, with_reasons=not trace.options.latest):
+        yield names.OUTPUT_MESSAGES, said
+
+
+def _events(record: RequestRecord, trace: Trace, clock: _Clock) -> Iterator[SpanEvent]:
+    if record.first_token is not None and trace.attempts:
+        yield SpanEvent("first token", clock.at(record.first_token))
+    for before, attempt in zip(trace.attempts, trace.attempts[1:], strict=False):
+        if before.error is None:  # of another choice
+            continue
+        told: Attributes = (
+            (names.FROM_BACKEND, before.backend),
+            (names.BACKEND, attempt.backend),
+            (names.ERROR, before.error),
+        )
+        if attempt.after_tokens is None:
+            yield SpanEvent("failover", clock.at(attempt.granted), told)
+        else:
+            told += ((names.AFTER_TOKENS, attempt.after_tokens),)
+            yield SpanEvent("continuation", clock.at(attempt.granted), told)
+    for note in trace.notes:
+        yield SpanEvent(note.name, clock.at(note.at), note.attributes)
+
+
+def _attempt_spans(
+    record: RequestRecord, trace: Trace, attempt: Attempt, name: str, clock: _Clock, at_end: float
+) -> Iterator[Span]:
+    root = trace.context.span_id
+    position: Attributes = ()
+    if attempt.position:
+        position = ((names.POSITION, attempt.position),)
+    yield _child(root, "queue", clock, attempt.queued, attempt.granted, position)
+    ended = at_end if attempt.ended is None else attempt.ended  # its client left, or a shutdown
+    cut_short = attempt.ended is None and record.error is not None
+    error = attempt.error or (record.error if cut_short else None)
+    failure = None if error is None or cut_short else attempt.reason or ""
+    shared: Attributes = (
+        (names.OPERATION, trace.operation),
+        (names.PROVIDER, "llamacpp" if attempt.kind == "embedded" else attempt.kind),
+        (names.REQUEST_MODEL, record.model or ""),
+        (names.BACKEND, attempt.backend),
+        *_address_of(attempt.url),
+        *_failed_with(error),
+    )
+    own: list[Attribute] = []
+    if attempt.reason:
+        own.append((names.REASON, attempt.reason))
+    if attempt.after_tokens is not None:
+        own.append((names.AFTER_TOKENS, attempt.after_tokens))
+    yield Span(
+        name or "attempt", CLIENT, attempt.span_id, root, clock.at(attempt.granted),
+        clock.at(ended), shared, tuple(own), (), failure,
+    )  # fmt: skip
+    if trace.operation not in ("chat", "text_completion"):
+        return
+    first = ended if attempt.first_token is None else attempt.first_token
+    yield _child(attempt.span_id, "prefill", clock, attempt.granted, first)
+    if attempt.first_token is not None:
+        yield _child(attempt.span_id, "decode", clock, first, ended)
+
+
+@lru_cache(maxsize=1024)
+def _address_of(url: str) -> Attributes:
+    """Where a backend is; nothing for one that runs here."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return ()
+    if port is None or not parts.hostname:
+        return ()
+    return (names.SERVER_ADDRESS, parts.hostname), (names.SERVER_PORT, port)
