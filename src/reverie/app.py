@@ -130,7 +130,8 @@ class Application:
             allows_origin=self._cors.allows,
         )
         admission = Admission(self.ledger)
-        metrics = Metrics(self.registry, self.ledger)
+        store_file = None if self._store is None else self._store.path
+        metrics = Metrics(self.registry, self.ledger, store_file)
         self._live = metrics.live
         self._siblings = siblings
         replays = Replays(

@@ -52,6 +52,7 @@ class Attempts:
         self._tokens_before = 0
         self._size = 0  # of prompt and answer, once the prompt's is known
         self._blame = Blame()
+        record.queued = record.queued or time.monotonic()
 
     @property
     def new_tokens(self) -> int:
@@ -110,6 +111,7 @@ class Attempts:
         if not answer.begun:
             if self._why_no_backend() is not None:
                 raise error
+            self._record.retries += 1
             self._log("trying again", error, failed=backend.name)
             return
         if answer.progressed or self._cut is None:

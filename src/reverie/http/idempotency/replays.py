@@ -374,7 +374,9 @@ async def _read(
     async with aclosing(transcript.read(after)) as frames:
         async for frame in frames:
             if record.replayed is None:
-                record.replayed = replayed or transcript.answer is not None
+                stored = transcript.answer is not None
+                record.replayed = replayed or stored
+                record.joined = replayed and not stored
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)
             await done(write(frame.data, frame.last))
     record.outcome = "ok"
