@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from reverie.gateway.metric_names import TABLE, Definition
 from reverie.models.suggestions import SUGGESTIONS
 from reverie.settings import (
     BackendSettings,
@@ -28,10 +29,12 @@ SOURCE = HERE.parent / "src" / "reverie"
 CONFIGURATION = HERE / "configuration.md"
 ARCHITECTURE = HERE / "architecture.md"
 MODELS = HERE / "models.md"
+METRICS = HERE / "metrics.md"
 _MODULES = "## Modules\n"
 _SUGGESTIONS = re.compile(
     r"(<!-- suggestions: .*? -->\n).*?(<!-- end of suggestions -->)", re.DOTALL
 )
+_METRICS = re.compile(r"(<!-- metrics: .*? -->\n).*?(<!-- end of metrics -->)", re.DOTALL)
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
@@ -127,6 +130,24 @@ def models() -> str:
     return _SUGGESTIONS.sub(lambda marks: marks[1] + table + marks[2], MODELS.read_text())
 
 
+def metrics() -> str:
+    """The page on metrics, its tables made anew."""
+    parts = []
+    section = ""
+    for one in TABLE.values():
+        if one.section != section:
+            section = one.section
+            parts.append(f"\n### {section}\n\n")
+            parts.append(_row(["metric", "kind", "workers", "is"]) + _row(["---"] * 4))
+        parts.append(_row([f"`{_labelled(one)}`", one.kind, one.merge, one.meaning]))
+    tables = "".join(parts) + "\n"
+    return _METRICS.sub(lambda marks: marks[1] + tables + marks[2], METRICS.read_text())
+
+
+def _labelled(metric: Definition) -> str:
+    return metric.name + (f"{{{','.join(metric.labels)}}}" if metric.labels else "")
+
+
 def _headline(module: Path) -> str:
     text = ast.get_docstring(ast.parse(module.read_text())) or ""
     return text.split("\n\n")[0].replace("``", "`")
@@ -180,3 +201,4 @@ if __name__ == "__main__":
     CONFIGURATION.write_text(configuration())
     ARCHITECTURE.write_text(architecture())
     MODELS.write_text(models())
+    METRICS.write_text(metrics())

@@ -27,6 +27,7 @@ def test_the_generated_parts_are_generated_from_the_code_as_it_is() -> None:
     assert generate.CONFIGURATION.read_text() == generate.configuration(), "run: make docs"
     assert generate.ARCHITECTURE.read_text() == generate.architecture(), "run: make docs"
     assert generate.MODELS.read_text() == generate.models(), "run: make docs"
+    assert generate.METRICS.read_text() == generate.metrics(), "run: make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -135,7 +135,8 @@ class Application:
             tracer=self._tracer,
         )
         admission = Admission(self.ledger)
-        metrics = Metrics(self.registry, self.ledger)
+        store_file = None if self._store is None else self._store.path
+        metrics = Metrics(self.registry, self.ledger, store_file)
         if self._tracer is not None:
             metrics.add(*self._tracer.exporter.tallies)
         self._live = metrics.live

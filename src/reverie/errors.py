@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -209,8 +209,10 @@ class AnswerCancelled(ClientError):
     status = 409
     code = "answer_cancelled"
 
-    def __init__(self, by: str = "its client") -> None:
-        super().__init__(f"The answer was cancelled by {by}.")
+    def __init__(self, by: Literal["client", "operator"] = "client") -> None:
+        whom = "its client" if by == "client" else "the server's operator"
+        super().__init__(f"The answer was cancelled by {whom}.")
+        self.by = by
 
 
 class StreamNotResumable(ClientError):
@@ -282,6 +284,7 @@ class ClientGone(ReverieError):
 
     status = 499
     code = "client_gone"
+    by: Literal["client"] = "client"
 
 
 # The key's fault --------------------------------------------------------------------------
@@ -488,6 +491,10 @@ class BackendTimeout(BackendError):
 
     status = 504
     code = "backend_timeout"
+
+
+class DeadlinePassed(BackendTimeout):
+    """An answer took longer than any may (``server.request_timeout``)."""
 
 
 # Start-up ---------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from reverie.gateway.cluster_metrics import ClusterMetrics
+from reverie.gateway.metric_names import TABLE
 from reverie.gateway.serving.cluster import Cluster
 from tests.gateway.cluster_views import a_view, cluster_of, model
 
@@ -38,6 +41,12 @@ def test_machines_and_engines_are_counted_by_their_states() -> None:
         'reverie_cluster_short{model="o"} 0.0',
     ):
         assert line in lines
+
+
+def test_a_cluster_tells_all_that_the_table_has_of_it() -> None:
+    lines = rendered(cluster_of(a_view(models=[model("m", wanted=4)])))
+    told = {re.split(r"[{ ]", line)[0] for line in lines}
+    assert told == {name for name in TABLE if name.startswith("reverie_cluster_")}
 
 
 def test_no_label_is_a_machine_or_a_sentence() -> None:

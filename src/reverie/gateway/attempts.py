@@ -55,6 +55,7 @@ class Attempts:
         self._blame = Blame()
         self._queued = 0.0 if record.trace is None else record.trace.queue_entered()
         self._traced: Attempt | None = None  # the present attempt
+        record.queued = record.queued or time.monotonic()
 
     @property
     def new_tokens(self) -> int:
@@ -128,6 +129,7 @@ class Attempts:
         if not answer.begun:
             if self._why_no_backend() is not None:
                 raise error
+            self._record.retries += 1
             self._log("trying again", error, failed=backend.name)
             return
         if answer.progressed or self._cut is None:

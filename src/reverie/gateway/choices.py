@@ -83,6 +83,7 @@ async def relay_choices(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         merge(record, parts, requests)
+        record.add_gaps(parts)
 
 
 def total_usage(requests: Sequence[GenerateRequest], usages: Sequence[Usage]) -> Usage:
@@ -108,10 +109,12 @@ def merge(
     counting = [part for part, one in zip(parts, requests, strict=True) if one.counts_prompt]
     record.pieces = sum(part.pieces for part in parts)
     record.failovers = sum(part.failovers for part in parts)
+    record.retries = sum(part.retries for part in parts)
     record.position = max(part.position for part in parts)
     record.cut_for_good = any(part.cut_for_good for part in parts)
     record.backend = next((part.backend for part in parts if part.backend), None)
     record.granted = min((p.granted for p in parts if p.granted is not None), default=None)
+    record.queued = min((p.queued for p in parts if p.queued is not None), default=None)
     tokens_at = [part.first_token for part in parts if part.first_token is not None]
     record.first_token = min(tokens_at, default=None)
     record.cached_tokens = sum(part.cached_tokens for part in counting)

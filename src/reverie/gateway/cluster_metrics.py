@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from reverie.cluster.messages import View
+from reverie.gateway import metric_names
 from reverie.gateway.cluster_view import (
     ENGINE_STEPS,
     MACHINE_STATES,
 )
 from reverie.gateway.serving.cluster import Cluster
+from reverie.gateway.tallies import gauge, value_of
 
 
 class ClusterMetrics(Collector):
@@ -31,38 +33,20 @@ class ClusterMetrics(Collector):
         if cluster is None:
             return
         link = cluster.link
-        yield GaugeMetricFamily(
-            "reverie_cluster_connected",
-            "1 while the cluster's manager answers.",
-            value=int(link.connected),
-        )
+        yield value_of(metric_names.CLUSTER_CONNECTED, int(link.connected))
         if link.view is not None:
             yield from _of(link.view)
 
 
 def _of(view: View) -> Iterable[Metric]:
-    yield GaugeMetricFamily(
-        "reverie_cluster_gateways", "Gateways that share the engines.", value=view.gateways
-    )
-    machines = GaugeMetricFamily(
-        "reverie_cluster_machines", "Machines, by how they stand.", labels=["state"]
-    )
+    yield value_of(metric_names.CLUSTER_GATEWAYS, view.gateways)
+    machines = gauge(metric_names.CLUSTER_MACHINES)
     standing = Counter(machine.state for machine in view.machines)
     for state in MACHINE_STATES:
         machines.add_metric([state], standing[state])
-    engines = GaugeMetricFamily(
-        "reverie_cluster_engines", "Engines, by their state.", labels=["model", "state"]
-    )
-    wanted = GaugeMetricFamily(
-        "reverie_cluster_engines_wanted",
-        "Engines that a model's requests need, within its bounds.",
-        labels=["model"],
-    )
-    short = GaugeMetricFamily(
-        "reverie_cluster_short",
-        "1 while a model has fewer engines than are wanted, and more than time is missing.",
-        labels=["model"],
-    )
+    engines = gauge(metric_names.CLUSTER_ENGINES)
+    wanted = gauge(metric_names.CLUSTER_WANTED)
+    short = gauge(metric_names.CLUSTER_SHORT)
     steps = Counter((engine.model, engine.step) for engine in view.engines)
     for model in view.models:
         wanted.add_metric([model.model], model.wanted)

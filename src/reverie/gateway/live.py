@@ -151,7 +151,7 @@ class Live:
         found = [one for one in self._running if one.id == request_id and one.cancel is not None]
         for record in found:
             if record.cancel is not None:
-                record.cancel(AnswerCancelled(by="the server's operator"))
+                record.cancel(AnswerCancelled(by="operator"))
         return len(found)
 
     def tell(self, models: Iterable[ServedModel], pulls: Iterable[Pull]) -> dict[str, Any]:

@@ -10,27 +10,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Sample
 
+from reverie.gateway.metric_names import TABLE, Merge
+
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-_RULES: dict[str, Callable[[Sequence[float]], float]] = {
-    # What all have alike.
-    "reverie_slots": max,
-    # Up only if it is for all of them, so that an alert tells of the first that has trouble.
-    "reverie_backend_ready": min,
-    "reverie_backend_probe_ok": min,
-    "reverie_model_backends_up": min,
-    "reverie_store_up": min,
-    # Each has a circuit breaker of its own: every state that one of them sees is shown.
-    "reverie_backend_state": max,
-    "reverie_backend_state_reason": max,
-    "reverie_backend_consecutive_failures": max,
-    "reverie_backend_time_to_first_token_seconds": _mean,
-    "reverie_backend_seconds_per_token": _mean,
+_MERGE: dict[Merge, Callable[[Sequence[float]], float]] = {
+    "sum": sum,
+    "max": max,
+    "min": min,
+    "mean": _mean,
 }
-"""How a metric's values become one, where it isn't their sum."""
+_RULES = {one.family: _MERGE[one.merge] for one in TABLE.values()}
 
 
 class _Merged(Collector):
@@ -45,7 +38,7 @@ class _Merged(Collector):
                     key = sample.name, tuple(sample.labels.items())
                     of_family.setdefault(key, []).append(sample.value)
         for name, family in self._families.items():
-            rule = _RULES.get(name, sum)
+            rule = _RULES[name]
             family.samples = [
                 Sample(sample, dict(labels), rule(found))
                 for (sample, labels), found in values[name].items()

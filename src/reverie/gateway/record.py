@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
-from reverie.errors import AnswerCancelled, BackendError, ClientGone, ReverieError, ServerStopped
+from reverie.errors import (
+    AnswerCancelled,
+    BackendError,
+    ClientGone,
+    DeadlinePassed,
+    ReverieError,
+    ServerStopped,
+)
 from reverie.events import Delta, Event, Finish, Prompt, Usage
+from reverie.gateway.metric_names import INTER_TOKEN
 from reverie.gateway.traces.trace import Asked, Trace
 from reverie.log import write
 
 logger = logging.getLogger("reverie.request")
 
 Outcome = Literal["ok", "length", "cancelled", "failed", "refused", "stopped"]
+CancelledBy = Literal["client", "operator", "deadline", "shutdown"]
+_GAPS = INTER_TOKEN.buckets
 
 
 class RequestRecord:
@@ -26,6 +37,7 @@ class RequestRecord:
         "began",
         "cached_tokens",
         "cancel",
+        "cancelled_by",
         "client",
         "completion_tokens",
         "cut_for_good",
@@ -35,9 +47,13 @@ class RequestRecord:
         "failovers",
         "finish_reasons",
         "first_token",
+        "gap_seconds",
+        "gaps",
         "granted",
         "id",
+        "joined",
         "key",
+        "last_token",
         "model",
         "name",
         "on_prompt",
@@ -45,9 +61,11 @@ class RequestRecord:
         "pieces",
         "position",
         "prompt_tokens",
+        "queued",
         "reason",
         "reasoning_tokens",
         "replayed",
+        "retries",
         "route",
         "status",
         "stream",
@@ -59,8 +77,13 @@ class RequestRecord:
         self.name = name
         self.route = route
         self.began = time.monotonic()
+        self.queued: float | None = None
         self.granted: float | None = None
         self.first_token: float | None = None
+        self.last_token: float | None = None
+        self.gaps: list[int] = []
+        """Tokens, by how long after the one before they came: for each bucket of the metric."""
+        self.gap_seconds = 0.0
         self.ended: float | None = None
         self.client: str | None = None
         self.key: str | None = None
@@ -76,13 +99,16 @@ class RequestRecord:
         self.reasoning_tokens = 0
         self.estimated = False
         self.failovers = 0
+        self.retries = 0
         self.cut_for_good = False
         self.pieces = 0
         self.replayed: bool | None = None
+        self.joined = False
         self.position = 0
         self.at_end: Callable[[], None] | None = None
         self.on_prompt: Callable[[], None] | None = None
         self.cancel: Callable[[ReverieError], None] | None = None
+        self.cancelled_by: CancelledBy | None = None
         self.error: str | None = None
         self.reason: str | None = None
         self.trace: Trace | None = None
@@ -106,8 +132,10 @@ class RequestRecord:
 
     def saw(self, batch: Sequence[Event]) -> None:
         """Count the events of a batch that is about to be sent to the client."""
+        now = time.monotonic()
         if self.first_token is None:
-            self.first_token = time.monotonic()
+            self.first_token = now
+        before = self.pieces
         for event in batch:
             if isinstance(event, Delta):
                 self.pieces += event.tokens
@@ -125,6 +153,20 @@ class RequestRecord:
                 self.completion_tokens = event.completion_tokens
                 self.reasoning_tokens = event.completion_details.get("reasoning_tokens", 0)
                 self.estimated = event.estimated
+        if tokens := self.pieces - before:
+            if (last := self.last_token) is None:
+                self.gaps = [0] * (len(_GAPS) + 1)
+            else:  # those that came together share the time since the one before them
+                gap = now - last
+                self.gaps[bisect_left(_GAPS, gap / tokens)] += tokens
+                self.gap_seconds += gap
+            self.last_token = now
+
+    def add_gaps(self, parts: Sequence[RequestRecord]) -> None:
+        """Count the gaps between tokens of several answers to this request, which have ended."""
+        counted = [part.gaps for part in parts if part.gaps]
+        self.gaps = [sum(each) for each in zip(*counted, strict=True)]
+        self.gap_seconds = sum(part.gap_seconds for part in parts)
 
     def failed(self, error: ReverieError) -> None:
         """Note what ended the request early."""
@@ -132,12 +174,22 @@ class RequestRecord:
         self.reason = error.reason if isinstance(error, BackendError) else None
         if isinstance(error, ClientGone | AnswerCancelled):
             self.outcome = "cancelled"
+            self.cancelled_by = error.by
         elif isinstance(error, ServerStopped):
             self.outcome = "stopped"
+            self.cancelled_by = "shutdown"
         elif error.status < 500:
             self.outcome = "refused"
         else:
             self.outcome = "failed"
+            self.cancelled_by = "deadline" if isinstance(error, DeadlinePassed) else None
+
+    @property
+    def queue_wait(self) -> float | None:
+        """Seconds for which it waited for its first slot, or until it gave up; None: not at all."""
+        if self.queued is None:
+            return None
+        return (self.granted or self.ended or time.monotonic()) - self.queued
 
     @property
     def time_to_first_token(self) -> float | None:

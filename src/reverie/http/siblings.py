@@ -45,7 +45,7 @@ def answers(
         return answer
 
     async def render(_: bytes) -> bytes:
-        return metrics.render()
+        return await metrics.render()
 
     async def loads(_: bytes) -> bytes:
         return load_of(model.pool for model in registry.models.all)

@@ -29,7 +29,7 @@ _LEDGER = schema.ledger
 
 LedgerOutcome: TypeAlias = Literal["ok", "length", "cancelled", "failed", "lost"]
 _COMPLETE: frozenset[str] = frozenset({"ok", "length"})
-_BILLED: frozenset[str] = frozenset({"ok", "length", "cancelled"})
+BILLED: frozenset[str] = frozenset({"ok", "length", "cancelled"})
 """Outcomes that are billed, for what was delivered. Failures of ours are free."""
 
 
@@ -94,7 +94,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             settlement = structs.replace(settlement, outcome="lost", answer=None)
         price = Price(row.price_input, row.price_cached, row.price_output)
         tokens = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
-        cost = price.cost(*tokens) if settlement.outcome in _BILLED else 0
+        cost = price.cost(*tokens) if settlement.outcome in BILLED else 0
         day_sums = sums.setdefault(
             (row.key_id, day_of(row.created_at), row.model, row.currency), DaySums()
         )

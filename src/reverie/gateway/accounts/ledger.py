@@ -25,14 +25,18 @@ from reverie.gateway.accounts.deadlines import Deadlines
 from reverie.gateway.accounts.journal import Journal, directory, left_behind
 from reverie.gateway.accounts.kept_answers import AnswerBound
 from reverie.gateway.accounts.reservation import StoredReservation
+from reverie.gateway.metric_names import COMMITS, COST
 from reverie.gateway.record import RequestRecord
+from reverie.gateway.tallies import Histogram, Tally
 from reverie.log import fields
+from reverie.money import NANO
 from reverie.store import gateways
 from reverie.store.answers import StoredAnswer
 from reverie.store.database.engine import Store
 from reverie.store.database.writer import Operation, Work, Writer
 from reverie.store.reservations import Granted, ReservationRequest, Result, reserve
 from reverie.store.settlements import (
+    BILLED,
     Amendment,
     Checkpoint,
     Settlement,
@@ -72,6 +76,8 @@ class Ledger:
         self._settling: dict[Operation[Any], asyncio.Future[None]] = {}
         """Settlements on their way to the store, and who waits for each."""
         self._deadlines = Deadlines(self._on_late)
+        self.commits = Histogram(COMMITS)
+        self.cost = Tally(COST, scale=NANO)
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._gateway = 0
@@ -120,6 +126,17 @@ class Ledger:
         """This gateway's open rows."""
         return len(self._open)
 
+    @property
+    def lag(self) -> float:
+        """Seconds for which the oldest settlement has waited for the store; 0: none waits."""
+        waits = [
+            time.monotonic() - (operation.deadline - self._timeout)
+            for operation in itertools.islice(self._settling, 1)
+        ]
+        kept = [] if self._journal is None else self._journal.pending[:1]
+        waits += [(now_ms() - one.ended_at) / 1000 for one in (*kept, *self._unwritten[:1])]
+        return max([0.0, *waits])
+
     # Start and stop -----------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -143,6 +160,7 @@ class Ledger:
                 self._write_requests,
             ],
             self._close_orphan,
+            self.commits.observe,
         )
         self._writer.start()
         self._beat_at = time.monotonic()
@@ -253,7 +271,13 @@ class Ledger:
 
     def _close(self, settlement: Settlement) -> asyncio.Future[None]:
         """Settle a row of this gateway."""
-        self._open.pop(settlement.id, None)
+        reservation = self._open.pop(settlement.id, None)
+        if reservation is not None and settlement.outcome in BILLED:
+            asked, price = reservation.request, reservation.request.price
+            if cost := price.cost(
+                settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens
+            ):
+                self.cost.add(asked.model, price.currency, count=cost)
         return self._write(settlement)
 
     def _write(self, settlement: Settlement) -> asyncio.Future[None]:

@@ -51,11 +51,11 @@ class StoredReservation:
         "_close",
         "_limited",
         "_record",
-        "_request",
         "_settled",
         "_subjects",
         "base",
         "rate",
+        "request",
     )
 
     def __init__(
@@ -70,7 +70,7 @@ class StoredReservation:
         self.base = granted.base
         self._limited = granted.limited
         self._subjects = granted.subjects
-        self._request = request
+        self.request = request
         self._record = record
         self._close = close
         self._amend = amend
@@ -95,7 +95,7 @@ class StoredReservation:
 
     def on_prompt(self) -> None:
         """Give back what was reserved for the prompt beyond its size, which is known now."""
-        request = self._request
+        request = self.request
         prompt = self._record.prompt_tokens or 0
         if self._settled or not self._limited or request.prompt_tokens - prompt < _MIN_AMENDMENT:
             return
@@ -109,14 +109,14 @@ class StoredReservation:
             return None
         self._checkpointed = pieces
         prompt, completion = self._counted()
-        return Checkpoint(self._request.id, prompt, completion, self._first_token_at())
+        return Checkpoint(self.request.id, prompt, completion, self._first_token_at())
 
     def _settlement(self, outcome: LedgerOutcome, answer: bytes | None = None) -> Settlement:
         record = self._record
         by_engine = record.completion_tokens is not None and record.prompt_tokens is not None
         prompt, completion = self._counted()
         return Settlement(
-            id=self._request.id,
+            id=self.request.id,
             outcome=outcome,
             prompt_tokens=prompt,
             cached_tokens=min(prompt, record.cached_tokens),
@@ -139,7 +139,7 @@ class StoredReservation:
             return record.prompt_tokens or 0, record.completion_tokens
         if not record.pieces:
             return 0, 0
-        return record.prompt_tokens or self._request.prompt_estimate, record.pieces
+        return record.prompt_tokens or self.request.prompt_estimate, record.pieces
 
     def _first_token_at(self) -> int | None:
         if self._record.first_token is None:

@@ -70,7 +70,7 @@ class Pool(Members):
         examples: Sequence[Backend] | None = None,
     ) -> None:
         super().__init__(model, backends, clock, examples)
-        self._queue_size = queue_size
+        self.queue_size = queue_size
         self._queue_timeout = queue_timeout
         self._queue: Queue[_Waiter] = Queue()
         self.routes = self._queue.routes
@@ -85,7 +85,7 @@ class Pool(Members):
 
     def bound(self, *, queue_size: int, queue_timeout: float) -> None:
         """Change the bounds of the queue, for requests that come from now on."""
-        self._queue_size = queue_size
+        self.queue_size = queue_size
         self._queue_timeout = queue_timeout
 
     @property
@@ -226,7 +226,7 @@ class Pool(Members):
             self.on_change()
         if waiter.granted.done():
             return
-        if not waiter.request.had_its_turn and self._queue.newcomers > self._queue_size:
+        if not waiter.request.had_its_turn and self._queue.newcomers > self.queue_size:
             self._make_room(waiter)
         if not waiter.granted.done():
             waiter.position = self._queue.position(waiter)

@@ -23,6 +23,7 @@ from reverie.backends.client.address import public_url
 from reverie.backends.transport import Transport
 from reverie.background import Loop
 from reverie.errors import BackendError, ConfigurationError
+from reverie.gateway.metric_names import SPANS_DROPPED, SPANS_EXPORTED
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.tallies import Tally
 from reverie.gateway.traces.options import TraceOptions
@@ -122,11 +123,11 @@ class Exporter:
             }
         )
         self._scope = otlp.encode_scope(reverie.__version__)
-        self._exported = Tally("reverie_trace_spans_exported", "Spans that the collector took.", [])
-        self._dropped = Tally("reverie_trace_spans_dropped", "Spans that were lost.", ["reason"])
-        self._exported.add(count=0)
+        self._exported = Tally(SPANS_EXPORTED)
+        self._dropped = Tally(SPANS_DROPPED)
+        self._exported.expect()
         for reason in ("queue_full", "refused", "unreachable", "unencodable"):
-            self._dropped.add(reason, count=0)
+            self._dropped.expect(reason)
         self.tallies = self._exported, self._dropped
         self._ended: deque[RequestRecord] = deque()
         self._batches: deque[_Batch] = deque()

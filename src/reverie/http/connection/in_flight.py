@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from reverie.errors import BackendTimeout, ClientGone, Overloaded, ReverieError
+from reverie.errors import ClientGone, DeadlinePassed, Overloaded, ReverieError
 from reverie.gateway.record import RequestRecord
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.exchange import Receive, Scope
@@ -138,7 +138,7 @@ class Run(CancelScope):
 
     def _took_too_long(self) -> None:
         self.end(
-            BackendTimeout(
+            DeadlinePassed(
                 f"The answer took more than {self._limit:g} s. Ask for a shorter one.",
                 reason="request_timeout",
             )

@@ -376,7 +376,9 @@ async def _read(
     async with aclosing(transcript.read(after)) as frames:
         async for frame in frames:
             if record.replayed is None:
-                record.replayed = replayed or transcript.answer is not None
+                stored = transcript.answer is not None
+                record.replayed = replayed or stored
+                record.joined = replayed and not stored
                 if record.trace is not None and record.replayed:
                     record.trace.note("replay")
                 headers += [REPLAYED] if record.replayed else rate_headers(transcript.rate)

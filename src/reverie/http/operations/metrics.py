@@ -23,7 +23,7 @@ def routes(metrics: Metrics, access: Access, siblings: Siblings) -> APIRouter:
         openapi_extra=OR_NONE,
     )
     async def prometheus() -> Response:
-        text = merged([metrics.render(), *await siblings.ask("metrics")])
+        text = merged([await metrics.render(), *await siblings.ask("metrics")])
         return Response(text, headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST})
 
     return router

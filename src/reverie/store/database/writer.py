@@ -95,15 +95,21 @@ class Writer:
         kinds: every ``work`` there is, in the order in which a batch is written.
         on_orphan: called in the event loop with an operation that was or may have been committed,
             although nobody waited for it any more or its future was failed.
+        on_commit: called in the writer's thread with the seconds that a transaction took.
     """
 
     def __init__(
-        self, store: Store, kinds: Sequence[Work], on_orphan: Callable[[Operation[Any]], None]
+        self,
+        store: Store,
+        kinds: Sequence[Work],
+        on_orphan: Callable[[Operation[Any]], None],
+        on_commit: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._joins_kinds = store.is_sqlite
         self._transactions = store.transactions()
         self._kinds = kinds
         self._on_orphan = on_orphan
+        self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Operation[Any]] = []
         self._queue: queue.SimpleQueue[list[Operation[Any]] | None] = queue.SimpleQueue()
@@ -210,6 +216,7 @@ class Writer:
     def _commit(self, batch: list[Operation[Any]]) -> None:
         while batch := self._still_wanted(batch):
             results: list[tuple[Operation[Any], Any]] = []
+            began = time.monotonic()
             try:
                 with self._transactions.next() as connection:
                     batch = self._still_wanted(batch)  # the lock may have taken a while
@@ -235,6 +242,7 @@ class Writer:
                 return
             else:
                 self._watch.failures = 0
+                self._on_commit(time.monotonic() - began)
                 self._log_change(None)
                 self._resolve(results)
                 return
