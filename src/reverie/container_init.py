@@ -1,8 +1,8 @@
 """What the first process of a container owes the others: their signals, and their burial.
 
-The kernel gives orphans to process 1, which must await them, or they stay as zombies; and it ignores
-every signal that process 1 doesn't handle. So a command that is started as process 1 goes on in a
-child, and process 1 does nothing else.
+The kernel gives orphans to process 1, which must await them, or they stay as zombies; and it keeps
+signals from process 1 that it doesn't handle. So a command that is started as process 1 goes on in
+a child, and process 1 does nothing else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _keep(child: int, signals: set[signal.Signals]) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Await all that have ended. Gives the child's exit status as shells do, if it is one of them."""
+    """Await all that have ended. Gives the child's exit status, as shells do, if it has."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
