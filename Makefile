@@ -60,8 +60,10 @@ screenshot: setup chromium ## take the README's picture of the page anew
 postgres: ## the PostgreSQL that the tests start
 	@tests/install-postgres.sh
 
-debian: ## the programs of Debian that the tests start: proxies, Prometheus
-	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus systemd-analyze=systemd
+debian: ## the programs of Debian that the tests start: proxies, Prometheus, builders of images
+	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus \
+		systemd-analyze=systemd buildah=buildah mmdebstrap=mmdebstrap runc=runc \
+		docker-compose=docker-compose
 
 check: lint ## lint, types, and the tests that start no server: less than a minute
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
