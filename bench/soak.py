@@ -1,4 +1,4 @@
-"""Soaks two gateways: ``make soak``, an hour of everything that happens, then the accounts are done.
+"""Soaks two gateways: ``make soak``. An hour of all that happens, then the accounts are done.
 
 Two gateways, one of them with two workers, share a PostgreSQL and three scripted engines. Clients
 of every dialect come at a steady rate that leaves the machine room, and behave as clients do; one
@@ -44,6 +44,13 @@ _WARM = 0.3
 _LATE = 30.0
 """Seconds after which a row of the ledger is as it stays, but for lost ones."""
 _QUIET = 60.0
+_HELD = (
+    "reverie_ledger_open_rows",
+    "reverie_journal_entries",
+    "reverie_in_flight",
+    "reverie_queue_length",
+)
+"""Metrics that are 0 while nobody asks."""
 
 
 class Plan(NamedTuple):
@@ -80,7 +87,7 @@ class Soak:
         self._site = site
         self._console = console
         self._book = Book({name: limits for name, limits in KEYS.items() if any(limits)})
-        self._log = FaultLog()
+        self._log = FaultLog(site.folder / "faults.log")
         self._faults = Faults(site, self._log, plan.every, plan.seed)
         self._samples: list[Sample] = []
         self._began = time.monotonic()
@@ -164,8 +171,6 @@ class Soak:
 
     async def _leftovers(self) -> list[str]:
         """What gateways still hold once nobody asks them any more."""
-        names = ("reverie_ledger_open_rows", "reverie_journal_entries", "reverie_in_flight")
-        names = (*names, "reverie_queue_length")
         held: dict[str, float] = {}
         deadline = time.monotonic() + _QUIET
         while time.monotonic() < deadline:
@@ -173,7 +178,7 @@ class Soak:
                 f"gateway {gateway.name}: {name}": value
                 for gateway in self._site.gateways
                 for name, value in (await self._site.metrics(gateway)).items()
-                if name.startswith(names) and value
+                if name.startswith(_HELD) and value
             }
             if not held:
                 return []
@@ -284,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     folder = given.folder or Path(tempfile.mkdtemp(prefix="reverie-soak-"))
     folder.mkdir(exist_ok=True)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     report = uvloop.run(soak(plan, folder, console))
     show(report, console)
     if report.findings or given.folder:

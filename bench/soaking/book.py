@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 COMPLETE = ("ok", "length")
 MINUTE_MS = 60_000
-_ESTIMATE = 64
-"""Tokens by which the prompt of a cancelled request may be guessed too high."""
+_ESTIMATE = 1024
+"""Tokens by which the prompt of a cancelled request, and its tools, may be guessed too high."""
 
 
 class Row(NamedTuple):

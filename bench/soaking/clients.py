@@ -287,7 +287,7 @@ class Crowd:
                 b"1" * 200_000,
             )
         )
-        path = self._random.choice(dialects.ALL).path
+        path = self._random.choice([one for one in dialects.ALL if not one.lines]).path
         exchange = Exchange(gateway, Told())
         try:
             gateway.requests += 1

@@ -10,12 +10,15 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from reverie.times import format_moment, now_ms
 from soaking.site import Gateway, Site
 
 _PATIENCE = 90.0
@@ -25,6 +28,7 @@ _STORM = 6
 """Requests of each kind that an engine fails before it is well again."""
 ENGINE = frozenset({"502", "504", "broken"})
 """What those see of an engine's fault whose answers can't be continued elsewhere."""
+NOTHING: frozenset[str] = frozenset()
 STORE = frozenset({"503"})
 GONE = frozenset({"cut", "unreached", "503", "broken"})
 
@@ -42,9 +46,14 @@ class Window:
 
 
 class FaultLog:
-    """What went wrong, and when."""
+    """What went wrong, and when.
 
-    def __init__(self) -> None:
+    Args:
+        file: gets a line for each, in the time of the gateways' logs.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
         """What didn't recover."""
@@ -52,16 +61,20 @@ class FaultLog:
 
     @asynccontextmanager
     async def window(
-        self, name: str, noticed: Iterable[str] = (), gateway: Gateway | None = None
+        self, name: str, noticed: frozenset[str] = NOTHING, gateway: Gateway | None = None
     ) -> AsyncIterator[None]:
         """Something is wrong as long as this block runs."""
-        window = Window(name, frozenset(noticed), gateway and gateway.name)
+        where = None if gateway is None else gateway.name
+        window = Window(name, noticed, where)
         self.counts[name] += 1
         self._windows = [*self._windows[-20:], window]
+        began = format_moment(now_ms())
         try:
             yield
         finally:
             window.ended = time.monotonic()
+            with self._file.open("a") as lines:
+                lines.write(f"{began} to {format_moment(now_ms())} {name} {where or ''}\n")
 
     def explains(self, what: str, began: float, gateway: str, *, continuable: bool) -> bool:
         """Whether a fault since a moment accounts for what a client saw.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -35,9 +36,9 @@ KEYS: dict[str, Limits] = {
     "alice": Limits(rpm=10_000_000, tpm=1_000_000_000),
     "bob": Limits(),
     OPERATOR: Limits(),
-    "by requests": Limits(rpm=60),
-    "by tokens": Limits(tpm=6_000),
-    "by concurrency": Limits(concurrency=2),
+    "by requests": Limits(rpm=20),
+    "by tokens": Limits(tpm=2_000),
+    "by concurrency": Limits(concurrency=1),
     "by money": Limits(budget=3_000_000),
 }
 """The callers, and what they may use."""
@@ -62,6 +63,14 @@ _COLUMNS = ", ".join(
     "COALESCE(keys.name, ledger.key_id)" if name == "key" else f"ledger.{name}"
     for name in Row._fields
 )
+_BAD_BACKENDS = "reverie_backend_state{"
+_BAD_STATE = re.compile('state="(open|half_open)"')
+_GOOD_BACKENDS = ("reverie_backend_ready{", "reverie_backend_probe_ok{")
+SUMMED = (
+    *("requests", "cancelled", "failed", "lost"),
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "cost"),
+)
+"""The ledger's daily sums."""
 _OVERLAP = 1000
 """Row numbers that are read again, should their transactions not have ended in their order."""
 
@@ -186,6 +195,8 @@ class Site:
             Gateway("two", 2, folder, store, ""),
         ]
         self.real = real
+        self._processes = [one.process for one in self.engines]
+        self._processes += [one.process for one in self.gateways]
         self.secrets: dict[str, str] = {}
         self._last: dict[int, int] = {}
         self._seen: set[int] = set()
@@ -225,7 +236,7 @@ class Site:
         """Leave nothing behind."""
         with contextlib.suppress(AttributeError):
             await self._http.close()
-        for process in [one.process for one in (*self.gateways, *self.engines)]:
+        for process in self._processes:
             await process.kill()
 
     # The operator ---------------------------------------------------------------------------
@@ -253,11 +264,12 @@ class Site:
         return {name: float(value) for name, _, value in samples}
 
     async def all_backends_ready(self) -> bool:
-        """Whether both gateways use every engine."""
+        """Whether both gateways, and each of their workers, use every engine."""
         for gateway in self.gateways:
-            for one in (await self.admin(gateway, "backends"))["data"]:
-                well = one["last_probe"] and one["last_probe"]["ok"] and one["state"] == "closed"
-                if one["draining"] or not (well or one["name"] == "embedded"):
+            for name, value in (await self.metrics(gateway)).items():
+                if name.startswith(_BAD_BACKENDS) and _BAD_STATE.search(name) and value:
+                    return False
+                if name.startswith(_GOOD_BACKENDS) and not value:
                     return False
         return True
 
@@ -296,15 +308,13 @@ class Site:
 
     def daily(self) -> dict[str, dict[str, int]]:
         """The ledger's own sums, by key. Blocks."""
-        names = ("requests", "cancelled", "failed", "lost", "prompt_tokens", "cached_tokens")
-        names = (*names, "completion_tokens", "cost")
-        sums = ", ".join(f"SUM({name})::bigint" for name in names)
+        sums = ", ".join(f"SUM({name})::bigint" for name in SUMMED)
         with psycopg.connect(self.postgres.url, connect_timeout=10) as connection:
             rows = connection.execute(
                 f"SELECT COALESCE(keys.name, key_id), {sums} FROM usage_daily "
                 "LEFT JOIN keys ON keys.id = key_id GROUP BY 1"
             ).fetchall()
-        return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+        return {row[0]: dict(zip(SUMMED, row[1:], strict=True)) for row in rows}
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -40,4 +41,4 @@ def trend(xs: Sequence[float], ys: Sequence[float]) -> Trend | None:
 
 def _block_means(values: Sequence[float]) -> list[float]:
     bounds = [round(number * len(values) / BLOCKS) for number in range(BLOCKS + 1)]
-    return [statistics.fmean(values[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [statistics.fmean(values[a:b]) for a, b in itertools.pairwise(bounds)]
