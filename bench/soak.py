@@ -118,7 +118,7 @@ class Soak:
         self._book.close()
         samples.write(self._site.folder / "samples.csv", self._samples)
         growths = samples.growths([one for one in self._samples if one.seconds > _WARM * seconds])
-        findings += crowd.problems + self._log.problems
+        findings += crowd.untrue + crowd.problems + self._log.problems
         findings += [f"the ledger differs: {what}" for what in self._book.differences]
         findings += self._book.limits_exceeded()
         findings += await asyncio.to_thread(self._sums_differ)
@@ -159,11 +159,12 @@ class Soak:
 
     def _tell(self, crowd: Crowd) -> None:
         newest = [one for one in self._samples if one.seconds == self._samples[-1].seconds]
+        findings = len([*crowd.untrue, *crowd.problems, *self._book.differences])
         memory = "  ".join(f"{one.mib:.1f} MiB {one.descriptors} fds" for one in newest)
         self._console.print(
             f"{self._seconds / 60:5.0f} min  {crowd.requests:8,} requests  {crowd.present:3} there"
             f"  {memory}  {sum(self._log.counts.values())} faults"
-            f"  {len(crowd.problems) + len(self._book.differences)} findings",
+            f"  {findings} findings",
             highlight=False,
         )
 

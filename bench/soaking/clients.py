@@ -68,7 +68,10 @@ class Crowd:
         self.kinds: Counter[str] = Counter()
         self.tokens = 0
         """Of whole answers."""
+        self.untrue: list[str] = []
+        """Answers that say something else than the engines did."""
         self.problems: list[str] = []
+        """Everything else that isn't as it should be."""
         self.held_back = 0
         """Clients who didn't come because there were too many at once."""
         self._site = site
@@ -208,7 +211,7 @@ class Crowd:
                 elif exchange.how != "left":
                     await asyncio.sleep(1)
             if len(set(ids)) > 1:
-                self.problems.append(f"{said}: two answers under one Idempotency-Key: {ids}")
+                self.untrue.append(f"{said}: two answers under one Idempotency-Key: {ids}")
         finally:
             work.done_at = time.monotonic()
 
@@ -261,7 +264,7 @@ class Crowd:
                     exchange.told.prompt_tokens = read["usage"]["prompt_tokens"]
                     vectors = [one["embedding"] for one in read["data"]]
                     if not _alike(vectors, [vector(one.encode()) for one in given]):
-                        self.problems.append(f"{name}: vectors aren't those of the texts")
+                        self.untrue.append(f"{name}: vectors aren't those of the texts")
                 else:
                     exchange.code = str(read["error"]["code"])
         except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
@@ -417,7 +420,7 @@ class Crowd:
             self.tokens += ask.tokens
         work.answers.append(answer)
         if mistake := told.mistake(ask):
-            self.problems.append(f"{said} ({dialect.name}, {ask.model}): {mistake}")
+            self.untrue.append(f"{said} ({dialect.name}, {ask.model}): {mistake}")
         if exchange.how == "429" and key in LIMITED:
             self.ends["429"] += 1
         elif work.retries and exchange.how in ("409", "410"):  # it asks again
