@@ -453,9 +453,8 @@ class Crowd:
             return dialects.LLM, real
         chosen = self._random.random()
         if chosen < 0.08:
-            return self._random.choice(dialects.WITH_TOOLS), ask._replace(
-                model="caller", calls=True
-            )
+            calling = ask._replace(model="caller", max_tokens=ask.words + 8, calls=True)
+            return self._random.choice(dialects.WITH_TOOLS), calling
         dialect = self._random.choice(dialects.ALL)
         if chosen < 0.2 and dialect.most_choices > 1:
             return dialect, ask._replace(choices=dialect.most_choices)
