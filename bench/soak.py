@@ -90,6 +90,7 @@ class Soak:
         self._log = FaultLog(site.folder / "faults.log")
         self._faults = Faults(site, self._log, plan.every, plan.seed)
         self._samples: list[Sample] = []
+        self._over = asyncio.Event()
         self._began = time.monotonic()
 
     @property
@@ -103,18 +104,17 @@ class Soak:
             async with asyncio.TaskGroup() as group:
                 coming = group.create_task(crowd.come(self._plan.rate))
                 failing = group.create_task(self._faults.run())
-                watching = group.create_task(self._watch(crowd))
+                group.create_task(self._watch(crowd))
                 await self._until_over(crowd)
                 coming.cancel()
-                watching.cancel()
+                self._over.set()
                 self._faults.stop()
                 await failing
             seconds = self._seconds
             await crowd.all_gone(_QUIET)
             findings += await self._leftovers()
-            await asyncio.to_thread(self._settle, -1.0)
             findings += await self._site.stop_gateways()
-            await asyncio.to_thread(self._read)
+            await self._settle(0)
         self._book.close()
         samples.write(self._site.folder / "samples.csv", self._samples)
         growths = samples.growths([one for one in self._samples if one.seconds > _WARM * seconds])
@@ -138,24 +138,29 @@ class Soak:
     async def _watch(self, crowd: Crowd) -> None:
         """Sample, settle the accounts, and tell how it goes."""
         told = 0.0
-        while True:
-            await asyncio.sleep(self._plan.sample)
+        while not await self._is_over(self._plan.sample):
+            seconds = self._seconds
             for gateway in self._site.gateways:
-                self._samples += await asyncio.to_thread(samples.sample, gateway, self._seconds)
+                self._samples += await asyncio.to_thread(samples.sample, gateway, seconds)
             with contextlib.suppress(psycopg.OperationalError):  # it is stopped at this moment
-                await asyncio.to_thread(self._settle, _LATE)
+                await self._settle(_LATE)
             if self._seconds - told >= 60:
                 told = self._seconds
                 self._tell(crowd)
 
-    def _settle(self, late: float) -> None:
-        """Read the ledger, and judge what was done before so many seconds."""
-        before = time.monotonic() - late
-        self._read()
-        self._book.judge(before)
+    async def _is_over(self, seconds: float) -> bool:
+        """Wait so long, or until the soak's end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        return self._over.is_set()
 
-    def _read(self) -> None:
-        self._book.take(self._site.read_ledger(self._book.unsettled()))
+    async def _settle(self, late: float) -> None:
+        """Read the ledger, and judge what was done so many seconds ago."""
+        before = time.monotonic() - late
+        rows = await asyncio.to_thread(self._site.read_ledger, self._book.unsettled())
+        self._book.take(rows)
+        self._book.judge(before)
 
     def _tell(self, crowd: Crowd) -> None:
         newest = [one for one in self._samples if one.seconds == self._samples[-1].seconds]
@@ -239,15 +244,7 @@ def show(report: Report, console: Console) -> None:
         difference = f"{sums.told - sums.billed:,}"
         table.add_row(key, f"{sums.answers:,}", f"{sums.told:,}", f"{sums.billed:,}", difference)
     console.print(table)
-    heads = (
-        "process",
-        "requests",
-        "first MiB",
-        "last MiB",
-        "MiB/100,000",
-        "descriptors",
-        "threads",
-    )
+    heads = ("process", "requests", "MiB", "", "MiB/100,000", "descriptors", "threads")
     table = Table(*heads, title="growth since the warm-up")
     for one in report.growths:
         lines = [
@@ -256,8 +253,8 @@ def show(report: Report, console: Console) -> None:
         ]
         if not one.judged:
             lines[0] += " (not judged)"
-        ends = (f"{one.first_mib:.1f}", f"{one.last_mib:.1f}")
-        table.add_row(one.process, f"{one.requests:,.0f}", *ends, *lines)
+        mib = f"{one.first_mib:.1f} → {one.last_mib:.1f}"
+        table.add_row(one.process, f"{one.requests:,.0f}", mib, one.drawn, *lines)
     console.print(table)
     console.print(f"Ledger differences: {len(book.differences)}")
     for finding in report.findings[:100]:

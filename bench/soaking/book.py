@@ -7,8 +7,10 @@ then forgotten, so that the book stays small however long it is kept.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,6 +87,14 @@ class Work:
     """When its clients were done with it."""
     answers: list[Answer] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def clients_there(self) -> Iterator[None]:
+        """Its clients are done with it at the end of this block."""
+        try:
+            yield
+        finally:
+            self.done_at = time.monotonic()
 
     @property
     def unsettled(self) -> list[int]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -20,6 +18,7 @@ from reverie.testing.tasks import vector
 from soaking import dialects, texts
 from soaking.book import Answer, Book, Work
 from soaking.dialects import Ask, Dialect, Told
+from soaking.exchange import Exchange, read_answer
 from soaking.faults import FaultLog
 from soaking.site import ADMIN_KEY, LIMITED, Gateway, Site
 
@@ -44,19 +43,6 @@ _GARBAGE = (
     b"POST /llm HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     b"hello\r\n\r\n" * 5,
 )
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request and what became of it."""
-
-    gateway: Gateway
-    told: Told
-    how: str = "cut"
-    """``whole``, ``left`` (the client did), ``broken`` (by its dialect's own error), ``cut``,
-    ``unreached``, or a status."""
-    code: str = ""
-    began: float = field(default_factory=time.monotonic)
 
 
 class Crowd:
@@ -184,11 +170,9 @@ class Crowd:
     async def _once(self, dialect: Dialect, ask: Ask, key: str, **how: Any) -> None:
         name = self._name()
         work = self._book.begin(name, key, self._prompt_tokens(ask), self._tokens(ask))
-        try:
+        with work.clients_there():
             exchange = await self._exchange(dialect, ask, key, {"X-Request-Id": name}, **how)
             self._note(name, work, exchange, dialect, ask, key)
-        finally:
-            work.done_at = time.monotonic()
 
     async def _retries(self) -> None:
         """Sends a request under an ``Idempotency-Key`` until it has the answer twice."""
@@ -198,7 +182,7 @@ class Crowd:
             said, key, self._prompt_tokens(ask), self._tokens(ask), retries=True
         )
         ids: list[str] = []
-        try:
+        with work.clients_there():
             for _ in range(_TRIES):
                 headers = {"X-Request-Id": self._name(), "Idempotency-Key": said}
                 seconds = self._random.choice((None, self._random.uniform(0, 2)))
@@ -212,8 +196,6 @@ class Crowd:
                     await asyncio.sleep(1)
             if len(set(ids)) > 1:
                 self.untrue.append(f"{said}: two answers under one Idempotency-Key: {ids}")
-        finally:
-            work.done_at = time.monotonic()
 
     async def _resumes(self) -> None:
         """Leaves a stream, and comes back for the rest of it."""
@@ -226,7 +208,7 @@ class Crowd:
             said, key, self._prompt_tokens(ask), self._tokens(ask), retries=True
         )
         told = Told()
-        try:
+        with work.clients_there():
             for _ in range(_TRIES):
                 headers = {"X-Request-Id": self._name(), "Idempotency-Key": said}
                 if told.last_event:
@@ -241,8 +223,6 @@ class Crowd:
                 if exchange.how != "left":
                     await asyncio.sleep(1)
                     told = Told()  # from the beginning
-        finally:
-            work.done_at = time.monotonic()
 
     async def _embeds(self) -> None:
         name, key, gateway = self._name(), self._key(), self._gateway()
@@ -252,11 +232,11 @@ class Crowd:
         headers = self._headers(key) | {"X-Request-Id": name}
         exchange = Exchange(gateway, Told())
         body = {"model": "vectors", "input": given}
-        try:
-            gateway.requests += 1
-            self.kinds["embeddings"] += 1
-            session = self._random.choice(self._sessions)
-            url = f"{gateway.url}/v1/embeddings"
+        gateway.requests += 1
+        self.kinds["embeddings"] += 1
+        session = self._random.choice(self._sessions)
+        url = f"{gateway.url}/v1/embeddings"
+        with work.clients_there(), exchange.to_the_end():
             async with session.post(url, json=body, headers=headers) as response:
                 read = await response.json()
                 exchange.how = "whole" if response.status == 200 else str(response.status)
@@ -267,12 +247,6 @@ class Crowd:
                         self.untrue.append(f"{name}: vectors aren't those of the texts")
                 else:
                     exchange.code = str(read["error"]["code"])
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
-            exchange.how = "unreached"
-        except (aiohttp.ClientError, OSError):
-            exchange.how = "cut"
-        finally:
-            work.done_at = time.monotonic()
         self._note(name, work, exchange, dialects.CHAT, Ask("vectors", 0, 0, 0, known=False), key)
 
     async def _sends_a_wrong_body(self) -> None:
@@ -292,19 +266,13 @@ class Crowd:
         )
         path = self._random.choice([one for one in dialects.ALL if not one.lines]).path
         exchange = Exchange(gateway, Told())
-        try:
-            gateway.requests += 1
-            self.kinds["wrong bodies"] += 1
-            session = self._random.choice(self._sessions)
+        gateway.requests += 1
+        self.kinds["wrong bodies"] += 1
+        session = self._random.choice(self._sessions)
+        with work.clients_there(), exchange.to_the_end():
             async with session.post(gateway.url + path, data=wrong, headers=headers) as response:
                 await response.read()
                 exchange.how = str(response.status)
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
-            exchange.how = "unreached"
-        except (aiohttp.ClientError, OSError):
-            exchange.how = "cut"
-        finally:
-            work.done_at = time.monotonic()
         if exchange.how in ("400", "422"):
             self.ends[exchange.how] += 1
             work.answers.append(Answer(whole=False, refused=True, delivered=0))
@@ -353,15 +321,11 @@ class Crowd:
         secret = ADMIN_KEY if path.startswith("/admin") else self._site.secrets["alice"]
         headers = {"Authorization": f"Bearer {secret}"}
         exchange = Exchange(gateway, Told())
-        try:
-            session = self._random.choice(self._sessions)
+        session = self._random.choice(self._sessions)
+        with exchange.to_the_end():
             async with session.get(gateway.url + path, headers=headers) as response:
                 await response.read()
                 exchange.how = "whole" if response.status == 200 else str(response.status)
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
-            exchange.how = "unreached"
-        except (aiohttp.ClientError, OSError):
-            exchange.how = "cut"
         self._judge(f"GET {path}", exchange, continuable=True)
 
     # One exchange -----------------------------------------------------------------------------
@@ -391,20 +355,16 @@ class Crowd:
         self.kinds[f"{dialect.name}, {'stream' if ask.stream else 'JSON'}"] += 1
         session = self._slow if slowly else self._random.choice(self._sessions)
         url = exchange.gateway.url + dialect.path
-        try:
-            async with asyncio.timeout(seconds):
-                async with session.post(
-                    url, json=dialect.body(ask), headers=self._headers(key) | headers
-                ) as response:
-                    await _read(response, dialect, exchange, after, slowly=slowly)
-                    if exchange.how != "whole":
-                        response.close()
-        except TimeoutError:
-            exchange.how = "left" if seconds is not None else "cut"
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError):
-            exchange.how = "unreached"
-        except (aiohttp.ClientError, OSError):
-            exchange.how = "cut"
+        headers = self._headers(key) | headers
+        with exchange.to_the_end():
+            try:
+                async with asyncio.timeout(seconds):
+                    async with session.post(url, json=dialect.body(ask), headers=headers) as answer:
+                        await read_answer(answer, dialect, exchange, after, slowly=slowly)
+                        if exchange.how != "whole":
+                            answer.close()
+            except TimeoutError:
+                exchange.how = "left" if seconds is not None else "cut"
         return exchange
 
     def _note(
@@ -492,61 +452,6 @@ class Crowd:
 
     def _prompt_tokens(self, ask: Ask) -> int:
         return texts.PROMPT_TOKENS
-
-
-async def _read(
-    response: aiohttp.ClientResponse,
-    dialect: Dialect,
-    exchange: Exchange,
-    after: int | None,
-    *,
-    slowly: bool,
-) -> None:
-    """Read an answer to its end, or until the client has enough."""
-    told = exchange.told
-    if response.content_type not in ("text/event-stream", "application/x-ndjson"):
-        read = json.loads(await response.read())
-        if response.status != 200:
-            exchange.how = str(response.status)
-            told_code = Told()
-            dialect.read({"type": "error", **read}, told_code)
-            exchange.code = told_code.error
-            return
-        dialect.read(read, told)
-        told.ended = not told.error
-        exchange.how = "whole" if told.ended else "broken"
-        return
-    rest, number, seen = b"", "", 0
-    async for data in response.content.iter_any():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"id: "):
-                number = line[4:].decode()
-            if not _take(line, dialect, told):
-                continue
-            told.last_event = number
-            seen += 1
-            if after is not None and seen >= after and not told.ended:
-                exchange.how = "left"
-                return
-        if slowly:
-            await asyncio.sleep(0.05)
-    exchange.how = "whole" if told.ended else "broken" if told.error else "cut"
-
-
-def _take(line: bytes, dialect: Dialect, told: Told) -> bool:
-    """Take a line of a stream; give whether it was an event."""
-    if dialect.lines:
-        event = line
-    elif line.startswith(b"data: "):
-        event = line[6:]
-    else:
-        return False
-    if event == b"[DONE]":
-        told.ended = True
-    elif event:
-        dialect.read(json.loads(event), told)
-    return bool(event)
 
 
 def _alike(vectors: list[list[float]], expected: list[list[float]]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cpus import own_mib
+
 from soaking.site import Gateway
 from soaking.trend import Trend, trend
 
@@ -18,8 +19,13 @@ ENOUGH_REQUESTS = 20_000
 MOST_MIB = 1.0
 """Per 100,000 requests."""
 MOST_DESCRIPTORS = 12.0
-MOST_THREADS = 3.0
-"""From the first sample that counts to the last."""
+MOST_THREADS = 6.0
+"""From the first sample that counts to the last. A pool of threads grows as it is needed, to six of
+them on a machine of two cores."""
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 24
 
 
 class Sample(NamedTuple):
@@ -71,6 +77,8 @@ class Growth(NamedTuple):
     descriptors: Trend | None
     threads: Trend | None
     """From the first sample to the last."""
+    drawn: str
+    """Its memory from the least to the most, in blocks."""
 
     @property
     def judged(self) -> bool:
@@ -117,7 +125,16 @@ def _growth(name: str, life: list[Sample]) -> Growth:
         trend(requests, [one.mib for one in life]),
         trend(time, [float(one.descriptors) for one in life]),
         trend(time, [float(one.threads) for one in life]),
+        _draw([one.mib for one in life]),
     )
+
+
+def _draw(values: Sequence[float]) -> str:
+    least, most = min(values), max(values)
+    width = min(len(values), _WIDTH)
+    chosen = [values[number * len(values) // width] for number in range(width)]
+    step = (most - least) / (len(_BLOCKS) - 1) or 1.0
+    return "".join(_BLOCKS[round((value - least) / step)] for value in chosen)
 
 
 def write(file: Path, samples: Sequence[Sample]) -> None:
