@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,8 @@ class Plan(NamedTuple):
     sample: float = 15.0
     seed: int = 1
     real: bool = False
+    faults: Collection[str] = ()
+    """Only these; none: all."""
 
 
 class Report(NamedTuple):
@@ -88,7 +90,7 @@ class Soak:
         self._console = console
         self._book = Book({name: limits for name, limits in KEYS.items() if any(limits)})
         self._log = FaultLog(site.folder / "faults.log")
-        self._faults = Faults(site, self._log, plan.every, plan.seed)
+        self._faults = Faults(site, self._log, plan.every, plan.seed, plan.faults)
         self._samples: list[Sample] = []
         self._over = asyncio.Event()
         self._began = time.monotonic()
@@ -279,11 +281,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=float, default=15.0, help="seconds from sample to sample")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", action="store_true", help="the default model answers, too")
+    parser.add_argument("--fault", action="append", default=[], help="only this one, by its name")
     parser.add_argument("--folder", type=Path, help="for logs and samples, kept")
     given = parser.parse_args(arguments)
     minutes = given.minutes if given.minutes is not None else 60 * given.hours
     plan = Plan(
-        60 * minutes, given.requests, given.rate, given.every, given.sample, given.seed, given.real
+        seconds=60 * minutes,
+        requests=given.requests,
+        rate=given.rate,
+        every=given.every,
+        sample=given.sample,
+        seed=given.seed,
+        real=given.real,
+        faults=given.fault,
     )
     folder = given.folder or Path(tempfile.mkdtemp(prefix="reverie-soak-"))
     folder.mkdir(exist_ok=True)
