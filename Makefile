@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
-.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures bench-comparison
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures bench-comparison soak
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -114,6 +114,10 @@ bench-cluster-failures: setup ## measure what a cluster's failures cost, and the
 
 bench-comparison: setup ## ask Reverie and LiteLLM what becomes of bad moments
 	$(BIN)/python bench/comparison.py
+
+# S: arguments of bench/soak.py.
+soak: setup postgres ## soak two gateways for an hour, and do the accounts: HOURS=24, S="--minutes 5"
+	$(BIN)/python bench/soak.py $(if $(HOURS),--hours $(HOURS)) $(S)
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -142,6 +142,24 @@ async def test_what_is_not_http_does_not_spoil_the_answer_before_it(
     assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize("key", ["", "authorization: Bearer right\r\n"])
+async def test_a_body_that_is_not_http_gets_one_answer(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    key: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = await start_gateway(engine, environ=KEYED)
+    peer = await connect(gateway)
+    head = f"POST /llm HTTP/1.1\r\nHost: localhost\r\n{key}Transfer-Encoding: chunked\r\n\r\n"
+    await peer.send(head.encode() + b"no size\r\n")  # at once: head and body are read together
+    received = await peer.rest()
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"content-length") == 1
+    assert engine.generations == 0
+    assert not has_complaints(caplog)
+
+
 @pytest.mark.parametrize("wish", ["h2c", "websocket"])
 async def test_a_request_to_switch_protocols_is_ignored(gateway: Gateway, wish: str) -> None:
     """Java's HTTP client sends one with every first request."""

@@ -460,9 +460,11 @@ class Protocol(asyncio.Protocol):
             self._refuse(error)
 
     def _refuse(self, error: ReverieError) -> None:
-        """Answer outside any exchange, then close."""
+        """Answer outside any exchange, in place of one whose request didn't arrive whole; close."""
         if self.transport.is_closing():
             return
+        for cycle in self._unanswered:
+            cycle.disconnect()  # whatever it would answer, our side is closed by then
         body = OPENAI.error_body(error)
         status = OPENAI.status(error)
         reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
