@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures
 
 help: ## list the targets
@@ -46,6 +46,12 @@ format: setup ## let ruff format and fix
 
 docs: setup ## write the parts of the documentation that come from the code
 	$(BIN)/python docs/generate.py
+
+site: setup ## the documentation as a site, in dist/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+site-serve: setup ## show that site on 127.0.0.1:8001, and build it anew while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload --dev-addr 127.0.0.1:8001
 
 vendor: ## fetch the page's libraries again, as their lock file lists them
 	$(PYTHON) scripts/vendor.py
