@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian clients check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures
 
 help: ## list the targets
@@ -69,13 +69,17 @@ postgres: ## the PostgreSQL that the tests start
 debian: ## the programs of Debian that the tests start: proxies, Prometheus
 	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus
 
+clients: setup ## the client libraries that the tests run, for Python and for JavaScript
+	@PYTHON=$(BIN)/python tests/install-clients.sh
+	@tests/install-npm.sh
+
 check: lint ## lint, types, and the tests that start no server: less than a minute
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
 
 # T: arguments of pytest, for a run of some tests alone.
 # What the tests start compiles the program once, whatever the environment says.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(if $(T),setup,lint) postgres chromium debian ## lint, types, and every test
+test: $(if $(T),setup,lint) postgres chromium debian clients ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 
