@@ -70,6 +70,10 @@ TESTED: dict[str, dict[str, str]] = {
     "LangChain (JavaScript)": {"stream": RUN_FROM_THE_PAGE},
     "httpx, fetch": {"stream": RUN_FROM_THE_PAGE},
     "llm": {"stream": RUN_FROM_THE_PAGE},
+    "Open WebUI": dict.fromkeys(
+        ("answer", "stream"),
+        "contract/test_open_webui.py::test_each_of_its_requests_is_answered",
+    ),
     "OpenAI's agents": dict.fromkeys(
         ("answer", "stream", "tools"),
         "contract/test_python_clients.py::test_openai_s_agents_call_a_tool_and_go_on",

@@ -16,9 +16,12 @@ from typer.main import get_command
 
 from reverie.cli.commands import app
 from reverie.settings import Settings
+from reverie.testing.__main__ import _parser as parser_of_the_engine
 from tests.docs.snippets import PAGES, ROOT, Snippet, parse, snippets_of
 
 ALL = [snippet for page in PAGES for snippet in snippets_of(page)]
+HAVE_TESTS = {"quickstart.md", "clients.md", "accounts.md", "operations.md", "testing.md"}
+"""Pages whose blocks with a comment are run: by a test of their own, or by test_pages.py."""
 RUN_IN_FULL = {"quickstart.md", "clients.md"}
 """Pages whose blocks are all run, or say why they aren't."""
 PROGRAMS = {"sh", "python", "js", "ts", "yaml", "toml"}
@@ -76,6 +79,8 @@ def test_commands_are_ours(snippet: Snippet) -> None:
             for target in targets:
                 makefile = (ROOT / "Makefile").read_text()
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+        elif arguments[:2] == ["-m", "reverie.testing"]:
+            parser_of_the_engine().parse_args(arguments[2:])
 
 
 def commands(script: str) -> list[tuple[str, list[str]]]:
@@ -137,6 +142,10 @@ def test_each_program_of_a_page_is_run_or_says_why_not(name: str) -> None:
     programs = [one for one in snippets_of(ROOT / "docs" / name) if one.language in PROGRAMS]
     assert programs
     assert [str(one) for one in programs if one.is_checked] == []
+
+
+def test_what_a_page_calls_run_is_run() -> None:
+    assert {one.page for one in ALL if one.is_run} == HAVE_TESTS
 
 
 def test_a_comment_says_how_a_block_is_run() -> None:
