@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian clients check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures bench-comparison soak
 
 help: ## list the targets
@@ -47,6 +47,12 @@ format: setup ## let ruff format and fix
 docs: setup ## write the parts of the documentation that come from the code
 	$(BIN)/python docs/generate.py
 
+site: setup ## the documentation as a site, in dist/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+site-serve: setup ## show that site on 127.0.0.1:8001, and build it anew while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload --dev-addr 127.0.0.1:8001
+
 vendor: ## fetch the page's libraries again, as their lock file lists them
 	$(PYTHON) scripts/vendor.py
 
@@ -65,13 +71,17 @@ debian: ## the programs of Debian that the tests start: proxies, Prometheus, bui
 		systemd-analyze=systemd buildah=buildah mmdebstrap=mmdebstrap runc=runc \
 		docker-compose=docker-compose
 
+clients: setup ## the client libraries that the tests run, for Python and for JavaScript
+	@PYTHON=$(BIN)/python tests/install-clients.sh
+	@tests/install-npm.sh
+
 check: lint ## lint, types, and the tests that start no server: less than a minute
 	$(BIN)/pytest -n 2 --dist loadfile -m "not integration and not slow"
 
 # T: arguments of pytest, for a run of some tests alone.
 # What the tests start compiles the program once, whatever the environment says.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(if $(T),setup,lint) postgres chromium debian ## lint, types, and every test
+test: $(if $(T),setup,lint) postgres chromium debian clients ## lint, types, and every test
 	$(BIN)/reverie pull smollm2-135m
 	$(BIN)/pytest $(or $(T),-n 2 --dist loadfile)
 

@@ -55,6 +55,7 @@ _INTRODUCTION = """\
 
 Reverie needs no configuration: `reverie serve` serves the default model to this machine. To change
 anything, write `reverie.toml` in the working directory, or give another file with `--config FILE`.
+`reverie init` writes a first one from four questions, `reverie check` says what is wrong with one.
 
 - Flags override environment variables, which override the file, which overrides the defaults.
 - Each key of `[server]`, `[store]` and `[traces]` has an environment variable, such as

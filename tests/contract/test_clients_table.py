@@ -11,10 +11,11 @@ from tests.test_docs import ROOT
 
 TESTS = Path(__file__).parents[1]
 COLUMNS = ("answer", "stream", "tools", "thinking", "JSON", "count", "vectors", "errors")
+RUN_FROM_THE_PAGE = "docs/test_clients.py::test_what_the_page_says_works"
 TESTED: dict[str, dict[str, str]] = {
     "curl": {
         "answer": "contract/test_curl.py::test_the_readmes_line_works",
-        "stream": "contract/test_curl.py::test_each_line_of_the_clients_page_works",
+        "stream": RUN_FROM_THE_PAGE,
     },
     "Livepeer's SDK (Python)": {
         "answer": "contract/test_livepeer.py::test_an_answer_is_parsed",
@@ -64,6 +65,14 @@ TESTED: dict[str, dict[str, str]] = {
     "SDKs of OpenAI, Anthropic and Vercel (JavaScript)": dict.fromkeys(
         ("stream", "tools", "thinking"),
         "contract/test_javascript.py::test_a_stream_is_what_was_sent",
+    ),
+    "Livepeer's SDK (JavaScript)": {"answer": RUN_FROM_THE_PAGE},
+    "LangChain (JavaScript)": {"stream": RUN_FROM_THE_PAGE},
+    "httpx, fetch": {"stream": RUN_FROM_THE_PAGE},
+    "llm": {"stream": RUN_FROM_THE_PAGE},
+    "Open WebUI": dict.fromkeys(
+        ("answer", "stream"),
+        "contract/test_open_webui.py::test_each_of_its_requests_is_answered",
     ),
     "OpenAI's agents": dict.fromkeys(
         ("answer", "stream", "tools"),

@@ -44,19 +44,6 @@ def test_the_readmes_line_works(served) -> None:
     assert answer["choices"][0]["message"]["content"]
 
 
-def test_each_line_of_the_clients_page_works(served) -> None:
-    text = (ROOT / "docs" / "clients.md").read_text()
-    commands = re.findall(r"```sh\n(curl .*?)```", text, re.DOTALL)
-    assert len(commands) == 3
-    whole, streamed, numbered = (
-        shell(command.replace("http://127.0.0.1:8000", served.url)) for command in commands
-    )
-    assert json.loads(whole)["usage"]["completion_tokens"] > 0
-    assert events(streamed)[-1] == "[DONE]"
-    assert numbered.startswith("id: 1\n")
-    assert numbered.rstrip().endswith("data: [DONE]")
-
-
 def test_the_page_that_started_the_project_works(served) -> None:
     """Livepeer's documented request: every default spelled out, and an empty model."""
     body = {

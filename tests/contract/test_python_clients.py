@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,32 +11,16 @@ from reverie.testing import Script, ScriptedEngine
 from reverie.testing.script import ToolCall
 from reverie.testing.tasks import SIZE
 from tests.contract.node import output_of
+from tests.contract.python_clients import FOLDER, python
 from tests.harness import Gateway, StartGateway
 
+__all__ = ["python"]
 pytestmark = pytest.mark.integration
 
-FOLDER = Path(__file__).parent / "python"
 CALL = Script(
     tokens=("I'll ", "look."),
     tool_calls=[ToolCall(name="get_weather", arguments=('{"city":', ' "Paris"}'))],
 )
-
-
-@pytest.fixture(scope="session")
-def python() -> Path:
-    """The Python of an environment that has the clients; made once."""
-    home, wanted = FOLDER / ".venv", FOLDER / "requirements.txt"
-    made = home / "made.txt"
-    if not (made.exists() and made.read_text() == wanted.read_text()):
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", home],
-            [home / "bin" / "pip", "install", "--quiet", "-r", wanted],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-            if done.returncode:
-                pytest.skip(f"the packages can't be had: {done.stderr}"[-500:])
-        made.write_text(wanted.read_text())
-    return home / "bin" / "python"
 
 
 async def ask(python: Path, client: str, gateway: Gateway) -> object:
