@@ -16,9 +16,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
-from soaking import texts
 
 from reverie.testing import Script, ScriptedEngine, ToolCall
+from soaking import texts
 
 QUICK = Script(tokens=texts.tokens_for, prompt_tokens=texts.PROMPT_TOKENS, batch=4, delay=0.004)
 SLOW = dataclasses.replace(QUICK, batch=1, delay=0.03)
