@@ -276,13 +276,13 @@ class Faults:
 
     async def _store_stopped(self, name: str) -> None:
         await asyncio.to_thread(self._site.postgres.stop)
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        await asyncio.sleep(self._random.uniform(0.5, 9))
         await asyncio.to_thread(self._site.postgres.start)
         await self._until(self._all_answer, name)
 
     async def _store_hangs(self, name: str) -> None:
         await asyncio.to_thread(self._site.postgres.pause)
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        await asyncio.sleep(self._random.uniform(0.5, 9))
         await asyncio.to_thread(self._site.postgres.resume)
         await self._until(self._all_answer, name)
 

@@ -57,6 +57,7 @@ write_timeout = 10
 drain_timeout = 20
 [store]
 url = "{store}"
+timeout = 6
 kept_answers_mib = 16
 """
 _COLUMNS = ", ".join(
