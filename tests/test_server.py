@@ -62,6 +62,21 @@ async def test_a_request_whose_body_comes_during_a_drain_is_refused(
     assert (await running)[0] == 200
 
 
+async def test_a_request_whose_body_never_comes_is_refused_at_the_end_of_a_drain(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection(*gateway.url.removeprefix("http://").split(":"))
+    head = b"POST /llm HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    writer.write(head + b"Expect: 100-continue\r\n\r\n")
+    await reader.readuntil(b"100 Continue\r\n\r\n")
+    gateway.server.stop()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"overloaded"' in answer
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("second_signal", [True, False])
 async def test_what_runs_too_long_is_cut_with_an_error_chunk(
     engine: ScriptedEngine, start_gateway: StartGateway, second_signal: bool

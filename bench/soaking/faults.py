@@ -24,6 +24,8 @@ from soaking.site import Gateway, Site
 _PATIENCE = 90.0
 _GRACE = 1.0
 """Seconds after a fault in which a client may still be told of it."""
+_LONGEST_OUTAGE = 9.0
+"""Seconds that the store is away: more than requests wait for it."""
 _STORM = 6
 """Requests of each kind that an engine fails before it is well again."""
 ENGINE = frozenset({"502", "504", "broken"})
@@ -125,6 +127,7 @@ class Faults:
         self._site = site
         self._log = log
         self._every = every
+        self._outage = min(_LONGEST_OUTAGE, every)
         self._random = random.Random(seed)
         self._extra = False
         self._stopping = asyncio.Event()
@@ -202,7 +205,7 @@ class Faults:
     async def _engine_killed(self, name: str) -> None:
         engine = self._random.choice(self._site.engines)
         await engine.process.kill()
-        await asyncio.sleep(self._random.uniform(0.1, 3))
+        await asyncio.sleep(self._random.uniform(0.1, self._outage / 3))
         await engine.process.start()
         await self._until(self._site.all_backends_ready, f"{engine.name}: {name}")
 
@@ -232,7 +235,7 @@ class Faults:
         """Have the next requests of an engine fail."""
         engine = self._random.choice(self._site.engines)
         engine.fail(_STORM, **fields)
-        await asyncio.sleep(2)
+        await asyncio.sleep(min(2.0, self._every))
         engine.be_well()
         await self._until(self._site.all_backends_ready, f"{engine.name}: {name}")
 
@@ -276,13 +279,13 @@ class Faults:
 
     async def _store_stopped(self, name: str) -> None:
         await asyncio.to_thread(self._site.postgres.stop)
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        await asyncio.sleep(self._random.uniform(0.1, self._outage))
         await asyncio.to_thread(self._site.postgres.start)
         await self._until(self._all_answer, name)
 
     async def _store_hangs(self, name: str) -> None:
         await asyncio.to_thread(self._site.postgres.pause)
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        await asyncio.sleep(self._random.uniform(0.1, self._outage))
         await asyncio.to_thread(self._site.postgres.resume)
         await self._until(self._all_answer, name)
 

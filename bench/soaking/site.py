@@ -52,11 +52,12 @@ body_timeout = 3
 first_token_timeout = 4
 stall_timeout = 4
 queue_timeout = 10
-resume_grace = 5
+resume_grace = 3
 write_timeout = 10
 drain_timeout = 20
 [store]
 url = "{store}"
+timeout = 6
 kept_answers_mib = 16
 """
 _COLUMNS = ", ".join(

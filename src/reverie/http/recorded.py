@@ -32,9 +32,11 @@ class RecordedRoute:
         self._metrics.began(record)
         try:
             await self._answer(scope, receive, send, record)
-        except asyncio.CancelledError:
-            record.failed(ServerStopped())
-            raise
+        except asyncio.CancelledError:  # the server ends, and waits for nobody any more
+            if record.status == 200:
+                record.failed(ServerStopped())
+                raise
+            await self._refuse(scope, send, record, ServerStopped())
         except Exception as failure:
             await self._refuse(scope, send, record, as_reverie_error(failure, record.id))
         finally:
