@@ -13,7 +13,7 @@ import sys
 import termios
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -95,15 +95,16 @@ def serving(
     folder: Path,
     options: Sequence[str] = (),
     program: Sequence[str] = ("-m", "reverie"),
+    environ: Mapping[str, str] | None = None,
     **popen: Any,
 ) -> Iterator[Serving]:
     log = folder / "log"
-    environ = {**os.environ, "REVERIE_API_KEYS": "", "REVERIE_SERVER_LOG_FORMAT": "json"}
+    usual = {**os.environ, "REVERIE_API_KEYS": "", "REVERIE_SERVER_LOG_FORMAT": "json"}
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, *program, "serve", "--port", "0", *options],
             cwd=folder,
-            env=environ | {"XDG_STATE_HOME": str(folder / "state")},
+            env=usual | {"XDG_STATE_HOME": str(folder / "state")} | dict(environ or {}),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             **popen,
