@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve postgres chromium debian clients check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
-.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures bench-comparison soak
+.PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-observability bench-cluster bench-cluster-failures bench-comparison soak
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -115,6 +115,9 @@ bench-agreement: setup ## measure whether reverie bench and aiperf agree
 
 bench-workers: setup ## measure what a second worker gains
 	$(BIN)/python bench/workers.py
+
+bench-observability: setup ## measure what metrics and traces cost
+	$(BIN)/python bench/observability.py $(B)
 
 bench-cluster: setup ## simulate the scheduler with hundreds of engines: B="--quick"
 	$(BIN)/python bench/cluster_simulation.py $(B)

@@ -82,13 +82,13 @@ async def engine() -> AsyncIterator[Target]:
 @contextlib.asynccontextmanager
 async def reverie(
     config: str, folder: Path, *, name: str = "Reverie", callers: Sequence[str | None] = (None,),
-    cpus: frozenset[int] = SERVER_CPUS, **environ: str,
+    cpus: frozenset[int] = SERVER_CPUS, program: Sequence[str] = (), **environ: str,
 ) -> AsyncIterator[Target]:  # fmt: skip
-    """Run ``reverie serve`` with a configuration."""
+    """Run ``reverie serve`` with a configuration; ``program`` in place of ``reverie``."""
     folder.mkdir(exist_ok=True)
     file = folder / "reverie.toml"
     file.write_text(config)
-    command = (str(_REVERIE), "serve", "--port", "0", "--config", str(file))
+    command = (*(program or [str(_REVERIE)]), "serve", "--port", "0", "--config", str(file))
     env = {"XDG_STATE_HOME": str(folder), **environ}
     async with run(*command, cpus=cpus, says=" at http://", env=env) as (pid, line):
         yield Target(name, line.rsplit(" at ", 1)[1], pid, callers)

@@ -39,12 +39,11 @@ class TraceContext(NamedTuple):
     state: str = ""
     """``tracestate``, which says nothing to this server."""
 
-    @property
-    def line(self) -> bytes:
-        """The header line that hands it on."""
-        flags = 1 if self.sampled else 0
-        told = f"traceparent: 00-{self.trace_id.hex()}-{self.span_id.hex()}-{flags:02x}\r\n"
-        return told.encode()
+    def line_for(self, span_id: bytes) -> bytes:
+        """The header line that tells another place in the same trace."""
+        flags = b"01" if self.sampled else b"00"
+        ids = self.trace_id.hex(), span_id.hex()
+        return b"traceparent: 00-%b-%b-%b\r\n" % (ids[0].encode(), ids[1].encode(), flags)
 
 
 def read_context(headers: Sequence[tuple[bytes, bytes]]) -> TraceContext | None:

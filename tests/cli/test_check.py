@@ -386,3 +386,12 @@ def test_a_cluster_without_a_token_is_a_mistake(folder: Path) -> None:
     [problem] = errors(reverie_here("check", XDG_STATE_HOME=str(folder)))
     assert problem.startswith("reverie.toml: cluster.token_file: ")
     assert "reverie cluster token" in problem
+
+
+def test_where_traces_go_is_said_without_its_secrets(folder: Path) -> None:
+    write(folder, '[traces]\nendpoint = "https://otlp.example.org"\nheaders_env = "OURS"\n')
+    done = reverie_here("check", OURS="Authorization=Bearer%20planted")
+    assert "Traces: sent to https://otlp.example.org/v1/traces" in done.stdout
+    assert "planted" not in done.stdout + done.stderr
+    [mistake] = errors(reverie_here("check"))
+    assert mistake == "traces.headers_env: the environment variable OURS is not set"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,7 @@ def _check(
         problems += _cluster_problems(settings.cluster, config or Path(CONFIG_FILE), say)
     if accounts is not None:
         say(f"Accounts: {accounts}")
+    problems += _traces_problems(settings, say)
     for sentence in own_backends(settings):
         _warn(sentence)
     problems += _memory_problems(settings)
@@ -204,6 +206,19 @@ def _cluster_problems(
         f"Cluster: {cluster.address}, with Reverie {view.reverie}. "
         f"Machines: {len(living)}. Engines that they have room for: {room}."
     )
+    return []
+
+
+def _traces_problems(settings: Settings, say: Callable[[str], None]) -> list[str]:
+    """Say where traces are sent, or give why they can't be."""
+    from reverie.gateway.traces.tracer import tracer_of
+
+    try:
+        tracer = tracer_of(settings.traces, os.environ)
+    except ConfigurationError as error:
+        return list(error.problems)
+    if tracer is not None:
+        say(f"Traces: sent to {tracer.exporter.url}")
     return []
 
 

@@ -52,6 +52,8 @@ def test_another_default_is_one_change_however_it_is_written() -> None:
         ("server", "access_log", "access.log"),
         ("store", "url", "none"),
         ("store", "timeout", 1.0),
+        ("traces", "endpoint", "http://collector:4318"),
+        ("traces", "sample", 0.5),
     ],
 )
 def test_what_is_fixed_needs_a_restart_and_stays_as_it_was(

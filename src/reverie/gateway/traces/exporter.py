@@ -98,7 +98,8 @@ class Exporter:
         except ModuleNotFoundError:
             raise ConfigurationError([_MISSING]) from None
         self._otlp = otlp
-        self._url = public_url(options.endpoint)
+        self.url = public_url(options.endpoint)
+        """Where spans are posted to, for the operator."""
         base, _, self._path = options.endpoint.rpartition("/")
         headers = {
             "Content-Type": "application/x-protobuf",
@@ -315,19 +316,19 @@ class Exporter:
         if rejected:
             self._dropped.add("refused", count=rejected)
         if rejected or why:
-            told = fields(endpoint=self._url, rejected=rejected, reason=why[:500] or None)
+            told = fields(endpoint=self.url, rejected=rejected, reason=why[:500] or None)
             logger.warning("the collector refused some spans", extra=told)
 
     def _tell_outage(self, reason: str) -> None:
         if not self._outage:
             self._outage, self._lost = True, 0
-            told = fields(endpoint=self._url, reason=reason)
+            told = fields(endpoint=self.url, reason=reason)
             logger.warning("spans can't be exported", extra=told)
 
     def _tell_recovery(self) -> None:
         if self._outage:
             self._outage = False
-            told = fields(endpoint=self._url, dropped=self._lost)
+            told = fields(endpoint=self.url, dropped=self._lost)
             logger.info("spans are exported again", extra=told)
 
     def _give_up_if_stopping(self) -> None:

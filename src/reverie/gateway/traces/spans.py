@@ -30,6 +30,7 @@ INTERNAL, SERVER, CLIENT = 1, 2, 3
 
 _GATEWAY = "reverie"
 """The provider that callers see."""
+_GENERATING = ("chat", "text_completion")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -58,57 +59,37 @@ class Span(NamedTuple):
 
 def spans_of(record: RequestRecord, trace: Trace) -> list[Span]:
     """The spans of a request that has ended, itself first."""
-    clock = _Clock(trace.epoch)
     ended = record.ended or record.began
     name = f"{trace.operation} {record.model}" if trace.operation else ""
-    spans = [_request_span(record, trace, name, clock)]
-    root = trace.context.span_id
-    for step in trace.steps:
-        shared = _failed_with(step.error)
-        span = _child(root, step.name, clock, step.began, step.ended, shared, step.error)
-        spans.append(span)
+    root, at = trace.context.span_id, trace.at
+    spans = [_request_span(record, trace, name, ended)]
+    for step, began, until, error in trace.steps:
+        failure = None if error is None else ""
+        spans.append(_child(root, step, at(began), at(until), _failed_with(error), failure))
     for since in trace.waiting:  # its client left, or a shutdown
-        spans.append(_child(root, "queue", clock, since, ended))
+        spans.append(_child(root, "queue", at(since), at(ended)))
     for attempt in trace.attempts:
-        spans += _attempt_spans(record, trace, attempt, name, clock, ended)
+        _add_attempt(spans, record, trace, attempt, name, ended)
     return spans
-
-
-class _Clock:
-    """Monotonic seconds → nanoseconds since the epoch."""
-
-    __slots__ = ("_epoch",)
-
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def at(self, seconds: float) -> int:
-        return self._epoch + int(seconds * 1e9)
 
 
 def _child(
     parent_id: bytes,
     name: str,
-    clock: _Clock,
-    began: float,
-    ended: float,
+    began: int,
+    ended: int,
     shared: Attributes = (),
-    error: str | None = None,
+    failure: str | None = None,
 ) -> Span:
-    failure = None if error is None else ""
-    return Span(
-        name, INTERNAL, new_id(8), parent_id, clock.at(began), clock.at(ended), shared,
-        failure=failure,
-    )  # fmt: skip
+    return Span(name, INTERNAL, new_id(8), parent_id, began, ended, shared, (), (), failure)
 
 
 def _failed_with(error: str | None) -> Attributes:
     return () if error is None else ((names.ERROR, error),)
 
 
-def _request_span(record: RequestRecord, trace: Trace, name: str, clock: _Clock) -> Span:
+def _request_span(record: RequestRecord, trace: Trace, name: str, ended: float) -> Span:
     server = trace.server
-    ended = record.ended or record.began
     failed = record.status >= 500 or record.outcome in ("failed", "stopped")
     if not name:
         name = f"{server.method} {record.route}" if server else record.name
@@ -117,11 +98,11 @@ def _request_span(record: RequestRecord, trace: Trace, name: str, clock: _Clock)
         INTERNAL if server is None else SERVER,
         trace.context.span_id,
         trace.parent_id,
-        clock.at(record.began),
-        clock.at(ended),
+        trace.at(record.began),
+        trace.at(ended),
         tuple(_shared(record, trace)),
         tuple(_own(record, trace)),
-        tuple(sorted(_events(record, trace, clock), key=lambda event: event.at)),
+        tuple(sorted(_events(record, trace), key=lambda event: event.at)),
         (record.reason or "") if failed else None,
     )
 
@@ -201,9 +182,9 @@ def _content(record: ContentRecord, trace: Trace) -> Iterator[Attribute]:
         yield names.OUTPUT_MESSAGES, said
 
 
-def _events(record: RequestRecord, trace: Trace, clock: _Clock) -> Iterator[SpanEvent]:
+def _events(record: RequestRecord, trace: Trace) -> Iterator[SpanEvent]:
     if record.first_token is not None and trace.attempts:
-        yield SpanEvent("first token", clock.at(record.first_token))
+        yield SpanEvent("first token", trace.at(record.first_token))
     for before, attempt in zip(trace.attempts, trace.attempts[1:], strict=False):
         if before.error is None:  # of another choice
             continue
@@ -213,27 +194,30 @@ def _events(record: RequestRecord, trace: Trace, clock: _Clock) -> Iterator[Span
             (names.ERROR, before.error),
         )
         if attempt.after_tokens is None:
-            yield SpanEvent("failover", clock.at(attempt.granted), told)
+            yield SpanEvent("failover", trace.at(attempt.granted), told)
         else:
             told += ((names.AFTER_TOKENS, attempt.after_tokens),)
-            yield SpanEvent("continuation", clock.at(attempt.granted), told)
+            yield SpanEvent("continuation", trace.at(attempt.granted), told)
     for note in trace.notes:
-        yield SpanEvent(note.name, clock.at(note.at), note.attributes)
+        yield SpanEvent(note.name, trace.at(note.at), note.attributes)
 
 
-def _attempt_spans(
-    record: RequestRecord, trace: Trace, attempt: Attempt, name: str, clock: _Clock, at_end: float
-) -> Iterator[Span]:
-    root = trace.context.span_id
-    position: Attributes = ()
-    if attempt.position:
-        position = ((names.POSITION, attempt.position),)
-    yield _child(root, "queue", clock, attempt.queued, attempt.granted, position)
+def _add_attempt(
+    spans: list[Span],
+    record: RequestRecord,
+    trace: Trace,
+    attempt: Attempt,
+    name: str,
+    at_end: float,
+) -> None:
+    root, granted = trace.context.span_id, trace.at(attempt.granted)
+    position = ((names.POSITION, attempt.position),) if attempt.position else ()
+    spans.append(_child(root, "queue", trace.at(attempt.queued), granted, position))
     ended = at_end if attempt.ended is None else attempt.ended  # its client left, or a shutdown
     cut_short = attempt.ended is None and record.error is not None
-    error = attempt.error or (record.error if cut_short else None)
+    error = record.error if cut_short else attempt.error
     failure = None if error is None or cut_short else attempt.reason or ""
-    shared: Attributes = (
+    shared = (
         (names.OPERATION, trace.operation),
         (names.PROVIDER, "llamacpp" if attempt.kind == "embedded" else attempt.kind),
         (names.REQUEST_MODEL, record.model or ""),
@@ -241,21 +225,26 @@ def _attempt_spans(
         *_address_of(attempt.url),
         *_failed_with(error),
     )
-    own: list[Attribute] = []
+    own: Attributes = ()
     if attempt.reason:
-        own.append((names.REASON, attempt.reason))
+        own += ((names.REASON, attempt.reason),)
     if attempt.after_tokens is not None:
-        own.append((names.AFTER_TOKENS, attempt.after_tokens))
-    yield Span(
-        name or "attempt", CLIENT, attempt.span_id, root, clock.at(attempt.granted),
-        clock.at(ended), shared, tuple(own), (), failure,
+        own += ((names.AFTER_TOKENS, attempt.after_tokens),)
+    until = trace.at(ended)
+    spans.append(
+        Span(
+            name or "attempt", CLIENT, attempt.span_id, root, granted, until, shared, own, (),
+            failure,
+        )
     )  # fmt: skip
-    if trace.operation not in ("chat", "text_completion"):
+    if trace.operation not in _GENERATING:
         return
-    first = ended if attempt.first_token is None else attempt.first_token
-    yield _child(attempt.span_id, "prefill", clock, attempt.granted, first)
-    if attempt.first_token is not None:
-        yield _child(attempt.span_id, "decode", clock, first, ended)
+    if attempt.first_token is None:
+        spans.append(_child(attempt.span_id, "prefill", granted, until))
+        return
+    first = trace.at(attempt.first_token)
+    spans.append(_child(attempt.span_id, "prefill", granted, first))
+    spans.append(_child(attempt.span_id, "decode", first, until))
 
 
 @lru_cache(maxsize=1024)

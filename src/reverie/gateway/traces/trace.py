@@ -126,7 +126,7 @@ class Trace:
         "attempts",
         "choices",
         "context",
-        "epoch",
+        "epoch_ns",
         "notes",
         "operation",
         "options",
@@ -153,7 +153,7 @@ class Trace:
         self.parent_id = parent_id
         self.server = server
         """None: it is no request itself, but what is generated for one."""
-        self.epoch = time.time_ns() - time.monotonic_ns()
+        self.epoch_ns = time.time_ns() - time.monotonic_ns()
         self.operation = ""
         self.parameters: Attributes = ()
         self.choices = 1
@@ -171,6 +171,10 @@ class Trace:
     def id(self) -> str:
         """The trace's id, as it is written everywhere."""
         return self.context.trace_id.hex()
+
+    def at(self, seconds: float) -> int:
+        """A time on the monotonic clock, as nanoseconds since the epoch."""
+        return self.epoch_ns + int(seconds * 1e9)
 
     def admitted(self) -> None:
         """Take the caller's word for the trace, since it may use this server."""
@@ -221,7 +225,7 @@ class Trace:
         attempt.position = position
         if len(self.attempts) < _MAX_NOTED:
             self.attempts.append(attempt)
-        outgoing.set(self.context._replace(span_id=attempt.span_id).line)
+        outgoing.set(self.context.line_for(attempt.span_id))
         return attempt
 
     def note(self, name: str) -> None:
