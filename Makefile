@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian check test lint ruff ruff-format mypy format docs vendor screenshot release lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-cluster bench-cluster-failures
 
 help: ## list the targets
@@ -109,6 +109,9 @@ bench-cluster: setup ## simulate the scheduler with hundreds of engines: B="--qu
 
 bench-cluster-failures: setup ## measure what a cluster's failures cost, and the cluster itself
 	$(BIN)/python bench/cluster_failures.py $(B)
+
+release: setup ## build what is published, with hashes and a bill of materials, into dist/
+	$(BIN)/python scripts/release.py dist
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

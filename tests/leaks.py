@@ -32,7 +32,7 @@ PLANTED = "planted-"
 """What a text begins with that a test plants, as a prompt, to see that it is written nowhere."""
 
 _BY_LOOKS = re.compile(r"(?<![\w-])(?P<key>rv_[\w-]{8,})|planted-[\w-]{4,}")
-_NAMED_FOR_ONE = re.compile(r"(?:KEYS?|TOKEN|PASSWORD|SECRET)(?:_\w*)?")
+_NAMED_FOR_ONE = re.compile(r"(?:KEYS?|TOKEN|PASSWORD|SECRET)(?:_\d+)?$")
 _IN_URL = re.compile(r"://[^:/@\s]+:(?P<password>[^@/\s]+)@")
 _SHORTEST = 8
 """Characters of a value: a shorter one may be any word."""
@@ -130,9 +130,7 @@ def _listen_to_children(patched: pytest.MonkeyPatch) -> None:
         begin(popen, args, *more, env=env, **options)
         for name in ("stdout", "stderr"):
             raw = _raw(getattr(popen, name))
-            if isinstance(raw, _NotingPipe) and not (
-                name == "stdout" and _hands_out_secrets(args)
-            ):
+            if isinstance(raw, _NotingPipe) and not (name == "stdout" and _hands_out_secrets(args)):
                 raw.where = f"the {name} of {_program(args)}"
 
     def communicate_and_note(popen: Any, *arguments: Any, **options: Any) -> Any:
@@ -174,7 +172,7 @@ class _NotingIo:
 
     def open(self, file: int, mode: str, bufsize: int = -1) -> Any:
         if mode != "rb":
-            return io.open(file, mode, bufsize)
+            return open(file, mode, bufsize)
         pipe = _NotingPipe(file, "rb")
         return pipe if bufsize == 0 else io.BufferedReader(pipe)
 

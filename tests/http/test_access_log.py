@@ -19,7 +19,7 @@ from tests.harness import Gateway, StartGateway, chat
 KEY = "rv_key-of-the-access-log"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 COMBINED = re.compile(
-    r'(?P<client>\S+) - (?P<user>\S+) \[(?P<time>\d\d/[A-Z][a-z]{2}/\d{4}(?::\d\d){3} \+0000)\] '
+    r"(?P<client>\S+) - (?P<user>\S+) \[(?P<time>\d\d/[A-Z][a-z]{2}/\d{4}(?::\d\d){3} \+0000)\] "
     r'"(?P<request>[A-Z]+ \S+ HTTP/1\.[01])" (?P<status>\d{3}) (?P<bytes>\d+|-) '
     r'"(?P<referrer>[^"]*)" "(?P<agent>[^"]*)" '
     r'"(?P<id>[^"]+)" (?P<seconds>\d+\.\d{3}) (?P<prompt>\d+|-) (?P<completion>\d+|-) '
