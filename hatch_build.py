@@ -24,10 +24,11 @@ class BuildFacts(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         package = Path("src", "reverie") if self.target_name == "sdist" else Path("reverie")
         known = Path(self.root, "src", "reverie", _NAME)
-        if version == "editable" or known.exists():
+        if version == "editable":
             return
-        facts = _facts(Path(self.root))
-        if facts:
+        if known.exists():
+            build_data["force_include"][str(known)] = str(package / _NAME)
+        elif facts := _facts(Path(self.root)):
             self._folder = tempfile.TemporaryDirectory()
             file = Path(self._folder.name, _NAME)
             file.write_text(json.dumps(facts, indent=1) + "\n")

@@ -18,6 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
 import reverie
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +58,7 @@ def build(folder: Path) -> Path:
 
 
 def environment(folder: Path, requirements: Iterable[str], cwd: Path | None = None) -> Path:
-    """Make an environment with these requirements and nothing else, not even pip; give its Python."""
+    """Make an environment with these requirements alone, without even pip; give its Python."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python)
@@ -93,13 +96,16 @@ def _pip_setting(name: str) -> str:
 
 def write_bill(file: Path, python: Path) -> None:
     """Write the bill of materials of an environment, checked against its schema."""
-    made = ("--output-reproducible", "--validate", "--spec-version", "1.6", "--of", "JSON")
+    made = ("--output-reproducible", "--no-validate", "--spec-version", "1.6", "--of", "JSON")
     cyclonedx = (Path(sys.executable).parent / "cyclonedx-py", "environment")
     run(*cyclonedx, "--pyproject", ROOT / "pyproject.toml", *made, "-o", file, python)
     bill: dict[str, Any] = json.loads(file.read_text())
     version = reverie.__version__  # which pyproject.toml leaves to the package
     bill["metadata"]["component"] |= {"version": version, "purl": f"pkg:pypi/reverie@{version}"}
-    file.write_text(json.dumps(bill, indent=1) + "\n")
+    text = json.dumps(bill, indent=1) + "\n"
+    if (mistake := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
+        sys.exit(f"the bill of materials is not valid: {str(mistake).splitlines()[0]}")
+    file.write_text(text)
 
 
 def write_sums(folder: Path) -> None:

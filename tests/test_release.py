@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -41,12 +39,12 @@ def test_each_file_has_its_hash(released: Released) -> None:
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=released.folder, check=False
     )
     assert done.returncode == 0
-    listed = {line.split("  ")[1] for line in (released.folder / "SHA256SUMS").open()}
-    names = {f"{file.name}\n" for file in released.folder.iterdir()}
-    assert listed == names - {"SHA256SUMS\n"}
+    sums = (released.folder / "SHA256SUMS").read_text().splitlines()
+    listed = {line.split("  ")[1] for line in sums}
+    assert listed == {file.name for file in released.folder.iterdir()} - {"SHA256SUMS"}
     version = reverie.__version__
     kinds = (f"-{version}.tar.gz", f"-{version}-py3-none-any.whl", f"-{version}.cdx.json")
-    assert listed == {"requirements.txt\n", *(f"reverie{kind}\n" for kind in kinds)}
+    assert listed == {"requirements.txt", *(f"reverie{kind}" for kind in kinds)}
 
 
 def test_what_is_installed_by_hashes_runs(released: Released) -> None:
@@ -79,9 +77,8 @@ def test_the_requirements_name_no_host_and_hash_every_platform_s_files(released:
     assert uvloop[0].count("--hash=sha256:") > 10
 
 
-def test_the_bill_lists_what_is_installed_and_is_valid(released: Released) -> None:
+def test_the_bill_lists_what_is_installed(released: Released) -> None:
     text = next(released.folder.glob("*.cdx.json")).read_text()
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     bill = json.loads(text)
     of = bill["metadata"]["component"]
     assert (of["name"], of["version"]) == ("reverie", reverie.__version__)

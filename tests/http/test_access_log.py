@@ -161,7 +161,7 @@ async def test_a_log_that_can_t_be_written_is_told_once_and_harms_no_request(
 
 def test_a_log_that_can_t_be_opened_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
     settings = ServerSettings(access_log=tmp_path / "no" / "such")
-    with pytest.raises(ConfigurationError, match="server.access_log: can't be written: "):
+    with pytest.raises(ConfigurationError, match=r"server\.access_log: can't be written: "):
         access_log.access_log(_no_application, settings)
 
 
