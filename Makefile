@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve postgres chromium debian clients check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot lock clean
+.PHONY: help setup serve postgres chromium debian clients check test lint ruff ruff-format mypy format docs site site-serve vendor screenshot release lock clean
 .PHONY: bench bench-failover bench-affinity bench-client bench-second-turn bench-long-prompts bench-first-minutes bench-page bench-agreement bench-workers bench-observability bench-cluster bench-cluster-failures bench-comparison soak
 
 help: ## list the targets
@@ -131,6 +131,9 @@ bench-comparison: setup ## ask Reverie and LiteLLM what becomes of bad moments
 # S: arguments of bench/soak.py.
 soak: setup postgres ## soak two gateways for an hour, and do the accounts: HOURS=24, S="--minutes 5"
 	$(BIN)/python bench/soak.py $(if $(HOURS),--hours $(HOURS)) $(S)
+
+release: setup ## build what is published, with hashes and a bill of materials, into dist/
+	$(BIN)/python scripts/release.py dist
 
 lock: ## choose the newest versions again and write them to constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -32,11 +32,11 @@ PLANTED = "planted-"
 """What a text begins with that a test plants, as a prompt, to see that it is written nowhere."""
 
 _BY_LOOKS = re.compile(r"(?<![\w-])(?P<key>rv_[\w-]{8,})|planted-[\w-]{4,}")
-_NAMED_FOR_ONE = re.compile(r"(?:KEYS?|TOKEN|PASSWORD|SECRET)(?:_\w*)?")
+_NAMED_FOR_ONE = re.compile(r"(?:KEYS?|TOKEN|PASSWORD|SECRET)(?:_\d+)?$")
 _IN_URL = re.compile(r"://[^:/@\s]+:(?P<password>[^@/\s]+)@")
 _SHORTEST = 8
 """Characters of a value: a shorter one may be any word."""
-_LOG_FILE = re.compile(r"log|stderr|stdout|output|\.(?:err|out)\b", re.IGNORECASE)
+_LOG_FILE = re.compile(r"(?:^|[._-])(?:log|stderr|stdout|output|err|out)(?:\.(?:\d+|txt|json))?$")
 _LARGEST = 32 * 1024 * 1024
 _LONGEST_LINE = 300
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import sqlite3
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,12 @@ def test_the_version_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"reverie {reverie.__version__}\n"
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"reverie {reverie.__version__}"
+    told = dict(line.split(" ", 1) for line in rest)
+    assert told["python"] == platform.python_version()
+    assert told["sqlite"] == sqlite3.sqlite_version
+    assert told["xllamacpp"] == metadata.version("xllamacpp")
 
 
 def test_help_names_every_verb_and_how_to_start(

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-import reverie
 from reverie.cli import cluster, keys
 from reverie.cli.backup import backup
 from reverie.cli.bench import bench
@@ -69,7 +68,13 @@ app.command(short_help="Put load on a server, and measure what clients see.")(be
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"reverie {reverie.__version__}")
+        from reverie import build  # it looks packages up
+
+        told = build.facts()
+        typer.echo(f"reverie {told.version}")
+        for name, value in told._asdict().items():
+            if name != "version" and value is not None:
+                typer.echo(f"{name} {value}")
         raise typer.Exit
 
 
@@ -77,7 +82,12 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version, what it was built from, and what it runs on.",
+        ),
     ] = False,
 ) -> None:
     pass
