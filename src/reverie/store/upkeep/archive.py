@@ -141,7 +141,9 @@ class ArchiveReader:
                     "install that version"
                 )
             self.head = msgspec.convert(found, Head)
-        except (zstd.ZstdError, EOFError, msgspec.MsgspecError, ValueError, RecursionError):
+        except EOFError:
+            raise UnusableBackup(_DAMAGED) from None
+        except (zstd.ZstdError, msgspec.MsgspecError, ValueError, RecursionError):
             raise UnusableBackup(_NO_BACKUP) from None
         self._hash.update(first)
 
