@@ -10,20 +10,21 @@ import sys
 _SCRIPT = """
 import contextlib, importlib, sys, time
 
+last = int(sys.argv.pop(1))
+
 @contextlib.contextmanager
 def row_progress(what, total=None):
     calls = 0
     def progress(rows):
         nonlocal calls
         calls += 1
-        if calls == int(sys.argv[1]):
+        if calls == last:
             print("in the midst", flush=True)
             time.sleep(3600)
     yield progress
 
 for name in ("backup", "prune", "restore"):
     importlib.import_module(f"reverie.cli.{name}").row_progress = row_progress
-sys.argv[1:2] = []
 from reverie.cli import main
 main()
 """
