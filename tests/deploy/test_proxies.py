@@ -238,12 +238,18 @@ async def test_a_gateway_that_is_gone_is_told_in_a_body_that_clients_read(
 
 @pytest.fixture
 async def flaky() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """The address of a gateway that dies on each request, and the requests that it got."""
+    """The address of a gateway that dies on each POST, and those that it got."""
     got: list[bytes] = []
 
     async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        got.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.transport.abort()
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST "):
+            got.append(head)
+            writer.transport.abort()
+        else:  # whether it is well
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
 
     server = await asyncio.start_server(die, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
@@ -256,17 +262,22 @@ async def test_nothing_is_sent_to_a_second_gateway_that_a_first_one_got(
 ) -> None:
     url, got = flaky
     proxy = await behind(url, keyed.url)
-    answers = [await _ask(proxy) for _ in range(4)]
-    assert [status for status, _ in answers].count(502) == len(got) > 0
-    assert len(engine.requests) == 4 - len(got)
+    answers = [(await _ask(proxy))[0] for _ in range(4)]
+    assert answers.count(502) == len(got) > 0
+    assert len(engine.requests) == answers.count(200) == 4 - len(got)
 
 
-async def test_a_request_goes_to_the_gateway_that_can_be_connected_to(
+async def test_requests_go_to_the_gateway_that_can_be_connected_to(
     keyed: Gateway, behind: Behind
 ) -> None:
     [port] = free_ports(1)
     proxy = await behind(f"http://127.0.0.1:{port}", keyed.url)
-    assert {(await _ask(proxy))[0] for _ in range(4)} == {200}
+    statuses: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        while statuses[-6:] != [200] * 6:
+            statuses.append((await _ask(proxy))[0])
+    if proxy.name == "nginx":
+        assert len(statuses) == 6  # it asks the other one at once
 
 
 @pytest.mark.parametrize("behind", ["nginx"], indirect=True)
