@@ -47,6 +47,7 @@ async def keyed(engine: ScriptedEngine, start_gateway: StartGateway) -> Gateway:
         engine,
         server={"trusted_proxies": ["127.0.0.1"], "ping_interval": 0.1, "commit_delay": 0.1},
         environ={"REVERIE_API_KEYS": "k", "REVERIE_ADMIN_KEY": ADMIN_KEY},
+        model={"aliases": ["org/name"]},
     )
 
 
@@ -201,7 +202,8 @@ async def test_openais_sdk_works_through_tls_and_a_path(keyed: Gateway, behind: 
             base_url=f"{proxy.prefixed}/v1", api_key="k", http_client=http, max_retries=0
         ) as client,
     ):
-        assert [model.id async for model in await client.models.list()] == ["m", "alias"]
+        assert [model.id async for model in await client.models.list()] == ["m", "org/name"]
+        assert (await client.models.retrieve("org/name")).id == "org/name"
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
         )
