@@ -48,8 +48,9 @@ BACKLOG = 2048
 _FORCED_GRACE = 2.0
 """Seconds in which requests that were cut may write their last chunk."""
 _RETIRE_GRACE = 1.0
-"""Seconds that connections have for the requests that are on their way, once no new ones are
-accepted."""
+"""Seconds that connections have for a next request, once no new ones are accepted."""
+_FIRST_GRACE = 5.0
+"""Seconds that those have for it that brought none yet: it is on its way."""
 _TICK = 1.0
 """Seconds between two dates in the headers of answers."""
 _POLL = 0.01
@@ -313,10 +314,14 @@ class Server(uvicorn.Server):
         connections = self.server_state.connections
         for connection in list(connections):
             connection.retire()  # type: ignore[union-attr]
-        deadline = asyncio.get_running_loop().time() + _RETIRE_GRACE
-        while any(one.is_idle for one in connections):  # type: ignore[union-attr]
-            if self._forced.is_set() or asyncio.get_running_loop().time() > deadline:
+        began = asyncio.get_running_loop().time()
+        while idle := [one for one in connections if one.is_idle]:  # type: ignore[union-attr]
+            waited = asyncio.get_running_loop().time() - began
+            if self._forced.is_set() or waited > _FIRST_GRACE:
                 break
+            for one in idle if waited > _RETIRE_GRACE else ():
+                if not one.is_fresh:  # type: ignore[union-attr]
+                    one.shutdown()
             await asyncio.sleep(_POLL)
         for connection in list(connections):
             connection.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -126,10 +127,13 @@ def _caddy(folder: Path, ports: Sequence[int], gateways: Sequence[str]) -> list[
     """Write Caddy's configuration; give its command."""
     _, own, others = ports
     config = folder / "Caddyfile"
+    text = (DEPLOY / "caddy" / "Caddyfile").read_text()
+    if len(gateways) > 1:
+        text = re.sub(r"#(health_uri|health_interval|fail_duration) ", r"\1 ", text)
     config.write_text(
         _CADDY.format(folder=folder)
         + _replaced(
-            (DEPLOY / "caddy" / "Caddyfile").read_text(),
+            text,
             ("\nllm.example.org {", f"\nlocalhost:{own} {{\nbind 127.0.0.1"),
             ("\nwww.example.org {", f"\nlocalhost:{others} {{\nbind 127.0.0.1"),
             ("reverse_proxy 127.0.0.1:8000 ", f"reverse_proxy {' '.join(gateways)} "),
@@ -148,7 +152,11 @@ async def running(name: str, folder: Path, *gateways: str) -> AsyncIterator[Prox
         authority = folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     with (folder / "output").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=output, stderr=output, cwd=folder
+            *command,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env={**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
         )
     try:
         async with asyncio.timeout(PATIENCE):

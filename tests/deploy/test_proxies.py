@@ -47,6 +47,7 @@ async def keyed(engine: ScriptedEngine, start_gateway: StartGateway) -> Gateway:
         engine,
         server={"trusted_proxies": ["127.0.0.1"], "ping_interval": 0.1, "commit_delay": 0.1},
         environ={"REVERIE_API_KEYS": "k", "REVERIE_ADMIN_KEY": ADMIN_KEY},
+        model={"aliases": ["org/name"]},
     )
 
 
@@ -201,7 +202,8 @@ async def test_openais_sdk_works_through_tls_and_a_path(keyed: Gateway, behind: 
             base_url=f"{proxy.prefixed}/v1", api_key="k", http_client=http, max_retries=0
         ) as client,
     ):
-        assert [model.id async for model in await client.models.list()] == ["m", "alias"]
+        assert [model.id async for model in await client.models.list()] == ["m", "org/name"]
+        assert (await client.models.retrieve("org/name")).id == "org/name"
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
         )
@@ -238,12 +240,18 @@ async def test_a_gateway_that_is_gone_is_told_in_a_body_that_clients_read(
 
 @pytest.fixture
 async def flaky() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """The address of a gateway that dies on each request, and the requests that it got."""
+    """The address of a gateway that dies on each POST, and those that it got."""
     got: list[bytes] = []
 
     async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        got.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.transport.abort()
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST "):
+            got.append(head)
+            writer.transport.abort()
+        else:  # whether it is well
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
 
     server = await asyncio.start_server(die, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
@@ -256,17 +264,22 @@ async def test_nothing_is_sent_to_a_second_gateway_that_a_first_one_got(
 ) -> None:
     url, got = flaky
     proxy = await behind(url, keyed.url)
-    answers = [await _ask(proxy) for _ in range(4)]
-    assert [status for status, _ in answers].count(502) == len(got) > 0
-    assert len(engine.requests) == 4 - len(got)
+    answers = [(await _ask(proxy))[0] for _ in range(4)]
+    assert answers.count(502) == len(got) > 0
+    assert len(engine.requests) == answers.count(200) == 4 - len(got)
 
 
-async def test_a_request_goes_to_the_gateway_that_can_be_connected_to(
+async def test_requests_go_to_the_gateway_that_can_be_connected_to(
     keyed: Gateway, behind: Behind
 ) -> None:
     [port] = free_ports(1)
     proxy = await behind(f"http://127.0.0.1:{port}", keyed.url)
-    assert {(await _ask(proxy))[0] for _ in range(4)} == {200}
+    statuses: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        while statuses[-6:] != [200] * 6:
+            statuses.append((await _ask(proxy))[0])
+    if proxy.name == "nginx":
+        assert len(statuses) == 6  # it asks the other one at once
 
 
 @pytest.mark.parametrize("behind", ["nginx"], indirect=True)

@@ -115,6 +115,32 @@ def test_an_answer_that_runs_at_the_end_is_completed_and_its_connection_closed(
             assert b"[DONE]" in response.read()
 
 
+def test_requests_on_kept_and_on_fresh_connections_are_answered_while_it_ends(
+    tmp_path: Path,
+) -> None:
+    with (
+        ThreadedEngine(Script(tokens=("one",))) as engine,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        closing(HTTPConnection(*listener.getsockname(), timeout=PATIENCE)) as kept,
+        closing(HTTPConnection(*listener.getsockname(), timeout=PATIENCE)) as fresh,
+    ):
+        write(tmp_path, engine.url)
+        with service(tmp_path, [listener]) as running:
+            running.until_told("READY=1")
+            kept.request("GET", "/healthz")
+            kept.getresponse().read()
+            fresh.connect()
+            kept.request("GET", "/healthz")  # by now the other one is accepted, too
+            kept.getresponse().read()
+            running.process.terminate()
+            running.until_told("STOPPING=1")
+            fresh.request("POST", "/llm", BODY)
+            response = fresh.getresponse()
+            assert (response.status, response.headers["Connection"]) == (200, "close")
+            assert running.process.wait(PATIENCE) == 0
+            assert not lines(running.log, "some requests didn't end")
+
+
 def test_a_unix_socket_and_one_of_tcp_are_served_and_reloads_are_told(tmp_path: Path) -> None:
     path = tmp_path / "reverie.sock"
     with (

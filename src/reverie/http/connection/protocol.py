@@ -242,6 +242,11 @@ class Protocol(asyncio.Protocol):
         """True if no request has come that isn't answered."""
         return self._cycle is None or self._cycle.response_complete
 
+    @property
+    def is_fresh(self) -> bool:
+        """True if it has brought no request yet."""
+        return self._cycle is None
+
     # What the parser finds ------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
