@@ -102,13 +102,13 @@ class _Buildah:
 
 
 def _make_base(buildah: _Buildah, folder: Path) -> None:
-    archive = folder / "base.tar"
+    root = folder / "base"
     done = subprocess.run(
         [
             "mmdebstrap", "--quiet", "--mode=root", "--variant=apt",
             f"--include={_BASE_PACKAGES}", "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_IN_BASE),
-            platform.freedesktop_os_release()["VERSION_CODENAME"], str(archive),
+            platform.freedesktop_os_release()["VERSION_CODENAME"], str(root),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -117,9 +117,9 @@ def _make_base(buildah: _Buildah, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     container = buildah("from", "scratch")
-    buildah("add", container, str(archive), "/")
+    buildah("add", container, str(root), "/")
     buildah("commit", "--rm", container, _BASE)
-    archive.unlink()
+    shutil.rmtree(root)
 
 
 def _reaching_packages(folder: Path) -> Iterator[str]:

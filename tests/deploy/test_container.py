@@ -126,10 +126,10 @@ def test_it_holds_what_runs_and_nothing_else(image: Image) -> None:
     assert (packages / "reverie" / "http" / "page" / "assets").is_dir()
     for unwanted in ("pytest", "ray", "mypy", "setuptools", "reverie/tests"):
         assert not (packages / unwanted).exists(), unwanted
-    for left in ("build", "program", "root/.cache", "etc/pip.conf", "var/lib/apt/lists"):
-        assert not (image.root / left).exists(), left
+    for left in ("build", "program", "root/.cache", "etc/pip.conf", "var/lib/apt/lists/*"):
+        assert not list(image.root.glob(left)), left
     own = image.size - image.base_size
-    assert own < 220e6, f"{own / 1e6:.0f} MB beside the base"
+    assert own < 200e6, f"{own / 1e6:.0f} MB beside the base"
 
 
 def test_it_was_compiled_in_a_way_that_outlives_new_dates(image: Image) -> None:
