@@ -21,6 +21,7 @@ ROOT_PAGES = {
 """Pages of the root → what the site calls them."""
 _LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
+_OUTWARD = re.compile(r"\[(?P<text>[^\]]*)\]\(\.\./(?P<path>[^)#\s]*)\)")
 _CELL = re.compile(r"<t([dh])>.*?</t\1>", re.DOTALL)
 
 
@@ -38,8 +39,11 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the links out of the folder to where the site has what they lead to."""
-    return _LINK.sub(_within_the_site, markdown)
+    """Lead the links out of the folder to where the site has what they lead to.
+
+    A folder can't be looked into there, so its link is only a text.
+    """
+    return _LINK.sub(_within_the_site, _OUTWARD.sub(_unless_a_folder, markdown))
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -63,6 +67,10 @@ def _from_the_root(text: str) -> str:
         return moved + (link["anchor"] or "")
 
     return _LINK.sub(moved, text)
+
+
+def _unless_a_folder(link: re.Match[str]) -> str:
+    return link["text"] if (ROOT / link["path"]).is_dir() else link[0]
 
 
 def _within_the_site(link: re.Match[str]) -> str:

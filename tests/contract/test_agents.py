@@ -11,28 +11,21 @@ import pytest
 from reverie.testing import Script, ScriptedEngine
 from reverie.testing.script import ToolCall
 from tests.contract.node import node_modules, output_of
+from tests.docs.snippets import run_of
 from tests.harness import Gateway, StartGateway
 
 __all__ = ["node_modules"]
 pytestmark = pytest.mark.integration
 
 KEY = "a-key-of-an-agent"
+ADDRESS = "http://127.0.0.1:8000"
 QUESTION = "What does secret.txt say?"
-CODEX_CONFIG = """
-model = "m"
-model_provider = "reverie"
-
-[model_providers.reverie]
-name = "Reverie"
-base_url = "{url}/v1"
-wire_api = "responses"
-env_key = "REVERIE_API_KEY"
-"""
 
 
 @pytest.fixture
 async def gateway(engine: ScriptedEngine, start_gateway: StartGateway) -> Gateway:
-    return await start_gateway(engine, environ={"REVERIE_API_KEYS": KEY})
+    model = {"aliases": ["my-model"]}  # as the page calls it
+    return await start_gateway(engine, model=model, environ={"REVERIE_API_KEYS": KEY})
 
 
 @pytest.fixture
@@ -67,7 +60,11 @@ async def test_codex_runs_a_command_and_reads_its_result(
     engine.scripts += calling("exec_command", cmd="cat secret.txt")
     home = tmp_path / "codex"
     home.mkdir()
-    (home / "config.toml").write_text(CODEX_CONFIG.format(url=gateway.url))
+    (config,) = [
+        block for block in run_of("clients.md") if block.section == "Codex" and block.word("file")
+    ]
+    assert f"{ADDRESS}/v1" in config.text
+    (home / "config.toml").write_text(config.text.replace(ADDRESS, gateway.url))
     written = await output_of(
         *(node_modules / ".bin" / "codex", "exec", "--json", "--skip-git-repo-check"),
         *("--sandbox", "danger-full-access", QUESTION),

@@ -50,7 +50,7 @@ class Assets(HTMLParser):
 def test_each_page_of_the_repository_is_a_page_of_the_site(site: Path) -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages | {"index", "changelog", "contributing"} <= {p.stem for p in site.glob("*.html")}
-    assert "make serve" in (site / "index.html").read_text()
+    assert "Accounts that never lie" in (site / "index.html").read_text()
     assert not list(site.rglob("*.py"))
 
 
@@ -112,9 +112,11 @@ def test_a_file_that_a_page_links_to_comes_along(tmp_path: Path) -> None:
     docs = shutil.copytree(ROOT / "docs", tmp_path / "docs")
     with (docs / "accounts.md").open("a") as page:
         page.write("\n[a file](../scripts/vendor.py) and [a page](../CONTRIBUTING.md#tests)\n")
+        page.write("\n[a folder](../scripts) and [another](../tests/docs/) can't be shown\n")
     site = build_site(tmp_path / "site", docs_dir=str(docs))
     told = (site / "accounts.html").read_text()
     assert 'href="scripts/vendor.py"' in told
     assert 'href="contributing.html#tests"' in told
+    assert "a folder and another can't be shown" in told
     original = ROOT / "scripts" / "vendor.py"
     assert (site / "scripts" / "vendor.py").read_bytes() == original.read_bytes()

@@ -298,8 +298,8 @@ BUILD = _gauge(
 BACKGROUND = _counter(
     "reverie_background_failures_total",
     "Failures of work that no request waits for (`ledger beat`, `ledger journal`, `health "
-    "probes`, `key watcher`, `engine supervisor`, `store writer`, `retention`, …). Each is one line of the "
-    "log, and is tried again.",
+    "probes`, `key watcher`, `engine supervisor`, `store writer`, `retention`, …). Each is one "
+    "line of the log, and is tried again.",
     "task",
 )
 # As prometheus_client describes them.
