@@ -136,8 +136,8 @@ def _numbers(values: Sequence[float], base: Sequence[float]) -> tuple[str, str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.5)
     given = parser.parse_args()
     show(uvloop.run(measure(given.rounds, given.seconds)))
 

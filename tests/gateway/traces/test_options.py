@@ -134,4 +134,4 @@ def test_headers_that_cannot_be_sent_keep_the_server_from_starting(held: str | N
     settings = TracesSettings(endpoint=URL, headers_env="OURS")
     with pytest.raises(ConfigurationError, match=r"traces\.headers_env: .*OURS") as caught:
         options_of(settings, {} if held is None else {"OURS": held})
-    assert held not in (held or "x", *caught.value.problems)[1:] if held else True
+    assert not held or held not in caught.value.problems[0]  # it may be a secret
