@@ -247,6 +247,18 @@ def test_what_is_kept_for_callers_has_a_bound(tmp_path: Path, line: str) -> None
     assert "less than or equal to" in problem
 
 
+@pytest.mark.parametrize("text", ["1d", "400", "12h", "d", "-5d", "99999d", "", "always"])
+def test_how_long_requests_are_kept_is_days_or_for_ever(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, f'[store]\nkeep_requests = "{text}"\n')
+    assert "store.keep_requests: should be a number of days such as 400d" in problem
+
+
+def test_how_long_requests_are_kept(tmp_path: Path) -> None:
+    assert StoreSettings().kept_days is None
+    assert StoreSettings(keep_requests="forever").kept_days is None
+    assert StoreSettings(keep_requests=" 400d ").kept_days == 400
+
+
 def test_an_unknown_key_is_named_without_its_control_characters(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, '[server]\n"\\u001b[31m' + "x" * 1000 + '" = 1\n')
     assert problem.isprintable()

@@ -17,12 +17,14 @@ from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
+from reverie.testing import ScriptedEngine
 from reverie.times import DAY_MS, now_ms
+from tests.harness import StartGateway
 from tests.store.ledger_helpers import ask, close, make_key, request, rows, settled
 
 
 def open_store(folder: Path, kept: str) -> Store:
-    settings = StoreSettings(url=f"sqlite:///{folder}/store.db", timeout=10, keep_requests=kept)
+    settings = StoreSettings(url=f"sqlite:///{folder}/reverie.db", timeout=10, keep_requests=kept)
     store = Store(settings)
     migrate(store)
     return store
@@ -77,6 +79,17 @@ async def test_what_is_older_than_configured_goes_while_the_server_runs(
     assert record.__dict__["fields"] == {"count": 700, "kept_days": 10}
     await keeping.stop()
     await ledger.stop()
+
+
+async def test_a_server_does_it_as_its_configuration_says(
+    tmp_path: Path, engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    old = open_store(tmp_path, "10d")  # the store that the server finds
+    make_key(old)
+    put(old, 3, 11)
+    await start_gateway(engine, store={"keep_requests": "10d"})
+    await until(lambda: not rows(old))
+    old.close()
 
 
 async def test_it_goes_on_round_after_round(store: Store) -> None:

@@ -68,7 +68,7 @@ def test_many_rows_come_in_batches() -> None:
 def test_a_backup_that_was_cut_off_anywhere_is_refused() -> None:
     whole = written()
     for length in range(len(whole)):
-        refused(whole[:length])
+        assert refused(whole[:length]).startswith("it is cut off or damaged")
 
 
 def test_a_backup_with_any_changed_byte_is_refused_or_says_the_same() -> None:
@@ -98,7 +98,6 @@ def test_a_backup_with_something_after_its_end_is_refused() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"SQLite format 3\0" * 100,
         zstd.compress(b""),
         zstd.compress(b"hello\n"),

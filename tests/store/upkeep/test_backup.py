@@ -125,7 +125,7 @@ def test_a_backup_is_one_moment_while_others_write(bare: Store, other: Store) ->
     writer = threading.Thread(target=go_on)
     writer.start()
     try:
-        for _ in range(5):
+        for _ in range(3):
             for _ in range(3):
                 assert written.acquire(timeout=60)
             seen: list[int] = []

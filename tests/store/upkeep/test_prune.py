@@ -111,7 +111,7 @@ def filled_sqlite(tmp_path: Path) -> Iterator[Store]:
 
 @given(made=requests, days=st.lists(st.integers(2, 41), min_size=1, max_size=3))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_no_report_limit_or_budget_changes(filled_sqlite: Store, made: Any, days: Any) -> None:
     store = filled_sqlite

@@ -32,7 +32,7 @@ _LONGEST_LINE = 128 * 1024 * 1024
 """Bytes; the longest lines are answers that are kept."""
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
-_LEVEL = 6
+_LEVEL = 3
 _MAX_WINDOW_LOG = 27
 """Of 128 MiB: what zstd's own program takes by default."""
 _NO_BACKUP = "it isn't a backup of Reverie; name a file that `reverie backup` wrote"

@@ -41,6 +41,7 @@ from reverie.store.database.migrate import (
     revision_of,
     upgrade,
 )
+from reverie.store.database.prepared import insert_into
 from reverie.store.settlements import Settlement, settle
 from reverie.store.upkeep.archive import (
     ArchiveReader,
@@ -181,6 +182,7 @@ def _drop_tables(connection: Connection) -> None:
 def _load(connection: Connection, reader: ArchiveReader, progress: Progress) -> list[Settlement]:
     """Write a backup's rows; return its journal."""
     tables = {table.name: table for table in _tables(connection)}
+    inserts = {name: insert_into(table) for name, table in tables.items()}
     journal: list[Settlement] = []
     for batch in reader.batches():
         if batch.table == _JOURNAL:
@@ -190,7 +192,7 @@ def _load(connection: Connection, reader: ArchiveReader, progress: Progress) -> 
         if table is None or {column.name for column in table.columns} != set(batch.columns):
             raise UnusableBackup("its tables aren't those of its revision; use another backup")
         if batch.rows:
-            connection.execute(insert(table), _parameters(table, batch))
+            inserts[batch.table].execute_many(connection, _parameters(table, batch))
             progress(len(batch.rows))
     return journal
 
