@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from reverie.errors import BackendError, ClientGone, InvalidRequest, ReverieError
+from reverie.errors import (
+    AnswerCancelled,
+    BackendError,
+    BackendTimeout,
+    ClientGone,
+    DeadlinePassed,
+    InvalidRequest,
+    ReverieError,
+    ServerStopped,
+)
 from reverie.events import Delta, Finish, Prompt, Usage
 from reverie.gateway.record import RequestRecord
 
@@ -54,6 +63,24 @@ def test_what_ended_a_request_decides_its_outcome(error: ReverieError, outcome: 
     record = RequestRecord("id", "/llm")
     record.failed(error)
     assert record.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "by"),
+    [
+        (ClientGone("The client left."), "client"),
+        (AnswerCancelled(), "client"),
+        (AnswerCancelled(by="operator"), "operator"),
+        (DeadlinePassed("It took too long."), "deadline"),
+        (BackendTimeout("It was silent."), None),
+        (ServerStopped(), "shutdown"),
+        (InvalidRequest("top_p: no."), None),
+    ],
+)
+def test_who_cancelled_a_request_is_noted(error: ReverieError, by: str | None) -> None:
+    record = RequestRecord("id", "/llm")
+    record.failed(error)
+    assert record.cancelled_by == by
 
 
 def test_closing_a_record_settles_what_is_open() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import re
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -173,6 +176,27 @@ async def test_tokens_and_money_are_those_of_the_ledger(
     assert found['reverie_cached_tokens_total{model="m"}'] == 4
     # 6 at 1 USD, 4 at 0.50 and 2 at 2 USD a million.
     assert round(found['reverie_cost_total{currency="USD",model="m"}'] * 1e6, 6) == 12
+
+
+async def test_what_the_store_has_not_taken_is_told_by_its_age(
+    engine: ScriptedEngine, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = await start_gateway(engine, store={"timeout": 0.3})
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    running = asyncio.create_task(gateway.post(chat()))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    commits = (await scraped(gateway))["reverie_store_commit_seconds_count"]
+    assert commits >= 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "reverie.db")) as hog:
+        hog.execute("BEGIN EXCLUSIVE")
+        engine.resume()
+        assert (await running)[0] == 200
+        found = await until(gateway, lambda found: found["reverie_ledger_lag_seconds"] > 0.5)
+        assert found["reverie_journal_entries"] == 1
+        assert found["reverie_store_up"] == 0
+    found = await until(gateway, lambda found: found["reverie_ledger_lag_seconds"] == 0)
+    assert found["reverie_journal_entries"] == 0
+    await until(gateway, lambda found: found["reverie_store_commit_seconds_count"] > commits)
 
 
 async def test_replays_are_told_by_what_was_given_again(
