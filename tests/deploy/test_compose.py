@@ -91,6 +91,12 @@ def test_only_reveries_port_is_published_and_only_to_this_machine() -> None:
     assert SERVICES["postgres"]["networks"] == SERVICES["prometheus"]["networks"] == ["back"]
 
 
+def test_what_is_mounted_is_here() -> None:
+    for service in SERVICES:
+        for path in mounts(service).values():
+            assert path.exists(), path
+
+
 def test_images_are_of_named_versions() -> None:
     for name, service in SERVICES.items():
         if "build" not in service:
