@@ -127,6 +127,7 @@ class Attempts:
     def unavailable(self, error: ReverieError) -> ReverieError:
         """Note that no backend could be had; return the error for the client."""
         self._blame.close()
+        self._record.queue_timed_out = isinstance(error, Overloaded) and error.timed_out
         if self._cut is None:
             return error
         self._give_up(error.code)
