@@ -427,6 +427,8 @@ class Overloaded(ReverieError):
 
     status = 503
     code = "overloaded"
+    timed_out = False
+    """True if it was the queue's deadline."""
 
 
 class EngineMemoryFull(Overloaded):

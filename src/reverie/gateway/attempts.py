@@ -147,6 +147,7 @@ class Attempts:
         self._blame.close()
         if self._record.trace is not None:
             self._record.trace.queue_left(self._queued, error)
+        self._record.queue_timed_out = isinstance(error, Overloaded) and error.timed_out
         if self._cut is None:
             return error
         self._give_up(error.code)

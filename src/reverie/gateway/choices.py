@@ -114,6 +114,7 @@ def merge(
     record.cut_for_good = any(part.cut_for_good for part in parts)
     record.backend = next((part.backend for part in parts if part.backend), None)
     record.granted = min((p.granted for p in parts if p.granted is not None), default=None)
+    record.queue_timed_out = any(part.queue_timed_out for part in parts)
     record.queued = min((p.queued for p in parts if p.queued is not None), default=None)
     tokens_at = [part.first_token for part in parts if part.first_token is not None]
     record.first_token = min(tokens_at, default=None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,8 +29,6 @@ from reverie.gateway.tallies import Histogram, Tally, gauge, value_of
 
 _NO_MODEL = "none"
 """The label of a request that was refused before its model was known."""
-_AT_ONCE = 0.01
-"""Seconds within which a request that gets no slot has been refused at once: it didn't wait."""
 
 _OF_BACKENDS: tuple[tuple[Definition, Callable[[BackendState], float | None]], ...] = (
     (names.IN_FLIGHT, lambda state: state.in_flight),
@@ -56,7 +55,8 @@ class Metrics:
         """``store``: as in ``DiskMetrics``."""
         self.live = Live()
         self._registry = registry
-        self._collectors = CollectorRegistry()
+        self._counted: list[Collector] = []
+        """What is read in any thread."""
         self._requests = self._counter(names.REQUESTS)
         self._cancellations = self._counter(names.CANCELLATIONS)
         self._replays = self._counter(names.REPLAYS)
@@ -72,15 +72,17 @@ class Metrics:
         self._gen_ai_ttft = self._histogram(names.GEN_AI_TTFT)
         self._gen_ai_per_token = self._histogram(names.GEN_AI_PER_TOKEN)
         self._disk = DiskMetrics(store)
-        self._collectors.register(self._disk)
-        self._collectors.register(_LiveState(registry))
-        self._collectors.register(_Process())
-        self._collectors.register(ProcessCollector(registry=None))
-        self._collectors.register(ClusterMetrics(lambda: registry.cluster))
+        self._now: list[Collector] = [
+            self._disk,
+            _LiveState(registry),
+            _Process(),
+            ClusterMetrics(lambda: registry.cluster),
+        ]
+        """What is read in the event loop, whose state it tells."""
+        self._counted.append(ProcessCollector(registry=None))
         if ledger is not None:
-            self._collectors.register(ledger.cost)
-            self._collectors.register(ledger.commits)
-            self._collectors.register(_LedgerState(ledger))
+            self._counted += [ledger.cost, ledger.commits]
+            self._now.append(_LedgerState(ledger))
 
     def add(self, *collectors: Collector) -> None:
         """Render these, too."""
@@ -89,12 +91,12 @@ class Metrics:
 
     def _counter(self, definition: Definition) -> Tally:
         tally = Tally(definition)
-        self._collectors.register(tally)
+        self._counted.append(tally)
         return tally
 
     def _histogram(self, definition: Definition) -> Histogram:
         histogram = Histogram(definition)
-        self._collectors.register(histogram)
+        self._counted.append(histogram)
         return histogram
 
     def began(self, record: RequestRecord) -> None:
@@ -137,7 +139,8 @@ class Metrics:
         if record.retries:
             self._retries.add(model, count=record.retries)
         wait = record.queue_wait
-        if wait is not None and (record.granted is not None or wait > _AT_ONCE):
+        gave_up = record.queue_timed_out or record.cancelled_by is not None
+        if wait is not None and (record.granted is not None or gave_up):
             self._queue_wait.observe(wait, model)
         if (ttft := record.time_to_first_token) is not None and record.pieces:
             self._observe_answer(record, model, ttft, completion)
@@ -160,7 +163,8 @@ class Metrics:
         await self._disk.measure()
         for model in self._registry.models.all:
             self._expect(model.name)
-        return generate_latest(self._collectors)
+        now = _Page([family for one in self._now for family in one.collect()], self._counted)
+        return await asyncio.to_thread(generate_latest, now)  # a millisecond for each model
 
     def _expect(self, model: str) -> None:
         """Tell what may happen to a model's requests before it does."""
@@ -177,6 +181,19 @@ class Metrics:
         for direction in ("prompt", "completion"):
             self._tokens.expect(model, direction)
         self._cached.expect(model)
+
+
+class _Page(Collector):
+    """All that is told: families that were read, and collectors to read when it is written."""
+
+    def __init__(self, families: Sequence[Metric], collectors: Sequence[Collector]) -> None:
+        self._families = families
+        self._collectors = collectors
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._families
+        for collector in self._collectors:
+            yield from collector.collect()
 
 
 class _Process(Collector):

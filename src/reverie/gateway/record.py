@@ -61,6 +61,7 @@ class RequestRecord:
         "pieces",
         "position",
         "prompt_tokens",
+        "queue_timed_out",
         "queued",
         "reason",
         "reasoning_tokens",
@@ -78,6 +79,7 @@ class RequestRecord:
         self.route = route
         self.began = time.monotonic()
         self.queued: float | None = None
+        self.queue_timed_out = False
         self.granted: float | None = None
         self.first_token: float | None = None
         self.last_token: float | None = None

@@ -119,7 +119,9 @@ class Pool(Members):
                 return await waiter.granted
         except TimeoutError:
             self._abandon(waiter)
-            raise self._too_late() from None
+            error = self._too_late()
+            error.timed_out = True
+            raise error from None
         except BaseException:
             self._abandon(waiter)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import prometheus_client
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -23,7 +25,8 @@ def routes(metrics: Metrics, access: Access, siblings: Siblings) -> APIRouter:
         openapi_extra=OR_NONE,
     )
     async def prometheus() -> Response:
-        text = merged([await metrics.render(), *await siblings.ask("metrics")])
+        pages = [await metrics.render(), *await siblings.ask("metrics")]
+        text = await asyncio.to_thread(merged, pages) if len(pages) > 1 else pages[0]
         return Response(text, headers={"content-type": prometheus_client.CONTENT_TYPE_LATEST})
 
     return router
