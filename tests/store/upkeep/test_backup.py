@@ -289,6 +289,43 @@ def test_a_backup_with_other_tables_than_its_revision_has_is_refused(
     assert contents(bare) == before
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("ledger", "prompt_tokens", "many"),
+        ("ledger", "prompt_tokens", 1.5),
+        ("ledger", "cost", 2**70),
+        ("ledger", "estimated", 3),
+        ("keys", "name", None),
+        ("keys", "name", 5),
+        ("keys", "hash", "no base64!"),
+        ("journal", "settlement", 5),
+        ("journal", "settlement", "{}"),
+        ("journal", "settlement", '{"id":1,"outcome":"unheard","ended_at":1}'),
+        ("journal", "settlement", f'{{"id":{2**70},"outcome":"ok","ended_at":1}}'),
+    ],
+)
+def test_values_that_no_store_holds_are_refused(
+    other: Store, table: str, column: str, value: object
+) -> None:
+    """SQLite itself would take a text for a number; the file's own hash is right."""
+    make(other, schema.HEAD)
+    before = contents(other)
+    reader = ArchiveReader(backed_up(other, [settled(1)]))
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, reader.head)
+    for batch in reader.batches():
+        writer.begin(batch.table, batch.columns)
+        changed = [dict(zip(batch.columns, row, strict=True)) for row in batch.rows]
+        if batch.table == table:
+            changed[-1][column] = value
+        writer.add([list(row.values()) for row in changed])
+    writer.end()
+    with pytest.raises(UnusableBackup, match=r"use another backup"):
+        restore(other, file, replace=True)
+    assert contents(other) == before
+
+
 def test_a_store_of_a_newer_version_is_neither_backed_up_nor_replaced(
     bare: Store, other: Store
 ) -> None:
