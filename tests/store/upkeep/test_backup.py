@@ -19,6 +19,7 @@ from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate, revision
 from reverie.store.reservations import Granted
 from reverie.store.settlements import Settlement, settle
+from reverie.store.upkeep import backup
 from reverie.store.upkeep.archive import ArchiveReader, ArchiveWriter, verify
 from reverie.store.upkeep.backup import restore_backup, write_backup
 from reverie.times import now_ms
@@ -213,6 +214,28 @@ def test_a_store_on_which_a_gateway_runs_is_kept(bare: Store, other: Store) -> N
         restore(bare, file, replace=True, now=now)
     assert len(rows(bare, "gateways")) == 1
     restore(bare, file, now=now + gateways.DEAD_AFTER_MS + 1)  # it is gone
+
+
+def test_no_gateway_starts_in_the_midst_of_a_restore(bare: Store, monkeypatch: Any) -> None:
+    """It would lose its place among those that run, and its numbers."""
+    migrate(bare)
+    file = backed_up(bare)
+    hurried = Store(bare.settings.model_copy(update={"timeout": 0.5}))
+    refused: list[StoreFailure] = []
+    drop = backup._drop_tables
+
+    def meanwhile(connection: Any) -> None:
+        try:
+            with hurried.write() as other:
+                gateways.register(other, now_ms())
+        except StoreFailure as failure:
+            refused.append(failure)
+        drop(connection)
+
+    monkeypatch.setattr(backup, "_drop_tables", meanwhile)
+    restore(bare, file, replace=True)
+    assert refused
+    hurried.close()
 
 
 def test_a_damaged_backup_changes_nothing_and_makes_no_file(bare: Store, other: Store) -> None:

@@ -137,6 +137,7 @@ def restore_backup(
             "that version"
         )
     with _values_understood(), exclusively(store) as connection:
+        _keep_gateways_out(connection)
         _require_unused(connection, now, replace=replace)
         _drop_tables(connection)
         upgrade(connection, found.head.revision)
@@ -155,6 +156,12 @@ def _values_understood() -> Generator[None, None, None]:
         yield
     except (msgspec.MsgspecError, OverflowError):
         raise UnusableBackup("it holds values that can't be read; use another backup") from None
+
+
+def _keep_gateways_out(connection: Connection) -> None:
+    """Have none start until the transaction ends; SQLite lets nobody else write anyway."""
+    if connection.dialect.name == "postgresql" and revision_of(connection) is not None:
+        connection.execute(text("LOCK TABLE gateways IN ACCESS EXCLUSIVE MODE"))
 
 
 def _require_unused(connection: Connection, now: int, *, replace: bool) -> None:
