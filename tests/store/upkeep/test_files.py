@@ -118,3 +118,16 @@ def test_a_link_that_another_laid_is_not_followed(tmp_path: Path) -> None:
     ):
         file.write(b"data")
     assert victim.read_text() == "precious"
+
+
+def test_nothing_is_written_into_the_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backup.part").write_text("laid there")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with (
+        pytest.raises(UpkeepError, match="is another user's"),
+        new_file(tmp_path / "backup", replace=False) as file,
+    ):
+        file.write(b"data")
+    assert (tmp_path / "backup.part").read_text() == "laid there"
