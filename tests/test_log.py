@@ -52,6 +52,20 @@ def test_no_value_can_pose_as_another_field_or_line(
     assert json.loads(line.partition("value=")[2]) == value
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("char", list("\x1b\x9b\x7f\u2028\u202e\U000e0041\udcff"))
+def test_no_value_moves_a_terminal_or_turns_a_line_around(
+    char: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure("info", form)
+    value = f"a{char}[2Jé🙂"
+    logger.info("it", extra=log.fields(value=value))
+    line = written(capsys).removesuffix("\n")
+    assert line.isprintable()
+    read = json.loads(line)["value"] if form == "json" else json.loads(line.partition("value=")[2])
+    assert read == value
+
+
 def test_json_lines_carry_the_same_and_what_has_no_json_as_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

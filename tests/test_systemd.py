@@ -76,7 +76,7 @@ def test_a_file_in_a_sockets_place_is_refused(tmp_path: Path) -> None:
         os.close(first)
 
 
-@pytest.mark.parametrize("count", ["-1", "many", "65", ""])
+@pytest.mark.parametrize("count", ["-1", "many", "65", "", "9" * 5000, "٣"])
 def test_a_number_of_sockets_that_is_none_is_refused(count: str) -> None:
     with pytest.raises(ConfigurationError, match="LISTEN_FDS: must be a number"):
         take_sockets(environ(count))

@@ -7,6 +7,7 @@ written; no object is logged whole.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
-_needs_quotes = re.compile(r'[ "=\n\r\t]|^$').search
+_needs_quotes = re.compile(r'[ "=]|^$').search
 
 
 def configure(level: str, form: str) -> None:
@@ -141,7 +142,21 @@ def _as_json(line: _Line) -> str:
             told[name] = _rounded(value)
     if line.traceback:
         told["traceback"] = line.traceback
-    return msgspec.json.encode(told, enc_hook=str).decode()
+    return _visible(_json(told))
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except UnicodeEncodeError:  # the name of a file may have bytes that are no text
+        return json.dumps(value, default=str)
+
+
+def _visible(line: str) -> str:
+    """JSON without a character that a terminal would obey or that would turn its text around."""
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
 def _rounded(value: Any) -> Any:
@@ -171,7 +186,9 @@ def _quoted(text: str) -> str:
 
 
 def _quoted_text(text: str) -> str:
-    return msgspec.json.encode(text).decode() if _needs_quotes(text) else text
+    if text.isprintable() and not _needs_quotes(text):
+        return text
+    return _visible(_json(text))
 
 
 _NAME = 32

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Generator, MutableMapping, Sequence
@@ -24,6 +25,7 @@ logger = logging.getLogger("reverie")
 _FIRST = 3
 """The number of the first descriptor that is handed over."""
 _MOST = 64
+_NUMBER = re.compile("[0-9]{1,18}")
 _SEND_TIMEOUT = 1.0
 """Seconds that a message may wait for the manager to read others."""
 
@@ -41,7 +43,7 @@ def take_sockets(environ: MutableMapping[str, str], *, first: int = _FIRST) -> l
     environ.pop("LISTEN_PIDFDID", None)
     if pid != str(os.getpid()):  # not set, or they are its parent's
         return []
-    if not count.isdecimal() or int(count) > _MOST:
+    if not _NUMBER.fullmatch(count) or int(count) > _MOST:
         raise ConfigurationError(
             [f"environment LISTEN_FDS: must be a number of sockets, at most {_MOST}"]
         )
@@ -111,7 +113,7 @@ class Notifier:
         self._address = environ.pop("NOTIFY_SOCKET", "")
         microseconds = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", "")
-        is_watched = microseconds.isdecimal() and pid in ("", str(os.getpid()))
+        is_watched = _NUMBER.fullmatch(microseconds) and pid in ("", str(os.getpid()))
         self._watchdog = int(microseconds) / 1e6 if is_watched else 0.0
         self._is_ready = False
 

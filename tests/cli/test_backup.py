@@ -148,6 +148,10 @@ def test_a_backup_goes_through_a_pipe(store: Store, empty: Store) -> None:
     )
     subprocess.run(["bash", "-c", f"set -o pipefail; {piped}"], check=True, capture_output=True)
     assert rows(empty) == rows(store)
+    # What a shell makes of <(…) can be read once.
+    substituted = f"{sys.executable} -m reverie backup --check <(cat b)"
+    reverie_here("backup", "b")
+    subprocess.run(["bash", "-c", substituted], check=True, capture_output=True)
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m reverie backup - > /dev/full"],
         capture_output=True,

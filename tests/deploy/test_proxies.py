@@ -119,6 +119,10 @@ async def test_what_is_the_operators_is_not_seen_from_outside(
         for path in (
             *("/metrics", "/metrics/", "//metrics", "/%6Detrics", "/x/../metrics"),
             *("/admin/v1/models", "//admin/v1/models", "/admin//v1/models", "/./admin/v1/models"),
+            *("/%61dmin/v1/models", "/admin%2Fv1%2Fmodels", "/%2Fadmin/v1/models"),
+            *("/x%2F..%2Fadmin/v1/models", "/admin/v1/models/", "/admin/v1/models?/x"),
+            *("/ADMIN/v1/models", "/%2561dmin/v1/models", "/admin;x/v1/models", "/v1/..;/metrics"),
+            *("/%2E/admin/v1/models", "/v1/%2e%2e/admin/v1/models", "/metrics%3F", "/metrics%0A"),
         ):
             reader, writer = await proxy.send(
                 base,
@@ -127,9 +131,67 @@ async def test_what_is_the_operators_is_not_seen_from_outside(
             )
             answer = await reader.read()
             writer.close()
-            assert answer.startswith(b"HTTP/1.1 404 "), (base, path)
+            assert answer.startswith(b"HTTP/1.1 404 "), (base, path, answer)
     async with proxy.http.get(f"{proxy.url}/v1/models", headers=KEY) as response:
         assert response.status == 200
+
+
+_INNER = (
+    f"GET /admin/v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n"
+)
+_CHUNKED = f"0\r\n\r\n{_INNER}"
+
+
+_SMUGGLING = [
+    (f"Content-Length: {len(_CHUNKED)}\r\nTransfer-Encoding: chunked\r\n", _CHUNKED),
+    (f"Transfer-Encoding: chunked\r\nContent-Length: {len(_CHUNKED)}\r\n", _CHUNKED),
+    (f"Content-Length: {len(_CHUNKED)}\r\nTransfer-Encoding : chunked\r\n", _CHUNKED),
+    (f"Content-Length: {len(_CHUNKED)}\r\nTransfer-Encoding:\x0bchunked\r\n", _CHUNKED),
+    (f"Content-Length: {len(_CHUNKED)}\r\nTransfer-Encoding: xchunked\r\n", _CHUNKED),
+    (f"Content-Length: {len(_CHUNKED)}\r\nTransfer_Encoding: chunked\r\n", _CHUNKED),
+    (f"Content-Length: {len(_CHUNKED)}\r\nX: a\nTransfer-Encoding: chunked\r\n", _CHUNKED),
+    (f"Content-Length: 0\r\nContent-Length: {len(_INNER)}\r\n", _INNER),
+    (f"Content-Length: +{len(_INNER)}\r\n", _INNER),
+    (f"Content-Length: {len(_INNER)}\r\nExpect: 100-continue\r\n", _INNER),
+    ("Transfer-Encoding: chunked\r\n", f"0;a=\n\r\n\r\n{_INNER}"),
+    ("Transfer-Encoding: chunked\r\n", f"5\nhello\n0\n\n{_INNER}"),
+    ("Transfer-Encoding: chunked\r\n", f"10000000000000000\r\n{_INNER}"),
+    ("Connection: upgrade, content-length\r\nUpgrade: h2c\r\nContent-Length: 5\r\n", _INNER),
+    ("Connection: close, X-Forwarded-For\r\nContent-Length: 0\r\n", _INNER),
+]
+"""Headers that say in two ways where a body ends, and bodies with a request inside."""
+
+
+async def test_no_request_is_smuggled_past_the_proxy_in_the_body_of_another(
+    keyed: Gateway, behind: Behind
+) -> None:
+    """What follows a request on its connection is the proxy's to look at, and it lets none by."""
+    proxy = await behind(keyed.url)
+    answers = await asyncio.gather(*(_smuggled(proxy, *one) for one in _SMUGGLING))
+    assert [one for one in answers if b"HTTP/1.1 200 " in one] == []
+    for _ in range(2 * len(_SMUGGLING)):  # on the connections that it keeps to the gateway
+        async with proxy.http.get(f"{proxy.url}/v1/models", headers=KEY) as response:
+            assert response.status == 200
+            assert "org/name" in await response.text()
+
+
+async def _smuggled(proxy: Proxy, head: str, body: str) -> bytes:
+    """All that is answered to a request without a use, and to what is in its body."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", urlsplit(proxy.url).port, ssl=proxy.tls, server_hostname="localhost"
+    )
+    start = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
+    writer.write(f"{start}{head}\r\n{body}".encode())
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = b""
+    try:
+        async with asyncio.timeout(3):
+            while piece := await reader.read(65536):
+                answer += piece
+    except (TimeoutError, ConnectionError):  # it waits for the rest of a body, or refused it
+        pass
+    writer.close()
+    return answer
 
 
 @pytest.mark.parametrize("trusted", [True, False])

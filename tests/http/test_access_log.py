@@ -112,11 +112,18 @@ async def test_no_line_has_a_secret_and_none_can_pose_as_another(logged: Logged)
         "Referer": f"https://me:secret-word@example.org/page?token={KEY}#{KEY}",
         "User-Agent": f'x" 200 1 "{KEY} Bearer {KEY} \\',
     }
-    for path in (f"/v1/models?key={KEY}", f"/{KEY}/v1/models", "/a%0A%22b"):
+    asked = {
+        f"/v1/models?key={KEY}": "/v1/models",
+        f"/{KEY}/v1/models": "/rv_***/v1/models",
+        f"/v1/models%3Fkey%0D{KEY}": "/v1/models%3Fkey%0Drv_***",
+        f"/a_{KEY}": "/a_rv_***",
+        "/x%2Fsk-01234567890123": "/x%2Fsk-***",
+        "/task-01234567890123": "/task-01234567890123",
+        "/a%0A%22b": "/a%0A%22b",
+    }
+    for path in asked:
         await gateway.get(path, headers)
-    for line, path in zip(
-        await logged.lines(3), ("/v1/models", "/rv_***/v1/models", "/a%0A%22b"), strict=True
-    ):
+    for line, path in zip(await logged.lines(len(asked)), asked.values(), strict=True):
         assert line["request"] == f"GET {path} HTTP/1.1"
         assert line["referrer"] == "https://example.org/page"
         assert line["agent"] == r"x\x22 200 1 \x22rv_*** Bearer *** \x5c"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeAlias
 
@@ -97,10 +97,15 @@ def readable(file: str) -> Generator[BinaryIO, None, None]:
     import tempfile
 
     try:
-        with tempfile.TemporaryFile() if file == STANDARD else Path(file).open("rb") as source:
-            if file == STANDARD:
-                shutil.copyfileobj(sys.stdin.buffer, source)
-            yield source
+        with ExitStack() as opened:
+            given = sys.stdin.buffer
+            if file != STANDARD:
+                given = opened.enter_context(Path(file).open("rb"))
+            if file == STANDARD or not given.seekable():  # a pipe can't be read twice
+                copy = opened.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(given, copy)
+                given = copy
+            yield given
     except UnusableBackup as error:
         name = "standard input" if file == STANDARD else file
         raise UpkeepError(f"{name}: {error}") from None

@@ -37,7 +37,9 @@ _LONGEST = 1024
 """Characters of what a client chose: a path, a referrer, a user agent."""
 _UNSAFE = re.compile(r'["\\\x00-\x1f\x7f-\U0010ffff]')
 _UNSAFE_BARE = re.compile(r'[][ "\\\x00-\x1f\x7f-\U0010ffff]')
-_KEY = re.compile(r"\b(rv_|sk-|Bearer(?: |%20|\\x20))[\w.~+=-]{8,}", re.IGNORECASE)
+_KEY = re.compile(
+    r"(rv_|(?<![^\W_])sk-|(?<=%[0-9a-f]{2})sk-|Bearer(?: |%20|\+))[\w.~+=-]{8,}", re.IGNORECASE
+)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _USERINFO = re.compile(r"(?<=//)[^/@]*@")
 

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from reverie.store import answers, windows
 from reverie.store.answers import ANSWERS_KEPT_MS
@@ -99,6 +99,13 @@ def is_first(connection: Connection, gateway_id: int, now: int) -> bool:
         _GATEWAYS.c.seen_at >= now - DEAD_AFTER_MS,
     )
     return connection.execute(earlier.limit(1)).first() is None
+
+
+def last_sign_of_another(connection: Connection, gateway_id: int) -> int | None:
+    """When any other gateway was last seen, running or not; None: there never was another."""
+    seen = select(func.max(_GATEWAYS.c.seen_at)).where(_GATEWAYS.c.id != gateway_id)
+    found: int | None = connection.execute(seen).scalar()
+    return found
 
 
 def this_process() -> str:

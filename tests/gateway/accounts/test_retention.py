@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from reverie.gateway.accounts import retention
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.accounts.retention import Retention
 from reverie.settings import StoreSettings
+from reverie.store import gateways
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
@@ -126,6 +128,85 @@ async def test_one_of_several_gateways_does_it(store: Store, tmp_path: Path) -> 
     await until(lambda: not rows(store))  # the other does it now
     await later.stop()
     await second.stop()
+
+
+YEAR = 365 * DAY_MS
+
+
+class Clock:
+    """A clock that can be set, for the retention alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0
+        self.passed = 0.0
+        monkeypatch.setattr(retention, "now_ms", lambda: now_ms() + self.ahead)
+        monkeypatch.setattr(retention, "time", self)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+async def test_a_clock_that_goes_forward_by_years_removes_nothing_for_a_day(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, 3, 1)
+    ledger = Ledger(store)
+    await ledger.start()
+    keeping = Retention(store, ledger)
+    await keeping._round()
+    clock.ahead = 2 * YEAR
+    for _ in range(3):
+        clock.passed += 3600
+        await keeping._round()
+    assert len(rows(store)) == 3
+    assert [one.message for one in caplog.records if "the clock" in one.message] == [
+        "nothing old is removed for a day: the clock went forward, or no gateway ran"
+    ]
+    clock.passed += 86_400
+    clock.ahead += 86_400_000
+    await keeping._round()  # it was meant so
+    assert rows(store) == []
+    await ledger.stop()
+
+
+async def test_a_server_that_starts_with_a_clock_years_ahead_removes_nothing(
+    store: Store, clock: Clock
+) -> None:
+    put(store, 3, 1)
+    with store.write() as connection:  # as of the last time that it ran
+        before = gateways.register(connection, now_ms())
+        gateways.leave(connection, before, now_ms())
+    ledger = Ledger(store)
+    await ledger.start()
+    clock.ahead = 2 * YEAR
+    await Retention(store, ledger)._round()
+    assert len(rows(store)) == 3
+    await ledger.stop()
+
+
+async def test_a_clock_that_goes_back_removes_nothing_and_is_no_matter_later(
+    store: Store, clock: Clock
+) -> None:
+    put(store, 3, 11)
+    ledger = Ledger(store)
+    await ledger.start()
+    keeping = Retention(store, ledger)
+    clock.ahead = -50 * YEAR
+    await keeping._round()
+    assert len(rows(store)) == 3
+    clock.ahead = 0
+    await keeping._round()  # forward by fifty years, as far as it can tell
+    assert len(rows(store)) == 3
+    clock.passed += 86_400
+    clock.ahead += 86_400_000
+    await keeping._round()
+    assert rows(store) == []
+    await ledger.stop()
 
 
 async def test_nothing_goes_where_nothing_is_configured(tmp_path: Path) -> None:

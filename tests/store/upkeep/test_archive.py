@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from reverie.errors import UnusableBackup
 from reverie.store.upkeep import archive
@@ -20,10 +21,10 @@ else:
     from backports import zstd
 
 HEAD = Head(reverie_backup=1, revision="0003", created_at=1, version="0.1.0")
-ROWS = [["key_a", 1, None, "é\n🙂"], ["key_b", 2**62, True, ""]]
+ROWS = [("key_a", 1, None, "é\n🙂"), ("key_b", 2**62, True, "")]
 
 
-def written(rows: list[list[Any]] = ROWS) -> bytes:
+def written(rows: list[tuple[Any, ...]] = ROWS) -> bytes:
     file = io.BytesIO()
     writer = ArchiveWriter(file, HEAD)
     writer.begin("keys", ["id", "number", "flag", "text"])
@@ -59,7 +60,7 @@ def test_a_check_counts_the_rows_and_leaves_the_file_at_its_beginning() -> None:
 
 
 def test_many_rows_come_in_batches() -> None:
-    many = [["key", number, None, ""] for number in range(2500)]
+    many: list[tuple[Any, ...]] = [("key", number, None, "") for number in range(2500)]
     batches = list(ArchiveReader(io.BytesIO(written(many))).batches())
     assert [len(batch.rows) for batch in batches] == [1000, 1000, 500, 0]
     assert [row for batch in batches for row in batch.rows] == many
@@ -105,6 +106,10 @@ def test_a_backup_with_something_after_its_end_is_refused() -> None:
         lines([1, 2]),
         lines({"reverie_backup": "1"}),
         lines({"name": "something else"}),
+        lines(structs.replace(HEAD, version="1\n\x1b[31mforged")),
+        lines(structs.replace(HEAD, revision="../../0003\x00")),
+        lines(structs.replace(HEAD, created_at=2**62)),
+        lines(structs.replace(HEAD, created_at=-1)),
     ],
 )
 def test_what_is_no_backup_is_called_so(data: bytes) -> None:
@@ -125,6 +130,9 @@ def test_a_form_of_the_future_is_called_so() -> None:
         [{"table": "keys", "columns": ["id"]}, {"table": "keys", "columns": ["id"]}],
         [{"table": "keys", "columns": ["id"]}, [1], {"rows": {"keys": 1}, "sha256": "0"}],
         [{"table": "keys", "columns": ["id"]}, "text"],
+        [{"table": "keys", "columns": ["id"]}, [["a list"]]],
+        [{"table": "keys", "columns": ['id"; DROP TABLE keys']}],
+        [{"table": str(number), "columns": []} for number in range(100)],
     ],
 )
 def test_lines_that_make_no_sense_are_refused(entries: list[object]) -> None:
@@ -144,6 +152,25 @@ def test_a_line_that_unpacks_without_end_takes_little_memory(
     try:
         refused(bomb)
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [(b'{"reverie_backup":[', b"[],"), (b"[", b"[],"), (b'{"table":"x","columns":[', b'"",')],
+)
+def test_a_line_of_millions_of_values_takes_little_more_memory_than_itself(
+    before: bytes, piece: bytes
+) -> None:
+    line = before + piece * 4_000_000 + piece[:-1] + b"]\n"
+    keys = lines(HEAD, {"table": "keys", "columns": ["id"]}) if before == b"[" else b""
+    bomb = keys + zstd.compress(line)
+    assert len(bomb) < 2**16
+    tracemalloc.start()
+    try:
+        refused(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(line)
     finally:
         tracemalloc.stop()
 

@@ -19,6 +19,7 @@ from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate, revision
 from reverie.store.reservations import Granted
 from reverie.store.settlements import Settlement, settle
+from reverie.store.upkeep import backup
 from reverie.store.upkeep.archive import ArchiveReader, ArchiveWriter, verify
 from reverie.store.upkeep.backup import restore_backup, write_backup
 from reverie.times import now_ms
@@ -215,6 +216,28 @@ def test_a_store_on_which_a_gateway_runs_is_kept(bare: Store, other: Store) -> N
     restore(bare, file, now=now + gateways.DEAD_AFTER_MS + 1)  # it is gone
 
 
+def test_no_gateway_starts_in_the_midst_of_a_restore(bare: Store, monkeypatch: Any) -> None:
+    """It would lose its place among those that run, and its numbers."""
+    migrate(bare)
+    file = backed_up(bare)
+    hurried = Store(bare.settings.model_copy(update={"timeout": 0.5}))
+    refused: list[StoreFailure] = []
+    drop = backup._drop_tables
+
+    def meanwhile(connection: Any) -> None:
+        try:
+            with hurried.write() as other:
+                gateways.register(other, now_ms())
+        except StoreFailure as failure:
+            refused.append(failure)
+        drop(connection)
+
+    monkeypatch.setattr(backup, "_drop_tables", meanwhile)
+    restore(bare, file, replace=True)
+    assert refused
+    hurried.close()
+
+
 def test_a_damaged_backup_changes_nothing_and_makes_no_file(bare: Store, other: Store) -> None:
     make(bare, schema.HEAD)
     before = contents(bare)
@@ -287,6 +310,43 @@ def test_a_backup_with_other_tables_than_its_revision_has_is_refused(
     with pytest.raises(UnusableBackup, match="aren't those of its revision"):
         restore(bare, _with(backed_up(bare), **change), replace=True)
     assert contents(bare) == before
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("ledger", "prompt_tokens", "many"),
+        ("ledger", "prompt_tokens", 1.5),
+        ("ledger", "cost", 2**70),
+        ("ledger", "estimated", 3),
+        ("keys", "name", None),
+        ("keys", "name", 5),
+        ("keys", "hash", "no base64!"),
+        ("journal", "settlement", 5),
+        ("journal", "settlement", "{}"),
+        ("journal", "settlement", '{"id":1,"outcome":"unheard","ended_at":1}'),
+        ("journal", "settlement", f'{{"id":{2**70},"outcome":"ok","ended_at":1}}'),
+    ],
+)
+def test_values_that_no_store_holds_are_refused(
+    other: Store, table: str, column: str, value: object
+) -> None:
+    """SQLite itself would take a text for a number; the file's own hash is right."""
+    make(other, schema.HEAD)
+    before = contents(other)
+    reader = ArchiveReader(backed_up(other, [settled(1)]))
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, reader.head)
+    for batch in reader.batches():
+        writer.begin(batch.table, batch.columns)
+        changed = [dict(zip(batch.columns, row, strict=True)) for row in batch.rows]
+        if batch.table == table:
+            changed[-1][column] = value
+        writer.add([list(row.values()) for row in changed])
+    writer.end()
+    with pytest.raises(UnusableBackup, match=r"use another backup"):
+        restore(other, file, replace=True)
+    assert contents(other) == before
 
 
 def test_a_store_of_a_newer_version_is_neither_backed_up_nor_replaced(

@@ -97,3 +97,37 @@ def test_a_folder_that_isnt_there_is_a_sentence(tmp_path: Path) -> None:
         new_file(tmp_path / "no" / "b", replace=False),
     ):
         pass
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    """As root, a rename would put a backup in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UpkeepError, match="is no file"), new_file(pipe, replace=True):
+        pass
+    assert pipe.is_fifo()
+
+
+def test_a_link_that_another_laid_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "backup.part").symlink_to(victim)
+    with (
+        pytest.raises(UpkeepError, match="can't be written"),
+        new_file(tmp_path / "backup", replace=False) as file,
+    ):
+        file.write(b"data")
+    assert victim.read_text() == "precious"
+
+
+def test_nothing_is_written_into_the_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backup.part").write_text("laid there")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with (
+        pytest.raises(UpkeepError, match="is another user's"),
+        new_file(tmp_path / "backup", replace=False) as file,
+    ):
+        file.write(b"data")
+    assert (tmp_path / "backup.part").read_text() == "laid there"

@@ -2,12 +2,16 @@
 
 One gateway of those that share the store does it: the one that started first. It removes a few rows
 at a time, when no request waits for the store, and rests for longer than it works.
+
+Rule: a clock that went forward by more than a day, since the last round or since any gateway was
+last seen, removes nothing for a day: by a wrong clock, all is old.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 
 from reverie.background import Loop, Watch
@@ -22,6 +26,9 @@ logger = logging.getLogger("reverie.store")
 
 _EVERY = 3600.0
 """Seconds between two rounds."""
+_JUMP_MS = DAY_MS
+_DOUBT = 86_400.0
+"""Seconds for which nothing is removed after the clock went forward by more than ``_JUMP_MS``."""
 _REST = 9.0
 """Times the last step's time."""
 _SHORTEST_REST = 0.02
@@ -44,6 +51,9 @@ class Retention:
         # No request needs it: the store only grows while it fails.
         self._watch = Watch("retention", harmless=True)
         self._loop: Loop | None = None
+        self._last_round: tuple[int, float] | None = None
+        """By the clock, and by the time that passes however the clock is set."""
+        self._doubted_until = -math.inf
 
     def start(self) -> None:
         if self._store.settings.kept_days is not None:
@@ -64,7 +74,8 @@ class Retention:
 
     async def _round(self) -> None:
         days = self._store.settings.kept_days
-        if days is None or not await asyncio.to_thread(self._is_its_turn):
+        is_right = await asyncio.to_thread(self._is_clock_right)
+        if days is None or not is_right or not await asyncio.to_thread(self._is_its_turn):
             return
         before = now_ms() - days * DAY_MS
         pruner = RequestPruner(self._store, before)
@@ -80,6 +91,23 @@ class Retention:
         await asyncio.to_thread(prune_gateways, self._store, before)
         if removed:
             logger.info("old requests were removed", extra=fields(count=removed, kept_days=days))
+
+    def _is_clock_right(self) -> bool:
+        now, passed = now_ms(), time.monotonic()
+        if self._last_round is not None:
+            clock, then = self._last_round
+            expected: int | None = clock + int((passed - then) * 1000)
+        else:
+            with self._store.read() as connection:
+                expected = gateways.last_sign_of_another(connection, self._ledger.gateway)
+        self._last_round = now, passed
+        if expected is not None and now - expected > _JUMP_MS:
+            self._doubted_until = passed + _DOUBT
+            logger.warning(
+                "nothing old is removed for a day: the clock went forward, or no gateway ran",
+                extra=fields(days=(now - expected) // DAY_MS),
+            )
+        return passed >= self._doubted_until
 
     def _is_its_turn(self) -> bool:
         with self._store.read() as connection:

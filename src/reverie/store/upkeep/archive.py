@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, BinaryIO, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from reverie.errors import UnusableBackup
 
@@ -30,8 +30,11 @@ T = TypeVar("T")
 FORMAT = 1
 _LONGEST_LINE = 128 * 1024 * 1024
 """Bytes; the longest lines are answers that are kept."""
+_LONGEST_HEADING = 64 * 1024
+"""Bytes of a line that is no row."""
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
+_MOST_TABLES = 64
 _LEVEL = 3
 _MAX_WINDOW_LOG = 27
 """Of 128 MiB: what zstd's own program takes by default."""
@@ -39,16 +42,21 @@ _NO_BACKUP = "it isn't a backup of Reverie; name a file that `reverie backup` wr
 _DAMAGED = "it is cut off or damaged; use another backup"
 
 
+_Word: TypeAlias = Annotated[str, Meta(pattern="^[!-~]{1,64}$")]
+"""What may be shown on a terminal as it is."""
+_Value: TypeAlias = str | int | float | bool | None
+
+
 class Head(Struct, frozen=True, kw_only=True):
     """The first line."""
 
     reverie_backup: int
     """The format's version."""
-    revision: str
+    revision: _Word
     """The store's schema."""
-    created_at: int
-    """Milliseconds since 1970."""
-    version: str
+    created_at: Annotated[int, Meta(ge=0, lt=253_402_300_800_000)]
+    """Milliseconds since 1970, until the year 9999."""
+    version: _Word
     """Of the Reverie that wrote it."""
 
 
@@ -57,7 +65,7 @@ class Batch(Struct, frozen=True):
 
     table: str
     columns: list[str]
-    rows: list[list[Any]]
+    rows: list[tuple[Any, ...]]
 
 
 class Summary(Struct, frozen=True):
@@ -69,8 +77,8 @@ class Summary(Struct, frozen=True):
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True):
-    table: str
-    columns: list[str]
+    table: _Word
+    columns: Annotated[list[_Word], Meta(max_length=64)]
 
 
 class _End(Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +140,7 @@ class ArchiveReader:
         self._lines = zstd.ZstdFile(file, options=options)
         self._hash = hashlib.sha256()
         try:
-            first = self._lines.readline(_LONGEST_LINE)
+            first = self._lines.readline(_LONGEST_HEADING)
             found = msgspec.json.decode(first)
             form = found.get("reverie_backup") if isinstance(found, dict) else None
             if isinstance(form, int) and form > FORMAT:
@@ -161,16 +169,16 @@ class ArchiveReader:
     def _batches(self) -> Iterator[Batch]:
         counts: dict[str, int] = {}
         table: _Table | None = None
-        rows: list[list[Any]] = []
+        decode = _row_decoder(0)
+        rows: list[tuple[_Value, ...]] = []
         size = 0
         while line := self._lines.readline(_LONGEST_LINE):
             before = self._hash.copy() if line[:1] == b"{" else None
             self._hash.update(line)
             if before is None:
-                row = msgspec.json.decode(line, type=list[Any])
-                if table is None or len(row) != len(table.columns):
+                if table is None:
                     raise UnusableBackup(_DAMAGED)
-                rows.append(row)
+                rows.append(decode(line))
                 counts[table.table] += 1
                 size += len(line)
                 if len(rows) < _BATCH_ROWS and size < _BATCH_BYTES:
@@ -179,6 +187,8 @@ class ArchiveReader:
                 yield Batch(table.table, table.columns, rows)
                 rows, size = [], 0
             if before is not None:
+                if len(line) > _LONGEST_HEADING:
+                    raise UnusableBackup(_DAMAGED)
                 entry = msgspec.json.decode(line, type=dict[str, Any])
                 if "sha256" in entry:
                     end = msgspec.convert(entry, _End)
@@ -186,10 +196,18 @@ class ArchiveReader:
                         raise UnusableBackup(_DAMAGED)
                     return
                 table = msgspec.convert(entry, _Table)
-                if table.table in counts:
+                if table.table in counts or len(counts) == _MOST_TABLES:
                     raise UnusableBackup(_DAMAGED)
                 counts[table.table] = 0
+                decode = _row_decoder(len(table.columns))
         raise UnusableBackup(_DAMAGED)  # it ends without its last line
+
+
+def _row_decoder(columns: int) -> Callable[[bytes], tuple[_Value, ...]]:
+    """Reads a row, and no more of one than it has columns: a line may hold millions of lists."""
+    row: Any = tuple[(_Value,) * columns]  # type: ignore[misc]
+    decoder: msgspec.json.Decoder[tuple[_Value, ...]] = msgspec.json.Decoder(row)
+    return decoder.decode
 
 
 def verify(file: BinaryIO) -> Summary:

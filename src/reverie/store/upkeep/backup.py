@@ -11,13 +11,13 @@ which gateways of that time left behind find no row of another request.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeAlias
 
 import msgspec
 from sqlalchemy import (
+    Column,
     Connection,
     LargeBinary,
     MetaData,
@@ -96,7 +96,7 @@ def write_backup(
                 progress(len(some))
     writer.begin(_JOURNAL, ["settlement"])
     for some_settlements in in_pieces(journal):
-        writer.add([(settlement,) for settlement in some_settlements])
+        writer.add([(msgspec.json.encode(one).decode(),) for one in some_settlements])
     return writer.end()
 
 
@@ -136,7 +136,8 @@ def restore_backup(
             f"{found.head.revision}, and this version knows those up to {schema.HEAD}; install "
             "that version"
         )
-    with exclusively(store) as connection:
+    with _values_understood(), exclusively(store) as connection:
+        _keep_gateways_out(connection)
         _require_unused(connection, now, replace=replace)
         _drop_tables(connection)
         upgrade(connection, found.head.revision)
@@ -146,6 +147,21 @@ def restore_backup(
         for some in in_pieces(journal):
             settle(connection, some)
     return found
+
+
+@contextmanager
+def _values_understood() -> Generator[None, None, None]:
+    """Tell of values that no store holds: whoever made such a file also made its hash."""
+    try:
+        yield
+    except (msgspec.MsgspecError, OverflowError):
+        raise UnusableBackup("it holds values that can't be read; use another backup") from None
+
+
+def _keep_gateways_out(connection: Connection) -> None:
+    """Have none start until the transaction ends; SQLite lets nobody else write anyway."""
+    if connection.dialect.name == "postgresql" and revision_of(connection) is not None:
+        connection.execute(text("LOCK TABLE gateways IN ACCESS EXCLUSIVE MODE"))
 
 
 def _require_unused(connection: Connection, now: int, *, replace: bool) -> None:
@@ -186,33 +202,35 @@ def _load(connection: Connection, reader: ArchiveReader, progress: Progress) -> 
     journal: list[Settlement] = []
     for batch in reader.batches():
         if batch.table == _JOURNAL:
-            journal += [msgspec.convert(row[0], Settlement) for row in batch.rows]
+            texts = msgspec.convert(batch.rows, list[tuple[str]])
+            journal += [msgspec.json.decode(text, type=Settlement) for (text,) in texts]
             continue
-        table = tables.get(batch.table)
-        if table is None or {column.name for column in table.columns} != set(batch.columns):
+        if batch.table not in tables:
             raise UnusableBackup("its tables aren't those of its revision; use another backup")
+        row_type = _row_type(tables[batch.table], batch.columns)
         if batch.rows:
-            inserts[batch.table].execute_many(connection, _parameters(table, batch))
+            parameters = _parameters(row_type, batch)
+            inserts[batch.table].execute_many(connection, parameters)
             progress(len(batch.rows))
     return journal
 
 
-def _parameters(table: Table, batch: Batch) -> list[dict[str, Any]]:
-    rows = [dict(zip(batch.columns, row, strict=True)) for row in batch.rows]
-    for column in table.columns:
-        if isinstance(column.type, LargeBinary):
-            for row in rows:
-                row[column.name] = _bytes(row[column.name])
-    return rows
+def _parameters(row_type: Any, batch: Batch) -> list[dict[str, Any]]:
+    rows = msgspec.convert(batch.rows, list[row_type])
+    return [dict(zip(batch.columns, row, strict=True)) for row in rows]
 
 
-def _bytes(value: object) -> bytes | None:
-    if value is None:
-        return None
-    try:
-        return base64.b64decode(str(value), validate=True)
-    except binascii.Error:
-        raise UnusableBackup("it holds bytes that can't be read; use another backup") from None
+def _row_type(table: Table, columns: Sequence[str]) -> Any:
+    """What a table's rows are made of: SQLite itself would take a text for a number."""
+    types = {column.name: _value_type(column) for column in table.columns}
+    if len(columns) != len(types) or set(columns) != set(types):
+        raise UnusableBackup("its tables aren't those of its revision; use another backup")
+    return tuple[tuple(types[name] for name in columns)]  # type: ignore[misc]
+
+
+def _value_type(column: Column[Any]) -> Any:
+    kind = bytes if isinstance(column.type, LargeBinary) else column.type.python_type
+    return kind | None if column.nullable else kind
 
 
 def _leave_out_numbers(connection: Connection, now: int) -> None:

@@ -27,10 +27,15 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
     """
     if path.exists() and not replace:
         raise UpkeepError(f"{path} is there already; name another file, or give --force")
+    if path.exists() and not path.is_file():  # as root, a rename would take /dev/null away
+        raise UpkeepError(f"{path} is no file; name one, or - for standard output")
     part = path.with_name(path.name + _PART)
     try:
-        number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # No link is followed: in a folder of all users, another one may have laid it.
+        number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(number, "wb") as file:
+            if os.fstat(number).st_uid != os.geteuid():  # who could read all that is written
+                raise UpkeepError(f"{part} is another user's; remove it, or name another place")
             _lock(number, part)
             try:
                 os.fchmod(number, 0o600)
