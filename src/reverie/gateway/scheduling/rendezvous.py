@@ -48,7 +48,7 @@ class Rendezvous:
         return home
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2048)
 def _number(name: bytes) -> int:
     """A number in 1.._PRIME - 1 for a name."""
     return int.from_bytes(blake2b(name, digest_size=8).digest()) % (_PRIME - 1) + 1
