@@ -56,7 +56,8 @@ def built() -> Iterator[Image]:
         _make_base(buildah, folder)
         buildah(
             "build", "--format=docker", "--layers=false", "--timestamp=0", "--tag=reverie",
-            f"--build-arg=BASE={_BASE}", f"--build-arg=REVISION={REVISION}", "--file", str(ROOT / "deploy/container/Containerfile"),
+            f"--build-arg=BASE={_BASE}", f"--build-arg=REVISION={REVISION}",
+            "--file", str(ROOT / "deploy/container/Containerfile"),
             *_reaching_packages(folder), str(ROOT),
         )  # fmt: skip
         container = buildah("from", "--pull-never", "localhost/reverie")
