@@ -27,6 +27,8 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
     """
     if path.exists() and not replace:
         raise UpkeepError(f"{path} is there already; name another file, or give --force")
+    if not path.parent.is_dir():
+        raise UpkeepError(f"there is no folder {path.parent}; make it first, for this user alone")
     part = path.with_name(path.name + _PART)
     try:
         number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
