@@ -23,6 +23,8 @@ _LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 _OUTWARD = re.compile(r"\[(?P<text>[^\]]*)\]\(\.\./(?P<path>[^)#\s]*)\)")
 _CELL = re.compile(r"<t([dh])>.*?</t\1>", re.DOTALL)
+_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+_BREAKABLE = re.compile(r"(?<=[_{,./=])(?=[^_\s])|(?=\{)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -47,8 +49,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Show a bar in a table's code as GitHub does, where it must be written as `\\|`."""
-    return _CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)
+    """Show a bar in a table's code as GitHub does, where it must be written as `\\|`, and let the
+    long names of settings, metrics and tests end a line between their words.
+    """
+    return _CELL.sub(lambda cell: _CODE.sub(_breakable, cell[0].replace("\\|", "|")), html)
 
 
 def _add(files: Files, config: MkDocsConfig, path: str) -> None:
@@ -67,6 +71,10 @@ def _from_the_root(text: str) -> str:
         return moved + (link["anchor"] or "")
 
     return _LINK.sub(moved, text)
+
+
+def _breakable(code: re.Match[str]) -> str:
+    return _BREAKABLE.sub("<wbr>", code[0])
 
 
 def _unless_a_folder(link: re.Match[str]) -> str:

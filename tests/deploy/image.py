@@ -31,6 +31,8 @@ _NOT_IN_BASE = ("man", "doc", "locale")
 _OF_PIP = ("index-url", "extra-index-url", "cert", "client-cert", "proxy", "trusted-host")
 """What of this machine's configuration of pip says how a package index is reached."""
 _CERTIFICATES = "/etc/ssl/certs"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+"""What the build is told that the commit is."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def built() -> Iterator[Image]:
         _make_base(buildah, folder)
         buildah(
             "build", "--format=docker", "--layers=false", "--timestamp=0", "--tag=reverie",
-            f"--build-arg=BASE={_BASE}", "--file", str(ROOT / "deploy/container/Containerfile"),
+            f"--build-arg=BASE={_BASE}", f"--build-arg=REVISION={REVISION}",
+            "--file", str(ROOT / "deploy/container/Containerfile"),
             *_reaching_packages(folder), str(ROOT),
         )  # fmt: skip
         container = buildah("from", "--pull-never", "localhost/reverie")

@@ -22,7 +22,7 @@ import yaml
 from reverie.models.store import fetch
 from reverie.testing import Script, ThreadedEngine
 from tests.cli.test_serve import free_port
-from tests.deploy.image import PATIENCE, ROOT, Container, Image, built
+from tests.deploy.image import PATIENCE, REVISION, ROOT, Container, Image, built
 from tests.postgres import Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -166,6 +166,7 @@ def test_it_serves_with_no_right_and_ends_when_told(
             with served.ask(model="own", max_tokens=4) as answer:
                 assert json.load(answer)["usage"]["completion_tokens"] == 4
             assert container.execute(*image.config["Healthcheck"]["Test"][1:]).returncode == 0
+            assert REVISION in container.execute("reverie", "--version").stdout
 
             user, group = image.config["User"].split(":")
             assert len(container.pids) >= 3  # process 1, the server, its engine

@@ -19,6 +19,18 @@ pytestmark = pytest.mark.integration
 FOLDER = ROOT / "deploy" / "container"
 
 
+def test_all_that_the_wheel_is_built_from_is_given_to_the_image() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "custom" in project["tool"]["hatch"]["build"]["hooks"]
+    needed = {"hatch_build.py", project["project"]["readme"], *project["project"]["license-files"]}
+    copied = set()
+    for line in (FOLDER / "Containerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            copied |= set(line.split()[1:-1])
+    assert needed <= copied
+    assert {f"!{name}" for name in needed} <= set((ROOT / ".dockerignore").read_text().split())
+
+
 @pytest.mark.parametrize(("pages", "status"), [({"/healthz": {}}, 0), ({}, 1)])
 def test_the_healthcheck_says_whether_the_process_answers(pages: Any, status: int) -> None:
     with ThreadedEngine(pages=pages) as engine:

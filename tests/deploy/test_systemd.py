@@ -75,6 +75,56 @@ def test_a_stop_has_the_time_that_a_drain_takes() -> None:
     assert int(timeout) >= ServerSettings().drain_timeout + 15
 
 
+def test_the_command_has_the_services_user_folders_configuration_and_secrets(
+    tmp_path: Path,
+) -> None:
+    written = directives(SERVICE)
+    (tmp_path / "lib/reverie").mkdir(parents=True)
+    (tmp_path / "environment").write_text("# a comment\nPGPASSWORD=of-the-database\n")
+    script = (UNITS / "reverie.sh").read_text()
+    for folder, here in (("/etc/reverie", "."), ("/var/lib", "lib"), ("/var/cache", "cache")):
+        script = script.replace(folder, str(tmp_path / here))
+    for name, does in (("id", "echo 0"), ("setpriv", 'echo "$@"; pwd; umask; env')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    told = subprocess.run(
+        ["sh", "-c", script, "reverie", "keys", "create", "--name", "a b"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout.splitlines()
+
+    [user], [command] = written["User"], written["ExecStart"]
+    program, _, config = command.partition(" serve --config ")
+    assert told[0] == (
+        f"--reuid={user} --regid={user} --init-groups -- {program} keys create --name a b"
+    )
+    assert told[1:3] == [str(tmp_path / "lib/reverie"), written["UMask"][0]]
+    assert f"REVERIE_CONFIG={config.replace('/etc/reverie', str(tmp_path))}" in told
+    assert "PGPASSWORD=of-the-database" in told
+    for assignment in written["Environment"][0].split():
+        value = assignment.replace("%S", f"{tmp_path}/lib").replace("%C", f"{tmp_path}/cache")
+        assert value in told
+
+
+def test_the_command_says_that_it_wants_root(tmp_path: Path) -> None:
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    refused = subprocess.run(
+        ["sh", str(UNITS / "reverie.sh"), "keys", "list"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "sudo reverie keys list" in refused.stderr
+
+
 def test_the_sandbox_refuses_what_a_gateway_has_no_use_for() -> None:
     probed = run(*SANDBOX, sys.executable, "-c", _PROBE)
     assert probed.stdout.strip() == str([False, False, True, True, True, True])

@@ -80,6 +80,12 @@ def test_markdown_means_on_the_site_what_it_means_in_the_repository(site: Path) 
         assert not re.search(r"^- \w", text, re.MULTILINE), f"{page.name}: a list is no list"
 
 
+def test_long_names_in_tables_end_a_line_between_their_words(site: Path) -> None:
+    told = (site / "metrics.html").read_text()
+    assert "reverie_<wbr>requests_<wbr>total<wbr>{<wbr>model,<wbr>status" in told
+    assert "<wbr>" not in (site / "quickstart.html").read_text().partition("</h1>")[2]
+
+
 def pages(folder: Path, **texts: str) -> str:
     docs = folder / "docs"
     docs.mkdir()

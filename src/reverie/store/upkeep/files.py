@@ -29,6 +29,8 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
         raise UpkeepError(f"{path} is there already; name another file, or give --force")
     if path.exists() and not path.is_file():  # as root, a rename would take /dev/null away
         raise UpkeepError(f"{path} is no file; name one, or - for standard output")
+    if not path.parent.is_dir():
+        raise UpkeepError(f"there is no folder {path.parent}; make it first, for this user alone")
     part = path.with_name(path.name + _PART)
     try:
         # No link is followed: in a folder of all users, another one may have laid it.
