@@ -192,6 +192,20 @@ async def test_a_failover_in_mid_answer_is_a_continuation(
     assert event.time_unix_nano == second.began
 
 
+async def test_the_choices_of_one_request_are_no_failovers_of_each_other(
+    start: Start, collector: Collector
+) -> None:
+    async with ScriptedEngine() as one, ScriptedEngine() as two:
+        one.scripts = two.scripts = [Script(status=500)]
+        gateway = await start(one, two, backend={"kind": "vllm", "slots": 1})
+        status, _, _ = await gateway.post(chat(n=2, stream=False), CHAT)
+    assert status == 200
+    root = await root_of(collector)
+    failovers = [event.time_unix_nano for event in root.raw.events if event.name == "failover"]
+    assert failovers == [span.began for span in attempts(collector) if not span.failed]
+    assert len(failovers) == 2
+
+
 async def test_a_request_that_no_backend_answers_has_failed(
     engine: ScriptedEngine, start: Start, collector: Collector
 ) -> None:

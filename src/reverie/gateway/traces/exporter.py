@@ -135,6 +135,8 @@ class Exporter:
         self._queued_bytes = 0
         self._lost = 0  # spans, since the outage began
         self._outage = False
+        self._encoding = asyncio.Lock()
+        """Held while spans are in no queue: they were taken from one, and aren't in the next."""
         self._any_ended = asyncio.Event()
         self._enough_ended = asyncio.Event()
         self._any_batch = asyncio.Event()
@@ -163,7 +165,8 @@ class Exporter:
         """Send what is left, once, within ``STOP_TIMEOUT``. Idempotent."""
         loops, self._loops = self._loops, []
         if loops:
-            await loops[0].stop()
+            async with self._encoding:
+                await loops[0].stop()
             await self._encode_ended()
             self._stopping.set()
             self._any_batch.set()
@@ -190,6 +193,10 @@ class Exporter:
 
     async def _encode_ended(self) -> None:
         """Make batches of the requests that have ended by now."""
+        async with self._encoding:
+            await self._encode_all()
+
+    async def _encode_all(self) -> None:
         self._any_ended.clear()
         self._enough_ended.clear()
         spans: list[bytes] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reverie.errors import UpkeepError
+from reverie.paths import sync_folder
 
 _PART = ".part"
 """The end of a file's name until it is whole."""
@@ -44,7 +45,7 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UpkeepError(
             f"{path} can't be written: {error.strerror}; name another place"
@@ -60,11 +61,3 @@ def _lock(number: int, part: Path) -> None:
         mine = False
     if not mine:  # another one has it, or has just given it its name
         raise UpkeepError(f"another backup is being written to {part}; wait for it")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
