@@ -158,8 +158,8 @@ async def test_a_collector_that_is_down_holds_up_no_request_and_costs_two_lines(
         gateway = await start_gateway(engine, traces={"endpoint": url})
         with caplog.at_level(logging.INFO, "reverie.traces"):
             for _ in range(3):
-                await ask(gateway)
                 before = await counted(gateway)
+                await ask(gateway)
                 async with asyncio.timeout(30):
                     while (await counted(gateway)) == before:
                         await asyncio.sleep(0.01)

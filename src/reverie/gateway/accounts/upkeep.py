@@ -12,7 +12,7 @@ from reverie.gateway.accounts.journal import directory, entries
 from reverie.gateway.accounts.store import Store
 from reverie.store import gateways
 from reverie.store.database import migrate as migrations
-from reverie.store.database.migrate import Step as Step
+from reverie.store.database.migrate import Migration as Migration
 from reverie.store.database.migrate import migrate as migrate
 from reverie.store.database.migrate import plan as plan
 from reverie.store.database.migrate import revision as revision

@@ -136,7 +136,7 @@ class Exporter:
         self._lost = 0  # spans, since the outage began
         self._outage = False
         self._encoding = asyncio.Lock()
-        """Held while spans are in no queue: they were taken from one, and aren't in the next."""
+        """Held while spans are in no queue: taken from one, and not in the next yet."""
         self._any_ended = asyncio.Event()
         self._enough_ended = asyncio.Event()
         self._any_batch = asyncio.Event()
@@ -283,7 +283,8 @@ class Exporter:
                 wait = max(refusal.again, pause * random.uniform(0.5, 1.0))
                 if self._stopping.is_set() or time.monotonic() + wait > batch.made + MAX_AGE:
                     self._drop(batch.spans, "unreachable")
-                    self._give_up_if_stopping()
+                    if self._stopping.is_set():
+                        self._give_up()
                     return
                 await self._pause(wait)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -337,10 +338,6 @@ class Exporter:
             self._outage = False
             told = fields(endpoint=self.url, dropped=self._lost)
             logger.info("spans are exported again", extra=told)
-
-    def _give_up_if_stopping(self) -> None:
-        if self._stopping.is_set():
-            self._give_up()
 
     def _give_up(self) -> None:
         """Drop what is left."""

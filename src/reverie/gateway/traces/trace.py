@@ -112,7 +112,7 @@ class Attempt:
                 self.reason = getattr(error, "reason", None)
 
 
-class Server(NamedTuple):
+class Endpoint(NamedTuple):
     """What a request was sent to."""
 
     method: str
@@ -154,7 +154,7 @@ class Trace:
         context: TraceContext,
         on_end: OnEnd,
         *,
-        server: Server | None = None,
+        server: Endpoint | None = None,
         claimed: TraceContext | None = None,
         parent_id: bytes = b"",
     ) -> None:
