@@ -32,3 +32,12 @@ def make_folder(folder: Path) -> None:
     if folder.is_relative_to(state := state_directory().absolute()):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to the disk, so that a new file is still there after a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

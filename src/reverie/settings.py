@@ -178,7 +178,7 @@ def _default_store() -> str:
     return f"sqlite:///{written}"
 
 
-def _days_of(text: str) -> int:
+def days_of(text: str) -> int:
     """The number in ``400d``; 0 if it isn't written so."""
     found = re.fullmatch(r"([0-9]{1,5})d", text)
     return int(found[1]) if found else 0
@@ -211,14 +211,14 @@ class StoreSettings(_Section):
     @classmethod
     def _days(cls, value: str) -> str:
         value = value.strip()
-        if value != FOREVER and not 2 <= _days_of(value) <= 36_500:
+        if value != FOREVER and not 2 <= days_of(value) <= 36_500:
             raise ValueError("should be a number of days such as 400d, at least 2d, or forever")
         return value
 
     @property
     def kept_days(self) -> int | None:
         """Days for which requests are kept; None: for ever."""
-        return None if self.keep_requests == FOREVER else _days_of(self.keep_requests)
+        return None if self.keep_requests == FOREVER else days_of(self.keep_requests)
 
 
 class TracesSettings(_Section):

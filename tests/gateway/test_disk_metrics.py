@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -65,5 +66,6 @@ async def test_a_disk_that_hangs_holds_nothing_up_and_is_asked_once(
             await metrics.measure()
             assert list(values(metrics)) == before
         assert len(asked) == 1
+        await asyncio.get_running_loop().shutdown_default_executor()  # as the process ends
     finally:
         back.set()

@@ -19,6 +19,8 @@ from reverie.gateway.gen_ai import operation_of
         ("/v1/embeddings", "embeddings"),
         ("/v1/rerank", "rerank"),
         ("/tokenize", None),
+        ("/v1/responses/{id}", None),
+        ("/v1/responses/{id}/cancel", None),
     ],
 )
 def test_an_operation_follows_from_its_route(route: str, operation: str | None) -> None:

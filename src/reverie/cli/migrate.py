@@ -13,7 +13,7 @@ from reverie.cli.backup import Force, described, write_file
 from reverie.settings import load
 
 if TYPE_CHECKING:
-    from reverie.gateway.accounts.upkeep import Step
+    from reverie.gateway.accounts.upkeep import Migration
 
 
 def migrate(
@@ -53,7 +53,7 @@ def migrate(
     typer.echo(f"The store has revision {upkeep.HEAD} now.", err=True)
 
 
-def _say(before: str | None, head: str, steps: list[Step], running: int) -> None:
+def _say(before: str | None, head: str, steps: list[Migration], running: int) -> None:
     if before is None:
         typer.echo(f"The store is empty. This version makes it with revision {head}.")
     elif not steps:
@@ -70,7 +70,7 @@ def _say(before: str | None, head: str, steps: list[Step], running: int) -> None
         typer.echo(f"{now} on the store. While a step runs, requests may wait, or be refused.")
 
 
-def _effect(step: Step) -> str:
+def _effect(step: Migration) -> str:
     """What a step does to rows that there are, and how long that may take."""
     parts = [f"reads {_tables(step.reads)}, which can't be written to meanwhile"] * bool(step.reads)
     parts += [f"rewrites {_tables(step.rewrites)}"] * bool(step.rewrites)
@@ -83,7 +83,7 @@ def _tables(sizes: dict[str, int]) -> str:
     return " and ".join(f"{name} ({rows} rows)" for name, rows in sizes.items())
 
 
-def _as_json(before: str | None, head: str, steps: list[Step], running: int) -> dict[str, Any]:
+def _as_json(before: str | None, head: str, steps: list[Migration], running: int) -> dict[str, Any]:
     return {
         "from": before,
         "to": head,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
 from reverie.cli.accounts import AsJson, Config, print_json, use_store
 from reverie.cli.row_progress import row_progress
-from reverie.settings import load
+from reverie.settings import days_of, load
 
 
 def prune(
@@ -53,6 +52,7 @@ def prune(
         count_old,
         give_space_back,
         remove_old,
+        require_stopped,
     )
 
     settings = load(config)
@@ -65,6 +65,8 @@ def prune(
         if dry_run:
             found = count_old(store, ages)
         else:
+            if vacuum:  # an option that can't be followed is told before anything is removed
+                require_stopped(store)
             with row_progress("removing", lambda: count_old(store, ages).requests) as progress:
                 found = remove_old(store, ages, progress)
             if vacuum:
@@ -83,9 +85,9 @@ def prune(
 
 
 def _days(text: str, option: str, least: int) -> int:
-    found = re.fullmatch(r"([0-9]{1,5})d", text.strip())
-    if found is None or int(found[1]) < least:
+    days = days_of(text.strip())
+    if days < least:
         raise typer.BadParameter(
             f"write a number of days such as 400d, at least {least}d", param_hint=f"'{option}'"
         )
-    return int(found[1])
+    return days

@@ -81,9 +81,8 @@ def serve(
         logger.warning("a store isn't used", extra=log.fields(remark=old))
     read_again = functools.partial(read, remark=_log_remark, is_reload=True)
     if missing_models(settings):
-        _require_ports(
-            settings, handed, ollama=bool(ollama)
-        )  # or it is told after a long download only
+        # Or it would be told after a long download only.
+        _require_ports(settings, handed, ollama=bool(ollama))
         fetch_missing(settings)
     with (
         contextlib.suppress(KeyboardInterrupt),  # of Ctrl-C before the server handles signals

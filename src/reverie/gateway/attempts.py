@@ -72,7 +72,9 @@ class Attempts:
         self._size = 0
         if record.trace is not None:
             after = None if self._cut is None else self._answer.tokens
-            self._traced = record.trace.attempt(backend, self._queued, lease.position, after)
+            self._traced = record.trace.attempt(
+                backend, self._queued, lease.position, after, self._traced
+            )
         if self._cut is None:
             return
         assert self._latest is not None

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from reverie import background
 from reverie.errors import ConfigurationError, ModelError
 from reverie.gateway import metric_names
 from reverie.gateway.tallies import gauge, value_of
 from reverie.models.store import directory
 from reverie.paths import state_directory
+from reverie.threads import run_in_daemon_thread
 
 _PATIENCE = 1.0
 """Seconds for a disk to answer; a file server that is gone never does."""
@@ -30,15 +33,16 @@ class DiskMetrics(Collector):
     def __init__(self, store: Path | None) -> None:
         self._store = store
         self._folders = _folders(store)
-        self._measuring: asyncio.Future[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None
         self._disks: Mapping[str, tuple[int, int]] = {}
         self._store_size: int | None = None
 
     async def measure(self) -> None:
         """Measure anew. A disk that doesn't answer in time leaves what was known last."""
         if self._measuring is None or self._measuring.done():
-            loop = asyncio.get_running_loop()
-            self._measuring = loop.run_in_executor(None, self._measure)
+            # A thread that hangs must not keep the process from its end.
+            measure = partial(run_in_daemon_thread, self._measure)
+            self._measuring = background.once("disk metrics", measure)
         await asyncio.wait({self._measuring}, timeout=_PATIENCE)
 
     def _measure(self) -> None:

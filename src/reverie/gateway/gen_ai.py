@@ -14,6 +14,8 @@ _OPERATIONS = {
     "/v1/rerank": "rerank",
     "/tokenize": None,
     "/detokenize": None,
+    "/v1/responses/{id}": None,
+    "/v1/responses/{id}/cancel": None,
 }
 
 

@@ -322,7 +322,8 @@ SPANS_EXPORTED = _counter(
 )
 SPANS_DROPPED = _counter(
     "reverie_trace_spans_dropped_total",
-    "Spans that were lost: `queue_full`, `refused`, `unreachable` or `unencodable`.",
+    "Spans that were lost: `queue_full`, `refused`, `unreachable` or `unencodable`. A request "
+    "that was lost before its spans were made counts as one.",
     "reason",
 )
 

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Row, and_, bindparam, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.store.database import schema
+from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 
 _LEDGER = schema.ledger
 _TAGS = schema.key_tags
 _GATEWAYS = schema.gateways
-_ROWS_OF_A_GATEWAY = 2**40
 _SLACK_MS = 60_000
 """How long after a gateway was last seen it may have admitted a request, clocks that differ
 included."""
@@ -86,8 +86,8 @@ def last_requests(
     for gateway in connection.execute(gateways).all():
         if len(found) == limit and gateway.seen_at + _SLACK_MS < found[-1].created_at:
             break
-        first = gateway.id * _ROWS_OF_A_GATEWAY
-        end = first + _ROWS_OF_A_GATEWAY
+        first = gateway.id * ROWS_OF_A_GATEWAY
+        end = first + ROWS_OF_A_GATEWAY
         if before is not None:
             end = _begun_by(connection, first, end, before.created_at + _SLACK_MS)
         statement = (

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,8 +158,8 @@ async def test_a_collector_that_is_down_holds_up_no_request_and_costs_two_lines(
         gateway = await start_gateway(engine, traces={"endpoint": url})
         with caplog.at_level(logging.INFO, "reverie.traces"):
             for _ in range(3):
-                await ask(gateway)
                 before = await counted(gateway)
+                await ask(gateway)
                 async with asyncio.timeout(30):
                     while (await counted(gateway)) == before:
                         await asyncio.sleep(0.01)
@@ -194,6 +197,29 @@ async def test_what_ended_last_is_sent_before_the_server_stops(
     await gateway.app.stop()
     assert len(collector.roots) == 2
     assert len(collector.named("ledger settle")) == 2
+
+
+async def test_spans_that_are_being_made_as_the_server_stops_are_sent_too(
+    collector: Collector, engine: ScriptedEngine, start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    monkeypatch.setattr(module, "_SMALL", 0)
+    compressing, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def compress(data: bytes, level: int) -> bytes:
+        loop.call_soon_threadsafe(compressing.set)
+        may_end.wait(30)
+        return gzip.compress(data, level)
+
+    monkeypatch.setattr(module, "gzip", SimpleNamespace(compress=compress))
+    gateway = await start_gateway(engine, traces={"endpoint": collector.url})
+    await ask(gateway)
+    await compressing.wait()
+    loop.call_later(0.05, may_end.set)
+    await gateway.app.stop()
+    assert len(collector.roots) == 1
 
 
 async def test_more_than_may_wait_is_dropped_and_counted(

@@ -8,15 +8,22 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
 
+from reverie.backends.base import Backend
+from reverie.errors import BackendError
+from reverie.gateway.record import RequestRecord
+from reverie.gateway.traces.options import TraceOptions
+from reverie.gateway.traces.spans import spans_of
+from reverie.gateway.traces.trace import Trace
 from reverie.store.limits import RateLimits
 from reverie.testing import Script, ScriptedEngine
 from reverie.testing.record import RecordedRequest
-from reverie.trace_context import read_context
+from reverie.trace_context import TraceContext, read_context
 from tests.faults.ledger_tools import add_key, store_at
 from tests.gateway.traces.collector import Collector, ReceivedSpan
 from tests.harness import Gateway, StartGateway, chat
@@ -190,6 +197,20 @@ async def test_a_failover_in_mid_answer_is_a_continuation(
     assert second.attributes["reverie.after_tokens"] == 3
     assert root.attributes["reverie.failovers"] >= 1
     assert event.time_unix_nano == second.began
+
+
+def test_the_choices_of_one_request_are_no_failovers_of_each_other() -> None:
+    context = TraceContext(b"t" * 16, b"s" * 8, sampled=True)
+    trace = Trace(TraceOptions("http://collector/v1/traces"), context, lambda _: None)
+    one, other = (cast(Backend, SimpleNamespace(name=n, kind="vllm", url="")) for n in "ab")
+    first = trace.attempt(one, trace.queue_entered(), 0, None, None)
+    trace.attempt(other, trace.queue_entered(), 0, None, None)  # of another choice, and well
+    first.end(BackendError("It failed."))
+    again = trace.attempt(other, trace.queue_entered(), 0, None, first)
+    root, *_ = spans_of(RequestRecord("req_1", CHAT), trace)
+    assert [(event.name, event.at) for event in root.events] == [
+        ("failover", trace.at(again.granted))
+    ]
 
 
 async def test_a_request_that_no_backend_answers_has_failed(

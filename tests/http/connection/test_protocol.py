@@ -81,6 +81,24 @@ async def test_requests_sent_ahead_are_answered_in_their_order(
     peer.writer.close()
 
 
+async def test_a_request_that_was_sent_ahead_is_not_told_to_an_engine_as_the_one_before_it(
+    engine: ScriptedEngine, start_gateway: StartGateway
+) -> None:
+    gateway = await start_gateway(
+        engine, backend={"kind": "vllm"}, traces={"endpoint": "http://127.0.0.1:9"}
+    )
+    peer = await connect(gateway)
+    body = json.dumps({"content": "Hi"}).encode()
+    head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    await peer.send(post(chat(stream=False)) + head.encode() + body)
+    answers = [await peer.answer() for _ in range(2)]
+    peer.writer.close()
+    assert [status for status, _ in answers] == [200, 200], answers
+    first, second = engine.requests
+    assert "traceparent" in first.headers
+    assert "traceparent" not in second.headers
+
+
 @pytest.mark.parametrize("ahead", [post(chat()), HEALTH[:20], b"not HTTP"])
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_client_that_leaves_after_sending_ahead_frees_its_slot(

@@ -310,7 +310,7 @@ async def test_two_workers_tell_each_series_once_and_what_they_did_together(
 
 
 async def test_no_label_is_a_clients_word(engine: ScriptedEngine, gateway: Gateway) -> None:
-    word = "planted-by-a-client"
+    word = "a-word-of-a-client"
     await gateway.post(chat(model=word))
     await gateway.post(chat(user=word), headers={"X-Request-Id": word, "Idempotency-Key": word})
     await gateway.post(chat(), f"/llm/{word}")

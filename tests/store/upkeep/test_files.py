@@ -36,6 +36,15 @@ def test_what_is_there_is_replaced_only_if_asked_for(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(UpkeepError, match="no plain file"), new_file(path, replace=True):
+            pass
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
     path = tmp_path / "b"
     with pytest.raises(UpkeepError, match="meanwhile"), new_file(path, replace=False) as file:

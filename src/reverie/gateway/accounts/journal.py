@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from reverie.paths import make_folder, state_directory
+from reverie.paths import make_folder, state_directory, sync_folder
 from reverie.store.settlements import Settlement
 
 _encode = msgspec.json.Encoder().encode
@@ -75,7 +75,7 @@ class Journal:
             fcntl.flock(file, fcntl.LOCK_EX)
             unnamed.rename(self._path)
             if self._durable:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except BaseException:
             os.close(file)
             raise
@@ -88,15 +88,6 @@ class Journal:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, so that a new file is still there after a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def entries(folder: Path) -> list[Settlement]:

@@ -33,6 +33,7 @@ from reverie.money import NANO
 from reverie.store import gateways
 from reverie.store.answers import StoredAnswer
 from reverie.store.database.engine import Store
+from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 from reverie.store.database.writer import Operation, Work, Writer
 from reverie.store.reservations import Granted, ReservationRequest, Result, reserve
 from reverie.store.settlements import (
@@ -48,8 +49,6 @@ from reverie.times import now_ms
 
 logger = logging.getLogger("reverie.ledger")
 
-_ROW_BITS = 40
-"""Bits of a row's number that its gateway counts up; the gateway's number is above them."""
 _REAP_EVERY = 5
 """Heartbeats between two looks for dead gateways."""
 _UPKEEP = ("checkpoints", "neighbours", "journal", "answers")
@@ -148,7 +147,7 @@ class Ledger:
         folder = directory(self._store.settings.url)
         self._journal = Journal(folder, durable=self._durable)
         self._gateway = await asyncio.to_thread(self._register)
-        first = (self._gateway << _ROW_BITS) + 1
+        first = self._gateway * ROWS_OF_A_GATEWAY + 1
         self._rows = itertools.count(first)
         self._writer = Writer(
             self._store,

@@ -12,7 +12,7 @@ from reverie.gateway.accounts.journal import directory, entries
 from reverie.gateway.accounts.store import Store
 from reverie.store import gateways
 from reverie.store.database import migrate as migrations
-from reverie.store.database.migrate import Step as Step
+from reverie.store.database.migrate import Migration as Migration
 from reverie.store.database.migrate import migrate as migrate
 from reverie.store.database.migrate import plan as plan
 from reverie.store.database.migrate import revision as revision
@@ -94,19 +94,30 @@ def remove_old(store: Store, ages: Ages, progress: Progress) -> Prunable:
     return Prunable(requests, keys, prune.prune_gateways(store, requests_before))
 
 
-def give_space_back(store: Store) -> int:
-    """Give the space that removed rows took back to the disk; return the bytes.
+def require_stopped(store: Store) -> None:
+    """Refuse to give space back where others would wait for it, or it can't be done.
 
     Raises:
         UpkeepError: gateways run on the store, or it is no file.
         StoreFailure
     """
+    prune.require_file(store)
     if number := running_gateways(store):
         raise UpkeepError(
             "--vacuum lets nobody write to the store meanwhile, and "
             f"{gateways.running_words(number)} on it; stop every server first, or leave it out: "
             "new rows take the space that old ones leave"
         )
+
+
+def give_space_back(store: Store) -> int:
+    """Give the space that removed rows took back to the disk; return the bytes.
+
+    Raises:
+        UpkeepError: as ``require_stopped``.
+        StoreFailure
+    """
+    require_stopped(store)
     return prune.give_space_back(store)
 
 

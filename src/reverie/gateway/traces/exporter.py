@@ -135,6 +135,8 @@ class Exporter:
         self._queued_bytes = 0
         self._lost = 0  # spans, since the outage began
         self._outage = False
+        self._encoding = asyncio.Lock()
+        """Held while spans are in no queue: taken from one, and not in the next yet."""
         self._any_ended = asyncio.Event()
         self._enough_ended = asyncio.Event()
         self._any_batch = asyncio.Event()
@@ -163,7 +165,8 @@ class Exporter:
         """Send what is left, once, within ``STOP_TIMEOUT``. Idempotent."""
         loops, self._loops = self._loops, []
         if loops:
-            await loops[0].stop()
+            async with self._encoding:
+                await loops[0].stop()
             await self._encode_ended()
             self._stopping.set()
             self._any_batch.set()
@@ -190,6 +193,10 @@ class Exporter:
 
     async def _encode_ended(self) -> None:
         """Make batches of the requests that have ended by now."""
+        async with self._encoding:
+            await self._encode_all()
+
+    async def _encode_all(self) -> None:
         self._any_ended.clear()
         self._enough_ended.clear()
         spans: list[bytes] = []
@@ -276,7 +283,8 @@ class Exporter:
                 wait = max(refusal.again, pause * random.uniform(0.5, 1.0))
                 if self._stopping.is_set() or time.monotonic() + wait > batch.made + MAX_AGE:
                     self._drop(batch.spans, "unreachable")
-                    self._give_up_if_stopping()
+                    if self._stopping.is_set():
+                        self._give_up()
                     return
                 await self._pause(wait)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -330,10 +338,6 @@ class Exporter:
             self._outage = False
             told = fields(endpoint=self.url, dropped=self._lost)
             logger.info("spans are exported again", extra=told)
-
-    def _give_up_if_stopping(self) -> None:
-        if self._stopping.is_set():
-            self._give_up()
 
     def _give_up(self) -> None:
         """Drop what is left."""

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from reverie.gateway.gen_ai import PROVIDER
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.traces import attributes as names
 from reverie.gateway.traces.attributes import Attribute, Attributes
@@ -28,8 +29,6 @@ from reverie.request import GenerateRequest
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 """Kinds of spans, by OTLP's numbers."""
 
-_GATEWAY = "reverie"
-"""The provider that callers see."""
 _GENERATING = ("chat", "text_completion")
 _PORTS = {"http": 80, "https": 443}
 
@@ -120,7 +119,7 @@ def _shared(record: RequestRecord, trace: Trace) -> Iterator[Attribute]:
             yield names.SERVER_PORT, server.port
     if trace.operation:
         yield names.OPERATION, trace.operation
-        yield names.PROVIDER, _GATEWAY
+        yield names.PROVIDER, PROVIDER
     if record.model is not None:
         yield names.REQUEST_MODEL, record.model
         if record.finish_reasons:
@@ -185,8 +184,9 @@ def _content(record: ContentRecord, trace: Trace) -> Iterator[Attribute]:
 def _events(record: RequestRecord, trace: Trace) -> Iterator[SpanEvent]:
     if record.first_token is not None and trace.attempts:
         yield SpanEvent("first token", trace.at(record.first_token))
-    for before, attempt in zip(trace.attempts, trace.attempts[1:], strict=False):
-        if before.error is None:  # of another choice
+    for attempt in trace.attempts:
+        before = attempt.before
+        if before is None or before.error is None:
             continue
         told: Attributes = (
             (names.FROM_BACKEND, before.backend),

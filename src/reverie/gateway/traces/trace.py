@@ -61,6 +61,7 @@ class Attempt:
     __slots__ = (
         "after_tokens",
         "backend",
+        "before",
         "ended",
         "error",
         "first_token",
@@ -73,7 +74,14 @@ class Attempt:
         "url",
     )
 
-    def __init__(self, backend: Backend, queued: float, after_tokens: int | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        queued: float,
+        position: int,
+        after_tokens: int | None,
+        before: Attempt | None,
+    ) -> None:
         self.span_id = new_id(8)
         self.backend = backend.name
         self.kind = backend.kind
@@ -82,7 +90,9 @@ class Attempt:
         self.granted = time.monotonic()
         self.after_tokens = after_tokens
         """Tokens of the answer that the client has from others; None: the answer begins here."""
-        self.position = 0
+        self.before = before
+        """The attempt that failed, in whose place this one is; None: it is the first."""
+        self.position = position
         self.first_token: float | None = None
         self.ended: float | None = None
         self.error: str | None = None
@@ -102,7 +112,7 @@ class Attempt:
                 self.reason = getattr(error, "reason", None)
 
 
-class Server(NamedTuple):
+class Endpoint(NamedTuple):
     """What a request was sent to."""
 
     method: str
@@ -144,7 +154,7 @@ class Trace:
         context: TraceContext,
         on_end: OnEnd,
         *,
-        server: Server | None = None,
+        server: Endpoint | None = None,
         claimed: TraceContext | None = None,
         parent_id: bytes = b"",
     ) -> None:
@@ -217,12 +227,16 @@ class Trace:
         self._add(Step("queue", queued, time.monotonic(), error.code))
 
     def attempt(
-        self, backend: Backend, queued: float, position: int, after_tokens: int | None
+        self,
+        backend: Backend,
+        queued: float,
+        position: int,
+        after_tokens: int | None,
+        before: Attempt | None,
     ) -> Attempt:
         """Note that a backend is asked now, which gets to know its place in the trace."""
         self.waiting.remove(queued)
-        attempt = Attempt(backend, queued, after_tokens)
-        attempt.position = position
+        attempt = Attempt(backend, queued, position, after_tokens, before)
         if len(self.attempts) < _MAX_NOTED:
             self.attempts.append(attempt)
         outgoing.set(self.context.line_for(attempt.span_id))

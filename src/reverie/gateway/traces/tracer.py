@@ -13,7 +13,7 @@ from reverie.gateway.record import RequestRecord
 from reverie.gateway.traces.content import ContentRecord
 from reverie.gateway.traces.exporter import Exporter
 from reverie.gateway.traces.options import TraceOptions, options_of
-from reverie.gateway.traces.trace import Server, Trace, new_id
+from reverie.gateway.traces.trace import Endpoint, Trace, new_id
 from reverie.log import fields
 from reverie.settings import TracesSettings
 from reverie.trace_context import TraceContext, read_context
@@ -50,7 +50,7 @@ class Tracer:
         record = self._record(id, route)
         address, port = scope.get("server") or (None, None)
         method = scope["method"]
-        server = Server(
+        server = Endpoint(
             method if method in _HTTP_METHODS else "_OTHER", scope["scheme"], route, address, port
         )
         sampled = random.random() < self._options.sample

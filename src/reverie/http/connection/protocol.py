@@ -31,6 +31,7 @@ import asyncio
 import logging
 import urllib.parse
 from collections import deque
+from contextvars import Context
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -311,7 +312,8 @@ class Protocol(asyncio.Protocol):
             self._unbegun.append((cycle, scope))
 
     def _begin(self, cycle: Cycle, scope: Scope) -> None:
-        task = self.loop.create_task(cycle.run(self._app, scope))
+        # The task of the request before may be running: what is bound to it isn't this one's.
+        task = self.loop.create_task(cycle.run(self._app, scope), context=Context())
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 

@@ -37,7 +37,7 @@ _REWRITTEN_PER_SECOND = 50_000
 """Rows; low, so that an estimate is rather too long."""
 
 
-class Step(Struct, frozen=True):
+class Migration(Struct, frozen=True):
     """One migration that is to be run."""
 
     revision: str
@@ -139,7 +139,7 @@ def require_known(revision: str | None) -> None:
         )
 
 
-def plan(store: Store) -> list[Step]:
+def plan(store: Store) -> list[Migration]:
     """The migrations that ``migrate`` would run. Writes nothing.
 
     Raises:
@@ -155,7 +155,7 @@ def plan(store: Store) -> list[Step]:
     missing = reversed(list(scripts.iterate_revisions(HEAD, before)))
     with store.read() as connection:
         return [
-            Step(
+            Migration(
                 script.revision,
                 script.doc,
                 _sizes(connection, script.module.reads),

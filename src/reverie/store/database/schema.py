@@ -24,6 +24,8 @@ from sqlalchemy import (
 
 HEAD = "0003"
 """The newest migration. A store must have been brought to it."""
+ROWS_OF_A_GATEWAY = 2**40
+"""The numbers of a gateway's rows in the ledger begin with its own number × this."""
 
 metadata = MetaData(
     naming_convention={"ix": "%(table_name)s_%(column_0_N_name)s", "pk": "%(table_name)s_pk"}
@@ -86,7 +88,7 @@ key_tags = Table(
 ledger = Table(
     "ledger",
     metadata,
-    # gateway × 2⁴⁰ + a counter of that gateway.
+    # gateway × ROWS_OF_A_GATEWAY + a counter of that gateway.
     Column(
         "id",
         BigInteger().with_variant(Integer, "sqlite"),  # there it is the row's own number

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reverie.errors import UpkeepError
+from reverie.paths import sync_folder
 
 _PART = ".part"
 """The end of a file's name until it is whole."""
@@ -25,6 +26,8 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
     Raises:
         UpkeepError: there is such a file already, or it can't be written.
     """
+    if path.exists() and not path.is_file():  # a device would be gone afterwards
+        raise UpkeepError(f"{path} is no plain file; name another one, or - for standard output")
     if path.exists() and not replace:
         raise UpkeepError(f"{path} is there already; name another file, or give --force")
     if path.exists() and not path.is_file():  # as root, a rename would take /dev/null away
@@ -51,7 +54,7 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UpkeepError(
             f"{path} can't be written: {error.strerror}; name another place"
@@ -67,11 +70,3 @@ def _lock(number: int, part: Path) -> None:
         mine = False
     if not mine:  # another one has it, or has just given it its name
         raise UpkeepError(f"another backup is being written to {part}; wait for it")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,6 +10,7 @@ answer is kept for its ``Idempotency-Key``, and for ``LEAST_DAYS`` for a settlem
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from msgspec import Struct
 from sqlalchemy import BigInteger, Connection, and_, cast, delete, func, literal, select
@@ -18,6 +19,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from reverie.errors import UpkeepError
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 
 LEAST_DAYS = 2
 """Answers are replayed for a day, and journals come to the store when their machine is back."""
@@ -30,7 +32,7 @@ _KEYS = schema.keys
 _TAGS = schema.key_tags
 _USAGE = schema.usage_daily
 _ANSWERS = schema.answers
-_ROWS_OF_A_GATEWAY = 2**40
+_EMPTY_WAL = "PRAGMA wal_checkpoint(TRUNCATE)"
 _SLACK_MS = 3_600_000
 """By how much the times of a gateway's rows may be out of the order of their numbers."""
 
@@ -67,7 +69,7 @@ class RequestPruner:
         if not page:
             return None
         first = page[0].id
-        next_gateway = (first // _ROWS_OF_A_GATEWAY + 1) * _ROWS_OF_A_GATEWAY
+        next_gateway = (first // ROWS_OF_A_GATEWAY + 1) * ROWS_OF_A_GATEWAY
         page = [row for row in page if row.id < next_gateway]
         last = page[-1]
         newer = last.created_at >= self._before + _SLACK_MS
@@ -130,11 +132,22 @@ def _old_gateway(before: int) -> ColumnElement[bool]:
     """A gateway that is gone. The newest stays: SQLite would give its number to the next one."""
     other = _GATEWAYS.alias()
     newest = select(func.max(other.c.id)).scalar_subquery()
-    first = cast(_GATEWAYS.c.id, BigInteger) * literal(_ROWS_OF_A_GATEWAY, BigInteger)
+    first = cast(_GATEWAYS.c.id, BigInteger) * literal(ROWS_OF_A_GATEWAY, BigInteger)
     rows = select(_LEDGER.c.id).where(
-        _LEDGER.c.id >= first, _LEDGER.c.id < first + literal(_ROWS_OF_A_GATEWAY, BigInteger)
+        _LEDGER.c.id >= first, _LEDGER.c.id < first + literal(ROWS_OF_A_GATEWAY, BigInteger)
     )
     return and_(_GATEWAYS.c.ended_at < before, _GATEWAYS.c.id != newest, ~rows.exists())
+
+
+def require_file(store: Store) -> Path:
+    """SQLite's file.
+
+    Raises:
+        UpkeepError: the database is PostgreSQL.
+    """
+    if store.path is None:
+        raise UpkeepError("PostgreSQL gives space back by itself (autovacuum); leave --vacuum out")
+    return store.path
 
 
 def give_space_back(store: Store) -> int:
@@ -147,9 +160,7 @@ def give_space_back(store: Store) -> int:
         UpkeepError: the database is PostgreSQL.
         StoreFailure
     """
-    path = store.path
-    if path is None:
-        raise UpkeepError("PostgreSQL gives space back by itself (autovacuum); leave --vacuum out")
+    path = require_file(store)
     with store.translated():
         connection = sqlite3.connect(path, timeout=store.settings.timeout, isolation_level=None)
         try:
@@ -160,6 +171,3 @@ def give_space_back(store: Store) -> int:
         finally:
             connection.close()
     return before - path.stat().st_size
-
-
-_EMPTY_WAL = "PRAGMA wal_checkpoint(TRUNCATE)"
