@@ -128,6 +128,36 @@ async def test_one_of_several_gateways_does_it(store: Store, tmp_path: Path) -> 
     await second.stop()
 
 
+async def test_it_waits_while_requests_want_the_store_but_not_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(store)
+    await ledger.start()
+    put(store, 3, 11)
+    looks = 0
+
+    def busy(_: Ledger) -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    monkeypatch.setattr(Ledger, "busy", property(busy))
+    monkeypatch.setattr(retention, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(retention, "_LOOKS", 10**9)
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: looks > 20)
+    assert len(rows(store)) == 3
+    await keeping.stop()
+
+    monkeypatch.setattr(retention, "_LOOKS", 5)
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: not rows(store))
+    await keeping.stop()
+    await ledger.stop()
+
+
 async def test_nothing_goes_where_nothing_is_configured(tmp_path: Path) -> None:
     forever = open_store(tmp_path, "forever")
     make_key(forever)
