@@ -122,13 +122,23 @@ def test_a_form_of_the_future_is_called_so() -> None:
         [{"table": "keys", "columns": ["id"]}, [1, 2]],
         [{"table": "keys", "columns": "id"}],
         [{"table": "keys"}],
-        [{"table": "keys", "columns": ["id"]}, {"table": "keys", "columns": ["id"]}],
         [{"table": "keys", "columns": ["id"]}, [1], {"rows": {"keys": 1}, "sha256": "0"}],
         [{"table": "keys", "columns": ["id"]}, "text"],
     ],
 )
 def test_lines_that_make_no_sense_are_refused(entries: list[object]) -> None:
     assert refused(lines(HEAD, *entries)).startswith("it is cut off or damaged")
+
+
+def test_a_table_that_comes_twice_is_refused() -> None:
+    """Its rows would be counted from the second time on."""
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, HEAD)
+    for rows in ([[1]], [[2], [3]]):
+        writer.begin("keys", ["id"])
+        writer.add(rows)
+    writer.end()
+    assert refused(file.getvalue()).startswith("it is cut off or damaged")
 
 
 def test_a_line_that_unpacks_without_end_takes_little_memory(
