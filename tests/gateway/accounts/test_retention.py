@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -154,6 +156,33 @@ async def test_it_waits_while_requests_want_the_store_but_not_for_ever(
     keeping = Retention(store, ledger)
     keeping.start()
     await until(lambda: not rows(store))
+    await keeping.stop()
+    await ledger.stop()
+
+
+async def test_it_rests_for_longer_than_it_works(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = 0.02
+    steps: list[tuple[float, float]] = []
+
+    class Pruner:
+        def __init__(self, *_: object) -> None: ...
+
+        def step(self) -> int | None:
+            began = time.monotonic()
+            time.sleep(work)
+            steps.append((began, time.monotonic()))
+            return None if len(steps) == 3 else 1
+
+    monkeypatch.setattr(retention, "RequestPruner", Pruner)
+    ledger = Ledger(store)
+    await ledger.start()
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: len(steps) == 3)
+    rests = [after[0] - before[1] for before, after in itertools.pairwise(steps)]
+    assert min(rests) > 5 * work
     await keeping.stop()
     await ledger.stop()
 
