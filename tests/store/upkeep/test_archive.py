@@ -65,6 +65,13 @@ def test_many_rows_come_in_batches() -> None:
     assert [row for batch in batches for row in batch.rows] == many
 
 
+def test_a_batch_of_long_rows_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_BATCH_BYTES", 1000)
+    long = [["key", number, None, "x" * 300] for number in range(10)]
+    batches = list(ArchiveReader(io.BytesIO(written(long))).batches())
+    assert [len(batch.rows) for batch in batches] == [4, 4, 2, 0]
+
+
 def test_a_backup_that_was_cut_off_anywhere_is_refused() -> None:
     whole = written()
     for length in range(len(whole)):
