@@ -69,7 +69,7 @@ postgres: ## the PostgreSQL that the tests start
 debian: ## the programs of Debian that the tests start: proxies, Prometheus, builders of images
 	@tests/install-debian.sh nginx=nginx-light caddy=caddy promtool=prometheus \
 		systemd-analyze=systemd buildah=buildah mmdebstrap=mmdebstrap runc=runc \
-		docker-compose=docker-compose
+		docker-compose=docker-compose curl=curl git=git
 
 clients: setup ## the client libraries that the tests run, for Python and for JavaScript
 	@PYTHON=$(BIN)/python tests/install-clients.sh

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,13 +17,8 @@ import pytest
 from reverie.settings import Settings, load
 from reverie.testing import ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
+from tests.ports import free_port
 from tests.reloading import ADMIN, AS_ADMIN, RELOAD, refused, reload, text
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 async def test_a_file_that_is_wrong_changes_nothing_and_says_why(

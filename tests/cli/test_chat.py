@@ -17,7 +17,8 @@ from reverie.testing import Script, ThreadedEngine
 from tests.cli.command import reverie
 from tests.cli.gateway import KEY, configure, gateway
 from tests.cli.terminal import Terminal, terminal
-from tests.cli.test_serve import Serving, free_port, serving
+from tests.cli.test_serve import Serving, serving
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

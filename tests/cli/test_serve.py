@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from reverie.testing import Script, ThreadedEngine
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -67,12 +68,6 @@ class Serving:
         with urllib.request.urlopen(request) as response:
             content: str = json.load(response)["choices"][0]["message"]["content"]
         return content
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 def accepts(port: int) -> bool:

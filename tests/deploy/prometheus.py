@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tests.cli.test_serve import free_port
+from tests.ports import free_port
 
 T = TypeVar("T")
 

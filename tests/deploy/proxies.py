@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import aiohttp
 
+from tests.ports import free_ports
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CERTIFICATE = Path(__file__).parents[1] / "backends" / "client" / "localhost.pem"
 PATIENCE = 30.0
@@ -50,12 +52,6 @@ class Proxy(NamedTuple):
         lines = f"{head}Host: {host}\nContent-Length: {len(body)}\n\n"
         writer.write(lines.replace("\n", "\r\n").encode() + body)
         return reader, writer
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in taken]
 
 
 _NGINX = """

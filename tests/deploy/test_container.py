@@ -21,8 +21,8 @@ import yaml
 
 from reverie.models.store import fetch
 from reverie.testing import Script, ThreadedEngine
-from tests.cli.test_serve import free_port
 from tests.deploy.image import PATIENCE, REVISION, ROOT, Container, Image, built
+from tests.ports import free_port
 from tests.postgres import Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -18,8 +18,9 @@ import openai
 import pytest
 
 from reverie.testing import Script, ScriptedEngine
-from tests.deploy.proxies import PATIENCE, Proxy, free_ports, running
+from tests.deploy.proxies import PATIENCE, Proxy, running
 from tests.harness import Gateway, StartGateway, chat
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -334,8 +335,7 @@ async def test_nothing_is_sent_to_a_second_gateway_that_a_first_one_got(
 async def test_requests_go_to_the_gateway_that_can_be_connected_to(
     keyed: Gateway, behind: Behind
 ) -> None:
-    [port] = free_ports(1)
-    proxy = await behind(f"http://127.0.0.1:{port}", keyed.url)
+    proxy = await behind(f"http://127.0.0.1:{free_port()}", keyed.url)
     statuses: list[int] = []
     async with asyncio.timeout(PATIENCE):
         while statuses[-6:] != [200] * 6:

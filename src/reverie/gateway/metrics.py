@@ -86,8 +86,7 @@ class Metrics:
 
     def add(self, *collectors: Collector) -> None:
         """Render these, too."""
-        for collector in collectors:
-            self._collectors.register(collector)
+        self._counted += collectors
 
     def _counter(self, definition: Definition) -> Tally:
         tally = Tally(definition)

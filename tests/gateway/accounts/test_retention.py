@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -206,6 +207,63 @@ async def test_a_clock_that_goes_back_removes_nothing_and_is_no_matter_later(
     clock.ahead += 86_400_000
     await keeping._round()
     assert rows(store) == []
+    await ledger.stop()
+
+
+async def test_it_waits_while_requests_want_the_store_but_not_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(store)
+    await ledger.start()
+    put(store, 3, 11)
+    looks = 0
+
+    def busy(_: Ledger) -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    monkeypatch.setattr(Ledger, "busy", property(busy))
+    monkeypatch.setattr(retention, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(retention, "_LOOKS", 10**9)
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: looks > 20)
+    assert len(rows(store)) == 3
+    await keeping.stop()
+
+    monkeypatch.setattr(retention, "_LOOKS", 5)
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: not rows(store))
+    await keeping.stop()
+    await ledger.stop()
+
+
+async def test_it_rests_for_longer_than_it_works(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = 0.02
+    steps: list[tuple[float, float]] = []
+
+    class Pruner:
+        def __init__(self, *_: object) -> None: ...
+
+        def step(self) -> int | None:
+            began = time.monotonic()
+            time.sleep(work)
+            steps.append((began, time.monotonic()))
+            return None if len(steps) == 3 else 1
+
+    monkeypatch.setattr(retention, "RequestPruner", Pruner)
+    ledger = Ledger(store)
+    await ledger.start()
+    keeping = Retention(store, ledger)
+    keeping.start()
+    await until(lambda: len(steps) == 3)
+    rests = [after[0] - before[1] for before, after in itertools.pairwise(steps)]
+    assert min(rests) > 5 * work
+    await keeping.stop()
     await ledger.stop()
 
 

@@ -66,7 +66,9 @@ async def test_spans_of_several_requests_are_sent_together_and_counted(
     await collector.until(lambda: len(collector.roots) == 5)
     assert len(collector.exports) < 5
     assert {export.path for export in collector.exports} == {"/v1/traces"}
-    found = await counted(gateway)
+    async with asyncio.timeout(30):  # they are counted once the answer is read
+        while (found := await counted(gateway))["exported"] < 5 * SPANS:
+            await asyncio.sleep(0.01)
     assert found["exported"] == len(collector.spans) == 5 * SPANS
     assert sum(found[name] for name in found if name.startswith("dropped")) == 0
 
@@ -248,6 +250,23 @@ async def test_the_oldest_batches_give_way_where_a_collector_is_too_slow(
     async with asyncio.timeout(30):
         while not (await counted(gateway))['dropped{reason="queue_full"}']:
             await ask(gateway)
+
+
+async def test_a_trace_that_cannot_be_written_costs_no_other(
+    gateway: Gateway, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans_of = module.spans_of
+    failures = iter([ValueError("odd")])
+
+    def fail_once(*arguments: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return spans_of(*arguments)
+
+    monkeypatch.setattr(module, "spans_of", fail_once)
+    await ask(gateway, 2)
+    await collector.until(lambda: len(collector.roots) == 1)
+    assert (await counted(gateway))['dropped{reason="unencodable"}'] == 1
 
 
 async def test_headers_for_the_collector_come_from_their_variable(

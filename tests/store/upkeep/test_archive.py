@@ -66,6 +66,13 @@ def test_many_rows_come_in_batches() -> None:
     assert [row for batch in batches for row in batch.rows] == many
 
 
+def test_a_batch_of_long_rows_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_BATCH_BYTES", 1000)
+    long = [["key", number, None, "x" * 300] for number in range(10)]
+    batches = list(ArchiveReader(io.BytesIO(written(long))).batches())
+    assert [len(batch.rows) for batch in batches] == [4, 4, 2, 0]
+
+
 def test_a_backup_that_was_cut_off_anywhere_is_refused() -> None:
     whole = written()
     for length in range(len(whole)):
@@ -127,7 +134,6 @@ def test_a_form_of_the_future_is_called_so() -> None:
         [{"table": "keys", "columns": ["id"]}, [1, 2]],
         [{"table": "keys", "columns": "id"}],
         [{"table": "keys"}],
-        [{"table": "keys", "columns": ["id"]}, {"table": "keys", "columns": ["id"]}],
         [{"table": "keys", "columns": ["id"]}, [1], {"rows": {"keys": 1}, "sha256": "0"}],
         [{"table": "keys", "columns": ["id"]}, "text"],
         [{"table": "keys", "columns": ["id"]}, [["a list"]]],
@@ -137,6 +143,17 @@ def test_a_form_of_the_future_is_called_so() -> None:
 )
 def test_lines_that_make_no_sense_are_refused(entries: list[object]) -> None:
     assert refused(lines(HEAD, *entries)).startswith("it is cut off or damaged")
+
+
+def test_a_table_that_comes_twice_is_refused() -> None:
+    """Its rows would be counted from the second time on."""
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, HEAD)
+    for rows in ([[1]], [[2], [3]]):
+        writer.begin("keys", ["id"])
+        writer.add(rows)
+    writer.end()
+    assert refused(file.getvalue()).startswith("it is cut off or damaged")
 
 
 def test_a_line_that_unpacks_without_end_takes_little_memory(
@@ -175,8 +192,12 @@ def test_a_line_of_millions_of_values_takes_little_more_memory_than_itself(
         tracemalloc.stop()
 
 
-def test_a_window_that_takes_all_memory_is_refused() -> None:
-    options: dict[int, int] = {zstd.CompressionParameter.window_log: 30}
+@pytest.mark.parametrize(("window_log", "is_taken"), [(27, True), (28, False), (30, False)])
+def test_a_window_that_takes_all_memory_is_refused(window_log: int, is_taken: bool) -> None:
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: window_log}
     compressor = zstd.ZstdCompressor(options=options)
-    data = compressor.compress(msgspec.json.encode(HEAD) + b"\n") + compressor.flush()
-    refused(data)
+    data = compressor.compress(zstd.decompress(written())) + compressor.flush()
+    if is_taken:
+        assert verify(io.BytesIO(data)).rows == {"keys": 2, "ledger": 0}
+    else:
+        refused(data)

@@ -20,7 +20,7 @@ from reverie.store.database.migrate import migrate, revision
 from reverie.store.reservations import Granted
 from reverie.store.settlements import Settlement, settle
 from reverie.store.upkeep import backup
-from reverie.store.upkeep.archive import ArchiveReader, ArchiveWriter, verify
+from reverie.store.upkeep.archive import ArchiveReader, ArchiveWriter, Summary, verify
 from reverie.store.upkeep.backup import restore_backup, write_backup
 from reverie.times import now_ms
 from tests.store.filled import REVISIONS, contents, make
@@ -236,6 +236,24 @@ def test_no_gateway_starts_in_the_midst_of_a_restore(bare: Store, monkeypatch: A
     restore(bare, file, replace=True)
     assert refused
     hurried.close()
+
+
+def test_a_gateway_that_starts_while_the_backup_is_checked_keeps_its_store(
+    bare: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(other)
+    migrate(bare)
+    make_key(bare)
+
+    def verify_meanwhile(file: io.BytesIO) -> Summary:
+        with bare.write() as connection:
+            gateways.register(connection, now_ms())
+        return verify(file)
+
+    monkeypatch.setattr(backup, "verify", verify_meanwhile)
+    with pytest.raises(UpkeepError, match="one gateway runs on the store"):
+        restore(bare, backed_up(other), replace=True)
+    assert len(rows(bare, "keys")) == 1
 
 
 def test_a_damaged_backup_changes_nothing_and_makes_no_file(bare: Store, other: Store) -> None:

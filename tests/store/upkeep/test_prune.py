@@ -187,6 +187,16 @@ def test_more_than_a_batch_goes_in_several_steps(
     assert len(rows(filled)) == 4
 
 
+def test_an_old_request_goes_though_it_was_numbered_after_a_newer_one(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock may have been set back."""
+    monkeypatch.setattr("reverie.store.upkeep.prune.BATCH", 2)
+    put(filled, 10.01, 9.99, 9.99, 10.01)
+    assert prune(filled, days_ago(10)) == 2
+    assert {row.id & 0xFF for row in rows(filled)} == {2, 3}
+
+
 def test_what_runs_and_what_an_answer_is_kept_of_stays(filled: Store) -> None:
     claimed = {"claim": Claim(key="again", fingerprint=b"1" * 32)}
     put(filled, 20)

@@ -26,8 +26,6 @@ def new_file(path: Path, *, replace: bool) -> Generator[BinaryIO, None, None]:
     Raises:
         UpkeepError: there is such a file already, or it can't be written.
     """
-    if path.exists() and not path.is_file():  # a device would be gone afterwards
-        raise UpkeepError(f"{path} is no plain file; name another one, or - for standard output")
     if path.exists() and not replace:
         raise UpkeepError(f"{path} is there already; name another file, or give --force")
     if path.exists() and not path.is_file():  # as root, a rename would take /dev/null away
