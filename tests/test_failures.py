@@ -19,10 +19,13 @@ def rows(page: str) -> list[list[str]]:
 
 
 def known_tests() -> set[str]:
-    """The names of all tests."""
+    """The names of all tests, without those of packages that are installed among them."""
     return {
         node.name
         for path in (ROOT / "tests").rglob("test_*.py")
+        if {".venv", "node_modules"}.isdisjoint(
+            path.relative_to(ROOT).parts
+        )  # those of installed packages
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
