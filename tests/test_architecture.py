@@ -135,7 +135,6 @@ TESTED_ELSEWHERE = {
     "gateway/serving/cluster.py": "gateway/serving/test_cluster_deployment.py",
     "gateway/accounts/own_usage.py": "http/operations/test_own_usage.py",
     "gateway/accounts/request_list.py": "cli/test_requests.py",
-    "gateway/accounts/upkeep.py": "cli/test_backup.py",
     "gateway/attempts.py": "gateway/test_relay.py",
     "gateway/traces/attributes.py": "gateway/traces/test_spans.py",
     "gateway/traces/trace.py": "gateway/traces/test_spans.py",

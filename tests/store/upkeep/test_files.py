@@ -40,7 +40,7 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):
-        with pytest.raises(UpkeepError, match="no plain file"), new_file(path, replace=True):
+        with pytest.raises(UpkeepError, match="is no file"), new_file(path, replace=True):
             pass
     assert list(tmp_path.iterdir()) == [pipe]
 
