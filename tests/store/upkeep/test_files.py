@@ -36,7 +36,8 @@ def test_what_is_there_is_replaced_only_if_asked_for(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path) -> None:
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    """As root, a rename would put a backup in the place of /dev/null."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):
@@ -106,15 +107,6 @@ def test_a_folder_that_isnt_there_is_a_sentence(tmp_path: Path) -> None:
         new_file(tmp_path / "no" / "b", replace=False),
     ):
         pass
-
-
-def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
-    """As root, a rename would put a backup in the place of /dev/null."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(UpkeepError, match="is no file"), new_file(pipe, replace=True):
-        pass
-    assert pipe.is_fifo()
 
 
 def test_a_link_that_another_laid_is_not_followed(tmp_path: Path) -> None:
