@@ -18,17 +18,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 import reverie
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = "requirements.txt"
 SUMS = "SHA256SUMS"
-_RESOLVER = "uv>=0.13,<0.14"
-"""Lists the hashes of every file of a version, for whichever machine installs it, without fetching
-one. It lives in an environment of its own, for as long as it is needed."""
+_TOOLS = ("uv>=0.13,<0.14", "cyclonedx-bom>=7.5,<8")
+"""uv lists the hashes of every file of a version, for whichever machine installs it, without
+fetching one; the other writes bills of materials. They live in an environment of their own, for as
+long as they are needed."""
+_VALIDATE = """
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+mistake = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read())
+sys.exit(mistake and f"the bill of materials is not valid: {str(mistake).splitlines()[0]}")
+"""
 
 
 def main() -> None:
@@ -44,9 +49,10 @@ def main() -> None:
 
 def release(folder: Path, scratch: Path) -> None:
     wheel = build(folder)
-    write_requirements(folder, wheel, environment(scratch / "resolver", [_RESOLVER]))
+    tools = environment(scratch / "tools", _TOOLS)
+    write_requirements(folder, wheel, tools)
     installed = environment(scratch / "installed", ["--require-hashes", "-r", REQUIREMENTS], folder)
-    write_bill(folder / f"reverie-{reverie.__version__}.cdx.json", installed)
+    write_bill(folder / f"reverie-{reverie.__version__}.cdx.json", installed, tools)
     write_sums(folder)
 
 
@@ -67,12 +73,12 @@ def environment(folder: Path, requirements: Iterable[str], cwd: Path | None = No
     return python
 
 
-def write_requirements(folder: Path, wheel: Path, resolver: Path) -> None:
+def write_requirements(folder: Path, wheel: Path, tools: Path) -> None:
     """Write the requirements at the versions of ``constraints.txt``, for every platform."""
     file = folder / REQUIREMENTS
     pinned = ("-c", ROOT / "constraints.txt", "--generate-hashes", "--universal")
     bare = ("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
-    uv = (resolver.parent / "uv", "pip", "compile")
+    uv = (tools.parent / "uv", "pip", "compile")
     run(*uv, ROOT / "pyproject.toml", *pinned, *bare, "-o", file, environ=_index(), quiet=True)
     own = f"./{wheel.name} \\\n    --hash=sha256:{sha256(wheel)}\n"
     file.write_text(f"# pip install --require-hashes -r {REQUIREMENTS}\n{own}{file.read_text()}")
@@ -94,18 +100,16 @@ def _pip_setting(name: str) -> str:
     return os.environ.get(variable, "") or done.stdout.strip()
 
 
-def write_bill(file: Path, python: Path) -> None:
+def write_bill(file: Path, python: Path, tools: Path) -> None:
     """Write the bill of materials of an environment, checked against its schema."""
     made = ("--output-reproducible", "--no-validate", "--spec-version", "1.6", "--of", "JSON")
-    cyclonedx = (Path(sys.executable).parent / "cyclonedx-py", "environment")
+    cyclonedx = (tools.parent / "cyclonedx-py", "environment")
     run(*cyclonedx, "--pyproject", ROOT / "pyproject.toml", *made, "-o", file, python)
     bill: dict[str, Any] = json.loads(file.read_text())
     version = reverie.__version__  # which pyproject.toml leaves to the package
     bill["metadata"]["component"] |= {"version": version, "purl": f"pkg:pypi/reverie@{version}"}
-    text = json.dumps(bill, indent=1) + "\n"
-    if (mistake := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
-        sys.exit(f"the bill of materials is not valid: {str(mistake).splitlines()[0]}")
-    file.write_text(text)
+    file.write_text(json.dumps(bill, indent=1) + "\n")
+    run(tools, "-c", _VALIDATE, file)
 
 
 def write_sums(folder: Path) -> None:
