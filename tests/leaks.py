@@ -37,6 +37,8 @@ _IN_URL = re.compile(r"://[^:/@\s]+:(?P<password>[^@/\s]+)@")
 _SHORTEST = 8
 """Characters of a value: a shorter one may be any word."""
 _LOG_FILE = re.compile(r"(?:^|[._-])(?:log|stderr|stdout|output|err|out)(?:\.(?:\d+|txt|json))?$")
+_BROWSER = re.compile(r"run-driver")
+"""Whose pipes carry what a test types: Playwright's."""
 _LARGEST = 32 * 1024 * 1024
 _LONGEST_LINE = 300
 
@@ -146,7 +148,11 @@ def _listen_to_children(patched: pytest.MonkeyPatch) -> None:
     receive = protocol.pipe_data_received
 
     def receive_and_note(self: Any, fd: int, data: bytes | str) -> None:
-        note(f"descriptor {fd} of a child", data)
+        transport = getattr(self, "_transport", None)
+        child = None if transport is None else transport.get_extra_info("subprocess")
+        program = "" if child is None else _program(child.args)
+        if not _BROWSER.search(program):
+            note(f"descriptor {fd} of {program or 'a child'}", data)
         receive(self, fd, data)
 
     patched.setattr(protocol, "pipe_data_received", receive_and_note)
