@@ -53,7 +53,10 @@ async def test_models_come_go_and_change_and_the_default_moves(
         listed = (await gateway.get("/v1/models"))[1]["data"]
         assert [entry["id"] for entry in listed] == ["new"]
         assert set((await gateway.get("/health"))[1]["models"]) == {"new"}
-        assert 'model="m"' not in (await gateway.get("/metrics"))[1].split("reverie_slots{", 1)[1]
+        metrics = (await gateway.get("/metrics"))[1].splitlines()
+        slots = [line for line in metrics if line.startswith("reverie_slots{")]
+        assert len(slots) == 1
+        assert 'model="new"' in slots[0]
 
 
 async def test_fifty_reloads_under_load_fail_no_request(start_gateway: StartGateway) -> None:

@@ -143,12 +143,13 @@ def _of_sqlite(error: sqlite3.Error, path: Path | None) -> str:
     if path is None or code is None:
         return str(error)
     if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
-        return f"{path} {_why_not_opened(path)}"
+        return f"{path} {why_not_opened(path)}"
     known = _SQLITE.get(code & 0xFF)
     return f"{path} {known}" if known else f"{path}: {error}"
 
 
-def _why_not_opened(path: Path) -> str:
+def why_not_opened(path: Path) -> str:
+    """What keeps a SQLite file from being opened, as the end of a sentence that begins with it."""
     # Not by Path's methods, which raise where a folder above may not be entered.
     if os.path.isdir(path):
         return "is a folder; name a file in it"

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, func, inspect, select, table, text
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.log import fields
 from reverie.store.database.engine import Store
+from reverie.store.database.failures import why_not_opened
 from reverie.store.database.schema import HEAD
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def _file_lock(store: Store) -> Generator[None, None, None]:
         return
     try:
         file = Path(f"{store.path}.lock").open("w")  # noqa: SIM115
-    except OSError as error:
-        raise StoreFailure(f"{error.filename} can't be written: {error.strerror}") from None
+    except OSError:
+        raise StoreFailure(f"{store.path} {why_not_opened(store.path)}") from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
