@@ -36,9 +36,13 @@ _NAMED_FOR_ONE = re.compile(r"(?:KEYS?|TOKEN|PASSWORD|SECRET)(?:_\d+)?$")
 _IN_URL = re.compile(r"://[^:/@\s]+:(?P<password>[^@/\s]+)@")
 _SHORTEST = 8
 """Characters of a value: a shorter one may be any word."""
+_LEAST_DIFFERENT = 4
+"""Different characters of a value: others are found in what fills a file."""
 _LOG_FILE = re.compile(r"(?:^|[._-])(?:log|stderr|stdout|output|err|out)(?:\.(?:\d+|txt|json))?$")
 _BROWSER = re.compile(r"run-driver")
 """Whose pipes carry what a test types: Playwright's."""
+_TABLE = re.compile(r"\d{6}\.log")
+"""A file of RocksDB, in which Ray's head keeps its tables: no log."""
 _LARGEST = 32 * 1024 * 1024
 _LONGEST_LINE = 300
 
@@ -50,7 +54,8 @@ _heard: defaultdict[str, list[str]] = defaultdict(list)
 
 def register(kind: str, value: str) -> None:
     """Let nothing write this value from now on."""
-    if len(value) >= _SHORTEST and not _BY_LOOKS.fullmatch(value):
+    is_secret = len(value) >= _SHORTEST and len({*value}) >= _LEAST_DIFFERENT
+    if is_secret and not _BY_LOOKS.fullmatch(value):
         _values[value] = kind
 
 
@@ -304,6 +309,8 @@ def _leaks_in_files(folder: Path | None) -> Iterable[str]:
     for parent, _, names in os.walk(folder):
         for name in names:
             file = Path(parent, name)
-            if _LOG_FILE.search(name) and file.is_file() and file.stat().st_size <= _LARGEST:
+            if not _LOG_FILE.search(name) or _TABLE.fullmatch(name):
+                continue
+            if file.is_file() and file.stat().st_size <= _LARGEST:
                 where = f"the file {file.relative_to(folder)}"
                 yield from leaks_in(where, file.read_text(errors="replace"))
