@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from reverie import background
-from reverie.errors import ConfigurationError, InvalidApiKey, Overloaded
+from reverie.errors import ConfigurationError, InvalidApiKey, Overloaded, StoreFailure
 from reverie.gateway.accounts import authentication
 from reverie.gateway.accounts.authentication import (
     ANONYMOUS,
@@ -146,6 +147,34 @@ async def test_one_unknown_key_is_looked_up_once_however_often_it_is_tried(slow:
     assert await asyncio.gather(*(slow.stored.find(wrong) for _ in range(100))) == [None] * 100
     assert await slow.stored.find(wrong) is None
     assert slow.asked == [wrong]
+
+
+async def test_a_read_that_fails_once_all_who_waited_have_gone_is_no_error_of_the_loop(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    may_fail, failed = threading.Event(), threading.Event()
+
+    def fail(_: Sequence[bytes]) -> dict[bytes, Key]:
+        may_fail.wait(30)
+        failed.set()
+        raise StoreFailure("it hangs")
+
+    monkeypatch.setattr(slow.stored, "_read", fail)
+    finding = asyncio.create_task(slow.stored.find(hash_of(b"any")))
+    while not slow.stored._reading:
+        await asyncio.sleep(0)
+    finding.cancel()
+    await asyncio.gather(finding, return_exceptions=True)
+    del finding  # its traceback holds the read
+    may_fail.set()
+    async with asyncio.timeout(30):
+        while slow.stored._reading:
+            await asyncio.sleep(0.01)
+    gc.collect()
+    assert failed.is_set()
+    assert told == []
 
 
 def age(stored: _StoredKeys, seconds: float) -> None:

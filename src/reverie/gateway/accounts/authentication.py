@@ -13,6 +13,7 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -246,7 +247,7 @@ class _StoredKeys:
                 )
             task = asyncio.create_task(self._look_up(digest) if known else self._queue_up(digest))
             self._reading[digest] = task
-            task.add_done_callback(lambda _: self._reading.pop(digest, None))
+            task.add_done_callback(partial(self._end_reading, digest))
             if not known:
                 self._waiting += 1
                 task.add_done_callback(self._dequeue)
@@ -259,6 +260,11 @@ class _StoredKeys:
     async def _queue_up(self, digest: bytes) -> _Known | None:
         async with self._lookups:
             return await self._look_up(digest)
+
+    def _end_reading(self, digest: bytes, task: asyncio.Task[_Known | None]) -> None:
+        self._reading.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # so that none is logged where all who waited have given up
 
     def _dequeue(self, _: asyncio.Task[_Known | None]) -> None:
         self._waiting -= 1
