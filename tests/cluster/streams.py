@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -78,8 +79,9 @@ class Gateway:
     def child(self) -> int:
         """Its part of Ray."""
         for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
-            if b"reverie.cluster.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return int(pid)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                if b"reverie.cluster.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(pid)
         raise AssertionError("there is no child")
 
     def cluster(self) -> dict[str, Any]:

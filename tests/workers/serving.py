@@ -19,6 +19,13 @@ ADMIN_KEY = "an-admin-key-of-24-letters"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"reverie.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return False
+
+
 class Workers:
     """A running server with workers, and a client whose every request is a new connection."""
 
@@ -31,11 +38,7 @@ class Workers:
     @property
     def pids(self) -> list[int]:
         """The workers' processes."""
-        return [
-            pid
-            for pid in children(self.server.process.pid)
-            if b"reverie.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        return [pid for pid in children(self.server.process.pid) if _is_worker(pid)]
 
     async def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until it is true; gives what it gave."""
