@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the programs of Debian that the tests start, unless they're there: PROGRAM=PACKAGE …
-# Starts none of them.
+# Installs the programs of Debian that the tests start, unless they're there: PROGRAM=PACKAGES …
+# Starts none of them. OR: what else may be done by whoever can't install packages.
 set -eu
 
 packages=
@@ -11,7 +11,7 @@ if [ -z "$packages" ]; then
     exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "The tests need (Debian, Ubuntu): sudo apt-get install$packages" >&2
+    echo "The tests need (Debian, Ubuntu): sudo apt-get install$packages${OR:+; or $OR}" >&2
     exit 1
 fi
 
