@@ -21,7 +21,7 @@ from installed import Missing
 from installed import litellm as install_litellm
 from rich.console import Console
 from rich.table import Table
-from servers import free_port, listening, reverie, run
+from servers import litellm_model, litellm_proxy, reverie
 
 from reverie.testing import Script, ScriptedEngine
 
@@ -141,22 +141,11 @@ async def of_reverie(urls: list[str], folder: Path) -> AsyncIterator[tuple[str, 
 @contextlib.asynccontextmanager
 async def of_litellm(urls: list[str], folder: Path) -> AsyncIterator[tuple[str, str]]:
     """LiteLLM's proxy over both engines, each the other's fallback; its URL and a key."""
-    secret, port = f"sk-{secrets.token_hex(32)}", free_port()
-    models = [
-        {
-            "model_name": name,
-            "litellm_params": {"model": "openai/m", "api_base": url, "api_key": "none"},
-        }
-        for name, url in [("m", urls[0]), ("m", urls[1]), ("m2", urls[1])]
-    ]
+    models = [litellm_model(name, urls[at]) for name, at in [("m", 0), ("m", 1), ("m2", 1)]]
     settings = {"num_retries": 2, "fallbacks": [{"m": ["m2"]}]}
-    file = folder / "litellm.yaml"
-    file.write_text(json.dumps({"model_list": models, "router_settings": settings}))
-    env = {"LITELLM_MASTER_KEY": secret, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    program = install_litellm().path
-    async with run(program, "--config", file, "--port", str(port), env=env) as (pid, _):
-        await listening(pid, port)
-        yield f"http://127.0.0.1:{port}", secret
+    config = {"model_list": models, "router_settings": settings}
+    async with litellm_proxy(install_litellm().path, config, folder) as target:
+        yield target.url, str(target.secrets[0])
 
 
 CONTESTANTS = {"Reverie": of_reverie, "LiteLLM": of_litellm}

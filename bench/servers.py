@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -125,12 +126,25 @@ def config(engine_url: str, store: str, *, models: int = 1, backends: int = 1) -
 @contextlib.asynccontextmanager
 async def litellm(program: Path, engine_url: str, folder: Path) -> AsyncIterator[Target]:
     """Run LiteLLM's proxy in front of an engine: one worker, no database, one key for all."""
+    models = [litellm_model("m", f"{engine_url}/v1")]
+    async with litellm_proxy(program, {"model_list": models}, folder) as target:
+        yield target
+
+
+def litellm_model(name: str, url: str) -> dict[str, Any]:
+    """An entry of ``model_list``: an engine's model ``m`` under a name."""
+    engine = {"model": "openai/m", "api_base": url, "api_key": "none"}
+    return {"model_name": name, "litellm_params": engine}
+
+
+@contextlib.asynccontextmanager
+async def litellm_proxy(
+    program: Path, config: Mapping[str, Any], folder: Path
+) -> AsyncIterator[Target]:
+    """Run LiteLLM's proxy with a configuration: one worker, no database, one key for all."""
     secret = f"sk-{secrets.token_hex(32)}"  # it doesn't start without one
     file = folder / "litellm.yaml"
-    file.write_text(
-        "model_list:\n  - model_name: m\n    litellm_params:\n      model: openai/m\n"
-        f"      api_base: {engine_url}/v1\n      api_key: none\n"
-    )
+    file.write_text(json.dumps(config))  # which is YAML, too
     port = free_port()
     command = (
         program, "--config", file, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1",

@@ -12,6 +12,7 @@ from reverie.settings import StoreSettings
 from reverie.store import key_list, keys, usage
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import migrate
+from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 from reverie.store.keys import Key
 from reverie.store.limits import RateLimits, period_begin
 from reverie.times import DAY_MS, day_of, now_ms
@@ -81,7 +82,7 @@ def _fill(file: Path, clients: int, all_keys: int, rows: int) -> None:
             "reserved_tokens, reserved_cost, price_input, price_cached, price_output, currency, "
             "prompt_tokens, cached_tokens, completion_tokens, cost, estimated, outcome, "
             "created_at, first_token_at, ended_at) "
-            "SELECT (1 << 40) + row + 1, 'req_' || lower(hex(randomblob(16))), 1, "
+            f"SELECT {ROWS_OF_A_GATEWAY} + row + 1, 'req_' || lower(hex(randomblob(16))), 1, "
             f"{_KEY}, 'm' || row / {_ACTIVE} % {_MODELS}, '127.0.0.1:9100', 512, 92160, "
             "180, 180, 180, 'USD', 200, 0, 120, 57600, 0, 'ok', at, at + 90, at + 1500 FROM r"
         )

@@ -17,6 +17,7 @@ import psycopg
 from cpus import tree
 from servers import free_port
 
+from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 from reverie.store.limits import RateLimits
 from reverie.testing.tasks import SIZE
 from soaking.book import Limits, Row
@@ -293,9 +294,10 @@ class Site:
                 f"SELECT {_COLUMNS} FROM ledger LEFT JOIN keys ON keys.id = ledger.key_id WHERE "
             )
             for (gateway,) in gateways:
-                after = max(self._last.get(gateway, 0) - _OVERLAP, gateway << 40)
+                first = gateway * ROWS_OF_A_GATEWAY
+                after = max(self._last.get(gateway, 0) - _OVERLAP, first)
                 found = connection.execute(
-                    chosen + "ledger.id > %s AND ledger.id < %s", (after, (gateway + 1) << 40)
+                    chosen + "ledger.id > %s AND ledger.id < %s", (after, first + ROWS_OF_A_GATEWAY)
                 )
                 for values in found:
                     row = Row(*values)

@@ -46,6 +46,9 @@ DEFAULT_MODEL_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 CONFIG_FILE = "reverie.toml"
 NO_STORE = "none"
 FOREVER = "forever"
+LEAST_KEPT_DAYS = 2
+"""For which a request is kept: its answer is replayed for a day, and a journal comes to the store
+when its machine is back."""
 STORE_FILE = "reverie.db"
 """The default store's file. Earlier versions kept it in the working directory."""
 _DAY = 86_400.0
@@ -211,7 +214,7 @@ class StoreSettings(_Section):
     @classmethod
     def _days(cls, value: str) -> str:
         value = value.strip()
-        if value != FOREVER and not 2 <= days_of(value) <= 36_500:
+        if value != FOREVER and not LEAST_KEPT_DAYS <= days_of(value) <= 36_500:
             raise ValueError("should be a number of days such as 400d, at least 2d, or forever")
         return value
 

@@ -8,7 +8,7 @@ import typer
 
 from reverie.cli.accounts import AsJson, Config, print_json, use_store
 from reverie.cli.row_progress import row_progress
-from reverie.settings import days_of, load
+from reverie.settings import LEAST_KEPT_DAYS, days_of, load
 
 
 def prune(
@@ -47,7 +47,6 @@ def prune(
     Example: reverie prune --requests 400d --dry-run
     """
     from reverie.gateway.accounts.upkeep import (
-        LEAST_DAYS,
         Ages,
         count_old,
         give_space_back,
@@ -56,9 +55,9 @@ def prune(
     )
 
     settings = load(config)
-    kept = (
-        settings.store.kept_days if requests is None else _days(requests, "--requests", LEAST_DAYS)
-    )
+    kept = settings.store.kept_days
+    if requests is not None:
+        kept = _days(requests, "--requests", LEAST_KEPT_DAYS)
     ages = Ages(kept, None if keys is None else _days(keys, "--keys", 1))
     freed = 0
     with use_store(settings, unhurried=True) as store:

@@ -25,7 +25,6 @@ from reverie.store.upkeep.archive import verify as verify
 from reverie.store.upkeep.backup import Progress, restore_backup
 from reverie.store.upkeep.backup import count_rows as count_rows
 from reverie.store.upkeep.files import new_file as new_file
-from reverie.store.upkeep.prune import LEAST_DAYS as LEAST_DAYS
 from reverie.store.upkeep.prune import Prunable as Prunable
 from reverie.store.upkeep.prune import RequestPruner, prunable
 from reverie.times import DAY_MS, now_ms

@@ -4,7 +4,8 @@ Rule 1: no report, no limit and no budget changes. They are made of the daily su
 minute's windows and of open rows, none of which is removed here.
 
 Rule 2: a row of the ledger stays while anything may still ask for it: while it is open, while an
-answer is kept for its ``Idempotency-Key``, and for ``LEAST_DAYS`` for a settlement that comes late.
+answer is kept for its ``Idempotency-Key``, and for ``LEAST_KEPT_DAYS`` (settings) for a settlement
+that comes late.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 
-LEAST_DAYS = 2
-"""Answers are replayed for a day, and journals come to the store when their machine is back."""
 BATCH = 500
 """Rows that one transaction looks at."""
 
