@@ -24,8 +24,8 @@ from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.scheduling.rendezvous import Rendezvous
 from reverie.gateway.scheduling.routing import is_within_bound, least_loaded
 
-_MAX_KNOWN = 16_384
-"""Conversations whose preferred backend is remembered."""
+_KNOWN_EACH = 16
+"""Conversations whose home is remembered, for each backend: to find it takes a look at each."""
 SOME = 32
 """Backends among which the least loaded is looked for."""
 
@@ -133,7 +133,7 @@ class FastPath:
         state = self._preferred.get(affinity)
         if state is None:
             state = self._preferred[affinity] = self._rendezvous.home_of(affinity)
-            if len(self._preferred) > _MAX_KNOWN:
+            if len(self._preferred) > _KNOWN_EACH * len(self._states):
                 self._preferred.popitem(last=False)
         return state
 

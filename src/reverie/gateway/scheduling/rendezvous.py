@@ -28,7 +28,7 @@ class Rendezvous:
         groups: dict[float, tuple[list[int], list[BackendState]]] = {}
         for state in states:
             numbers, members = groups.setdefault(state.capacity, ([], []))
-            numbers.append(_number(state.name.encode()))
+            numbers.append(_number_of(state.name))
             members.append(state)
         self._groups = groups
 
@@ -48,7 +48,11 @@ class Rendezvous:
         return home
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=4096)
+def _number_of(name: str) -> int:
+    return _number(name.encode())
+
+
 def _number(name: bytes) -> int:
     """A number in 1.._PRIME - 1 for a name."""
     return int.from_bytes(blake2b(name, digest_size=8).digest()) % (_PRIME - 1) + 1
