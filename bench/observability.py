@@ -2,23 +2,28 @@
 
 Four servers are asked in turn, each on the CPUs that are the servers': one that counts nothing, one
 as it is by default, one that traces every request to a collector that takes all at once, and one
-that asks each tenth. CPU time is that of the server's whole process tree, whatever the machine does
-beside. What a chunk costs is the difference between longer and shorter streams.
+that traces each tenth. A turn is some tenths of a second, since a machine's speed changes within
+seconds: only what is measured at nearly the same time can be compared. CPU time is that of the
+server's whole process tree from the start of one turn to the start of its next, so that what it
+does later is counted, too. What a chunk costs is the difference between longer and shorter streams.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import uvloop
-from load import saturate
+from cpus import cpu_seconds
+from load import Connection, connect, hang_up
 from rich.console import Console
 from rich.table import Table
 from servers import Target, config, engine, reverie
@@ -26,7 +31,12 @@ from stores import make
 from wire import chat
 
 CLIENTS = 32
+ANSWERS = 256
+"""In a turn."""
 SHORT, LONG = 64, 512
+_WARM = 3
+"""Turns that aren't counted."""
+_SLOW = 60.0
 _BLIND = """\
 from reverie.gateway.metrics import Metrics
 from reverie.cli import main
@@ -85,7 +95,43 @@ async def _servers(stack: AsyncExitStack, folder: Path, sink: Sink) -> list[Targ
     return found
 
 
-async def measure(rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+class Clients:
+    """Connections to one server, that stay open."""
+
+    def __init__(self, target: Target, body: dict[str, Any]) -> None:
+        self._target = target
+        self._requests = target.requests(body)
+        self._connections: list[Connection] = []
+        self._left = 0
+        self._done = asyncio.Event()
+
+    async def open(self) -> None:
+        url = self._target.url
+        for request in self._requests:
+            made = await connect(url, lambda request=request: Connection(request, self._on_end))  # type: ignore[misc]
+            self._connections.append(made)
+
+    async def ask(self, count: int) -> None:
+        """Have so many requests answered; each connection asks as soon as it has its answer."""
+        self._done.clear()
+        self._left = count
+        for connection in self._connections:
+            connection.send()
+        async with asyncio.timeout(_SLOW):
+            await self._done.wait()
+
+    async def close(self) -> None:
+        await hang_up(self._connections)
+
+    def _on_end(self, connection: Connection) -> None:
+        self._left -= 1
+        if self._left >= len(self._connections):
+            connection.send()
+        elif self._left == 0:
+            self._done.set()
+
+
+async def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
     """Microseconds of CPU for an answer, by load and server, a value for each round."""
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -93,16 +139,35 @@ async def measure(rounds: int, seconds: float) -> dict[str, dict[str, list[float
             sink = Sink()
             await sink.start(stack)
             targets = await _servers(stack, Path(name), sink)
-            for number in range(rounds + 1):  # the first warms up
-                for target in targets if number % 2 else reversed(targets):
-                    for what, body in LOADS.items():
-                        requests = target.requests(body)
-                        done = await saturate(target.url, target.pid, requests, seconds)
-                        if number:
-                            found.setdefault(what, {}).setdefault(target.name, []).append(done.cost)
+            for what, body in LOADS.items():
+                costs = await _by_turns(targets, body, rounds)
+                found[what] = {target.name: costs[target.pid] for target in targets}
             if not sink.bytes:
                 raise RuntimeError("the collector got nothing")
     return found
+
+
+async def _by_turns(
+    targets: Sequence[Target], body: dict[str, Any], rounds: int
+) -> dict[int, list[float]]:
+    """Microseconds of CPU for an answer at each server, by its process."""
+    clients = {target.pid: Clients(target, body) for target in targets}
+    for one in clients.values():
+        await one.open()
+    costs: dict[int, list[float]] = {pid: [] for pid in clients}
+    before: dict[int, float] = {}
+    order = list(clients)
+    for number in range(_WARM + rounds + 1):
+        for pid in order:
+            used = cpu_seconds(pid)
+            if number > _WARM:
+                costs[pid].append(1e6 * (used - before[pid]) / ANSWERS)
+            before[pid] = used
+            if number < _WARM + rounds:
+                await clients[pid].ask(ANSWERS)
+    for one in clients.values():
+        await one.close()
+    return costs
 
 
 def _per_chunk(found: dict[str, dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -118,7 +183,7 @@ def _per_chunk(found: dict[str, dict[str, list[float]]]) -> dict[str, list[float
 
 def show(found: dict[str, dict[str, list[float]]]) -> None:
     table = Table(title=f"CPU at the server, µs; {CLIENTS} connections, keys and ledger on")
-    for head in ("what", "server", "median", "least – most", "÷ metrics only"):
+    for head in ("what", "server", "median", "middle half", "÷ metrics only"):
         table.add_column(head, justify="left" if head in ("what", "server") else "right")
     for what, servers in {**found, "a further chunk": _per_chunk(found)}.items():
         for name, values in servers.items():
@@ -128,18 +193,24 @@ def show(found: dict[str, dict[str, list[float]]]) -> None:
 
 
 def _numbers(values: Sequence[float], base: Sequence[float]) -> tuple[str, str, str]:
-    """A median, its spread, and the median of the rounds' ratios."""
-    ratio = statistics.median(one / other for one, other in zip(values, base, strict=True))
-    spread = f"{min(values):,.1f} – {max(values):,.1f}"
-    return f"{statistics.median(values):,.1f}", spread, f"{ratio:.3f}"
+    """A median, its spread, and the median of the rounds' ratios with its standard error."""
+    ratios = [one / other for one, other in zip(values, base, strict=True)]
+    low, _, high = statistics.quantiles(values, n=4)
+    error = _median_error(ratios)
+    ratio = f"{statistics.median(ratios):.3f} ± {error:.3f}" if error else "1"
+    return f"{statistics.median(values):,.1f}", f"{low:,.1f} – {high:,.1f}", ratio
+
+
+def _median_error(values: Sequence[float]) -> float:
+    """The standard error of a median, from the middle half, which outliers don't move."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return 1.2533 * (high - low) / 1.349 / math.sqrt(len(values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.5)
-    given = parser.parse_args()
-    show(uvloop.run(measure(given.rounds, given.seconds)))
+    parser.add_argument("--rounds", type=int, default=60)
+    show(uvloop.run(measure(parser.parse_args().rounds)))
 
 
 if __name__ == "__main__":
