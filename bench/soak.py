@@ -39,8 +39,9 @@ from soaking.site import KEYS, OPERATOR, Site, site
 
 _HARSH = 0.2
 """The part of a soak in which gateways die, too."""
-_WARM = 0.3
-"""The part before the samples that count."""
+_WARM = 0.5
+"""The part before the samples that count: what is bounded by a number fills up over some 25,000
+requests of a process."""
 _LATE = 30.0
 """Seconds after which a row of the ledger is as it stays, but for lost ones."""
 _QUIET = 60.0
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
     seconds: float
     requests: int | None = None
     """It ends earlier once so many have been sent."""
-    rate: float = 40.0
+    rate: float = 60.0
     """Clients a second."""
     every: float = 15.0
     """Seconds from one fault to the next, at least."""

@@ -383,8 +383,8 @@ class Crowd:
             self.untrue.append(f"{said} ({dialect.name}, {ask.model}): {mistake}")
         if exchange.how == "429" and key in LIMITED:
             self.ends["429"] += 1
-        elif work.retries and exchange.how in ("409", "410"):  # it asks again
-            self.ends[exchange.how] += 1
+        elif work.retries and (exchange.how in ("409", "410") or _is_410_in_stream(exchange)):
+            self.ends[exchange.how] += 1  # it asks again
         elif ask.model == "extra" and exchange.how in ("404", "400"):
             self.ends["no such model"] += 1
         else:
@@ -452,6 +452,13 @@ class Crowd:
 
     def _prompt_tokens(self, ask: Ask) -> int:
         return texts.PROMPT_TOKENS
+
+
+def _is_410_in_stream(exchange: Exchange) -> bool:
+    """Whether a stream that had to be opened before anything was known then told of a 410."""
+    told = exchange.told
+    gone = told.error in ("stream_not_resumable", "invalid_request_error")  # by the dialect
+    return exchange.how == "broken" and gone and not exchange.tokens
 
 
 def _alike(vectors: list[list[float]], expected: list[list[float]]) -> bool:

@@ -25,6 +25,8 @@ class Exchange:
     """``whole``, ``left`` (the client did), ``broken`` (by its dialect's own error), ``cut``,
     ``unreached``, or a status."""
     code: str = ""
+    tokens: int = 0
+    """Of text that its stream brought."""
     began: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
@@ -60,7 +62,7 @@ async def read_answer(
         told.ended = not told.error
         exchange.how = "whole" if told.ended else "broken"
         return
-    rest, number, seen = b"", "", 0
+    rest, number, seen, had = b"", "", 0, told.delivered
     async for data in response.content.iter_any():
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
@@ -75,6 +77,7 @@ async def read_answer(
                 return
         if slowly:
             await asyncio.sleep(0.05)
+    exchange.tokens = told.delivered - had
     exchange.how = "whole" if told.ended else "broken" if told.error else "cut"
 
 
