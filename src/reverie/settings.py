@@ -478,7 +478,8 @@ class ModelSettings(_Section):
     0: twice the context if that is at most 32768, else 32768 or one whole context."""
     batch: int = Field(default=0, ge=0, le=2**16)
     """Prompt tokens that are processed in one step, 8 or more. A smaller batch lets a long prompt
-    hold up other requests less. 0: what `reverie tune` chose, else 32 on a CPU, 512 on a GPU."""
+    hold up other requests less. 0: what `reverie tune` chose, else 512 on a GPU, and on a CPU twice
+    as many as `slots`, at least 16."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0: what `reverie tune` chose, else one per physical core."""
     gpu_layers: int = Field(default=-1, ge=-1, le=10_000)

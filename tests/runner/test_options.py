@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reverie.runner.endpoint import Endpoint
-from reverie.runner.options import EngineOptions
+from reverie.runner.options import EngineOptions, cpu_batch
 
 OPTIONS = EngineOptions(
     engine="/bin/llama-server",
@@ -29,3 +29,8 @@ ON_A_PORT = OPTIONS._replace(endpoint=Endpoint("10.0.0.2", 9000, "/tmp/reverie-1
 def test_the_child_reads_what_the_supervisor_wrote() -> None:
     for options in (OPTIONS, OPTIONS._replace(template="/tmp/t.jinja", context=512), ON_A_PORT):
         assert EngineOptions.from_json(options.to_json()) == options
+
+
+def test_a_batch_on_a_cpu_is_small_and_leaves_room_for_prompts_beside_all_answers() -> None:
+    assert cpu_batch(1) == cpu_batch(8) == 16
+    assert cpu_batch(40) == 80

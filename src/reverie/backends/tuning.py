@@ -20,7 +20,7 @@ from reverie.backends.embedded import EmbeddedBackend
 from reverie.errors import ModelError
 from reverie.events import Delta, Event, Usage
 from reverie.request import GenerateRequest
-from reverie.runner.options import CPU_BATCH, XLLAMACPP
+from reverie.runner.options import XLLAMACPP, cpu_batch
 from reverie.runner.resources import usable_cores
 from reverie.runner.supervisor import LOAD_TIMEOUT, Runner
 from reverie.runner.tuned import Tuned
@@ -37,6 +37,8 @@ _FAST_BATCH = 128
 """From 64 on, llama.cpp's attention to 16-bit keys is another, quicker one on a CPU."""
 _ANSWER = 24
 """Tokens of an answer that is timed."""
+_SHORT_PROMPT = 64
+"""Tokens of the prompt of such an answer, about."""
 _SECONDS = 1.5
 """How long the prompt should take that is timed."""
 _MAX_WORDS = 1500
@@ -87,7 +89,7 @@ async def tune(model: Path, settings: ModelSettings, on_step: Callable[[str], No
         BackendError: the engine failed.
         TimeoutError: an answer took more than ``PATIENCE`` seconds.
     """
-    batch = settings.batch or CPU_BATCH
+    batch = settings.batch or cpu_batch(settings.slots)
     speeds = []
     words = 48
     for threads in [settings.threads] if settings.threads else thread_candidates(usable_cores()):
@@ -187,7 +189,9 @@ async def _measure(
         probe = await _Answer(backend, words=min(words, 96), tokens=1).read()
         words = max(48, min(most, int(_SECONDS * probe.prompt_speed)))
         one = await _Answer(backend, tokens=_ANSWER).read()
-        together = [_Answer(backend, tokens=_ANSWER) for _ in range(backend.slots)]
+        # The first goes on until the last one's prompt is read as well.
+        tokens = _ANSWER + backend.slots * _SHORT_PROMPT // batch
+        together = [_Answer(backend, tokens=tokens) for _ in range(backend.slots)]
         await asyncio.gather(*(answer.read() for answer in together))
         prompt_speed, gap = await _long_beside_running(backend, words)
         of_all, keys = _speed_of_all(together), settings.cache_type_k

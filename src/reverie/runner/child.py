@@ -15,7 +15,6 @@ from typing import Any
 from reverie.runner.endpoint import Endpoint
 from reverie.runner.guard import die_with_parent
 from reverie.runner.options import (
-    CPU_BATCH,
     GPU_BATCH,
     MODEL_REFUSED,
     NOT_EXECUTABLE,
@@ -23,6 +22,7 @@ from reverie.runner.options import (
     UNKNOWN_BATCH,
     XLLAMACPP,
     EngineOptions,
+    cpu_batch,
 )
 
 _VERBOSITY = 2
@@ -68,7 +68,7 @@ def _load(options: EngineOptions) -> Any:
     params.kv_unified = True
     params.kv_unified_per_slot = options.context
     params.n_ctx = options.kv_tokens
-    batch = options.batch or (GPU_BATCH if _on_gpu(options) else CPU_BATCH)
+    batch = options.batch or (GPU_BATCH if _on_gpu(options) else cpu_batch(options.slots))
     params.n_batch = params.n_ubatch = batch
     params.n_gpu_layers = options.gpu_layers
     params.cache_ram_mib = options.cache_mib

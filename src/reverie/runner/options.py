@@ -13,12 +13,10 @@ from reverie.runner.endpoint import Endpoint
 XLLAMACPP = "xllamacpp"
 """The engine that is a Python package. Any other engine is the path of a ``llama-server``."""
 
-CPU_BATCH = 32
-"""Tokens that an engine works on between two of a running answer. On a CPU larger batches hold
-streams up and are hardly faster: what a prompt takes there is arithmetic."""
 GPU_BATCH = 512
 UNKNOWN_BATCH = 128
 """For a ``llama-server``: nobody tells what it runs on."""
+_CPU_BATCH = 16
 
 MODEL_REFUSED = 65
 """The child's exit status when the engine can't load the model (``EX_DATAERR``)."""
@@ -29,6 +27,15 @@ PORT_TAKEN = 69
 
 NOT_EXECUTABLE = 126
 """The child's exit status when the binary can't be executed (a shell's status for that)."""
+
+
+def cpu_batch(slots: int) -> int:
+    """Tokens that an engine on a CPU works on between two of a running answer.
+
+    Larger batches hold streams up and are hardly faster: what a prompt takes there is arithmetic.
+    A running answer in each slot leaves half of a batch to prompts.
+    """
+    return max(_CPU_BATCH, 2 * slots)
 
 
 class EngineOptions(NamedTuple):
