@@ -22,12 +22,12 @@ async def test_a_real_engine_is_measured_as_far_as_its_settings_leave_anything_o
     steps: list[str] = []
     result = await tune(fetch(DEFAULT_MODEL), settings, steps.append)
     assert [(s.threads, s.batch, s.keys) for s in result.speeds] == [
-        (1, 32, "auto"),
+        (1, 16, "auto"),
         (1, 64, "auto"),
         (1, 128, "f16"),
     ]
     assert steps == [
-        *("1 thread, batch 32", "1 thread, batch 64"),
+        *("1 thread, batch 16", "1 thread, batch 64"),
         "1 thread, batch 128, f16 keys",
     ]
     assert all(min(s.prompt, s.one, s.all, s.gap) > 0 for s in result.speeds)
