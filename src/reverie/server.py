@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
 import os
 import signal
@@ -77,18 +76,6 @@ _ADVICE = {
     errno.EACCES: "ports below 1024 are the administrator's: choose another (--port, REVERIE_PORT)",
     errno.EADDRNOTAVAIL: "this machine has no such address: choose another (--host, REVERIE_HOST)",
 }
-
-
-def settle_garbage() -> None:
-    """Have the garbage collector pass over what there is now, and stays.
-
-    It would cost a tenth of each request. The thresholds stay as they are: ones of 5,000 to 50,000
-    objects gained nothing that could be measured, since requests leave next to no cycles behind and
-    old objects are few.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 def listen_as_ollama() -> socket.socket:

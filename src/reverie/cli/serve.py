@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import os
 import shutil
@@ -36,6 +35,7 @@ from reverie.cli.options import (
 )
 from reverie.cli.stores import left_behind, whereabouts
 from reverie.errors import ModelError
+from reverie.memory import prepare_memory, settle_garbage
 from reverie.settings import CONFIG_FILE, Settings
 from reverie.systemd import Notifier, host_and_port, most_public, take_sockets
 from reverie.text import in_url
@@ -165,7 +165,7 @@ async def _serve(
     *,
     ollama: bool,
 ) -> None:
-    gc.disable()  # what is built from here on stays: nothing to collect until the server is up
+    prepare_memory()
     # Imported here so that the other verbs and --help don't wait for the web framework.
     from reverie.app import Application
     from reverie.server import (
@@ -174,7 +174,6 @@ async def _serve(
         ignore_signals,
         listen,
         listen_as_ollama,
-        settle_garbage,
     )
     from reverie.workers.messages import Ready
 

@@ -6,7 +6,6 @@ It lives and dies with its parent, which tells it what to serve.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -22,8 +21,9 @@ from reverie.app import Application
 from reverie.background import Loop
 from reverie.errors import ConfigurationError, ModelError
 from reverie.gateway.siblings import Answer
+from reverie.memory import prepare_memory, settle_garbage
 from reverie.runner.guard import die_with_parent
-from reverie.server import Server, exit_soon, ignore_signals, settle_garbage
+from reverie.server import Server, exit_soon, ignore_signals
 from reverie.workers.channel import Channel
 from reverie.workers.messages import Began, Configuration, Draining, Ready, decode, encode
 from reverie.workers.process import Inherited
@@ -139,7 +139,7 @@ class Worker:
 
 
 async def _work(inherited: Inherited) -> None:
-    gc.disable()  # what is built from here on stays: nothing to collect until it serves
+    prepare_memory()
     listeners = [socket.socket(fileno=number) for number in inherited.listeners]
     for listener in listeners:
         listener.setblocking(False)
