@@ -218,7 +218,8 @@ class Exporter:
         assert trace is not None
         encode = self._otlp.encode_span
         try:
-            first, *others = spans_of(record, trace)
+            epoch_ns = time.time_ns() - time.monotonic_ns()
+            first, *others = spans_of(record, trace, epoch_ns)
             is_remote = bool(first.parent_id) and trace.server is not None
             context = trace.context
             return [
