@@ -83,11 +83,21 @@ def _key(name: str) -> bytes:
     return _KEY + _sized(name.encode()) + _VALUE
 
 
+def _attribute(field: bytes, name: str, value: Value) -> bytes:
+    return field + _sized(_key(name) + _sized(_value(value)))
+
+
+_whole_number = lru_cache(maxsize=4096)(_attribute)
+"""Of numbers alone, since to a cache 1, 1.0 and True are the same."""
+
+
 def _attributes(field: bytes, attributes: Attributes) -> bytes:
     """A field for each attribute."""
-    return b"".join(
-        [field + _sized(_key(name) + _sized(_value(value))) for name, value in attributes]
-    )
+    encoded = b""
+    for name, value in attributes:
+        write = _whole_number if type(value) is int else _attribute
+        encoded += write(field, name, value)
+    return encoded
 
 
 @lru_cache(maxsize=2048)

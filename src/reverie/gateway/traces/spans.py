@@ -115,6 +115,7 @@ def _request_span(record: RequestRecord, trace: Trace, epoch_ns: int) -> Span:
         _request_alike(
             trace.server,
             record.name if trace.server is None else record.route,
+            trace.path == record.route,
             record.status,
             trace.operation,
             record.model,
@@ -140,6 +141,7 @@ def _request_span(record: RequestRecord, trace: Trace, epoch_ns: int) -> Span:
 def _request_alike(
     server: Endpoint | None,
     route: str,
+    is_path: bool,
     status: int,
     operation: str,
     model: str | None,
@@ -158,6 +160,8 @@ def _request_alike(
         name = f"{server.method} {route}"
         told += [(names.METHOD, server.method), (names.ROUTE, route)]
         told.append((names.SCHEME, server.scheme))
+        if is_path:
+            told.append((names.PATH, route))
         if status:
             told.append((names.STATUS, status))
         if server.address is not None and server.port is not None:
@@ -189,7 +193,7 @@ def _reason(reason: str) -> str:
 
 def _own(record: RequestRecord, trace: Trace) -> list[Attribute]:
     told: list[Attribute] = [(names.REQUEST_ID, record.id)]
-    if trace.server is not None:
+    if trace.server is not None and trace.path != record.route:
         told.append((names.PATH, trace.path))
     prompt, completion = record.prompt_tokens, record.completion_tokens
     if prompt is not None:
