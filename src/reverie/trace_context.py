@@ -41,9 +41,8 @@ class TraceContext(NamedTuple):
 
     def line_for(self, span_id: bytes) -> bytes:
         """The header line that tells another place in the same trace."""
-        flags = b"01" if self.sampled else b"00"
-        ids = self.trace_id.hex(), span_id.hex()
-        return b"traceparent: 00-%b-%b-%b\r\n" % (ids[0].encode(), ids[1].encode(), flags)
+        flags = "01" if self.sampled else "00"
+        return f"traceparent: 00-{self.trace_id.hex()}-{span_id.hex()}-{flags}\r\n".encode()
 
 
 def read_context(headers: Sequence[tuple[bytes, bytes]]) -> TraceContext | None:

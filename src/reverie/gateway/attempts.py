@@ -53,8 +53,10 @@ class Attempts:
         self._tokens_before = 0
         self._size = 0  # of prompt and answer, once the prompt's is known
         self._blame = Blame()
-        self._queued = 0.0 if record.trace is None else record.trace.queue_entered()
-        self._traced: Attempt | None = None  # the present attempt
+        # the present attempt, if it is noted
+        self._traced: Attempt | None = (
+            None if record.trace is None else record.trace.queue_entered()
+        )
         record.queued = record.queued or time.monotonic()
 
     @property
@@ -72,9 +74,7 @@ class Attempts:
         self._size = 0
         if record.trace is not None:
             after = None if self._cut is None else self._answer.tokens
-            self._traced = record.trace.attempt(
-                backend, self._queued, lease.position, after, self._traced
-            )
+            record.trace.asks(backend, self._traced, lease.position, after)
         if self._cut is None:
             return
         assert self._latest is not None
@@ -121,7 +121,7 @@ class Attempts:
         if self._answer.reached_max_tokens:
             self._blame.close()
         elif self._record.trace is not None:
-            self._queued = self._record.trace.queue_entered()
+            self._traced = self._record.trace.queue_entered(self._traced)
 
     def _prepare(self, backend: Backend, error: ReverieError) -> None:
         answer = self._answer
@@ -147,8 +147,8 @@ class Attempts:
     def unavailable(self, error: ReverieError) -> ReverieError:
         """Note that no backend could be had; return the error for the client."""
         self._blame.close()
-        if self._record.trace is not None:
-            self._record.trace.queue_left(self._queued, error)
+        if self._traced is not None:
+            self._traced.end(error)
         self._record.queue_timed_out = isinstance(error, Overloaded) and error.timed_out
         if self._cut is None:
             return error

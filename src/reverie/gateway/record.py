@@ -6,6 +6,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, Self
 
 from reverie.errors import (
@@ -18,7 +19,7 @@ from reverie.errors import (
 )
 from reverie.events import Delta, Event, Finish, Prompt, Usage
 from reverie.gateway.metric_names import INTER_TOKEN
-from reverie.gateway.traces.trace import Asked, Trace
+from reverie.gateway.traces.trace import NO_STEP, Asked, Trace
 from reverie.log import write
 
 logger = logging.getLogger("reverie.request")
@@ -131,6 +132,10 @@ class RequestRecord:
         """Note what is asked."""
         if self.trace is not None:
             self.trace.asked(request, choices)
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Note how long something takes, if the request is traced."""
+        return NO_STEP if self.trace is None else self.trace.step(name)
 
     def saw(self, batch: Sequence[Event]) -> None:
         """Count the events of a batch that is about to be sent to the client."""

@@ -14,6 +14,7 @@ from reverie.http.connection.exchange import Scope, header
 from reverie.http.local_callers import LocalCallers
 from reverie.http.trusted_proxies import TrustedProxies
 from reverie.ids import random_id
+from reverie.trace_context import TRACEPARENT, TraceContext, read_context
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ID = "reverie.request_id"
@@ -62,14 +63,22 @@ class Access:
 
     def new_record(self, scope: Scope) -> RequestRecord:
         """The record of a request that begins now, and its trace."""
-        id, path = self.request_id(scope), scope["path"]
+        id = self.request_id(scope)
         if self._tracer is None:
-            record = RequestRecord(id, path)
+            record = RequestRecord(id, scope["path"])
         else:
-            is_known = not self._authenticator.open or self._local.have_sent(scope)
-            record = self._tracer.record(id, path, scope, is_known=is_known)
+            record = self._tracer.record(id, scope, self._claimed_context(scope))
         record.client = self._client_of(scope)
         return record
+
+    def _claimed_context(self, scope: Scope) -> TraceContext | None:
+        """The caller's place in a trace, if it has a key or is on this machine, should it be
+        admitted at all. Others don't choose what is traced, nor in which trace.
+        """
+        if header(scope, TRACEPARENT) is None:
+            return None
+        is_known = not self._authenticator.open or self._local.have_sent(scope)
+        return read_context(scope["headers"]) if is_known else None
 
     async def admit(self, scope: Scope) -> Caller:
         """Identify the caller.

@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +20,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from reverie.gateway.traces import exporter as module
+from reverie.gateway.traces.tracer import Tracer, tracer_of
+from reverie.settings import TracesSettings
 from reverie.testing import ScriptedEngine
-from tests.gateway.traces.collector import Answer, Collector, never, status
+from tests.gateway.traces.collector import Answer, Collector, ReceivedSpan, never, status
 from tests.harness import Gateway, StartGateway, chat
 
 CHAT = "/v1/chat/completions"
@@ -71,6 +73,69 @@ async def test_spans_of_several_requests_are_sent_together_and_counted(
             await asyncio.sleep(0.01)
     assert found["exported"] == len(collector.spans) == 5 * SPANS
     assert sum(found[name] for name in found if name.startswith("dropped")) == 0
+
+
+async def test_enough_of_them_are_sent_without_a_wait_for_more(
+    gateway: Gateway, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL", 3600)
+    monkeypatch.setattr(module, "_STEP_TRACES", 2)
+    monkeypatch.setattr(module, "_BATCH_TRACES", 4)
+    await ask(gateway, 4)
+    await collector.until(lambda: len(collector.roots) == 4)
+    assert len(collector.exports) == 1
+
+
+@pytest.fixture
+async def failed(collector: Collector) -> AsyncIterator[tuple[Tracer, asyncio.Future[None]]]:
+    """A tracer of a request that has failed, and what settles it."""
+    tracer = tracer_of(TracesSettings(endpoint=collector.url), {})
+    assert tracer is not None
+    tracer.start()
+    record = tracer.record("req_1", {"path": CHAT, "method": "POST", "scheme": "http"}, None)
+    assert record.trace is not None
+    settled = asyncio.get_running_loop().create_future()
+    record.trace.step_until("ledger settle", settled)
+    record.close()
+    yield tracer, settled
+    await tracer.stop()
+
+
+@pytest.mark.integration
+async def test_a_trace_is_sent_once_its_request_is_settled(
+    failed: tuple[Tracer, asyncio.Future[None]], collector: Collector
+) -> None:
+    _, settled = failed
+    await asyncio.sleep(5 * module.INTERVAL)
+    assert not collector.exports
+    settled.set_result(None)
+    root, step = await _spans(collector)
+    assert (step.name, step.parent) == ("ledger settle", root.id)
+
+
+@pytest.mark.integration
+async def test_a_trace_does_not_wait_for_a_settlement_that_never_ends(
+    failed: tuple[Tracer, asyncio.Future[None]],
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MAX_SETTLING", 0.05)
+    [root] = await _spans(collector)
+    assert root.name == f"POST {CHAT}"
+
+
+@pytest.mark.integration
+async def test_a_server_that_stops_sends_what_is_not_settled(
+    failed: tuple[Tracer, asyncio.Future[None]], collector: Collector
+) -> None:
+    tracer, _ = failed
+    await tracer.stop()
+    assert len(collector.roots) == 1
+
+
+async def _spans(collector: Collector) -> list[ReceivedSpan]:
+    await collector.until(lambda: collector.exports)
+    return collector.spans
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 504])

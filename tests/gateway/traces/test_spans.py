@@ -18,7 +18,7 @@ from reverie.backends.base import Backend
 from reverie.errors import BackendError
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.traces.options import TraceOptions
-from reverie.gateway.traces.spans import spans_of
+from reverie.gateway.traces.spans import CLIENT, spans_of
 from reverie.gateway.traces.trace import Trace
 from reverie.store.limits import RateLimits
 from reverie.testing import Script, ScriptedEngine
@@ -203,14 +203,16 @@ def test_the_choices_of_one_request_are_no_failovers_of_each_other() -> None:
     context = TraceContext(b"t" * 16, b"s" * 8, sampled=True)
     trace = Trace(TraceOptions("http://collector/v1/traces"), context, lambda _: None)
     one, other = (cast(Backend, SimpleNamespace(name=n, kind="vllm", url="")) for n in "ab")
-    first = trace.attempt(one, trace.queue_entered(), 0, None, None)
-    trace.attempt(other, trace.queue_entered(), 0, None, None)  # of another choice, and well
+    first, of_another = trace.queue_entered(), trace.queue_entered()
+    assert first is not None
+    trace.asks(one, first, 0, None)
+    trace.asks(other, of_another, 0, None)  # of another choice, and well
     first.end(BackendError("It failed."))
-    again = trace.attempt(other, trace.queue_entered(), 0, None, first)
-    root, *_ = spans_of(RequestRecord("req_1", CHAT), trace)
-    assert [(event.name, event.at) for event in root.events] == [
-        ("failover", trace.at(again.granted))
-    ]
+    again = trace.queue_entered(first)
+    trace.asks(other, again, 0, None)
+    root, *children = spans_of(RequestRecord("req_1", CHAT), trace, 0)
+    latest = max(child.began for child in children if child.alike.kind == CLIENT)
+    assert [(event.name, event.at) for event in root.events] == [("failover", latest)]
 
 
 async def test_a_request_that_no_backend_answers_has_failed(

@@ -170,7 +170,5 @@ async def _reserve(
         model_limits=model.limits,
         claim=claim,
     )
-    if record.trace is None:
-        return await ledger.reserve(wanted, record)
-    with record.trace.step("ledger reserve"):
+    with record.step("ledger reserve"):
         return await ledger.reserve(wanted, record)

@@ -236,9 +236,7 @@ class Ledger:
             raise result
         if isinstance(result, StoredAnswer):
             return result
-        trace = record.trace
-        close = self._close if trace is None else trace.watching("ledger settle", self._close)
-        reservation = StoredReservation(request, result, record, close, self._amend)
+        reservation = StoredReservation(request, result, record, self._close, self._amend)
         self._open[request.id] = reservation
         record.at_end = reservation.end
         record.on_prompt = reservation.on_prompt

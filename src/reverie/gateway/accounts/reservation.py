@@ -14,6 +14,7 @@ from reverie.store.reservations import Granted, ReservationRequest
 from reverie.store.settlements import Amendment, Checkpoint, LedgerOutcome, Settlement
 from reverie.times import now_ms
 
+_SETTLE = "ledger settle"
 _MIN_AMENDMENT = 64
 """Tokens that are worth a write while a request runs. Its settlement gives all of them back."""
 
@@ -83,7 +84,8 @@ class StoredReservation:
             return
         self._settled = True
         outcome: LedgerOutcome = "length" if self._record.outcome == "length" else "ok"
-        await self._close(self._settlement(outcome, answer))
+        with self._record.step(_SETTLE):
+            await self._close(self._settlement(outcome, answer))
 
     def end(self) -> None:
         """Close it as its record ended, without waiting. Idempotent."""
@@ -91,7 +93,9 @@ class StoredReservation:
             return
         self._settled = True
         cancelled = self._record.outcome == "cancelled"
-        self._close(self._settlement("cancelled" if cancelled else "failed"))
+        durable = self._close(self._settlement("cancelled" if cancelled else "failed"))
+        if self._record.trace is not None:
+            self._record.trace.step_until(_SETTLE, durable)
 
     def on_prompt(self) -> None:
         """Give back what was reserved for the prompt beyond its size, which is known now."""

@@ -11,6 +11,7 @@ to Python 1 and 1.0 are the same.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from reverie.request import GenerateRequest
@@ -59,7 +60,7 @@ _TASKS: dict[type[TaskRequest[Any]], str] = {
     RerankRequest: "rerank",
     DetokenizeRequest: "detokenize",
 }
-_TEXT_FORMATS = ("json_object", "json_schema")
+_JSON_FORMATS = ("json_object", "json_schema")
 
 
 def operation_of(request: GenerateRequest | TaskRequest[Any]) -> str:
@@ -75,25 +76,57 @@ def parameters_of(request: GenerateRequest | TaskRequest[Any], *, latest: bool) 
         return (("gen_ai.embeddings.dimension.count", request.dimensions),)
     if not isinstance(request, GenerateRequest):
         return ()
+    output = None
+    if request.response_format is not None:
+        output = "json" if request.response_format.get("type") in _JSON_FORMATS else "text"
+    return _parameters(
+        request.max_tokens,
+        request.temperature,
+        request.top_p,
+        request.top_k,
+        request.seed,
+        request.presence_penalty,
+        request.frequency_penalty,
+        request.stream,
+        output,
+        request.reasoning_effort,
+        latest,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _parameters(
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    presence_penalty: float,
+    frequency_penalty: float,
+    stream: bool,
+    output: str | None,
+    effort: str | None,
+    latest: bool,
+) -> Attributes:
+    """Equal ones are the same object, since they are looked up by them later."""
     found: list[Attribute] = [
-        ("gen_ai.request.max_tokens", request.max_tokens),
-        ("gen_ai.request.temperature", float(request.temperature)),
-        ("gen_ai.request.top_p", float(request.top_p)),
+        ("gen_ai.request.max_tokens", max_tokens),
+        ("gen_ai.request.temperature", float(temperature)),
+        ("gen_ai.request.top_p", float(top_p)),
     ]
     add = found.append
-    if request.top_k > 0:
-        add(("gen_ai.request.top_k", request.top_k if latest else float(request.top_k)))
-    if request.seed is not None:
-        add(("gen_ai.request.seed", request.seed))
-    if request.presence_penalty:
-        add(("gen_ai.request.presence_penalty", float(request.presence_penalty)))
-    if request.frequency_penalty:
-        add(("gen_ai.request.frequency_penalty", float(request.frequency_penalty)))
-    if request.stream:
+    if top_k > 0:
+        add(("gen_ai.request.top_k", top_k if latest else float(top_k)))
+    if seed is not None:
+        add(("gen_ai.request.seed", seed))
+    if presence_penalty:
+        add(("gen_ai.request.presence_penalty", float(presence_penalty)))
+    if frequency_penalty:
+        add(("gen_ai.request.frequency_penalty", float(frequency_penalty)))
+    if stream:
         add(("gen_ai.request.stream", True))
-    if request.response_format is not None:
-        is_json = request.response_format.get("type") in _TEXT_FORMATS
-        add(("gen_ai.output.type", "json" if is_json else "text"))
-    if latest and request.reasoning_effort is not None:
-        add(("gen_ai.request.reasoning.level", request.reasoning_effort))
+    if output is not None:
+        add(("gen_ai.output.type", output))
+    if latest and effort is not None:
+        add(("gen_ai.request.reasoning.level", effort))
     return tuple(found)

@@ -5,7 +5,8 @@ and counted.
 
 Rule 2: an outage is two lines in the log: when it begins, and when it is over.
 
-Rule 3: spans are made in small steps, between which requests have their turn.
+Rule 3: spans are made in small steps, between which requests have their turn, and soon after their
+requests: what they are made of is still in the processor's caches then.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ _BATCH_TRACES = 128
 """Traces that are sent without waiting for more."""
 _MAX_TRACES = 4096
 """Ended requests that may wait for their spans to be made."""
-_STEP_TRACES = 4
-"""Traces whose spans are made in one go: less than a millisecond."""
+_STEP_TRACES = 16
+"""Traces whose spans are made in one go, as soon as so many requests have ended: less than a
+millisecond."""
+_STEP_BYTES = 128 * 1024
+"""Bytes of spans after which a step ends early: prompts and answers may be in them."""
+_MAX_SETTLING = 10.0
+"""Seconds for which a trace waits for steps that its request didn't wait for."""
 _MAX_BATCH_BYTES = 1024 * 1024
 """Of one request to the collector, before compression. Collectors take 4 MiB or more."""
 _MAX_QUEUE_BYTES = 16 * 1024 * 1024
@@ -131,6 +137,10 @@ class Exporter:
             self._dropped.expect(reason)
         self.tallies = self._exported, self._dropped
         self._ended: deque[RequestRecord] = deque()
+        self._spans: list[bytes] = []
+        """The next batch, whose traces are ``_made`` and whose bytes ``_made_bytes``."""
+        self._made = 0
+        self._made_bytes = 0
         self._batches: deque[_Batch] = deque()
         self._queued_bytes = 0
         self._lost = 0  # spans, since the outage began
@@ -151,7 +161,7 @@ class Exporter:
             return
         self._ended.append(record)
         self._any_ended.set()
-        if len(self._ended) >= _BATCH_TRACES:
+        if not len(self._ended) % _STEP_TRACES:
             self._enough_ended.set()
 
     def start(self) -> None:
@@ -167,7 +177,7 @@ class Exporter:
         if loops:
             async with self._encoding:
                 await loops[0].stop()
-            await self._encode_ended()
+            await self._encode_ended(at_once=True)
             self._stopping.set()
             self._any_batch.set()
             try:
@@ -186,39 +196,59 @@ class Exporter:
             await self._any_ended.wait()
             try:
                 async with asyncio.timeout(INTERVAL):
-                    await self._enough_ended.wait()
+                    while self._made < _BATCH_TRACES and self._made_bytes < _MAX_BATCH_BYTES:
+                        await self._enough_ended.wait()
+                        self._enough_ended.clear()
+                        self._encode_some()
             except TimeoutError:
                 pass
             await self._encode_ended()
 
-    async def _encode_ended(self) -> None:
-        """Make batches of the requests that have ended by now."""
-        async with self._encoding:
-            await self._encode_all()
+    async def _encode_ended(self, *, at_once: bool = False) -> None:
+        """Make batches of the requests that have ended by now.
 
-    async def _encode_all(self) -> None:
-        self._any_ended.clear()
-        self._enough_ended.clear()
-        spans: list[bytes] = []
-        size = 0
-        for number in range(len(self._ended)):
-            encoded = self._encode(self._ended.popleft())
-            spans += encoded
+        Args:
+            at_once: even of those that have steps which haven't ended.
+        """
+        async with self._encoding:
+            self._any_ended.clear()
+            left = len(self._ended)
+            while left > 0 and self._ended:
+                left -= self._encode_some(at_once=at_once)
+                if self._made_bytes >= _MAX_BATCH_BYTES:
+                    await self._enqueue()
+                elif left > 0:
+                    await asyncio.sleep(0)
+            if self._spans:
+                await self._enqueue()
+            self._made = 0
+            if self._ended:
+                self._any_ended.set()
+
+    def _encode_some(self, *, at_once: bool = False) -> int:
+        """Make the spans of some requests; give how many were looked at."""
+        size = looked_at = 0
+        most = min(len(self._ended), _STEP_TRACES)
+        while looked_at < most and size < _STEP_BYTES:
+            looked_at += 1
+            record = self._ended.popleft()
+            if not at_once and _is_settling(record):
+                self._ended.append(record)
+                continue
+            encoded = self._encode(record)
+            self._spans += encoded
+            self._made += 1
             size += sum(map(len, encoded))
-            if size >= _MAX_BATCH_BYTES:
-                await self._enqueue(spans)
-                spans, size = [], 0
-            elif number % _STEP_TRACES == _STEP_TRACES - 1:
-                await asyncio.sleep(0)
-        if spans:
-            await self._enqueue(spans)
+        self._made_bytes += size
+        return looked_at
 
     def _encode(self, record: RequestRecord) -> list[bytes]:
         trace = record.trace
         assert trace is not None
         encode = self._otlp.encode_span
         try:
-            first, *others = spans_of(record, trace)
+            epoch_ns = time.time_ns() - time.monotonic_ns()
+            first, *others = spans_of(record, trace, epoch_ns)
             is_remote = bool(first.parent_id) and trace.server is not None
             context = trace.context
             return [
@@ -234,7 +264,9 @@ class Exporter:
             )
             return []
 
-    async def _enqueue(self, spans: list[bytes]) -> None:
+    async def _enqueue(self) -> None:
+        spans, self._spans = self._spans, []
+        self._made_bytes = 0
         data = self._otlp.encode_request(self._resource, self._scope, spans)
         small = len(data) <= _SMALL
         body = gzip.compress(data, 1) if small else await asyncio.to_thread(gzip.compress, data, 1)
@@ -343,3 +375,11 @@ class Exporter:
         """Drop what is left."""
         while self._batches:
             self._drop(self._take().spans, "unreachable")
+
+
+def _is_settling(record: RequestRecord) -> bool:
+    """True if steps of a trace are awaited that may end after its request."""
+    trace, ended = record.trace, record.ended
+    if trace is None or not trace.unfinished or ended is None:
+        return False
+    return time.monotonic() - ended < _MAX_SETTLING

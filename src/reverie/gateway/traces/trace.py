@@ -1,15 +1,18 @@
 """What happened to one request, noted while it runs: the facts from which its spans are made.
 
-Nothing here is encoded or sent: that is done once the request has ended.
+Nothing here is encoded or sent: that is done once the request has ended. Of a request that isn't
+sampled nothing is noted, and only engines get to know its place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
 
 from reverie.errors import ReverieError
 from reverie.gateway.traces.attributes import Attributes, operation_of, parameters_of
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 
 _MAX_NOTED = 32
 """Steps of a kind that one request's spans are made of. More are left out."""
-_random = Random()
+NO_STEP = nullcontext()
+"""What isn't noted."""
+_bits = Random().getrandbits
 
 Asked: TypeAlias = GenerateRequest | TaskRequest[Any]
 OnEnd: TypeAlias = Callable[[Any], None]
@@ -34,10 +39,10 @@ OnEnd: TypeAlias = Callable[[Any], None]
 
 def new_id(size: int) -> bytes:
     """A random id of so many bytes, none of which is all zeros."""
-    return (_random.getrandbits(8 * size) or 1).to_bytes(size, "big")
+    return (_bits(8 * size) or 1).to_bytes(size, "big")
 
 
-class Step(NamedTuple):
+class Step(Struct, frozen=True, gc=False):
     """Something that began and ended. Times are ``time.monotonic()`` seconds."""
 
     name: str
@@ -47,56 +52,40 @@ class Step(NamedTuple):
     """The code of what it failed with."""
 
 
-class Note(NamedTuple):
+class Note(Struct, frozen=True, gc=False):
     """Something that happened at one time."""
 
     name: str
     at: float
-    attributes: Attributes = ()
 
 
-class Attempt:
-    """One attempt on one backend."""
+class Attempt(Struct, eq=False, gc=False):
+    """One attempt on one backend, from the wait for a slot on."""
 
-    __slots__ = (
-        "after_tokens",
-        "backend",
-        "before",
-        "ended",
-        "error",
-        "first_token",
-        "granted",
-        "kind",
-        "position",
-        "queued",
-        "reason",
-        "span_id",
-        "url",
-    )
+    queued: float
+    before: Attempt | None
+    """The attempt that failed, in whose place this one is; None: it is the first."""
+    granted: float | None = None
+    """None: it waits for a slot, or could have none."""
+    span_id: bytes = b""
+    backend: str = ""
+    kind: str = ""
+    url: str = ""
+    position: int = 0
+    after_tokens: int | None = None
+    """Tokens of the answer that the client has from others; None: the answer begins here."""
+    first_token: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    reason: str | None = None
 
-    def __init__(
-        self,
-        backend: Backend,
-        queued: float,
-        position: int,
-        after_tokens: int | None,
-        before: Attempt | None,
-    ) -> None:
-        self.span_id = new_id(8)
-        self.backend = backend.name
-        self.kind = backend.kind
-        self.url = backend.url
-        self.queued = queued
+    def begin(self, backend: Backend, position: int, after_tokens: int | None) -> None:
+        """Note that a backend is asked now."""
         self.granted = time.monotonic()
-        self.after_tokens = after_tokens
-        """Tokens of the answer that the client has from others; None: the answer begins here."""
-        self.before = before
-        """The attempt that failed, in whose place this one is; None: it is the first."""
+        self.span_id = new_id(8)
+        self.backend, self.kind, self.url = backend.name, backend.kind, backend.url
         self.position = position
-        self.first_token: float | None = None
-        self.ended: float | None = None
-        self.error: str | None = None
-        self.reason: str | None = None
+        self.after_tokens = after_tokens
 
     def got_further(self) -> None:
         """Note the first events."""
@@ -104,7 +93,7 @@ class Attempt:
             self.first_token = time.monotonic()
 
     def end(self, error: ReverieError | None = None) -> None:
-        """Note that the backend is done, or has failed."""
+        """Note that the backend is done, or has failed; or that no slot could be had."""
         if self.ended is None:
             self.ended = time.monotonic()
             if error is not None:
@@ -112,83 +101,50 @@ class Attempt:
                 self.reason = getattr(error, "reason", None)
 
 
-class Endpoint(NamedTuple):
-    """What a request was sent to."""
+class Endpoint(Struct, frozen=True, gc=False):
+    """Where a request came in."""
 
     method: str
     scheme: str
-    path: str
     address: str | None
     port: int | None
 
 
-class Trace:
+class Trace(Struct, eq=False):
     """The facts of one request, or of one generation that outlives its request.
 
     Args:
-        claimed: its caller's place in a trace, which counts once the caller is admitted.
         on_end: called at the request's end.
+        claimed: its caller's place in a trace, which counts once the caller is admitted.
     """
 
-    __slots__ = (
-        "_claimed",
-        "_on_end",
-        "attempts",
-        "choices",
-        "context",
-        "epoch_ns",
-        "notes",
-        "operation",
-        "options",
-        "parameters",
-        "parent_id",
-        "request",
-        "server",
-        "steps",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        options: TraceOptions,
-        context: TraceContext,
-        on_end: OnEnd,
-        *,
-        server: Endpoint | None = None,
-        claimed: TraceContext | None = None,
-        parent_id: bytes = b"",
-    ) -> None:
-        self.options = options
-        self.context = context
-        self.parent_id = parent_id
-        self.server = server
-        """None: it is no request itself, but what is generated for one."""
-        self.epoch_ns = time.time_ns() - time.monotonic_ns()
-        self.operation = ""
-        self.parameters: Attributes = ()
-        self.choices = 1
-        self.request: Asked | None = None
-        """What is asked, if content is to be sent."""
-        self.attempts: list[Attempt] = []
-        self.steps: list[Step] = []
-        self.notes: list[Note] = []
-        self.waiting: list[float] = []
-        """Since when slots are waited for: until one is had, or for ever."""
-        self._claimed = claimed
-        self._on_end = on_end
+    options: TraceOptions
+    context: TraceContext
+    on_end: OnEnd
+    server: Endpoint | None = None
+    """None: it is no request itself, but what is generated for one."""
+    path: str = ""
+    claimed: TraceContext | None = None
+    parent_id: bytes = b""
+    operation: str = ""
+    parameters: Attributes = ()
+    choices: int = 1
+    request: Asked | None = None
+    """What is asked, if content is to be sent."""
+    attempts: tuple[Attempt, ...] = ()
+    steps: tuple[Step, ...] = ()
+    notes: tuple[Note, ...] = ()
+    unfinished: int = 0
+    """Steps that may end after the request."""
 
     @property
     def id(self) -> str:
         """The trace's id, as it is written everywhere."""
         return self.context.trace_id.hex()
 
-    def at(self, seconds: float) -> int:
-        """A time on the monotonic clock, as nanoseconds since the epoch."""
-        return self.epoch_ns + int(seconds * 1e9)
-
     def admitted(self) -> None:
         """Take the caller's word for the trace, since it may use this server."""
-        claimed, own = self._claimed, self.context
+        claimed, own = self.claimed, self.context
         if claimed is not None:
             sampled = claimed.sampled if self.options.parent_based else own.sampled
             self.context = claimed._replace(span_id=own.span_id, sampled=sampled)
@@ -207,83 +163,87 @@ class Trace:
         own = Trace(
             self.options,
             self.context._replace(span_id=new_id(8)),
-            self._on_end,
+            self.on_end,
             parent_id=self.context.span_id,
+            operation=self.operation,
+            parameters=self.parameters,
+            choices=self.choices,
+            request=self.request,
         )
-        own.operation, own.parameters = self.operation, self.parameters
-        own.choices, own.request = self.choices, self.request
         self.request = None
         return own
 
-    def queue_entered(self) -> float:
-        """Note that a slot is wanted; give the time."""
-        now = time.monotonic()
-        self.waiting.append(now)
-        return now
+    def queue_entered(self, before: Attempt | None = None) -> Attempt | None:
+        """Note that a slot is wanted: an attempt begins. None: it isn't noted.
 
-    def queue_left(self, queued: float, error: ReverieError) -> None:
-        """Note that no slot could be had."""
-        self.waiting.remove(queued)
-        self._add(Step("queue", queued, time.monotonic(), error.code))
-
-    def attempt(
-        self,
-        backend: Backend,
-        queued: float,
-        position: int,
-        after_tokens: int | None,
-        before: Attempt | None,
-    ) -> Attempt:
-        """Note that a backend is asked now, which gets to know its place in the trace."""
-        self.waiting.remove(queued)
-        attempt = Attempt(backend, queued, position, after_tokens, before)
+        Args:
+            before: the attempt that failed.
+        """
+        if not self.context.sampled:
+            return None
+        attempt = Attempt(time.monotonic(), before)
         if len(self.attempts) < _MAX_NOTED:
-            self.attempts.append(attempt)
-        outgoing.set(self.context.line_for(attempt.span_id))
+            self.attempts += (attempt,)
         return attempt
+
+    def asks(
+        self, backend: Backend, attempt: Attempt | None, position: int, after_tokens: int | None
+    ) -> None:
+        """Note that a backend is asked now, which gets to know its place in the trace."""
+        span_id = self.context.span_id
+        if attempt is not None:
+            attempt.begin(backend, position, after_tokens)
+            span_id = attempt.span_id
+        outgoing.set(self.context.line_for(span_id))
 
     def note(self, name: str) -> None:
         """Note something that happens now."""
-        if len(self.notes) < _MAX_NOTED:
-            self.notes.append(Note(name, time.monotonic()))
+        if self.context.sampled and len(self.notes) < _MAX_NOTED:
+            self.notes += (Note(name, time.monotonic()),)
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> AbstractContextManager[None]:
         """Note how long something takes, and what it fails with."""
+        return _Running(self, name) if self.context.sampled else NO_STEP
+
+    def step_until(self, name: str, result: Future[None]) -> None:
+        """Note how long something takes that nobody waits for."""
+        if not self.context.sampled:
+            return
         began = time.monotonic()
-        error: str | None = "cancelled"
-        try:
-            yield
-            error = None
-        except ReverieError as failure:
-            error = failure.code
-            raise
-        finally:
-            self._add(Step(name, began, time.monotonic(), error))
+        self.unfinished += 1
 
-    def watching(
-        self, name: str, work: Callable[[Any], Future[None]]
-    ) -> Callable[[Any], Future[None]]:
-        """The same work, noted with how long its result took, which may come after the request."""
+        def ended(future: Future[None]) -> None:
+            self.unfinished -= 1
+            failure = None if future.cancelled() else future.exception()
+            self.add(Step(name, began, time.monotonic(), getattr(failure, "code", None)))
 
-        def watched(subject: Any) -> Future[None]:
-            began = time.monotonic()
-
-            def ended(future: Future[None]) -> None:
-                failure = None if future.cancelled() else future.exception()
-                self._add(Step(name, began, time.monotonic(), getattr(failure, "code", None)))
-
-            future = work(subject)
-            future.add_done_callback(ended)
-            return future
-
-        return watched
+        result.add_done_callback(ended)
 
     def end(self, record: Any) -> None:
         """Hand the request's record on, once it has ended."""
         if self.context.sampled:
-            self._on_end(record)
+            self.on_end(record)
 
-    def _add(self, step: Step) -> None:
+    def add(self, step: Step) -> None:
+        """Note a step that has ended."""
         if len(self.steps) < _MAX_NOTED:
-            self.steps.append(step)
+            self.steps += (step,)
+
+
+class _Running:
+    """A step that takes as long as it is entered."""
+
+    __slots__ = ("_began", "_name", "_trace")
+
+    def __init__(self, trace: Trace, name: str) -> None:
+        self._trace = trace
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
+        error = None
+        if failure is not None:
+            error = failure.code if isinstance(failure, ReverieError) else "cancelled"
+        self._trace.add(Step(self._name, self._began, time.monotonic(), error))

@@ -6,6 +6,7 @@ import logging
 import random
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from reverie.errors import ConfigurationError
@@ -16,7 +17,7 @@ from reverie.gateway.traces.options import TraceOptions, options_of
 from reverie.gateway.traces.trace import Endpoint, Trace, new_id
 from reverie.log import fields
 from reverie.settings import TracesSettings
-from reverie.trace_context import TraceContext, read_context
+from reverie.trace_context import TraceContext
 
 logger = logging.getLogger("reverie.traces")
 
@@ -39,27 +40,23 @@ class Tracer:
         self.exporter = Exporter(options, instance=str(uuid.uuid4()))
 
     def record(
-        self, id: str, route: str, scope: Mapping[str, Any], *, is_known: bool
+        self, id: str, scope: Mapping[str, Any], claimed: TraceContext | None
     ) -> RequestRecord:
         """The record of a request, with its trace.
 
         Args:
-            is_known: its caller has a key or is on this machine, if it is admitted at all. Others
-                don't choose what is traced, nor in which trace.
+            claimed: its caller's place in a trace.
         """
-        record = self._record(id, route)
+        path: str = scope["path"]
         address, port = scope.get("server") or (None, None)
-        method = scope["method"]
-        server = Endpoint(
-            method if method in _HTTP_METHODS else "_OTHER", scope["scheme"], route, address, port
-        )
-        sampled = random.random() < self._options.sample
+        record = self._record(id, path)
         record.trace = Trace(
             self._options,
-            TraceContext(new_id(16), new_id(8), sampled),
+            TraceContext(new_id(16), new_id(8), random.random() < self._options.sample),
             self.exporter.add,
-            server=server,
-            claimed=read_context(scope["headers"]) if is_known else None,
+            _endpoint(scope["method"], scope["scheme"], address, port),
+            path,
+            claimed,
         )
         return record
 
@@ -70,6 +67,11 @@ class Tracer:
     async def stop(self) -> None:
         """Export what is left, within a few seconds. Idempotent."""
         await self.exporter.stop()
+
+
+@lru_cache(maxsize=64)
+def _endpoint(method: str, scheme: str, address: str | None, port: int | None) -> Endpoint:
+    return Endpoint(method if method in _HTTP_METHODS else "_OTHER", scheme, address, port)
 
 
 def tracer_of(settings: TracesSettings, environ: Mapping[str, str]) -> Tracer | None:
