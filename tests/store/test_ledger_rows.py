@@ -46,9 +46,7 @@ def reads_of(store: Store, connection: Connection) -> Iterator[list[str]]:
 
     own = sqlite_of(connection)
     if own is None:
-        event.listen(
-            store.engine, "before_cursor_execute", lambda _, __, sql, *rest: note(sql)
-        )
+        event.listen(store.engine, "before_cursor_execute", lambda _, __, sql, *rest: note(sql))
     else:
         own.set_trace_callback(note)
     yield seen
