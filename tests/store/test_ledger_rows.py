@@ -115,4 +115,5 @@ def test_an_open_row_has_no_outcome_and_no_figures(store: Store, writer: Transac
     assert (found.reserved_tokens, found.reserved_cost, found.created_at) == (100, 7, NOW)
     assert (found.prompt_tokens, found.cached_tokens, found.completion_tokens) == (0, 0, 0)
     assert (found.cost, found.estimated, found.outcome, found.backend) == (0, False, None, None)
-    assert found.first_token_at is None and found.ended_at is None
+    assert found.first_token_at is None
+    assert found.ended_at is None
