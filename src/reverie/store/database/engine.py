@@ -163,14 +163,15 @@ class Transactions:
                 self._connection = connection
             own = sqlite_of(connection)
             try:
-                if own is not None:
-                    own.execute(_BEGIN_WRITING)  # SQLAlchemy's own beginning costs twice as much
-                    known.begin(connection, own)
-                yield connection
-                if own is None or connection.in_transaction():
-                    connection.commit()
+                if own is None:
+                    with connection.begin():
+                        yield connection
                 else:
-                    own.execute("COMMIT")
+                    own.execute(_BEGIN_WRITING)  # SQLAlchemy's own way costs twice as much
+                    known.begin(connection, own)
+                    yield connection
+                    own.commit()
+                    connection.commit()  # nothing, unless a statement of SQLAlchemy's joined in
             except BaseException:
                 self.close()
                 raise
