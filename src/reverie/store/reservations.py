@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct, structs
 from sqlalchemy import Connection, bindparam, func, or_, select
@@ -26,12 +26,12 @@ from reverie.errors import (
     StreamNotResumable,
 )
 from reverie.money import FREE, Price
-from reverie.store import answers, keys, usage, windows
+from reverie.store import answers, keys, ledger_rows, usage, windows
 from reverie.store.answers import ANSWERS_KEPT_MS, Claim, StoredAnswer, fresh_event_base
 from reverie.store.database import schema
 from reverie.store.database.coordination import clock, lock
-from reverie.store.database.prepared import insert_into
 from reverie.store.keys import Key
+from reverie.store.ledger_rows import LedgerRow
 from reverie.store.limits import NOTHING_USED, BudgetUsage, LimitUsage, RateLimits, tightest
 from reverie.store.windows import subjects_of
 
@@ -120,7 +120,7 @@ def reserve(
     taken = _taken_claims(connection, requests, opened, state.now_ms)
     results: list[Result] = []
     claims: list[tuple[str, Claim, int]] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[LedgerRow, str, int]] = []
     for request in requests:
         if request.id in opened:
             results.append(Granted(limited=True, base=fresh_event_base(state.now)))
@@ -143,14 +143,26 @@ def reserve(
                 taken[place] = RequestInProgress()
                 claims.append((request.key_id, request.claim, request.id))
             results.append(granted)
-            rows.append(_row(request, gateway_id, state.now_ms))
+            rows.append((_row(request, state.now_ms), request.request_id, request.cost))
     if rows:
-        _OPEN_ROW.execute_many(connection, rows)
+        ledger_rows.insert(connection, rows, gateway_id)
     if claims:
         answers.claim(connection, claims, state.now_ms)
     if state.used:
         windows.add(connection, state.used, int(state.now))
     return results
+
+
+def _row(request: ReservationRequest, now: int) -> LedgerRow:
+    return LedgerRow(
+        request.id,
+        request.key_id,
+        request.model,
+        None if request.claim is None else request.claim.key,
+        request.tokens,
+        request.price,
+        now,
+    )
 
 
 def _already_open(connection: Connection, requests: Sequence[ReservationRequest]) -> frozenset[int]:
@@ -327,36 +339,3 @@ _OPEN = (
     )
     .group_by(_LEDGER.c.key_id, _LEDGER.c.model)
 )
-
-
-# Rows -------------------------------------------------------------------------------------
-
-
-def _row(request: ReservationRequest, gateway_id: int, now: int) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "request_id": request.request_id,
-        "gateway_id": gateway_id,
-        "key_id": request.key_id,
-        "model": request.model,
-        "backend": None,
-        "idempotency_key": None if request.claim is None else request.claim.key,
-        "reserved_tokens": request.tokens,
-        "reserved_cost": request.cost,
-        "price_input": request.price.input,
-        "price_cached": request.price.cached,
-        "price_output": request.price.output,
-        "currency": request.price.currency,
-        "prompt_tokens": 0,
-        "cached_tokens": 0,
-        "completion_tokens": 0,
-        "cost": 0,
-        "estimated": False,
-        "outcome": None,
-        "created_at": now,
-        "first_token_at": None,
-        "ended_at": None,
-    }
-
-
-_OPEN_ROW = insert_into(_LEDGER)

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, structs
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from reverie.money import Price
 from reverie.store import answers
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared
+from reverie.store.ledger_rows import LedgerRow, to_amend, to_close
 from reverie.store.limits import SPAN
 from reverie.store.usage import DayKey, DaySums, add_to_days
 from reverie.store.windows import Corrections, subjects_of
@@ -80,7 +80,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: nothing has happened.
     """
-    rows = _locked(connection, [settlement.id for settlement in settlements])
+    rows = to_close(connection, [settlement.id for settlement in settlements])
     replaced = _replaced(connection, rows)
     sums: dict[DayKey, DaySums] = {}
     updates: list[dict[str, Any]] = []
@@ -92,14 +92,13 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             continue
         if row.id in replaced:
             settlement = structs.replace(settlement, outcome="lost", answer=None)
-        price = Price(row.price_input, row.price_cached, row.price_output)
         tokens = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
-        cost = price.cost(*tokens) if settlement.outcome in BILLED else 0
+        cost = row.price.cost(*tokens) if settlement.outcome in BILLED else 0
         day_sums = sums.setdefault(
-            (row.key_id, day_of(row.created_at), row.model, row.currency), DaySums()
+            (row.key_id, day_of(row.created_at), row.model, row.price.currency), DaySums()
         )
         if row.outcome is not None:
-            day_sums.add(row.outcome, _figures(row), -1)
+            day_sums.add(row.outcome, row.figures, -1)
         day_sums.add(settlement.outcome, (*tokens, cost))
         updates.append({**structs.asdict(settlement), "row": row.id, "cost": cost})
         if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
@@ -124,7 +123,7 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: nothing has happened.
     """
-    rows = _locked(connection, [amendment.row for amendment in amendments])
+    rows = to_amend(connection, [amendment.row for amendment in amendments])
     updates: list[dict[str, int]] = []
     corrections = Corrections()
     for amendment in amendments:
@@ -133,6 +132,7 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
             continue
         updates.append(structs.asdict(amendment))
         difference = amendment.reserved_tokens - row.reserved_tokens
+        row.reserved_tokens = amendment.reserved_tokens
         corrections.add(subjects_of(row.key_id, row.model), row.created_at // 1000, difference)
     if updates:
         connection.execute(_AMEND, updates)
@@ -176,11 +176,7 @@ def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
     return len(rows)
 
 
-def _locked(connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:
-    return {row.id: row for row in _ROWS.execute(connection, listed=ids)} if ids else {}
-
-
-def _replaced(connection: Connection, rows: Mapping[int, Row[Any]]) -> set[int]:
+def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]:
     """Those of the rows that are lost and whose idempotency keys belong to other rows by now."""
     lost = [
         row.id for row in rows.values() if row.outcome == "lost" and row.idempotency_key is not None
@@ -199,17 +195,6 @@ _REPLACED = (
         _LEDGER.c.id.in_(bindparam("lost", expanding=True)), _ANSWERS.c.ledger_id != _LEDGER.c.id
     )
 )
-_ROWS = Prepared(
-    lambda _, ids: (
-        select(_LEDGER).where(_LEDGER.c.id.in_(ids)).order_by(_LEDGER.c.id).with_for_update()
-    )
-)
-
-
-def _figures(row: Row[Any]) -> tuple[int, int, int, int]:
-    return row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.cost
-
-
 _CLOSE = Prepared(
     lambda *_: (
         update(_LEDGER)

@@ -6,6 +6,7 @@ minutes, which is longer than any limit looks back.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import (
@@ -62,6 +63,7 @@ class Corrections:
                 kept.correct(self._differences)
 
 
+@functools.lru_cache(maxsize=4096)
 def subjects_of(key_id: str, model: str) -> tuple[str, str, str]:
     """The subjects that a request counts against, whether they have limits or not."""
     return f"key:{key_id}", f"key:{key_id}:{model}", f"model:{model}"

@@ -7,13 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from reverie.errors import ConfigurationError, StoreFailure
 from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store, parse_url
 from reverie.store.database.migrate import migrate
+from reverie.store.database.prepared import insert_into
 
 _GATEWAY = {"process": "p", "started_at": 1, "seen_at": 1}
 
@@ -86,6 +87,55 @@ def test_a_block_that_fails_writes_nothing(store: Store) -> None:
             connection.execute(insert(schema.gateways).values(_GATEWAY))
             raise ZeroDivisionError
     assert _gateways(store) == 0
+
+
+@pytest.mark.parametrize("order", ["own first", "own last", "own alone", "none of its own"])
+def test_transactions_of_one_thread_write_all_or_nothing_by_either_kind_of_statement(
+    store: Store, order: str
+) -> None:
+    own = insert_into(schema.limit_windows)
+    values = {"subject": "a", "second": 1, "requests": 1, "tokens": 1}
+
+    def write(connection: Connection) -> None:
+        if order in ("own first", "own alone"):
+            own.execute_many(connection, [values])
+        if order != "own alone":
+            connection.execute(insert(schema.gateways).values(_GATEWAY))
+        if order == "own last":
+            own.execute_many(connection, [values])
+
+    def written() -> tuple[int, int]:
+        with store.read() as connection:
+            return _gateways(store), len(connection.execute(select(schema.limit_windows)).all())
+
+    transactions = store.transactions()
+    with pytest.raises(ZeroDivisionError), transactions.next() as connection:
+        write(connection)
+        raise ZeroDivisionError
+    assert written() == (0, 0)
+    with transactions.next() as connection:
+        write(connection)
+    with transactions.next():
+        assert written() == (int(order != "own alone"), int(order != "none of its own"))
+    transactions.close()
+
+
+def test_a_transaction_of_one_thread_waits_for_no_longer_than_the_stores_timeout(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "store.db"
+    store = Store(StoreSettings(url=f"sqlite:///{file}", timeout=0.05))
+    migrate(store)
+    transactions = store.transactions()
+    with store.write(), pytest.raises(StoreFailure, match="locked") as caught:
+        with transactions.next():
+            pass
+    assert caught.value.transient
+    with transactions.next() as connection:
+        connection.execute(insert(schema.gateways).values(_GATEWAY))
+    transactions.close()
+    assert _gateways(store) == 1
+    store.close()
 
 
 def test_writers_at_once_wait_for_each_other(store: Store) -> None:

@@ -33,6 +33,8 @@ from reverie.store.database.failures import reason_of
 from reverie.store.database.prepared import sqlite_of
 from reverie.store.database.timeouts import connection_class
 
+_BEGIN_WRITING = "BEGIN IMMEDIATE"
+"""It takes SQLite's lock at once: a transaction that began as a reader can't wait for it."""
 _WAL_RETRY_DELAY = 0.01
 _UNHURRIED = 6 * 3600.0
 """Seconds that one statement may take where no request waits for it."""
@@ -159,10 +161,17 @@ class Transactions:
             if connection is None:
                 connection = self._store.engine.connect().execution_options(writes=True)
                 self._connection = connection
+            own = sqlite_of(connection)
             try:
-                with connection.begin():
-                    known.begin(connection)
+                if own is None:
+                    with connection.begin():
+                        yield connection
+                else:
+                    own.execute(_BEGIN_WRITING)  # SQLAlchemy's own way costs twice as much
+                    known.begin(connection, own)
                     yield connection
+                    own.commit()
+                    connection.commit()  # nothing, unless a statement of SQLAlchemy's joined in
             except BaseException:
                 self.close()
                 raise
@@ -223,11 +232,11 @@ def _connect_sqlite(url: URL, settings: StoreSettings) -> Engine:
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        # A writer takes the lock at once: a transaction that began as a reader can't wait for it.
         writes = connection.get_execution_options().get("writes", False)
         own = sqlite_of(connection)
         assert own is not None
-        own.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if not own.in_transaction:  # as one of ``Transactions`` is, from its beginning on
+            own.execute(_BEGIN_WRITING if writes else "BEGIN")
 
     event.listen(engine, "do_connect", before_connect)
     event.listen(engine, "connect", on_connect)

@@ -6,27 +6,26 @@ change it meanwhile. Whoever writes through such a transaction notes what that c
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-
-from reverie.store.database.prepared import sqlite_of
 
 T = TypeVar("T")
 
 _PLACE = "reverie.known"
 
 
-def begin(connection: Connection) -> None:
-    """Begin to use what is known in a transaction that has the write lock.
+def begin(connection: Connection, own: sqlite3.Connection) -> None:
+    """Begin to use what is known in a transaction of SQLite's that has the write lock.
 
     SQLite's ``data_version`` changes whenever another connection, of any process, has committed.
+
+    Args:
+        own: SQLite's own connection.
     """
-    sqlite_connection = sqlite_of(connection)
-    if sqlite_connection is None:
-        return
-    version = sqlite_connection.execute("PRAGMA data_version").fetchone()
+    version = own.execute("PRAGMA data_version").fetchone()
     if connection.info.get(_PLACE, {}).get(None) != version:
         connection.info[_PLACE] = {None: version}
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import BindParameter, Connection, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
 
 _Adapt: TypeAlias = Callable[[Mapping[str, Any]], Any]
 _Build: TypeAlias = Callable[[str, Sequence[BindParameter[Any]]], Any]
@@ -99,24 +100,29 @@ def sqlite_of(connection: Connection) -> sqlite3.Connection | None:
     return own
 
 
-def insert_into(table: Table) -> Prepared:
-    """An INSERT of all columns of a table."""
-    return Prepared(lambda dialect, _: _insert(dialect, table))
+def insert_into(table: Table, **constants: ColumnElement[Any]) -> Prepared:
+    """An INSERT of all columns of a table.
+
+    Args:
+        constants: what columns hold, in SQL, that are alike in all rows.
+    """
+    return Prepared(lambda dialect, _: _insert(dialect, table, constants))
 
 
 def add_into(table: Table) -> Prepared:
     """An INSERT that adds to the row with the same primary key, in all other columns."""
 
     def build(dialect: str, _: object) -> Any:
-        statement = _insert(dialect, table)
+        statement = _insert(dialect, table, {})
         sums = {c.name: c + statement.excluded[c.name] for c in table.c if not c.primary_key}
         return statement.on_conflict_do_update(index_elements=table.primary_key, set_=sums)
 
     return Prepared(build)
 
 
-def _insert(dialect: str, table: Table) -> Any:
-    return _INSERT[dialect](table).values({c.name: bindparam(c.name) for c in table.c})
+def _insert(dialect: str, table: Table, constants: Mapping[str, ColumnElement[Any]]) -> Any:
+    values = {c.name: constants.get(c.name, bindparam(c.name)) for c in table.c}
+    return _INSERT[dialect](table).values(values)
 
 
 def _names(width: int) -> list[str]:
