@@ -213,6 +213,7 @@ class RequestRecord:
         self.ended = time.monotonic()
         if self.at_end is not None:
             self.at_end()
+        self.at_end = self.on_prompt = None  # or only the garbage collector would free this
         ttft = self.time_to_first_token
         write(
             logger,

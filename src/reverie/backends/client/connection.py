@@ -243,6 +243,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._give_up("the server closed it" if error is None else type(error).__name__)
         self._transport = None
+        self._parser.close()
         self._on_lost(self)
 
     def pause_writing(self) -> None:

@@ -98,6 +98,10 @@ class ResponseParser:
             self.ended = True
         return self.ended
 
+    def close(self) -> None:
+        """Take no more bytes. The library's parser and this refer to each other until then."""
+        del self._parser
+
     # Called by the parser -------------------------------------------------------------------
 
     def on_message_begin(self) -> None:

@@ -106,10 +106,19 @@ async def respond(
 
 
 def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
-    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once."""
+    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once.
+
+    Where it came from is forgotten then: it leads to what the functions held, the failure among it,
+    which only the garbage collector would free.
+    """
+    if not isinstance(failure, ReverieError):
+        logger.error(
+            "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
+        )
+    link: BaseException | None = failure
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
     if isinstance(failure, ReverieError):
         return failure
-    logger.error(
-        "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
-    )
     return ServerError("Something went wrong in the gateway. Its operator's log says why.")
