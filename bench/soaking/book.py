@@ -275,41 +275,49 @@ def _excess(rows: list[Row], limits: Limits) -> list[str]:
     """What rows of one key have beyond its limits."""
     found = []
     starts = sorted(rows, key=lambda row: row.created_at)
-    requests, tokens = _most_in_a_minute(starts)
-    if limits.rpm is not None and requests > limits.rpm:
-        found.append(f"{requests} requests in a minute, of {limits.rpm}")
-    if limits.tpm is not None and tokens > limits.tpm:
-        found.append(f"{tokens} tokens in a minute, of {limits.tpm}")
-    if limits.concurrency is not None and (most := _most_at_once(rows)) > limits.concurrency:
-        found.append(f"{most} requests at once, of {limits.concurrency}")
+    most_requests, most_tokens = _most_in_a_minute(starts)
+    if limits.rpm is not None and len(most_requests) > limits.rpm:
+        found.append(f"{len(most_requests)} requests in a minute, of {limits.rpm}")
+    if limits.tpm is not None and (tokens := sum(row.tokens for row in most_tokens)) > limits.tpm:
+        what = Counter(row.outcome for row in most_tokens)
+        found.append(f"{tokens} tokens in a minute, of {limits.tpm}: {dict(what)}")
+    if limits.concurrency is not None and len(most := _most_at_once(rows)) > limits.concurrency:
+        found.append(f"{len(most)} requests at once, of {limits.concurrency}: {most}")
     days: Counter[int] = Counter()
     for row in rows:
         days[row.created_at // (1440 * MINUTE_MS)] += row.cost
-    if limits.budget is not None and days and (most := max(days.values())) > limits.budget:
-        found.append(f"{most} nano-units in a day, of {limits.budget}")
+    if limits.budget is not None and days and (cost := max(days.values())) > limits.budget:
+        found.append(f"{cost} nano-units in a day, of {limits.budget}")
     return found
 
 
-def _most_in_a_minute(starts: list[Row]) -> tuple[int, int]:
-    """The most requests, and the most tokens, in any 60 seconds."""
-    first = tokens = most_requests = most_tokens = 0
+def _most_in_a_minute(starts: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The most rows that began, and those with the most tokens, in any 60 seconds."""
+    first = tokens = most_tokens = 0
+    by_number: list[Row] = []
+    by_tokens: list[Row] = []
     for number, row in enumerate(starts):
         tokens += row.tokens
         while starts[first].created_at <= row.created_at - MINUTE_MS:
             tokens -= starts[first].tokens
             first += 1
-        most_requests = max(most_requests, number - first + 1)
-        most_tokens = max(most_tokens, tokens)
-    return most_requests, most_tokens
+        if number - first + 1 > len(by_number):
+            by_number = starts[first : number + 1]
+        if tokens > most_tokens:
+            most_tokens, by_tokens = tokens, starts[first : number + 1]
+    return by_number, by_tokens
 
 
-def _most_at_once(rows: list[Row]) -> int:
+def _most_at_once(rows: list[Row]) -> list[Row]:
     """The most rows that were open at one moment; one that ends makes room for one that begins."""
-    moments = sorted(
-        [(row.created_at, 1) for row in rows] + [(row.ended_at or 0, -1) for row in rows]
-    )
-    now = most = 0
-    for _, change in moments:
-        now += change
-        most = max(most, now)
+    ends = {row.id: row.created_at if row.ended_at is None else row.ended_at for row in rows}
+    there: dict[int, Row] = {}
+    most: list[Row] = []
+    moments = [(row.created_at, 1, row) for row in rows] + [(ends[row.id], 0, row) for row in rows]
+    for _, begins, row in sorted(moments, key=lambda moment: moment[:2]):
+        if not begins:
+            there.pop(row.id, None)
+        elif ends[row.id] > row.created_at:
+            there[row.id] = row
+            most = max(most, list(there.values()), key=len)
     return most
