@@ -37,3 +37,15 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def forget_origin(failure: BaseException) -> None:
+    """Forget where a failure that was dealt with came from.
+
+    Its traceback leads to what functions held, the failure among it: a cycle that only the garbage
+    collector would free.
+    """
+    link: BaseException | None = failure
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__

@@ -11,6 +11,7 @@ from reverie.errors import ClientGone, RequestTimeout, RequestTooLarge, ReverieE
 from reverie.http.connection.encodings import coding_of, decompress
 from reverie.http.connection.extensions import take_body
 from reverie.log import fields
+from reverie.memory import forget_origin
 
 logger = logging.getLogger("reverie.request")
 
@@ -106,19 +107,12 @@ async def respond(
 
 
 def as_reverie_error(failure: Exception, request_id: str) -> ReverieError:
-    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once.
-
-    Where it came from is forgotten then: it leads to what the functions held, the failure among it,
-    which only the garbage collector would free.
-    """
-    if not isinstance(failure, ReverieError):
-        logger.error(
-            "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
-        )
-    link: BaseException | None = failure
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    """A failure as an error of ours. Any other exception is a bug, and is logged as such, once."""
     if isinstance(failure, ReverieError):
+        forget_origin(failure)
         return failure
+    logger.error(
+        "a request failed in Reverie itself", exc_info=failure, extra=fields(id=request_id)
+    )
+    forget_origin(failure)
     return ServerError("Something went wrong in the gateway. Its operator's log says why.")
