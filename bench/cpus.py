@@ -58,10 +58,15 @@ def resident_mib(pid: int) -> float:
     return sum(map(own_mib, tree(pid)))
 
 
-def own_mib(pid: int) -> float:
-    """Memory of one process in MiB, and its part of what it shares; 0 if it has ended."""
+def own_mib(pid: int, of: str = "Pss") -> float:
+    """Memory of one process in MiB, and its part of what it shares; 0 if it has ended.
+
+    Args:
+        of: a line of ``/proc/PID/smaps_rollup``. ``Pss_Anon`` leaves out what is in files, a part
+            that changes with each other process that begins or ends.
+    """
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{of}:"):
                 return int(line.split()[1]) / 1024
     return 0.0

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     requests: float
     """That this process has answered: its share of its gateway's."""
     mib: float
-    """Memory of its own, and its part of what it shares."""
+    """Memory that isn't in files."""
     descriptors: int
     threads: int
 
@@ -56,7 +56,8 @@ def sample(gateway: Gateway, seconds: float) -> list[Sample]:
         except OSError:
             continue  # it has just ended
         name = f"gateway {gateway.name}{kind}"
-        found.append(Sample(seconds, name, pid, share, own_mib(pid), descriptors, threads))
+        mib = own_mib(pid, "Pss_Anon")
+        found.append(Sample(seconds, name, pid, share, mib, descriptors, threads))
     return found
 
 
