@@ -21,6 +21,7 @@ from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.traces.trace import Attempt
 from reverie.log import fields
+from reverie.memory import forget_origin
 
 logger = logging.getLogger("reverie.relay")
 
@@ -118,6 +119,7 @@ class Attempts:
         except ReverieError:
             self._blame.close()
             raise
+        forget_origin(error)  # which leads to whoever holds this, and this holds the error
         if self._answer.reached_max_tokens:
             self._blame.close()
         elif self._record.trace is not None:
