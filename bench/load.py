@@ -168,31 +168,52 @@ async def saturate(url: str, pid: int, requests: Sequence[bytes], seconds: float
     return load
 
 
+class Clients:
+    """Connections that stay open; each sends its request again as soon as it has its answer."""
+
+    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
+        self._url = url
+        self._requests = requests
+        self._connections: list[Connection] = []
+        self._left = 0
+        self._done = asyncio.Event()
+
+    async def open(self) -> None:
+        for request in self._requests:
+            made = await connect(
+                self._url,
+                lambda request=request: Connection(request, self._on_end),  # type: ignore[misc]
+            )
+            self._connections.append(made)
+
+    async def ask(self, count: int, limit: float) -> int:
+        """Have so many requests answered, for ``limit`` seconds at most; give how many were."""
+        self._done.clear()
+        self._left = count
+        for connection in self._connections:
+            connection.send()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._done.wait()
+        return count - self._left
+
+    async def close(self) -> None:
+        await hang_up(self._connections)
+
+    def _on_end(self, connection: Connection) -> None:
+        self._left -= 1
+        if self._left >= len(self._connections):
+            connection.send()
+        elif self._left <= 0:
+            self._done.set()
+
+
 async def answer(url: str, pid: int, requests: Sequence[bytes], count: int, limit: float) -> int:
     """Have requests answered, for ``limit`` seconds at most; give how many were."""
-    begun = done = 0
-    finished = asyncio.Event()
-
-    def on_end(connection: Connection) -> None:
-        nonlocal begun, done
-        done += 1
-        if begun < count:
-            begun += 1
-            connection.send()
-        elif done >= count:
-            finished.set()
-
-    connections = [
-        await connect(url, lambda request=request: Connection(request, on_end))  # type: ignore[misc]
-        for request in requests
-    ]
-    for connection in connections:
-        begun += 1
-        connection.send()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit):
-            await finished.wait()
-    await hang_up(connections)
+    clients = Clients(url, requests)
+    await clients.open()
+    done = await clients.ask(count, limit)
+    await clients.close()
     await settle(pid)
     return done
 

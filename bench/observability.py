@@ -23,7 +23,7 @@ from typing import Any
 
 import uvloop
 from cpus import cpu_seconds
-from load import Connection, connect, hang_up
+from load import Clients
 from rich.console import Console
 from rich.table import Table
 from servers import Target, config, engine, reverie
@@ -95,42 +95,6 @@ async def _servers(stack: AsyncExitStack, folder: Path, sink: Sink) -> list[Targ
     return found
 
 
-class Clients:
-    """Connections to one server, that stay open."""
-
-    def __init__(self, target: Target, body: dict[str, Any]) -> None:
-        self._target = target
-        self._requests = target.requests(body)
-        self._connections: list[Connection] = []
-        self._left = 0
-        self._done = asyncio.Event()
-
-    async def open(self) -> None:
-        url = self._target.url
-        for request in self._requests:
-            made = await connect(url, lambda request=request: Connection(request, self._on_end))  # type: ignore[misc]
-            self._connections.append(made)
-
-    async def ask(self, count: int) -> None:
-        """Have so many requests answered; each connection asks as soon as it has its answer."""
-        self._done.clear()
-        self._left = count
-        for connection in self._connections:
-            connection.send()
-        async with asyncio.timeout(_SLOW):
-            await self._done.wait()
-
-    async def close(self) -> None:
-        await hang_up(self._connections)
-
-    def _on_end(self, connection: Connection) -> None:
-        self._left -= 1
-        if self._left >= len(self._connections):
-            connection.send()
-        elif self._left == 0:
-            self._done.set()
-
-
 async def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
     """Microseconds of CPU for an answer, by load and server, a value for each round."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -151,7 +115,7 @@ async def _by_turns(
     targets: Sequence[Target], body: dict[str, Any], rounds: int
 ) -> dict[int, list[float]]:
     """Microseconds of CPU for an answer at each server, by its process."""
-    clients = {target.pid: Clients(target, body) for target in targets}
+    clients = {target.pid: Clients(target.url, target.requests(body)) for target in targets}
     for one in clients.values():
         await one.open()
     costs: dict[int, list[float]] = {pid: [] for pid in clients}
@@ -164,7 +128,9 @@ async def _by_turns(
                 costs[pid].append(1e6 * (used - before[pid]) / ANSWERS)
             before[pid] = used
             if number < _WARM + rounds:
-                await clients[pid].ask(ANSWERS)
+                answered = await clients[pid].ask(ANSWERS, _SLOW)
+                if answered < ANSWERS:
+                    raise RuntimeError(f"{answered} of {ANSWERS} answers in {_SLOW:g} s")
     for one in clients.values():
         await one.close()
     return costs
