@@ -26,6 +26,7 @@ def engine() -> Iterator[ThreadedEngine]:
 
 
 def test_the_table_and_the_files_have_every_figure(engine: ThreadedEngine, tmp_path: Path) -> None:
+    engine.script = Script(tokens=("a", "b", "c"), delay=0.01)  # none comes along with the next
     report, plot = tmp_path / "run.json", tmp_path / "run.svg"
     done = reverie(
         "bench", engine.url, "--concurrency", "3", "--requests", "9", "--warmup", "2",
