@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from reverie.errors import (
     ModelNotAllowed,
     RateLimitExceeded,
 )
-from reverie.store import keys
+from reverie.store import keys, reservations
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -96,6 +98,27 @@ def test_requests_at_once_are_those_whose_rows_are_open(store: Store) -> None:
     assert granted(ask(store, *(request(number) for number in (1, 2, 3)))) == [True, True, False]
     close(store, settled(1))
     assert granted(ask(store, request(4), request(5))) == [True, False]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_request_begins_after_the_end_of_those_that_made_room_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one transaction decides on a limit, others end requests all the time."""
+    make_key(store, limits=RateLimits(concurrency=1))
+    ask(store, request(1))
+    read = reservations._open_rows
+
+    def read_once_the_first_has_ended(*given: Any) -> Any:
+        time.sleep(0.01)
+        close(store, settled(1))
+        return read(*given)
+
+    monkeypatch.setattr(reservations, "_open_rows", read_once_the_first_has_ended)
+    assert granted(ask(store, request(2))) == [True]
+    first, second = rows(store)
+    assert second.created_at >= first.ended_at
 
 
 def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:

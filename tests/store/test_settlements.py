@@ -22,6 +22,7 @@ from reverie.store.settlements import (
     checkpoint,
     close_lost,
 )
+from reverie.times import now_ms
 from tests.store.ledger_helpers import GATEWAY, ask, close, make_key, request, rows, settled
 
 BUDGET = {"budget": 100, "budget_period": "day", "currency": "USD"}
@@ -105,6 +106,21 @@ def test_a_row_that_was_given_up_still_learns_the_truth_and_the_sums_follow(stor
     (day,) = rows(store, "usage_daily")
     assert (day.requests, day.lost, day.failed) == (2, 1, 0)
     assert totals(store) == from_ledger(store)
+
+
+def test_the_truth_on_a_lost_row_gives_no_limit_back_twice(store: Store) -> None:
+    make_key(store, "limited", limits=RateLimits(tpm=240))
+    ask(store, request(1, "limited"), request(2, "limited"))
+    with store.write() as connection:
+        checkpoint(connection, [Checkpoint(1, 40, 3, 111)])
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    close(store, settled(1), settled(2))  # 100 tokens were used by both
+    granted, refused = ask(store, request(3, "limited"), request(4, "limited"))
+    assert isinstance(granted, Granted)
+    assert granted.rate is not None
+    assert granted.rate.remaining_tokens == 40
+    assert isinstance(refused, RateLimitExceeded)
 
 
 def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:

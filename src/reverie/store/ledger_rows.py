@@ -34,6 +34,12 @@ class LedgerRow(Struct):
     figures: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Once it is closed: tokens of the prompt, cached ones, those of the completion; cost."""
 
+    @property
+    def counted_tokens(self) -> int:
+        """What the limits per minute count it as."""
+        prompt, _, completion, _ = self.figures
+        return self.reserved_tokens if self.outcome is None else prompt + completion
+
 
 class _Known(dict[int, LedgerRow]):
     """The rows that a writer opened and nobody has closed, by their numbers."""

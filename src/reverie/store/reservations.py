@@ -246,9 +246,9 @@ def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) 
     budgeted = {key.id: key for key in found.values() if key.budget is not None}
     if limited or budgeted:
         lock(connection, [*limited, *(f"key:{id}" for id in budgeted)])
-    state = _LimitState(clock(connection))
-    state.keys = found
     running, reserved = _open_rows(connection, limited, budgeted)
+    state = _LimitState(clock(connection))  # after the ends of those that aren't open any more
+    state.keys = found
     if limited:
         second = int(state.now)
         used = windows.sums(connection, limited, second)

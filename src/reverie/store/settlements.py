@@ -108,7 +108,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             subjects = settlement.subjects
             if subjects is None:
                 subjects = subjects_of(row.key_id, row.model)
-            corrections.add(subjects, row.created_at // 1000, used - row.reserved_tokens)
+            corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
     if updates:
         _CLOSE.execute_many(connection, updates)
         add_to_days(connection, sums)
