@@ -116,6 +116,23 @@ def test_one_that_left_in_order_is_not_looked_at_again(store: Store) -> None:
     assert reap(store, me) == 0
 
 
+def test_of_its_own_rows_a_gateway_closes_old_ones_that_nobody_holds(store: Store) -> None:
+    me, other = enter(store), enter(store)
+    held, forgotten, young = (me << 40 | number for number in (2, 3, 4))
+    with store.write() as connection:
+        reserve(connection, [request(id) for id in (held, forgotten, young)], me)
+        connection.execute(
+            update(schema.ledger)
+            .where(schema.ledger.c.id.not_in([young]))
+            .values(created_at=now_ms() - 61_000)
+        )
+        assert gateways.close_forgotten(connection, me, {held, me << 40 | 1}, now_ms()) == 1
+        assert gateways.close_forgotten(connection, me, {held, me << 40 | 1}, now_ms()) == 0
+    assert {row.id: row.outcome for row in rows(store)} == {
+        me << 40 | 1: None, held: None, forgotten: "lost", young: None, other << 40 | 1: None,
+    }  # fmt: skip
+
+
 def test_old_windows_are_deleted(store: Store) -> None:
     now = now_ms() // 1000
     with store.write() as connection:

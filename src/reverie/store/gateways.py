@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -18,6 +19,8 @@ HEARTBEAT_INTERVAL = 1.0
 DEAD_AFTER_MS = 15_000
 """A gateway without a heartbeat for so long counts as dead. If it is alive after all, its
 settlements still count when they come."""
+_FORGOTTEN_AFTER_MS = 60_000
+"""Age of an open row that nobody holds, from which on it isn't just being opened."""
 
 _GATEWAYS = schema.gateways
 _LEDGER = schema.ledger
@@ -74,6 +77,28 @@ def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
     answers.sweep(connection, now - ANSWERS_KEPT_MS)
     windows.sweep(connection, now // 1000)
     return closed
+
+
+def close_forgotten(
+    connection: Connection, gateway_id: int, held: Collection[int], now: int
+) -> int:
+    """Close rows of one's own that are open although nobody holds them.
+
+    A store that is slow may have opened a row after its request had been told that it failed.
+
+    Args:
+        held: rows whose requests run, or whose settlements are on their way.
+
+    Returns:
+        The number of rows that were closed as lost. A settlement that comes after all still counts.
+    """
+    opened = select(_LEDGER.c.id).where(
+        _LEDGER.c.gateway_id == gateway_id,
+        _LEDGER.c.outcome.is_(None),
+        _LEDGER.c.created_at < now - _FORGOTTEN_AFTER_MS,
+    )
+    forgotten = set(connection.scalars(opened)).difference(held)
+    return close_lost(connection, gateway_id, now, among=forgotten) if forgotten else 0
 
 
 def running(connection: Connection, now: int) -> int:

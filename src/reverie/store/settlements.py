@@ -9,7 +9,7 @@ Rule 2: the daily sums change in the transaction that closes the row, and by exa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, structs
@@ -145,18 +145,21 @@ def checkpoint(connection: Connection, checkpoints: Sequence[Checkpoint]) -> Non
     _CHECKPOINT.execute_many(connection, map(structs.asdict, ordered))
 
 
-def close_lost(connection: Connection, gateway_id: int, now: int) -> int:
+def close_lost(
+    connection: Connection, gateway_id: int, now: int, *, among: Collection[int] | None = None
+) -> int:
     """Close the rows that a dead gateway left open, as of their last checkpoints.
+
+    Args:
+        among: only these.
 
     Returns:
         The number of these rows.
     """
-    rows = connection.execute(
-        select(_LEDGER)
-        .where(_LEDGER.c.gateway_id == gateway_id, _LEDGER.c.outcome.is_(None))
-        .order_by(_LEDGER.c.id)
-        .with_for_update()
-    ).all()
+    theirs = select(_LEDGER).where(_LEDGER.c.gateway_id == gateway_id, _LEDGER.c.outcome.is_(None))
+    if among is not None:
+        theirs = theirs.where(_LEDGER.c.id.in_(among))
+    rows = connection.execute(theirs.order_by(_LEDGER.c.id).with_for_update()).all()
     settle(
         connection,
         [

@@ -49,6 +49,10 @@ def rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY id")]
 
 
+def outcomes(database: sqlite3.Connection) -> dict[int, str]:
+    return {row["id"]: row["outcome"] for row in rows(database) if row["outcome"] is not None}
+
+
 async def closed_row(gateway: Gateway, database: sqlite3.Connection) -> dict[str, Any]:
     """The one row, once it is closed."""
     await gateway.until(lambda: [r["outcome"] for r in rows(database)].count(None) == 0)
@@ -323,6 +327,33 @@ async def test_what_a_neighbour_wrote_into_its_journal_before_it_died_is_not_giv
     await neighbour.communicate(b"")  # it dies at the end of its input
     closed = await closed_row(gateway, database)
     assert (closed["outcome"], closed["completion_tokens"]) == ("ok", 3)
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_row_that_was_opened_after_its_request_had_failed_is_closed_in_the_end(
+    keyed: KeyedGateway,
+    engine: ScriptedEngine,
+    store: Store,
+    database: sqlite3.Connection,
+) -> None:
+    """As by a commit that a slow store brought about once nobody waited for it any more."""
+    gateway = await keyed(limits=RateLimits(concurrency=2))
+    assert gateway.app.ledger is not None
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    async with gateway.http.post(
+        gateway.url + "/llm", json=chat(stream=True), headers=BEARER
+    ) as running:
+        await running.content.readany()
+        forgotten = gateway.app.ledger.next_row()
+        with store.write() as connection:
+            reserve(connection, [request(forgotten, "key_secret")], gateway.app.ledger.gateway)
+            connection.execute(update(schema.ledger).values(created_at=now_ms() - 61_000))
+        await gateway.until(lambda: outcomes(database) == {forgotten: "lost"})
+        engine.script = Script(tokens=("a",))
+        assert (await gateway.post(chat(), headers=BEARER))[0] == 200  # there is room for it again
+        engine.resume()
+        assert b"[DONE]" in await running.content.read()
+    assert sorted(outcomes(database).values()) == ["lost", "ok", "ok"]
 
 
 async def test_an_answer_that_can_be_accounted_for_nowhere_is_not_completed(

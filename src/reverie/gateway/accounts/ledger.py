@@ -369,7 +369,7 @@ class Ledger:
             await asyncio.sleep(gateways.HEARTBEAT_INTERVAL)
             reap = number % _REAP_EVERY == 0
             with self._steps["beat"].step():
-                beat = self._submit(self._write_heartbeat, False)
+                beat = self._submit(self._write_heartbeat, None)
                 beat.future.add_done_callback(self._on_beat)
             with self._steps["checkpoints"].step():
                 self._submit_checkpoints()
@@ -404,7 +404,7 @@ class Ledger:
             pass  # the writer has told
         except OSError as failure:  # its settlements correct their rows when they can be read
             self._leftovers.failed(failure)
-        self._submit(self._write_heartbeat, True)
+        self._submit(self._write_heartbeat, self._held())
 
     async def _replay(self) -> None:
         """Write to the store what could not be written before."""
@@ -439,13 +439,23 @@ class Ledger:
                     extra=fields(count=len(entries)),
                 )
 
+    def _held(self) -> frozenset[int]:
+        """The rows of requests that run, and of those whose settlements are on their way."""
+        settling = [operation.subject for operation in self._settling]
+        kept = [] if self._journal is None else self._journal.pending
+        ended: list[Settlement] = [*settling, *kept, *self._unwritten]
+        return frozenset([*self._open, *(one.id for one in ended)])
+
     def _write_heartbeat(
-        self, connection: Connection, reap: Sequence[bool], is_retry: bool
+        self, connection: Connection, held: Sequence[frozenset[int] | None], is_retry: bool
     ) -> Sequence[None]:
+        """Say that this gateway lives; where the rows that it holds are given, reap as well."""
         gateways.heartbeat(connection, self._gateway, now_ms())
-        if any(reap):
+        known = [rows for rows in held if rows is not None]
+        if known:
             _reap(connection, self._gateway)
-        return [None] * len(reap)
+            _close_forgotten(connection, self._gateway, known[-1])
+        return [None] * len(held)
 
 
 def _write_settlements(
@@ -474,6 +484,11 @@ def _write_checkpoints(
 def _reap(connection: Connection, gateway_id: int) -> None:
     if closed := gateways.reap_dead(connection, gateway_id, now_ms()):
         logger.warning("closed requests of a gateway that died", extra=fields(count=closed))
+
+
+def _close_forgotten(connection: Connection, gateway_id: int, held: frozenset[int]) -> None:
+    if closed := gateways.close_forgotten(connection, gateway_id, held, now_ms()):
+        logger.warning("closed requests that had failed", extra=fields(count=closed))
 
 
 def _ignore_failure(future: asyncio.Future[Any]) -> None:
