@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,9 @@ from stores import make
 CLIENTS = 32
 OFF = f"{REVERIE}, no accounts"
 """Without keys and without a store."""
+
+_FLOORS = (("a bare relay", "relay.py"), ("a bare pipe", "pipe.py"))
+"""The least that servers in Python can be."""
 
 T = TypeVar("T")
 Start = Callable[[Path, str, Path], AbstractAsyncContextManager[Target]]
@@ -78,6 +81,8 @@ class Bench:
 
     size: Size
     folder: Path
+    without: Collection[str] = ()
+    """Names of those that don't take part."""
     figures: Figures = field(default_factory=Figures)
     versions: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
@@ -97,6 +102,8 @@ class Bench:
             ("LiteLLM", installed.litellm, servers.litellm),
         )
         for name, get, start in others:
+            if name in self.without:
+                continue
             try:
                 program = get()
             except installed.Missing as reason:
@@ -137,7 +144,9 @@ class Bench:
         """Each gateway, to be started in front of an engine."""
         yield self.reverie(engine_url, accounts=True)
         yield self.reverie(engine_url, accounts=False)
-        yield _of_many(servers.relay(engine_url))
+        for name, script in _FLOORS:
+            if name not in self.without:
+                yield _of_many(servers.floor(name, script, engine_url))
         for name, (program, start) in self._programs.items():
             folder = self.folder / name
             folder.mkdir(exist_ok=True)

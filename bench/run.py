@@ -15,6 +15,7 @@ import resource
 import signal
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-async def main(chosen: list[str], size: Size, folder: Path) -> Bench:
+async def main(chosen: list[str], size: Size, folder: Path, without: Collection[str]) -> Bench:
     """Run scenarios, one after another."""
-    bench = Bench(size, folder)
+    bench = Bench(size, folder, without)
     running = asyncio.current_task()
     assert running is not None  # or the servers would outlive this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
@@ -89,6 +90,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each is measured")
     parser.add_argument("--streams", type=_numbers, help="of (c), such as 512,2048")
     parser.add_argument("--clients", type=_numbers, help="of (d), such as 1,8")
+    parser.add_argument(
+        "--without", default="", help="names that don't take part, as LiteLLM,nginx"
+    )
     parser.add_argument("--json", type=Path, help="write all values to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--plot", type=Path, help="draw what CPU time each took, as SVG")
@@ -127,4 +131,4 @@ if __name__ == "__main__":
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, on_cpus(LOAD_CPUS):
-        report(uvloop.run(main(given.scenario, size, Path(name))), given)
+        report(uvloop.run(main(given.scenario, size, Path(name), given.without.split(","))), given)

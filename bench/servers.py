@@ -222,13 +222,13 @@ async def nginx(program: Path, engine_url: str, folder: Path) -> AsyncIterator[T
 
 
 @contextlib.asynccontextmanager
-async def relay(engine_url: str) -> AsyncIterator[Target]:
-    """Run the bare relay in Python in front of an engine."""
+async def floor(name: str, program: str, engine_url: str) -> AsyncIterator[Target]:
+    """Run one of the programs in Python that hand bytes on, in front of an engine."""
     port = free_port()
-    command = (sys.executable, _HERE / "relay.py", "--engine", engine_url, "--port", str(port))
+    command = (sys.executable, _HERE / program, "--engine", engine_url, "--port", str(port))
     async with run(*command) as (pid, _):
         await listening(pid, port)
-        yield Target("a bare relay", f"http://127.0.0.1:{port}", pid, [None])
+        yield Target(name, f"http://127.0.0.1:{port}", pid, [None])
 
 
 def free_port() -> int:
