@@ -93,6 +93,12 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "images", images)
 
     @property
+    def likely_prompt(self) -> int:
+        """Tokens of the prompt, for a bill that no engine made."""
+        known = self.prompt_size
+        return known if self.prompt_counted else min(self.prompt_estimate, known)
+
+    @property
     def size(self) -> int:
         """Tokens of prompt and answer together, at most."""
         return self.prompt_size + self.max_tokens

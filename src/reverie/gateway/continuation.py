@@ -87,7 +87,7 @@ class Continuation:
         """The usage, with an estimate of the prompt if no engine reported its size."""
         if usage.prompt_tokens:
             return usage
-        return msgspec.structs.replace(usage, prompt_tokens=self._asked.prompt_estimate)
+        return msgspec.structs.replace(usage, prompt_tokens=self._asked.likely_prompt)
 
     def why_not_resumable(self) -> str | None:
         """Why no backend can continue this answer; None if one could."""

@@ -61,5 +61,4 @@ class CountTokens:
         model.check(request)
         with model.deployment.held():
             request = await counted(caller, model, request)
-        tokens = request.prompt_size if request.prompt_counted else request.prompt_estimate
-        return {**self._about, "input_tokens": tokens}
+        return {**self._about, "input_tokens": request.likely_prompt}

@@ -145,3 +145,26 @@ async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_t
         (row,) = connection.execute(select(schema.ledger)).all()
     assert (row.outcome, row.estimated) == ("cancelled", True)
     assert row.prompt_tokens == 600 // 3 + 8 + 32
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_prompt_that_was_counted_before_is_no_larger_once_its_answer_broke_off(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store, leaves: bool
+) -> None:
+    """Or more would count against a limit than was set aside, and be billed."""
+    engine.count = words_of_four
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    gateway = await start(start_gateway, engine, store, limits=RateLimits(tpm=200))
+    body = chat("word" * 150, stream=True, max_tokens=16)
+    async with gateway.http.post(gateway.url + "/llm", json=body, headers=BEARER) as answer:
+        await answer.content.readany()
+        if not leaves:
+            await engine.stop()
+            await answer.read()
+    async with asyncio.timeout(10):
+        while reserved(store):
+            await asyncio.sleep(0.01)
+    with store.read() as connection:
+        (row,) = connection.execute(select(schema.ledger)).all()
+    assert row.outcome == ("cancelled" if leaves else "failed")
+    assert (row.prompt_tokens, row.completion_tokens) == (30 + 150, 1)

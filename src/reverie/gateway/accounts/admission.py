@@ -140,7 +140,7 @@ def _size_on(pool: Pool, requests: Sequence[GenerateRequest]) -> _Size:
         if request.counts_prompt:
             total += most
             prompt += min(most, request.prompt_size)
-            estimate += request.prompt_estimate
+            estimate += min(most, request.likely_prompt)
         else:
             total += min(most, request.max_tokens)
     return _Size(total, prompt, answer, estimate)

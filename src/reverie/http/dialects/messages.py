@@ -71,7 +71,7 @@ class Messages:
         return msgspec.json.encode(_error_object(error))
 
     def encoder(self, asked: Asked, *, id: str, model: str, created: int) -> Encoder:
-        return MessagesEncoder(id=id, model=model, prompt_tokens=asked.request.prompt_estimate)
+        return MessagesEncoder(id=id, model=model, prompt_tokens=asked.request.likely_prompt)
 
 
 MESSAGES = Messages()
