@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any, get_args
 
 import pytest
 
 from reverie.errors import RateLimitExceeded
 from reverie.money import Price
+from reverie.store import answers
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -134,6 +136,33 @@ def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
     closed = {row.id: row for row in rows(store)}
     assert {id: row.outcome for id, row in closed.items()} == {1: "lost", 2: "ok", 3: "ok"}
     assert (closed[1].cost, closed[1].completion_tokens) == (0, 10)
+    assert totals(store) == from_ledger(store)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_of_a_lost_request_and_its_retry_one_is_billed_if_both_come_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One gateway takes the claim over while another settles the row that had it."""
+    claim = Claim("once", b"f")
+    ask(store, request(1, claim=claim))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    late = threading.Thread(target=close, args=(store, settled(1)))
+    find = answers.find
+
+    def find_just_before_the_settlement(*given: Any) -> Any:
+        found = find(*given)
+        late.start()
+        late.join(0.5)
+        return found
+
+    monkeypatch.setattr(answers, "find", find_just_before_the_settlement)
+    ask(store, request(2, claim=claim))
+    late.join()
+    close(store, settled(2))
+    assert {row.id: row.outcome for row in rows(store)} == {1: "lost", 2: "ok"}
     assert totals(store) == from_ledger(store)
 
 

@@ -8,7 +8,7 @@ ended otherwise stays, as a mark that there was one, until it is claimed anew or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 
 from reverie.errors import AnswerNotKept, IdempotencyKeyReused, RequestInProgress, ReverieError
 from reverie.store.database import schema
+from reverie.store.database.coordination import lock
 
 ANSWERS_KEPT_MS = 24 * 3600 * 1000
 """For how long an answer is replayed."""
@@ -50,6 +51,12 @@ def fresh_event_base(now: float) -> int:
         now: seconds since 1970; there are a million numbers for each second.
     """
     return int(now * 1000) * 1000
+
+
+def lock_claims(connection: Connection, places: Iterable[tuple[str, str]]) -> None:
+    """Let nobody else decide on claims, (API key's id, idempotency key), until this transaction
+    ends."""
+    lock(connection, [f"claim:{key_id}:{key}" for key_id, key in places])
 
 
 def find(

@@ -190,7 +190,7 @@ def _taken_claims(
         if request.claim is not None and request.id not in opened
     }
     if wanted:
-        lock(connection, [f"claim:{key_id}:{key}" for key_id, key in wanted])
+        answers.lock_claims(connection, wanted)
     return answers.find(connection, wanted, now - ANSWERS_KEPT_MS)
 
 

@@ -181,10 +181,15 @@ def close_lost(
 
 def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]:
     """Those of the rows that are lost and whose idempotency keys belong to other rows by now."""
-    lost = [
-        row.id for row in rows.values() if row.outcome == "lost" and row.idempotency_key is not None
-    ]
-    return set(connection.scalars(_REPLACED, {"lost": lost})) if lost else set()
+    claimed = {
+        row.id: (row.key_id, row.idempotency_key)
+        for row in rows.values()
+        if row.outcome == "lost" and row.idempotency_key is not None
+    }
+    if not claimed:
+        return set()
+    answers.lock_claims(connection, claimed.values())
+    return set(connection.scalars(_REPLACED, {"lost": list(claimed)}))
 
 
 _REPLACED = (
