@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select
 
@@ -145,3 +147,28 @@ async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_t
         (row,) = connection.execute(select(schema.ledger)).all()
     assert (row.outcome, row.estimated) == ("cancelled", True)
     assert row.prompt_tokens == 600 // 3 + 8 + 32
+
+
+@pytest.mark.postgres
+async def test_an_answer_may_be_as_long_as_a_request_can_say(
+    start_gateway: StartGateway, engine: ScriptedEngine, postgres_database: str
+) -> None:
+    """The ledger's numbers are no larger than that, and a request has a prompt, too."""
+    gateway = await start_gateway(engine, store={"url": postgres_database})
+    status, *_ = await gateway.post(chat(max_tokens=2**31 - 1))
+    assert status == 200
+    async with gateway.http.get(gateway.url + "/readyz") as response:
+        assert response.status == 200
+
+
+@pytest.mark.postgres
+async def test_an_engine_that_tells_of_more_tokens_than_there_can_be_leaves_a_row_all_the_same(
+    start_gateway: StartGateway, engine: ScriptedEngine, postgres_database: str
+) -> None:
+    gateway = await start_gateway(engine, store={"url": postgres_database})
+    engine.script = Script(prompt_tokens=2**31 - 1)
+    status, *_ = await gateway.post({"model": "m", "prompt": ["a", "b"]}, "/v1/completions")
+    assert status == 200
+    with contextlib.closing(psycopg.connect(postgres_database)) as database:
+        found = database.execute("SELECT outcome, prompt_tokens FROM ledger").fetchall()
+    assert found == [("ok", 2**31 - 1)]

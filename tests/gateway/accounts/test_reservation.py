@@ -8,6 +8,7 @@ from typing import Any
 from reverie.events import Delta, Finish, Usage
 from reverie.gateway.accounts.reservation import StoredReservation, Unrecorded
 from reverie.gateway.record import RequestRecord
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import Granted
 from reverie.store.settlements import Settlement
 from tests.store.ledger_helpers import request
@@ -64,6 +65,20 @@ async def test_a_request_of_which_nothing_was_delivered_used_nothing() -> None:
     [settled] = closer.taken
     assert (settled.outcome, settled.first_token_at) == ("failed", None)
     assert (settled.prompt_tokens, settled.completion_tokens) == (0, 0)
+
+
+async def test_no_count_is_larger_than_the_ledger_holds() -> None:
+    """Each choice of an answer may have been told to be as large as that."""
+    reservation, record, closer = reserved()
+    record.saw([Delta("Hi", tokens=2**32)])
+    so_far = reservation.checkpoint()
+    assert so_far is not None
+    assert so_far.completion_tokens == MAX_COUNT
+    record.saw([Finish("stop"), Usage(2**32, 2**32, 2**32)])
+    await reservation.settle()
+    [settled] = closer.taken
+    counts = (settled.prompt_tokens, settled.completion_tokens, settled.cached_tokens)
+    assert counts == (MAX_COUNT, MAX_COUNT, MAX_COUNT)
 
 
 async def test_there_is_a_checkpoint_only_where_something_was_delivered_since_the_last() -> None:

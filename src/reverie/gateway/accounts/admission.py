@@ -17,6 +17,7 @@ from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.request import GenerateRequest
 from reverie.store.answers import Claim, StoredAnswer
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import ReservationRequest
 
 
@@ -161,7 +162,7 @@ async def _reserve(
         stored=caller.stored,
         model=model.name,
         names=model.names,
-        tokens=size.total,
+        tokens=min(size.total, MAX_COUNT),
         prompt_tokens=size.prompt,
         max_tokens=size.answer,
         prompt_estimate=size.estimate,

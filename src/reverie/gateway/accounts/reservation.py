@@ -10,6 +10,7 @@ from typing import Protocol
 from reverie.errors import RateStatus
 from reverie.gateway.record import RequestRecord
 from reverie.store.answers import fresh_event_base
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import Granted, ReservationRequest
 from reverie.store.settlements import Amendment, Checkpoint, LedgerOutcome, Settlement
 from reverie.times import now_ms
@@ -140,10 +141,12 @@ class StoredReservation:
         """
         record = self._record
         if record.completion_tokens is not None:
-            return record.prompt_tokens or 0, record.completion_tokens
-        if not record.pieces:
+            prompt, completion = record.prompt_tokens or 0, record.completion_tokens
+        elif record.pieces:
+            prompt, completion = record.prompt_tokens or self.request.prompt_estimate, record.pieces
+        else:
             return 0, 0
-        return record.prompt_tokens or self.request.prompt_estimate, record.pieces
+        return min(prompt, MAX_COUNT), min(completion, MAX_COUNT)  # sums of what engines told
 
     def _first_token_at(self) -> int | None:
         if self._record.first_token is None:
