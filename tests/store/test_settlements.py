@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from typing import Any, get_args
 
 import pytest
+from msgspec import structs
 
 from reverie.errors import RateLimitExceeded
 from reverie.money import Price
-from reverie.store import answers
+from reverie.store import answers, keys, reservations
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -238,6 +240,36 @@ def test_an_amendment_gives_back_what_a_running_request_will_not_need(store: Sto
     close(store, settled(1, prompt=10, completion=10))
     [granted] = ask(store, request(3, "key_b", tokens=20, cost=20, price=price))
     assert isinstance(granted, Granted)
+
+
+def test_of_several_amendments_at_once_the_last_holds(store: Store) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=100))
+    ask(store, request(1, "key_b", tokens=100))
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 40, 7), Amendment(1, 90, 8)])
+    (row,) = rows(store)
+    assert (row.reserved_tokens, row.reserved_cost) == (90, 8)
+    assert isinstance(ask(store, request(2, "key_b", tokens=11))[0], RateLimitExceeded)
+    assert isinstance(ask(store, request(2, "key_b", tokens=10))[0], Granted)
+
+
+def test_an_amendment_gives_back_to_those_limits_alone_that_counted_its_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key may be given a limit between two of its requests."""
+    now = time.time()
+    monkeypatch.setattr(reservations, "clock", lambda _: now)
+    of_model = RateLimits(tpm=1000)
+    [first] = ask(store, request(1, model_limits=of_model))
+    with store.write() as connection:
+        limited = keys.by_ids(connection, ["key_a"])["key_a"]
+        keys.update(connection, structs.replace(limited, limits=RateLimits(tpm=100)))
+    ask(store, request(2, model_limits=of_model))
+    assert isinstance(first, Granted)
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 40, 0, first.subjects)])
+    [refused] = ask(store, request(3, tokens=50, model_limits=of_model))
+    assert isinstance(refused, RateLimitExceeded)
 
 
 def test_an_amendment_that_comes_late_changes_nothing(store: Store) -> None:

@@ -72,6 +72,8 @@ class Amendment(Struct, frozen=True):
     row: int
     reserved_tokens: int
     reserved_cost: int
+    subjects: tuple[str, ...] | None = None
+    """As in ``Settlement``."""
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -105,9 +107,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens
         if settlement.ended_at - row.created_at < SPAN * 1000:
-            subjects = settlement.subjects
-            if subjects is None:
-                subjects = subjects_of(row.key_id, row.model)
+            subjects = _counting(row, settlement.subjects)
             corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
     if updates:
         _CLOSE.execute_many(connection, updates)
@@ -124,16 +124,17 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
         sqlalchemy.exc.SQLAlchemyError: nothing has happened.
     """
     rows = to_amend(connection, [amendment.row for amendment in amendments])
-    updates: list[dict[str, int]] = []
+    updates: list[dict[str, Any]] = []
     corrections = Corrections()
     for amendment in amendments:
-        row = rows.pop(amendment.row, None)
+        row = rows.get(amendment.row)
         if row is None or row.outcome is not None:
             continue
         updates.append(structs.asdict(amendment))
         difference = amendment.reserved_tokens - row.reserved_tokens
         row.reserved_tokens = amendment.reserved_tokens
-        corrections.add(subjects_of(row.key_id, row.model), row.created_at // 1000, difference)
+        subjects = _counting(row, amendment.subjects)
+        corrections.add(subjects, row.created_at // 1000, difference)
     if updates:
         connection.execute(_AMEND, updates)
         corrections.write(connection)
@@ -177,6 +178,11 @@ def close_lost(
         ],
     )
     return len(rows)
+
+
+def _counting(row: LedgerRow, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The subjects that counted a row's request, or all that may have."""
+    return subjects_of(row.key_id, row.model) if known is None else known
 
 
 def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]:

@@ -53,6 +53,7 @@ class StoredReservation:
         "_close",
         "_limited",
         "_record",
+        "_reserved_prompt",
         "_settled",
         "_subjects",
         "base",
@@ -78,6 +79,7 @@ class StoredReservation:
         self._amend = amend
         self._settled = False
         self._checkpointed = 0
+        self._reserved_prompt = request.prompt_tokens
 
     async def settle(self, answer: bytes | None = None) -> None:
         """As ``Reservation.settle``."""
@@ -99,13 +101,19 @@ class StoredReservation:
             self._record.trace.step_until(_SETTLE, durable)
 
     def on_prompt(self) -> None:
-        """Give back what was reserved for the prompt beyond its size, which is known now."""
+        """Give back what was reserved for the prompt beyond its size, which is known now.
+
+        Another backend may tell more than one that failed: then some of it is reserved again.
+        """
         request = self.request
-        prompt = self._record.prompt_tokens or 0
-        if self._settled or not self._limited or request.prompt_tokens - prompt < _MIN_AMENDMENT:
+        prompt = min(self._record.prompt_tokens or 0, request.prompt_tokens)
+        is_little = 0 <= self._reserved_prompt - prompt < _MIN_AMENDMENT
+        if self._settled or not self._limited or is_little:
             return
+        self._reserved_prompt = prompt
+        tokens = min(prompt + request.max_tokens, request.tokens)
         cost = request.price.most(prompt, request.max_tokens)
-        self._amend(Amendment(request.id, prompt + request.max_tokens, cost))
+        self._amend(Amendment(request.id, tokens, cost, self._subjects))
 
     def checkpoint(self) -> Checkpoint | None:
         """How far the request has come, if that is further than at the last call."""
