@@ -1,4 +1,8 @@
-"""The gateways that share a store: which of them are alive, and whose open rows must be closed."""
+"""The gateways that share a store: which of them are alive, and whose open rows must be closed.
+
+Rule: each ``now`` is by the store's clock (``coordination.clock_ms``). Gateways whose own clocks
+are some seconds apart would take each other for dead.
+"""
 
 from __future__ import annotations
 

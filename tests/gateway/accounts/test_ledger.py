@@ -16,15 +16,19 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from reverie import background
-from reverie.errors import StoreFailure
+from reverie.errors import RateLimitExceeded, StoreFailure
+from reverie.gateway.accounts import ledger as ledger_module
 from reverie.gateway.accounts.journal import directory
+from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.record import RequestRecord
 from reverie.settings import StoreSettings
 from reverie.store import gateways, keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key
 from reverie.store.limits import RateLimits
 from reverie.store.reservations import reserve
@@ -523,6 +527,27 @@ async def test_a_neighbours_journal_that_can_not_be_read_keeps_nobody_from_its_w
     assert (await closed_row(gateway, database))["outcome"] == "lost"
     await leftovers_are_told_and_harm_nothing(gateway)
     unreadable.rmdir()
+
+
+@pytest.mark.postgres
+async def test_a_gateway_whose_clock_is_ahead_takes_no_neighbour_for_dead_and_no_limit_for_unused(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(StoreSettings(url=postgres_database))
+    migrate(store)
+    make_key(store, limits=RateLimits(rpm=1))
+    ledger, ahead = Ledger(store), Ledger(store)
+    await ledger.start()
+    await ledger.reserve(request(ledger.next_row(), "key_secret"), RequestRecord("a", "/llm"))
+    monkeypatch.setattr(ledger_module, "now_ms", lambda: now_ms() + 600_000)
+    await ahead.start()
+    with store.read() as connection:
+        assert connection.scalars(select(schema.ledger.c.outcome)).all() == [None]
+    with pytest.raises(RateLimitExceeded):
+        await ahead.reserve(request(ahead.next_row(), "key_secret"), RequestRecord("b", "/llm"))
+    await ahead.stop()
+    await ledger.stop()
+    store.close()
 
 
 async def test_a_journal_that_can_not_be_removed_does_not_keep_the_gateway_from_leaving(

@@ -32,6 +32,7 @@ from reverie.log import fields
 from reverie.money import NANO
 from reverie.store import gateways
 from reverie.store.answers import StoredAnswer
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.engine import Store
 from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 from reverie.store.database.writer import Operation, Work, Writer
@@ -190,7 +191,7 @@ class Ledger:
 
     def _register(self) -> int:
         with self._store.write() as connection:
-            number = gateways.register(connection, now_ms())
+            number = gateways.register(connection, clock_ms(connection))
         try:
             self._take_over_journals()
         except OSError as failure:  # tried again while this gateway runs
@@ -201,7 +202,7 @@ class Ledger:
 
     def _leave(self) -> None:
         with self._store.write() as connection:
-            gateways.leave(connection, self._gateway, now_ms())
+            gateways.leave(connection, self._gateway, clock_ms(connection))
 
     # Reserving ----------------------------------------------------------------------------
 
@@ -450,7 +451,7 @@ class Ledger:
         self, connection: Connection, held: Sequence[frozenset[int] | None], is_retry: bool
     ) -> Sequence[None]:
         """Say that this gateway lives; where the rows that it holds are given, reap as well."""
-        gateways.heartbeat(connection, self._gateway, now_ms())
+        gateways.heartbeat(connection, self._gateway, clock_ms(connection))
         known = [rows for rows in held if rows is not None]
         if known:
             _reap(connection, self._gateway)
@@ -482,12 +483,13 @@ def _write_checkpoints(
 
 
 def _reap(connection: Connection, gateway_id: int) -> None:
-    if closed := gateways.reap_dead(connection, gateway_id, now_ms()):
+    if closed := gateways.reap_dead(connection, gateway_id, clock_ms(connection)):
         logger.warning("closed requests of a gateway that died", extra=fields(count=closed))
 
 
 def _close_forgotten(connection: Connection, gateway_id: int, held: frozenset[int]) -> None:
-    if closed := gateways.close_forgotten(connection, gateway_id, held, now_ms()):
+    now = clock_ms(connection)
+    if closed := gateways.close_forgotten(connection, gateway_id, held, now):
         logger.warning("closed requests that had failed", extra=fields(count=closed))
 
 

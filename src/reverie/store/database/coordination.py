@@ -35,3 +35,8 @@ def clock(connection: Connection) -> float:
     if connection.dialect.name != "postgresql":
         return time.time()
     return float(connection.execute(_DATABASE_CLOCK).scalar_one())
+
+
+def clock_ms(connection: Connection) -> int:
+    """As ``clock``, in milliseconds."""
+    return int(clock(connection) * 1000)
