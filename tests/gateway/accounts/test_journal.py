@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -53,6 +54,27 @@ def test_the_journal_of_a_gateway_that_lives_is_its_own(tmp_path: Path) -> None:
     journal.append(settlement(1))
     assert entries(tmp_path) == []
     assert journal.pending == [settlement(1)]
+    journal.done(1)
+
+
+@pytest.mark.parametrize("begins_anew", [True, False])
+def test_a_journal_that_its_gateway_removes_while_it_is_looked_at_was_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins_anew: bool
+) -> None:
+    journal = Journal(tmp_path, durable=False)
+    journal.append(settlement(1))
+    flock = fcntl.flock
+
+    def flock_a_moment_later(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        journal.done(1)
+        if begins_anew:
+            journal.append(settlement(2))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_a_moment_later)
+    assert entries(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == begins_anew
     journal.done(1)
 
 

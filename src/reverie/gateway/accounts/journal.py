@@ -155,6 +155,9 @@ def _lock(path: Path) -> int | None:
         if isinstance(error, BlockingIOError):
             return None
         raise
+    if not os.fstat(file).st_nlink:  # it was removed meanwhile, and may have been begun anew
+        os.close(file)
+        return None
     return file
 
 
