@@ -15,6 +15,7 @@ from sqlalchemy import select
 from reverie.events import Delta, Prompt
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
+from reverie.prompt_bounds import extent_of_prompt
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -147,6 +148,27 @@ async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_t
         (row,) = connection.execute(select(schema.ledger)).all()
     assert (row.outcome, row.estimated) == ("cancelled", True)
     assert row.prompt_tokens == 600 // 3 + 8 + 32
+
+
+async def test_a_client_that_leaves_is_not_billed_for_prompts_that_no_engine_has_begun(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    limits = RateLimits(tpm=100_000)  # so that they are read one after the other
+    gateway = await start(start_gateway, engine, store, kind="generic", limits=limits)
+    body = {"model": "m", "prompt": [DIGITS] * 4, "stream": True}
+    leaving = asyncio.create_task(gateway.post(body, "/v1/completions", headers=BEARER))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    async with asyncio.timeout(10):
+        while reserved(store):
+            await asyncio.sleep(0.01)
+    with store.read() as connection:
+        (row,) = connection.execute(select(schema.ledger)).all()
+    assert (row.outcome, row.completion_tokens) == ("cancelled", 1)
+    _, estimate, _ = extent_of_prompt(DIGITS)
+    assert row.prompt_tokens == estimate
 
 
 @pytest.mark.postgres
