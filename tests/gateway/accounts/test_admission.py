@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from reverie.events import Delta, Prompt
+from reverie.gateway.accounts.admission import Unrecorded
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
 from reverie.prompt_bounds import extent_of_prompt
@@ -194,3 +195,10 @@ async def test_an_engine_that_tells_of_more_tokens_than_there_can_be_leaves_a_ro
     with contextlib.closing(psycopg.connect(postgres_database)) as database:
         found = database.execute("SELECT outcome, prompt_tokens FROM ledger").fetchall()
     assert found == [("ok", 2**31 - 1)]
+
+
+async def test_without_a_ledger_streams_of_the_same_claim_still_differ_in_their_numbers() -> None:
+    first = Unrecorded()
+    await asyncio.sleep(0.002)
+    assert 0 < first.base < Unrecorded().base
+    await first.settle(b"whole")

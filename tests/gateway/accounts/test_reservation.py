@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from reverie.events import Delta, Finish, Prompt, Usage
-from reverie.gateway.accounts.reservation import StoredReservation, Unrecorded
+from reverie.gateway.accounts.reservation import StoredReservation
 from reverie.gateway.record import RequestRecord
 from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import Granted
@@ -130,10 +130,3 @@ def test_what_another_engine_needs_more_for_the_prompt_is_set_aside_again() -> N
     sizes = {"tokens": 900, "prompt_tokens": 800, "max_tokens": 100, "cost": 18_000}
     again = [tokens for tokens, _ in amended(200, 780, 5000, **sizes)]
     assert again == [300, 880, 900]
-
-
-async def test_without_a_ledger_streams_of_the_same_claim_still_differ_in_their_numbers() -> None:
-    first = Unrecorded()
-    await asyncio.sleep(0.002)
-    assert 0 < first.base < Unrecorded().base
-    await first.settle(b"whole")

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from reverie.errors import RateStatus
 from reverie.gateway.record import RequestRecord
-from reverie.store.answers import fresh_event_base
 from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import Granted, ReservationRequest
 from reverie.store.settlements import Amendment, Checkpoint, LedgerOutcome, Settlement
@@ -161,15 +160,3 @@ class StoredReservation:
             return None
         ago = time.monotonic() - self._record.first_token
         return now_ms() - int(ago * 1000)
-
-
-class Unrecorded:
-    """The place of a request without a ledger: nothing is known of earlier requests."""
-
-    rate: RateStatus | None = None
-
-    def __init__(self) -> None:
-        self.base = fresh_event_base(time.time())
-
-    async def settle(self, answer: bytes | None = None) -> None:
-        """Do nothing."""
