@@ -215,16 +215,24 @@ def test_the_sums_agree_with_the_rows_whatever_happens(store: Store) -> None:
     assert {row.key_id for row in rows(store, "usage_daily")} == {"key_a", "key_b"}
 
 
-def test_only_seconds_that_still_count_are_given_tokens_back(store: Store) -> None:
+def test_tokens_are_given_back_to_the_second_that_counted_them(store: Store) -> None:
     make_key(store, "key_b", limits=RateLimits(tpm=1000))
     ask(store, request(1, "key_b"), request(2, "key_b"))
     (window,) = rows(store, "limit_windows")
     assert (window.subject, window.requests, window.tokens) == ("key:key_b", 2, 200)
     close(store, settled(1, prompt=30, completion=0))
     assert rows(store, "limit_windows")[0].tokens == 130
-    (second, *_) = (row for row in rows(store) if row.id == 2)
-    close(store, Settlement(id=2, outcome="ok", ended_at=second.created_at + 61_000))
-    assert rows(store, "limit_windows")[0].tokens == 130
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_a_gateway_whose_clock_is_another_gives_tokens_back_all_the_same(
+    store: Store, minutes: int
+) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=100))
+    ask(store, request(1, "key_b"))
+    close(store, structs.replace(settled(1), ended_at=now_ms() + minutes * 60_000))
+    [granted] = ask(store, request(2, "key_b", tokens=50))
+    assert isinstance(granted, Granted)
 
 
 def test_an_amendment_gives_back_what_a_running_request_will_not_need(store: Store) -> None:

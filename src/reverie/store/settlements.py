@@ -19,7 +19,6 @@ from reverie.store import answers
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared
 from reverie.store.ledger_rows import LedgerRow, to_amend, to_close
-from reverie.store.limits import SPAN
 from reverie.store.usage import DayKey, DaySums, add_to_days
 from reverie.store.windows import Corrections, subjects_of
 from reverie.times import day_of
@@ -106,9 +105,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
             kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens
-        if settlement.ended_at - row.created_at < SPAN * 1000:
-            subjects = _counting(row, settlement.subjects)
-            corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
+        subjects = _counting(row, settlement.subjects)
+        corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
     if updates:
         _CLOSE.execute_many(connection, updates)
         add_to_days(connection, sums)
