@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from reverie.errors import (
     InsufficientQuota,
@@ -16,6 +17,7 @@ from reverie.errors import (
 )
 from reverie.store import keys, reservations
 from reverie.store.answers import Claim
+from reverie.store.database import coordination
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
 from reverie.store.reservations import Granted, ReservationRequest, Result
@@ -119,6 +121,33 @@ def test_a_request_begins_after_the_end_of_those_that_made_room_for_it(
     assert granted(ask(store, request(2))) == [True]
     first, second = rows(store)
     assert second.created_at >= first.ended_at
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("change", ["revoked", "limited on a model"])
+def test_what_becomes_of_a_key_while_its_limits_are_locked_decides_on_its_request(
+    store: Store, change: str
+) -> None:
+    """Another gateway may take a while to decide on requests of the same key."""
+    key = make_key(store, limits=RateLimits(rpm=9))
+    ask(store, request(1))
+    results: list[Result] = []
+    asking = threading.Thread(target=lambda: results.extend(ask(store, request(2))))
+    with store.write() as other_gateway:
+        coordination.lock(other_gateway, ["key:key_a"])
+        asking.start()
+        time.sleep(0.3)
+        with store.write() as connection:
+            if change == "revoked":
+                keys.revoke(connection, key.id, now_ms())
+            else:
+                limits = {"m": RateLimits(concurrency=1)}
+                keys.update(connection, structs.replace(key, model_limits=limits))
+    asking.join()
+    [result] = results
+    expected = InvalidApiKey if change == "revoked" else RateLimitExceeded
+    assert isinstance(result, expected)
 
 
 def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:

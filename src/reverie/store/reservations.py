@@ -241,11 +241,15 @@ def _check_key(request: ReservationRequest, state: _LimitState) -> None:
 
 def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) -> _LimitState:
     stored = {request.key_id for request in requests if request.stored}
-    found = keys.by_ids(connection, stored) if stored else {}
-    limited = _limited_subjects(requests, found)
-    budgeted = {key.id: key for key in found.values() if key.budget is not None}
-    if limited or budgeted:
-        lock(connection, [*limited, *(f"key:{id}" for id in budgeted)])
+    locked: set[str] = set()
+    while True:
+        found = keys.by_ids(connection, stored) if stored else {}
+        limited = _limited_subjects(requests, found)
+        budgeted = {key.id: key for key in found.values() if key.budget is not None}
+        needed = {*limited, *(f"key:{id}" for id in budgeted)} - locked
+        if not needed or not lock(connection, needed):
+            break
+        locked |= needed  # keys may have changed while others held the locks
     running, reserved = _open_rows(connection, limited, budgeted)
     state = _LimitState(clock(connection))  # after the ends of those that aren't open any more
     state.keys = found
