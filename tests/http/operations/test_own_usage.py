@@ -80,6 +80,17 @@ async def test_a_holder_sees_limits_what_is_left_and_what_was_spent(
         assert [one["model"] for one in view[period]["by_model"]] == ["m"]
 
 
+async def test_what_is_left_on_a_model_is_told_by_whatever_name_the_limit_has(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    limits = {"alias": RateLimits(rpm=5)}
+    await asyncio.to_thread(make_key, store, "mine", model_limits=limits)
+    gateway = await start_gateway(engine)
+    assert (await gateway.post(chat(), headers=bearer("mine")))[0] == 200
+    _, view, _ = await gateway.get("/v1/usage", headers=bearer("mine"))
+    assert view["left"]["models"]["alias"]["requests"]["left"] == 4
+
+
 async def test_what_running_requests_set_aside_is_not_left(
     engine: ScriptedEngine, start_gateway: StartGateway, store: Store
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
@@ -37,11 +37,16 @@ def own_query(
 
 
 def own_usage(
-    connection: Connection, caller: Caller, now: int, query: UsageQuery | None = None
+    connection: Connection,
+    caller: Caller,
+    models: Mapping[str, str],
+    now: int,
+    query: UsageQuery | None = None,
 ) -> dict[str, Any]:
     """The view of one caller, as JSON. Nothing in it is another's.
 
     Args:
+        models: each name that a model has → the one that it is counted by.
         now: milliseconds since 1970.
         query: days and dimensions of what the caller wants to know besides.
     """
@@ -57,7 +62,7 @@ def own_usage(
     }
     if key is not None:
         (view["key"],) = describe(connection, [key], now)
-        view["left"] = _left(connection, key, now)
+        view["left"] = _left(connection, key, models, now)
     if query is not None:
         groups = usage.groups_of(connection, query, (caller.key_id,))
         report = UsageReport(query, groups, usage.total(groups), {})
@@ -65,13 +70,13 @@ def own_usage(
     return view
 
 
-def _left(connection: Connection, key: Key, now: int) -> dict[str, Any]:
+def _left(connection: Connection, key: Key, models: Mapping[str, str], now: int) -> dict[str, Any]:
     running, reserved = _open(connection, key.id)
     left = _of_limits(connection, f"key:{key.id}", key.limits, now)
     if key.limits.concurrency is not None:
         left["concurrency"] = max(0, key.limits.concurrency - running)
     for model, limits in key.model_limits.items():
-        _, subject, _ = subjects_of(key.id, model)
+        _, subject, _ = subjects_of(key.id, models.get(model, model))
         left.setdefault("models", {})[model] = _of_limits(connection, subject, limits, now)
     if key.budget is not None and key.currency is not None and key.budget_period is not None:
         spent = usage.spent(connection, [key], now).get(key.id, 0)
