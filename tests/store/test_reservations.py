@@ -160,6 +160,15 @@ def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:
     assert granted(results) == [True, False, True, True]
 
 
+def test_limits_on_several_names_of_one_model_hold_together(store: Store) -> None:
+    limits = {"m": RateLimits(rpm=1), "alias": RateLimits(rpm=9, tpm=150)}
+    make_key(store, model_limits=limits)
+    names = ("m", "alias")
+    assert granted(ask(store, request(1, names=names, tokens=151))) == [False]
+    small = [request(id, names=names, tokens=10) for id in (1, 2)]
+    assert granted(ask(store, *small)) == [True, False]
+
+
 def test_a_models_limits_hold_over_all_its_callers(store: Store) -> None:
     make_key(store, "key_a")
     make_key(store, "key_b")

@@ -290,9 +290,10 @@ def _limited_subjects(
         if (key := found.get(request.key_id)) is not None:
             if key.limits:
                 limited[of_key] = ("This key", key.limits)
-            for name in request.names:
-                if limits := key.model_limits.get(name):
-                    limited[of_key_and_model] = (f"This key, on {request.model},", limits)
+            named = [one for name in request.names if (one := key.model_limits.get(name))]
+            if named:
+                label = f"This key, on {request.model},"
+                limited[of_key_and_model] = (label, RateLimits.all_of(named))
         if request.model_limits:
             limited[of_model] = (
                 f"All callers of {request.model} together",
