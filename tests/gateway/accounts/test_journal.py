@@ -129,6 +129,19 @@ def test_each_store_has_a_folder_of_its_own_that_tells_nothing_of_its_address(
     assert "secret" not in os.fspath(one)
 
 
+def test_files_of_one_name_in_two_directories_are_two_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway would apply the other's settlements to its own rows of the same numbers."""
+    folders = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        folders.append(directory("sqlite:///reverie.db"))
+    assert folders[0] != folders[1]
+    assert folders[1] == directory(f"sqlite:///{tmp_path}/b/reverie.db")
+
+
 def test_a_journal_that_can_not_be_read_is_told_of_after_the_others_were(tmp_path: Path) -> None:
     for name in ("a", "c"):
         line = msgspec.json.encode(settlement(ord(name)))

@@ -23,10 +23,16 @@ from reverie.store.settlements import Settlement
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
+_SQLITE = "sqlite:///"
 
 
 def directory(url: str) -> Path:
-    """The folder of a store's journals: ``$XDG_STATE_HOME/reverie/journal/…``."""
+    """The folder of a store's journals: ``$XDG_STATE_HOME/reverie/journal/…``.
+
+    A file that is named relative to the working directory is another one in each.
+    """
+    if url.startswith(_SQLITE):
+        url = _SQLITE + os.path.abspath(url.removeprefix(_SQLITE))
     return state_directory() / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
