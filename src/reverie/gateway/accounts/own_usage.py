@@ -14,6 +14,7 @@ from reverie.gateway.accounts.usage_report import UsageReport, parse_query, sums
 from reverie.money import format_amount
 from reverie.store import keys, usage, windows
 from reverie.store.database import schema
+from reverie.store.database.coordination import clock_ms
 from reverie.store.keys import Key
 from reverie.store.limits import NOTHING_USED, LimitUsage, RateLimits, period_end
 from reverie.store.usage import UsageQuery as UsageQuery
@@ -62,7 +63,7 @@ def own_usage(
     }
     if key is not None:
         (view["key"],) = describe(connection, [key], now)
-        view["left"] = _left(connection, key, models, now)
+        view["left"] = _left(connection, key, models, clock_ms(connection))
     if query is not None:
         groups = usage.groups_of(connection, query, (caller.key_id,))
         report = UsageReport(query, groups, usage.total(groups), {})
