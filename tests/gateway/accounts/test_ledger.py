@@ -550,6 +550,42 @@ async def test_a_gateway_whose_clock_is_ahead_takes_no_neighbour_for_dead_and_no
     store.close()
 
 
+async def test_after_a_silence_of_its_own_a_gateway_waits_for_its_neighbours_to_be_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the store was down, the machine asleep, or the clock set."""
+    monkeypatch.setattr(gateways, "HEARTBEAT_INTERVAL", 3600)
+    store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/two.db"))
+    migrate(store)
+    make_key(store)
+    later = 0
+    monkeypatch.setattr(ledger_module, "clock_ms", lambda _: now_ms() + later)
+    ledger, neighbour = Ledger(store), Ledger(store)
+    await ledger.start()
+    await neighbour.start()
+    row = request(neighbour.next_row(), "key_secret")
+    await neighbour.reserve(row, RequestRecord("a", "/llm"))
+
+    def outcome_after(seconds: int, *, neighbour_lives: bool = False) -> str | None:
+        nonlocal later
+        later += seconds * 1000
+        with store.write() as connection:
+            ledger._write_heartbeat(connection, [frozenset()], False)
+            if neighbour_lives:
+                neighbour._write_heartbeat(connection, [None], False)
+            found: str | None = connection.scalar(select(schema.ledger.c.outcome))
+            return found
+
+    assert outcome_after(60) is None
+    assert outcome_after(4, neighbour_lives=True) is None
+    for _ in range(3):
+        assert outcome_after(4) is None
+    assert outcome_after(4) == "lost"  # it has been silent for 16 seconds
+    await neighbour.stop()
+    await ledger.stop()
+    store.close()
+
+
 async def test_a_journal_that_can_not_be_removed_does_not_keep_the_gateway_from_leaving(
     gateway: Gateway, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
