@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from sqlalchemy import Connection
 
 from reverie.errors import (
     InsufficientQuota,
@@ -15,6 +16,7 @@ from reverie.errors import (
     ModelNotAllowed,
     RateLimitExceeded,
 )
+from reverie.money import Price
 from reverie.store import keys, reservations
 from reverie.store.answers import Claim
 from reverie.store.database import coordination
@@ -191,6 +193,31 @@ def test_a_budget_counts_what_was_spent_and_what_is_set_aside(store: Store) -> N
     assert granted(ask(store, request(4, cost=5000))) == [True]
     (refusal,) = ask(store, request(5, cost=1))
     assert isinstance(refusal, InsufficientQuota)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_request_that_ends_at_that_moment_counts_once_against_a_budget(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set aside for it is then spent."""
+    make_key(store, budget=100, budget_period="day", currency="USD")
+    price = Price(input=1, output=1, currency="USD")
+    ask(store, request(1, tokens=60, cost=60, price=price))
+    ending = threading.Thread(target=close, args=(store, settled(1, prompt=50, completion=10)))
+    execute = Connection.execute
+
+    def execute_and_have_it_end(connection: Connection, statement: Any, *given: Any) -> Any:
+        found = execute(connection, statement, *given)
+        if "reserved_cost" in str(statement) and not ending.ident:
+            ending.start()
+            ending.join()
+        return found
+
+    monkeypatch.setattr(Connection, "execute", execute_and_have_it_end)
+    results = ask(store, request(2, tokens=40, cost=40, price=price))
+    assert ending.ident
+    assert granted(results) == [True]
 
 
 def test_a_budget_in_another_currency_buys_nothing(store: Store) -> None:

@@ -250,7 +250,7 @@ def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) 
         if not needed or not lock(connection, needed):
             break
         locked |= needed  # keys may have changed while others held the locks
-    running, reserved = _open_rows(connection, limited, budgeted)
+    running = _open_rows(connection, limited)
     state = _LimitState(clock(connection))  # after the ends of those that aren't open any more
     state.keys = found
     if limited:
@@ -267,11 +267,8 @@ def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) 
             for subject, (label, limits) in limited.items()
         }
     if budgeted:
-        spent = usage.spent(connection, list(budgeted.values()), state.now_ms)
-        state.budgets = {
-            id: _budget_usage(key, spent.get(id, 0) + reserved.get(id, 0))
-            for id, key in budgeted.items()
-        }
+        spent = usage.spent_and_reserved(connection, list(budgeted.values()), state.now_ms)
+        state.budgets = {id: _budget_usage(key, spent.get(id, 0)) for id, key in budgeted.items()}
     return state
 
 
@@ -303,38 +300,24 @@ def _limited_subjects(
 
 
 def _open_rows(
-    connection: Connection,
-    limited: Mapping[str, tuple[str, RateLimits]],
-    budgeted: Mapping[str, Key],
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Subject → its open requests, and key → the money reserved for its open requests.
-
-    The rows are read only where a concurrency limit or a budget needs them.
-    """
+    connection: Connection, limited: Mapping[str, tuple[str, RateLimits]]
+) -> dict[str, int]:
+    """Subject → its open requests, which are counted only where their number is limited."""
     counted = {s for s, (_, limits) in limited.items() if limits.concurrency is not None}
-    if not counted and not budgeted:
-        return {}, {}
+    if not counted:
+        return {}
     of_keys = {subject.split(":")[1] for subject in counted if subject.startswith("key:")}
     of_models = {s.removeprefix("model:") for s in counted if s.startswith("model:")}
-    rows = connection.execute(
-        _OPEN, {"keys": list(of_keys | set(budgeted)), "models": list(of_models)}
-    )
+    rows = connection.execute(_OPEN, {"keys": list(of_keys), "models": list(of_models)})
     running: dict[str, int] = {}
-    reserved: dict[str, int] = {}
-    for key_id, model, requests, cost in rows:
-        reserved[key_id] = reserved.get(key_id, 0) + int(cost)
+    for key_id, model, requests in rows:
         for subject in subjects_of(key_id, model):
             running[subject] = running.get(subject, 0) + requests
-    return running, reserved
+    return running
 
 
 _OPEN = (
-    select(
-        _LEDGER.c.key_id,
-        _LEDGER.c.model,
-        func.count(),
-        func.coalesce(func.sum(_LEDGER.c.reserved_cost), 0),
-    )
+    select(_LEDGER.c.key_id, _LEDGER.c.model, func.count())
     .where(
         _LEDGER.c.outcome.is_(None),
         or_(

@@ -72,16 +72,14 @@ def own_usage(
 
 
 def _left(connection: Connection, key: Key, models: Mapping[str, str], now: int) -> dict[str, Any]:
-    running, reserved = _open(connection, key.id)
     left = _of_limits(connection, f"key:{key.id}", key.limits, now)
     if key.limits.concurrency is not None:
-        left["concurrency"] = max(0, key.limits.concurrency - running)
+        left["concurrency"] = max(0, key.limits.concurrency - _running(connection, key.id))
     for model, limits in key.model_limits.items():
         _, subject, _ = subjects_of(key.id, models.get(model, model))
         left.setdefault("models", {})[model] = _of_limits(connection, subject, limits, now)
     if key.budget is not None and key.currency is not None and key.budget_period is not None:
-        spent = usage.spent(connection, [key], now).get(key.id, 0)
-        nano = max(0, key.budget - spent - reserved)
+        nano = max(0, key.budget - usage.spent_and_reserved(connection, [key], now).get(key.id, 0))
         left["budget_nano"] = nano
         left["budget"] = format_amount(nano, key.currency)
         left["budget_resets_at"] = format_moment(
@@ -103,14 +101,10 @@ def _of_limits(
     }
 
 
-def _open(connection: Connection, key_id: str) -> tuple[int, int]:
-    """How many requests of a key are open, and the money that is set aside for them."""
-    row = connection.execute(
-        select(func.count(), func.coalesce(func.sum(_LEDGER.c.reserved_cost), 0)).where(
-            _LEDGER.c.outcome.is_(None), _LEDGER.c.key_id == key_id
-        )
-    ).one()
-    return int(row[0]), int(row[1])
+def _running(connection: Connection, key_id: str) -> int:
+    """How many requests of a key are open."""
+    open_rows = select(func.count()).where(_LEDGER.c.outcome.is_(None), _LEDGER.c.key_id == key_id)
+    return connection.execute(open_rows).scalar_one()
 
 
 def _spent(connection: Connection, caller: Caller, since: int, until: int) -> dict[str, Any]:
