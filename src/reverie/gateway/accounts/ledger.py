@@ -455,7 +455,7 @@ class Ledger:
     ) -> Sequence[None]:
         """Say that this gateway lives; where the rows that it holds are given, reap as well."""
         now = clock_ms(connection)
-        if now - self._seen_at > gateways.DOUBT_AFTER_MS:
+        if abs(now - self._seen_at) > gateways.DOUBT_AFTER_MS:
             self._doubts_until = now + gateways.DEAD_AFTER_MS
         self._seen_at = now
         gateways.heartbeat(connection, self._gateway, now)
