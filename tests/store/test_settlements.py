@@ -141,6 +141,23 @@ def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
     assert totals(store) == from_ledger(store)
 
 
+def test_of_a_lost_request_and_its_retry_one_is_billed_however_late_it_is_found(
+    store: Store,
+) -> None:
+    """Claims are forgotten after a day."""
+    claim = Claim("once", b"f")
+    ask(store, request(1, claim=claim))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    ask(store, request(2, claim=claim))
+    close(store, settled(2))
+    with store.write() as connection:
+        answers.sweep(connection, now_ms() + 1)
+    close(store, settled(1))
+    assert {row.id: row.outcome for row in rows(store)} == {1: "lost", 2: "ok"}
+    assert totals(store) == from_ledger(store)
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_of_a_lost_request_and_its_retry_one_is_billed_if_both_come_at_once(

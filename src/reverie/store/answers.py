@@ -88,6 +88,11 @@ def find(
     return found
 
 
+def holding(connection: Connection, rows: Iterable[int]) -> set[int]:
+    """Those of the ledger's rows that hold a claim."""
+    return set(connection.scalars(_HOLDING, {"rows": list(rows)}))
+
+
 def body(connection: Connection, row: int) -> bytes | None:
     """The answer to the request of a ledger row, if it is still stored."""
     found: bytes | None = connection.execute(_BODY, {"row": row}).scalar_one_or_none()
@@ -195,6 +200,9 @@ _SUMS = select(
     func.sum(_SIZES.c.size).over(order_by=_SIZES.c.created_at.desc()).label("total"),
 ).subquery()
 _PAST = select(func.max(_SUMS.c.created_at)).where(_SUMS.c.total > bindparam("limit"))
+_HOLDING = select(_ANSWERS.c.ledger_id).where(
+    _ANSWERS.c.ledger_id.in_(bindparam("rows", expanding=True))
+)
 _BODY = select(_ANSWERS.c.body).where(_ANSWERS.c.ledger_id == bindparam("row"))
 _REMOVE = delete(_ANSWERS).where(
     _ANSWERS.c.key_id == bindparam("of"), _ANSWERS.c.idempotency_key == bindparam("key")

@@ -2,7 +2,8 @@
 
 Rule 1: a row is closed once. Closing it again changes nothing, so a settlement may be sent twice.
 Only a row that was given up as ``lost`` may be corrected later. It stays lost if its request was
-generated anew in the meantime, under its ``Idempotency-Key``: only one of the two is billed.
+generated anew in the meantime, under its ``Idempotency-Key``, or may have been, since the claim was
+forgotten: only one of the two is billed.
 
 Rule 2: the daily sums change in the transaction that closes the row, and by exactly its figures.
 """
@@ -23,7 +24,6 @@ from reverie.store.usage import DayKey, DaySums, add_to_days
 from reverie.store.windows import Corrections, subjects_of
 from reverie.times import day_of
 
-_ANSWERS = schema.answers
 _LEDGER = schema.ledger
 
 LedgerOutcome: TypeAlias = Literal["ok", "length", "cancelled", "failed", "lost"]
@@ -184,7 +184,10 @@ def _counting(row: LedgerRow, known: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]:
-    """Those of the rows that are lost and whose idempotency keys belong to other rows by now."""
+    """Those of the rows that are lost and whose idempotency keys belong to other rows by now.
+
+    So may those whose keys nobody holds any more, for all that is known.
+    """
     claimed = {
         row.id: (row.key_id, row.idempotency_key)
         for row in rows.values()
@@ -193,20 +196,9 @@ def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]
     if not claimed:
         return set()
     answers.lock_claims(connection, claimed.values())
-    return set(connection.scalars(_REPLACED, {"lost": list(claimed)}))
+    return claimed.keys() - answers.holding(connection, claimed)
 
 
-_REPLACED = (
-    select(_LEDGER.c.id)
-    .join(
-        _ANSWERS,
-        (_ANSWERS.c.key_id == _LEDGER.c.key_id)
-        & (_ANSWERS.c.idempotency_key == _LEDGER.c.idempotency_key),
-    )
-    .where(
-        _LEDGER.c.id.in_(bindparam("lost", expanding=True)), _ANSWERS.c.ledger_id != _LEDGER.c.id
-    )
-)
 _CLOSE = Prepared(
     lambda *_: (
         update(_LEDGER)
