@@ -23,7 +23,7 @@ HEARTBEAT_INTERVAL = 1.0
 DEAD_AFTER_MS = 15_000
 """A gateway without a heartbeat for so long counts as dead. If it is alive after all, its
 settlements still count when they come."""
-DOUBT_AFTER_MS = DEAD_AFTER_MS // 3
+DOUBT_AFTER_MS = DEAD_AFTER_MS * 2 // 3
 """A gateway that was itself silent for so long judges no other's silence for ``DEAD_AFTER_MS``: the
 store was down, the machine asleep or its clock set, and for the others as well."""
 _FORGOTTEN_AFTER_MS = 60_000
