@@ -151,7 +151,6 @@ TESTED_ELSEWHERE = {
     "http/dialects/framing.py": "http/ollama/test_generate.py",
     "http/dialects/split.py": "http/dialects/test_chunks.py",
     "http/dialects/wire.py": "http/operations/test_openapi.py",
-    "gateway/choices.py": "http/test_choices.py",
     "http/dialects/completions.py": "http/test_choices.py",
     "http/idempotency/kept_copy.py": "http/idempotency/test_replays.py",
     "http/request/sampling.py": "http/request/test_body.py",

@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
+from sqlalchemy import Connection
 
 from reverie.errors import (
     InsufficientQuota,
@@ -14,8 +16,10 @@ from reverie.errors import (
     ModelNotAllowed,
     RateLimitExceeded,
 )
+from reverie.money import Price
 from reverie.store import keys, reservations
 from reverie.store.answers import Claim
+from reverie.store.database import coordination
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
 from reverie.store.reservations import Granted, ReservationRequest, Result
@@ -121,6 +125,33 @@ def test_a_request_begins_after_the_end_of_those_that_made_room_for_it(
     assert second.created_at >= first.ended_at
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("change", ["revoked", "limited on a model"])
+def test_what_becomes_of_a_key_while_its_limits_are_locked_decides_on_its_request(
+    store: Store, change: str
+) -> None:
+    """Another gateway may take a while to decide on requests of the same key."""
+    key = make_key(store, limits=RateLimits(rpm=9))
+    ask(store, request(1))
+    results: list[Result] = []
+    asking = threading.Thread(target=lambda: results.extend(ask(store, request(2))))
+    with store.write() as other_gateway:
+        coordination.lock(other_gateway, ["key:key_a"])
+        asking.start()
+        time.sleep(0.3)
+        with store.write() as connection:
+            if change == "revoked":
+                keys.revoke(connection, key.id, now_ms())
+            else:
+                limits = {"m": RateLimits(concurrency=1)}
+                keys.update(connection, structs.replace(key, model_limits=limits))
+    asking.join()
+    [result] = results
+    expected = InvalidApiKey if change == "revoked" else RateLimitExceeded
+    assert isinstance(result, expected)
+
+
 def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:
     make_key(store, limits=RateLimits(rpm=10), model_limits={"big": RateLimits(rpm=1)})
 
@@ -129,6 +160,15 @@ def test_a_key_may_have_limits_of_its_own_for_one_model(store: Store) -> None:
 
     results = ask(store, of("big", 1), of("big", 2), of("m", 3), of("m", 4))
     assert granted(results) == [True, False, True, True]
+
+
+def test_limits_on_several_names_of_one_model_hold_together(store: Store) -> None:
+    limits = {"m": RateLimits(rpm=1), "alias": RateLimits(rpm=9, tpm=150)}
+    make_key(store, model_limits=limits)
+    names = ("m", "alias")
+    assert granted(ask(store, request(1, names=names, tokens=151))) == [False]
+    small = [request(id, names=names, tokens=10) for id in (1, 2)]
+    assert granted(ask(store, *small)) == [True, False]
 
 
 def test_a_models_limits_hold_over_all_its_callers(store: Store) -> None:
@@ -153,6 +193,31 @@ def test_a_budget_counts_what_was_spent_and_what_is_set_aside(store: Store) -> N
     assert granted(ask(store, request(4, cost=5000))) == [True]
     (refusal,) = ask(store, request(5, cost=1))
     assert isinstance(refusal, InsufficientQuota)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_request_that_ends_at_that_moment_counts_once_against_a_budget(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set aside for it is then spent."""
+    make_key(store, budget=100, budget_period="day", currency="USD")
+    price = Price(input=1, output=1, currency="USD")
+    ask(store, request(1, tokens=60, cost=60, price=price))
+    ending = threading.Thread(target=close, args=(store, settled(1, prompt=50, completion=10)))
+    execute = Connection.execute
+
+    def execute_and_have_it_end(connection: Connection, statement: Any, *given: Any) -> Any:
+        found = execute(connection, statement, *given)
+        if "reserved_cost" in str(statement) and not ending.ident:
+            ending.start()
+            ending.join()
+        return found
+
+    monkeypatch.setattr(Connection, "execute", execute_and_have_it_end)
+    results = ask(store, request(2, tokens=40, cost=40, price=price))
+    assert ending.ident
+    assert granted(results) == [True]
 
 
 def test_a_budget_in_another_currency_buys_nothing(store: Store) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from typing import Any, get_args
 
 import pytest
+from msgspec import structs
 
 from reverie.errors import RateLimitExceeded
 from reverie.money import Price
+from reverie.store import answers, keys, reservations
 from reverie.store.answers import Claim
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -137,6 +141,50 @@ def test_of_a_lost_request_and_its_retry_one_is_billed(store: Store) -> None:
     assert totals(store) == from_ledger(store)
 
 
+def test_of_a_lost_request_and_its_retry_one_is_billed_however_late_it_is_found(
+    store: Store,
+) -> None:
+    """Claims are forgotten after a day."""
+    claim = Claim("once", b"f")
+    ask(store, request(1, claim=claim))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    ask(store, request(2, claim=claim))
+    close(store, settled(2))
+    with store.write() as connection:
+        answers.sweep(connection, now_ms() + 1)
+    close(store, settled(1))
+    assert {row.id: row.outcome for row in rows(store)} == {1: "lost", 2: "ok"}
+    assert totals(store) == from_ledger(store)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_of_a_lost_request_and_its_retry_one_is_billed_if_both_come_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One gateway takes the claim over while another settles the row that had it."""
+    claim = Claim("once", b"f")
+    ask(store, request(1, claim=claim))
+    with store.write() as connection:
+        close_lost(connection, GATEWAY, now_ms())
+    late = threading.Thread(target=close, args=(store, settled(1)))
+    find = answers.find
+
+    def find_just_before_the_settlement(*given: Any) -> Any:
+        found = find(*given)
+        late.start()
+        late.join(0.5)
+        return found
+
+    monkeypatch.setattr(answers, "find", find_just_before_the_settlement)
+    ask(store, request(2, claim=claim))
+    late.join()
+    close(store, settled(2))
+    assert {row.id: row.outcome for row in rows(store)} == {1: "lost", 2: "ok"}
+    assert totals(store) == from_ledger(store)
+
+
 def test_a_lost_row_keeps_its_last_checkpoint_and_costs_nothing(store: Store) -> None:
     ask(store, request(1))
     with store.write() as connection:
@@ -184,16 +232,24 @@ def test_the_sums_agree_with_the_rows_whatever_happens(store: Store) -> None:
     assert {row.key_id for row in rows(store, "usage_daily")} == {"key_a", "key_b"}
 
 
-def test_only_seconds_that_still_count_are_given_tokens_back(store: Store) -> None:
+def test_tokens_are_given_back_to_the_second_that_counted_them(store: Store) -> None:
     make_key(store, "key_b", limits=RateLimits(tpm=1000))
     ask(store, request(1, "key_b"), request(2, "key_b"))
     (window,) = rows(store, "limit_windows")
     assert (window.subject, window.requests, window.tokens) == ("key:key_b", 2, 200)
     close(store, settled(1, prompt=30, completion=0))
     assert rows(store, "limit_windows")[0].tokens == 130
-    (second, *_) = (row for row in rows(store) if row.id == 2)
-    close(store, Settlement(id=2, outcome="ok", ended_at=second.created_at + 61_000))
-    assert rows(store, "limit_windows")[0].tokens == 130
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_a_gateway_whose_clock_is_another_gives_tokens_back_all_the_same(
+    store: Store, minutes: int
+) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=100))
+    ask(store, request(1, "key_b"))
+    close(store, structs.replace(settled(1), ended_at=now_ms() + minutes * 60_000))
+    [granted] = ask(store, request(2, "key_b", tokens=50))
+    assert isinstance(granted, Granted)
 
 
 def test_an_amendment_gives_back_what_a_running_request_will_not_need(store: Store) -> None:
@@ -209,6 +265,36 @@ def test_an_amendment_gives_back_what_a_running_request_will_not_need(store: Sto
     close(store, settled(1, prompt=10, completion=10))
     [granted] = ask(store, request(3, "key_b", tokens=20, cost=20, price=price))
     assert isinstance(granted, Granted)
+
+
+def test_of_several_amendments_at_once_the_last_holds(store: Store) -> None:
+    make_key(store, "key_b", limits=RateLimits(tpm=100))
+    ask(store, request(1, "key_b", tokens=100))
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 40, 7), Amendment(1, 90, 8)])
+    (row,) = rows(store)
+    assert (row.reserved_tokens, row.reserved_cost) == (90, 8)
+    assert isinstance(ask(store, request(2, "key_b", tokens=11))[0], RateLimitExceeded)
+    assert isinstance(ask(store, request(2, "key_b", tokens=10))[0], Granted)
+
+
+def test_an_amendment_gives_back_to_those_limits_alone_that_counted_its_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key may be given a limit between two of its requests."""
+    now = time.time()
+    monkeypatch.setattr(reservations, "clock", lambda _: now)
+    of_model = RateLimits(tpm=1000)
+    [first] = ask(store, request(1, model_limits=of_model))
+    with store.write() as connection:
+        limited = keys.by_ids(connection, ["key_a"])["key_a"]
+        keys.update(connection, structs.replace(limited, limits=RateLimits(tpm=100)))
+    ask(store, request(2, model_limits=of_model))
+    assert isinstance(first, Granted)
+    with store.write() as connection:
+        amend(connection, [Amendment(1, 40, 0, first.subjects)])
+    [refused] = ask(store, request(3, tokens=50, model_limits=of_model))
+    assert isinstance(refused, RateLimitExceeded)
 
 
 def test_an_amendment_that_comes_late_changes_nothing(store: Store) -> None:

@@ -82,7 +82,7 @@ async def relay_choices(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        merge(record, parts, requests)
+        merge(record, parts, requests, ended=True)
         record.add_gaps(parts)
 
 
@@ -103,11 +103,21 @@ def total_usage(requests: Sequence[GenerateRequest], usages: Sequence[Usage]) ->
 
 
 def merge(
-    record: RequestRecord, parts: Sequence[RequestRecord], requests: Sequence[GenerateRequest]
+    record: RequestRecord,
+    parts: Sequence[RequestRecord],
+    requests: Sequence[GenerateRequest],
+    *,
+    ended: bool = False,
 ) -> None:
-    """Bring a request's record up to date with those of its choices."""
+    """Bring a request's record up to date with those of its choices, whether or not all have begun.
+
+    Args:
+        ended: no more will come. Of several prompts, those count that were read by then.
+    """
     counting = [part for part, one in zip(parts, requests, strict=True) if one.counts_prompt]
-    record.pieces = sum(part.pieces for part in parts)
+    record.pieces = sum(
+        part.pieces if part.completion_tokens is None else part.completion_tokens for part in parts
+    )
     record.failovers = sum(part.failovers for part in parts)
     record.retries = sum(part.retries for part in parts)
     record.position = max(part.position for part in parts)
@@ -126,6 +136,12 @@ def merge(
         record.prompt_tokens = sum(part.prompt_tokens or 0 for part in counting)
         if not known and record.on_prompt is not None:
             record.on_prompt()
+    elif ended and record.pieces:
+        record.prompt_tokens = sum(
+            one.likely_prompt if part.prompt_tokens is None else part.prompt_tokens
+            for part, one in zip(parts, requests, strict=True)
+            if one.counts_prompt and (part.pieces or part.prompt_tokens is not None)
+        )
     if all(part.completion_tokens is not None for part in parts):
         record.completion_tokens = sum(part.completion_tokens or 0 for part in parts)
         record.estimated = any(part.estimated for part in parts)

@@ -8,7 +8,7 @@ ended otherwise stays, as a mark that there was one, until it is claimed anew or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 
 from reverie.errors import AnswerNotKept, IdempotencyKeyReused, RequestInProgress, ReverieError
 from reverie.store.database import schema
+from reverie.store.database.coordination import lock
 
 ANSWERS_KEPT_MS = 24 * 3600 * 1000
 """For how long an answer is replayed."""
@@ -52,6 +53,12 @@ def fresh_event_base(now: float) -> int:
     return int(now * 1000) * 1000
 
 
+def lock_claims(connection: Connection, places: Iterable[tuple[str, str]]) -> None:
+    """Let nobody else decide on claims, (API key's id, idempotency key), until this transaction
+    ends."""
+    lock(connection, [f"claim:{key_id}:{key}" for key_id, key in places])
+
+
 def find(
     connection: Connection, wanted: Mapping[tuple[str, str], Claim], expired_before: int
 ) -> dict[tuple[str, str], StoredAnswer | ReverieError | None]:
@@ -79,6 +86,11 @@ def find(
         if (claim := wanted.get(place)) is not None:
             found[place] = None if row.created_at < expired_before else _previous_result(row, claim)
     return found
+
+
+def holding(connection: Connection, rows: Iterable[int]) -> set[int]:
+    """Those of the ledger's rows that hold a claim."""
+    return set(connection.scalars(_HOLDING, {"rows": list(rows)}))
 
 
 def body(connection: Connection, row: int) -> bytes | None:
@@ -188,6 +200,9 @@ _SUMS = select(
     func.sum(_SIZES.c.size).over(order_by=_SIZES.c.created_at.desc()).label("total"),
 ).subquery()
 _PAST = select(func.max(_SUMS.c.created_at)).where(_SUMS.c.total > bindparam("limit"))
+_HOLDING = select(_ANSWERS.c.ledger_id).where(
+    _ANSWERS.c.ledger_id.in_(bindparam("rows", expanding=True))
+)
 _BODY = select(_ANSWERS.c.body).where(_ANSWERS.c.ledger_id == bindparam("row"))
 _REMOVE = delete(_ANSWERS).where(
     _ANSWERS.c.key_id == bindparam("of"), _ANSWERS.c.idempotency_key == bindparam("key")

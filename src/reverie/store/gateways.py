@@ -1,4 +1,8 @@
-"""The gateways that share a store: which of them are alive, and whose open rows must be closed."""
+"""The gateways that share a store: which of them are alive, and whose open rows must be closed.
+
+Rule: each ``now`` is by the store's clock (``coordination.clock_ms``). Gateways whose own clocks
+are some seconds apart would take each other for dead.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ HEARTBEAT_INTERVAL = 1.0
 DEAD_AFTER_MS = 15_000
 """A gateway without a heartbeat for so long counts as dead. If it is alive after all, its
 settlements still count when they come."""
+DOUBT_AFTER_MS = DEAD_AFTER_MS * 2 // 3
+"""A gateway that was itself silent for so long judges no other's silence for ``DEAD_AFTER_MS``: the
+store was down, the machine asleep or its clock set, and for the others as well."""
 _FORGOTTEN_AFTER_MS = 60_000
 """Age of an open row that nobody holds, from which on it isn't just being opened."""
 
@@ -50,8 +57,12 @@ def leave(connection: Connection, gateway_id: int, now: int) -> None:
     )
 
 
-def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
+def reap_dead(connection: Connection, gateway_id: int, now: int, *, by_silence: bool = True) -> int:
     """Close the rows that dead gateways left open; delete old answers and windows.
+
+    Args:
+        by_silence: whether one counts as dead that hasn't been heard of for long, or only one that
+            is known to be gone.
 
     Returns:
         The number of rows that were closed as lost.
@@ -69,7 +80,8 @@ def reap_dead(connection: Connection, gateway_id: int, now: int) -> int:
         .with_for_update(skip_locked=True)
     ).all()
     for other in others:
-        if now - other.seen_at > DEAD_AFTER_MS or _gone_from_here(other.process):
+        silent = by_silence and now - other.seen_at > DEAD_AFTER_MS
+        if silent or _gone_from_here(other.process):
             closed += close_lost(connection, other.id, now)
             connection.execute(
                 update(_GATEWAYS).where(_GATEWAYS.c.id == other.id).values(ended_at=now)

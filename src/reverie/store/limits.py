@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
 from reverie.money import Period, format_amount
@@ -38,6 +38,16 @@ class RateLimits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
     def __bool__(self) -> bool:
         """True if anything is limited."""
         return self != _UNLIMITED
+
+    @staticmethod
+    def all_of(several: Sequence[RateLimits]) -> RateLimits:
+        """What is within several limits, of which there is at least one."""
+        if len(several) == 1:
+            return several[0]
+        kinds = zip(*map(structs.astuple, several), strict=True)
+        return RateLimits(
+            *(min((n for n in kind if n is not None), default=None) for kind in kinds)
+        )
 
 
 _UNLIMITED = RateLimits()

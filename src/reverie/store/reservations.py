@@ -190,7 +190,7 @@ def _taken_claims(
         if request.claim is not None and request.id not in opened
     }
     if wanted:
-        lock(connection, [f"claim:{key_id}:{key}" for key_id, key in wanted])
+        answers.lock_claims(connection, wanted)
     return answers.find(connection, wanted, now - ANSWERS_KEPT_MS)
 
 
@@ -241,12 +241,16 @@ def _check_key(request: ReservationRequest, state: _LimitState) -> None:
 
 def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) -> _LimitState:
     stored = {request.key_id for request in requests if request.stored}
-    found = keys.by_ids(connection, stored) if stored else {}
-    limited = _limited_subjects(requests, found)
-    budgeted = {key.id: key for key in found.values() if key.budget is not None}
-    if limited or budgeted:
-        lock(connection, [*limited, *(f"key:{id}" for id in budgeted)])
-    running, reserved = _open_rows(connection, limited, budgeted)
+    locked: set[str] = set()
+    while True:
+        found = keys.by_ids(connection, stored) if stored else {}
+        limited = _limited_subjects(requests, found)
+        budgeted = {key.id: key for key in found.values() if key.budget is not None}
+        needed = {*limited, *(f"key:{id}" for id in budgeted)} - locked
+        if not needed or not lock(connection, needed):
+            break
+        locked |= needed  # keys may have changed while others held the locks
+    running = _open_rows(connection, limited)
     state = _LimitState(clock(connection))  # after the ends of those that aren't open any more
     state.keys = found
     if limited:
@@ -263,11 +267,8 @@ def _read_state(connection: Connection, requests: Sequence[ReservationRequest]) 
             for subject, (label, limits) in limited.items()
         }
     if budgeted:
-        spent = usage.spent(connection, list(budgeted.values()), state.now_ms)
-        state.budgets = {
-            id: _budget_usage(key, spent.get(id, 0) + reserved.get(id, 0))
-            for id, key in budgeted.items()
-        }
+        spent = usage.spent_and_reserved(connection, list(budgeted.values()), state.now_ms)
+        state.budgets = {id: _budget_usage(key, spent.get(id, 0)) for id, key in budgeted.items()}
     return state
 
 
@@ -286,9 +287,10 @@ def _limited_subjects(
         if (key := found.get(request.key_id)) is not None:
             if key.limits:
                 limited[of_key] = ("This key", key.limits)
-            for name in request.names:
-                if limits := key.model_limits.get(name):
-                    limited[of_key_and_model] = (f"This key, on {request.model},", limits)
+            named = [one for name in request.names if (one := key.model_limits.get(name))]
+            if named:
+                label = f"This key, on {request.model},"
+                limited[of_key_and_model] = (label, RateLimits.all_of(named))
         if request.model_limits:
             limited[of_model] = (
                 f"All callers of {request.model} together",
@@ -298,38 +300,24 @@ def _limited_subjects(
 
 
 def _open_rows(
-    connection: Connection,
-    limited: Mapping[str, tuple[str, RateLimits]],
-    budgeted: Mapping[str, Key],
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Subject → its open requests, and key → the money reserved for its open requests.
-
-    The rows are read only where a concurrency limit or a budget needs them.
-    """
+    connection: Connection, limited: Mapping[str, tuple[str, RateLimits]]
+) -> dict[str, int]:
+    """Subject → its open requests, which are counted only where their number is limited."""
     counted = {s for s, (_, limits) in limited.items() if limits.concurrency is not None}
-    if not counted and not budgeted:
-        return {}, {}
+    if not counted:
+        return {}
     of_keys = {subject.split(":")[1] for subject in counted if subject.startswith("key:")}
     of_models = {s.removeprefix("model:") for s in counted if s.startswith("model:")}
-    rows = connection.execute(
-        _OPEN, {"keys": list(of_keys | set(budgeted)), "models": list(of_models)}
-    )
+    rows = connection.execute(_OPEN, {"keys": list(of_keys), "models": list(of_models)})
     running: dict[str, int] = {}
-    reserved: dict[str, int] = {}
-    for key_id, model, requests, cost in rows:
-        reserved[key_id] = reserved.get(key_id, 0) + int(cost)
+    for key_id, model, requests in rows:
         for subject in subjects_of(key_id, model):
             running[subject] = running.get(subject, 0) + requests
-    return running, reserved
+    return running
 
 
 _OPEN = (
-    select(
-        _LEDGER.c.key_id,
-        _LEDGER.c.model,
-        func.count(),
-        func.coalesce(func.sum(_LEDGER.c.reserved_cost), 0),
-    )
+    select(_LEDGER.c.key_id, _LEDGER.c.model, func.count())
     .where(
         _LEDGER.c.outcome.is_(None),
         or_(

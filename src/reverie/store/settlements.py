@@ -2,7 +2,8 @@
 
 Rule 1: a row is closed once. Closing it again changes nothing, so a settlement may be sent twice.
 Only a row that was given up as ``lost`` may be corrected later. It stays lost if its request was
-generated anew in the meantime, under its ``Idempotency-Key``: only one of the two is billed.
+generated anew in the meantime, under its ``Idempotency-Key``, or may have been, since the claim was
+forgotten: only one of the two is billed.
 
 Rule 2: the daily sums change in the transaction that closes the row, and by exactly its figures.
 """
@@ -19,12 +20,10 @@ from reverie.store import answers
 from reverie.store.database import schema
 from reverie.store.database.prepared import Prepared
 from reverie.store.ledger_rows import LedgerRow, to_amend, to_close
-from reverie.store.limits import SPAN
 from reverie.store.usage import DayKey, DaySums, add_to_days
 from reverie.store.windows import Corrections, subjects_of
 from reverie.times import day_of
 
-_ANSWERS = schema.answers
 _LEDGER = schema.ledger
 
 LedgerOutcome: TypeAlias = Literal["ok", "length", "cancelled", "failed", "lost"]
@@ -72,6 +71,8 @@ class Amendment(Struct, frozen=True):
     row: int
     reserved_tokens: int
     reserved_cost: int
+    subjects: tuple[str, ...] | None = None
+    """As in ``Settlement``."""
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -104,11 +105,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         if row.idempotency_key is not None and settlement.outcome in _COMPLETE:
             kept.append((row.id, settlement.answer))
         used = settlement.prompt_tokens + settlement.completion_tokens
-        if settlement.ended_at - row.created_at < SPAN * 1000:
-            subjects = settlement.subjects
-            if subjects is None:
-                subjects = subjects_of(row.key_id, row.model)
-            corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
+        subjects = _counting(row, settlement.subjects)
+        corrections.add(subjects, row.created_at // 1000, used - row.counted_tokens)
     if updates:
         _CLOSE.execute_many(connection, updates)
         add_to_days(connection, sums)
@@ -124,16 +122,17 @@ def amend(connection: Connection, amendments: Sequence[Amendment]) -> None:
         sqlalchemy.exc.SQLAlchemyError: nothing has happened.
     """
     rows = to_amend(connection, [amendment.row for amendment in amendments])
-    updates: list[dict[str, int]] = []
+    updates: list[dict[str, Any]] = []
     corrections = Corrections()
     for amendment in amendments:
-        row = rows.pop(amendment.row, None)
+        row = rows.get(amendment.row)
         if row is None or row.outcome is not None:
             continue
         updates.append(structs.asdict(amendment))
         difference = amendment.reserved_tokens - row.reserved_tokens
         row.reserved_tokens = amendment.reserved_tokens
-        corrections.add(subjects_of(row.key_id, row.model), row.created_at // 1000, difference)
+        subjects = _counting(row, amendment.subjects)
+        corrections.add(subjects, row.created_at // 1000, difference)
     if updates:
         connection.execute(_AMEND, updates)
         corrections.write(connection)
@@ -179,25 +178,27 @@ def close_lost(
     return len(rows)
 
 
+def _counting(row: LedgerRow, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The subjects that counted a row's request, or all that may have."""
+    return subjects_of(row.key_id, row.model) if known is None else known
+
+
 def _replaced(connection: Connection, rows: Mapping[int, LedgerRow]) -> set[int]:
-    """Those of the rows that are lost and whose idempotency keys belong to other rows by now."""
-    lost = [
-        row.id for row in rows.values() if row.outcome == "lost" and row.idempotency_key is not None
-    ]
-    return set(connection.scalars(_REPLACED, {"lost": lost})) if lost else set()
+    """Those of the rows that are lost and whose idempotency keys belong to other rows by now.
+
+    So may those whose keys nobody holds any more, for all that is known.
+    """
+    claimed = {
+        row.id: (row.key_id, row.idempotency_key)
+        for row in rows.values()
+        if row.outcome == "lost" and row.idempotency_key is not None
+    }
+    if not claimed:
+        return set()
+    answers.lock_claims(connection, claimed.values())
+    return claimed.keys() - answers.holding(connection, claimed)
 
 
-_REPLACED = (
-    select(_LEDGER.c.id)
-    .join(
-        _ANSWERS,
-        (_ANSWERS.c.key_id == _LEDGER.c.key_id)
-        & (_ANSWERS.c.idempotency_key == _LEDGER.c.idempotency_key),
-    )
-    .where(
-        _LEDGER.c.id.in_(bindparam("lost", expanding=True)), _ANSWERS.c.ledger_id != _LEDGER.c.id
-    )
-)
 _CLOSE = Prepared(
     lambda *_: (
         update(_LEDGER)

@@ -427,6 +427,15 @@ def test_a_lost_usage_is_estimated_from_what_was_told_before_it() -> None:
     assert decoder.end()[-1] == Usage(7, 3, 2, estimated=True)
 
 
+@pytest.mark.parametrize("wrong", [-1, 2**31, 0])
+def test_progress_on_a_prompt_of_no_possible_size_tells_nothing(wrong: int) -> None:
+    decoder = AnswerDecoder()
+    decoder.read(b'{"choices":[],"prompt_progress":{"total":%d}}' % wrong)
+    assert decoder.prompt is None
+    decoder.read(b'{"choices":[],"prompt_progress":{"total":7,"cache":-2}}')
+    assert decoder.prompt == Prompt(7)
+
+
 TEXTS = st.one_of(
     st.sampled_from(["", " word", "\u00e9\u2028", '"\\\n\x1f', "\ud83d", "\ude00", "\U0001f600"]),
     st.text(st.characters(exclude_categories=()), max_size=3),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select
 
 from reverie.events import Delta, Prompt
+from reverie.gateway.accounts.admission import Unrecorded
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.gateway.record import RequestRecord
+from reverie.prompt_bounds import extent_of_prompt
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
@@ -145,6 +149,59 @@ async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_t
         (row,) = connection.execute(select(schema.ledger)).all()
     assert (row.outcome, row.estimated) == ("cancelled", True)
     assert row.prompt_tokens == 600 // 3 + 8 + 32
+
+
+async def test_a_client_that_leaves_is_not_billed_for_prompts_that_no_engine_has_begun(
+    start_gateway: StartGateway, engine: ScriptedEngine, store: Store
+) -> None:
+    engine.script = Script(tokens=("a", "b"), stall_after=1)
+    limits = RateLimits(tpm=100_000)  # so that they are read one after the other
+    gateway = await start(start_gateway, engine, store, kind="generic", limits=limits)
+    body = {"model": "m", "prompt": [DIGITS] * 4, "stream": True}
+    leaving = asyncio.create_task(gateway.post(body, "/v1/completions", headers=BEARER))
+    await engine.wait_for(lambda e: e.stalled == 1)
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    async with asyncio.timeout(10):
+        while reserved(store):
+            await asyncio.sleep(0.01)
+    with store.read() as connection:
+        (row,) = connection.execute(select(schema.ledger)).all()
+    assert (row.outcome, row.completion_tokens) == ("cancelled", 1)
+    _, estimate, _ = extent_of_prompt(DIGITS)
+    assert row.prompt_tokens == estimate
+
+
+@pytest.mark.postgres
+async def test_an_answer_may_be_as_long_as_a_request_can_say(
+    start_gateway: StartGateway, engine: ScriptedEngine, postgres_database: str
+) -> None:
+    """The ledger's numbers are no larger than that, and a request has a prompt, too."""
+    gateway = await start_gateway(engine, store={"url": postgres_database})
+    status, *_ = await gateway.post(chat(max_tokens=2**31 - 1))
+    assert status == 200
+    async with gateway.http.get(gateway.url + "/readyz") as response:
+        assert response.status == 200
+
+
+@pytest.mark.postgres
+async def test_an_engine_that_tells_of_more_tokens_than_there_can_be_leaves_a_row_all_the_same(
+    start_gateway: StartGateway, engine: ScriptedEngine, postgres_database: str
+) -> None:
+    gateway = await start_gateway(engine, store={"url": postgres_database})
+    engine.script = Script(prompt_tokens=2**31 - 1)
+    status, *_ = await gateway.post({"model": "m", "prompt": ["a", "b"]}, "/v1/completions")
+    assert status == 200
+    with contextlib.closing(psycopg.connect(postgres_database)) as database:
+        found = database.execute("SELECT outcome, prompt_tokens FROM ledger").fetchall()
+    assert found == [("ok", 2**31 - 1)]
+
+
+async def test_without_a_ledger_streams_of_the_same_claim_still_differ_in_their_numbers() -> None:
+    first = Unrecorded()
+    await asyncio.sleep(0.002)
+    assert 0 < first.base < Unrecorded().base
+    await first.settle(b"whole")
 
 
 @pytest.mark.parametrize("leaves", [False, True])

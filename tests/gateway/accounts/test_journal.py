@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -56,6 +57,27 @@ def test_the_journal_of_a_gateway_that_lives_is_its_own(tmp_path: Path) -> None:
     journal.done(1)
 
 
+@pytest.mark.parametrize("begins_anew", [True, False])
+def test_a_journal_that_its_gateway_removes_while_it_is_looked_at_was_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins_anew: bool
+) -> None:
+    journal = Journal(tmp_path, durable=False)
+    journal.append(settlement(1))
+    flock = fcntl.flock
+
+    def flock_a_moment_later(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        journal.done(1)
+        if begins_anew:
+            journal.append(settlement(2))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_a_moment_later)
+    assert entries(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == begins_anew
+    journal.done(1)
+
+
 @pytest.mark.integration
 def test_what_a_killed_gateway_wrote_is_left_behind_once(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=False)
@@ -105,6 +127,19 @@ def test_each_store_has_a_folder_of_its_own_that_tells_nothing_of_its_address(
     assert one != other
     assert one.is_relative_to(tmp_path)
     assert "secret" not in os.fspath(one)
+
+
+def test_files_of_one_name_in_two_directories_are_two_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway would apply the other's settlements to its own rows of the same numbers."""
+    folders = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        folders.append(directory("sqlite:///reverie.db"))
+    assert folders[0] != folders[1]
+    assert folders[1] == directory(f"sqlite:///{tmp_path}/b/reverie.db")
 
 
 def test_a_journal_that_can_not_be_read_is_told_of_after_the_others_were(tmp_path: Path) -> None:

@@ -16,15 +16,19 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from reverie import background
-from reverie.errors import StoreFailure
+from reverie.errors import RateLimitExceeded, StoreFailure
+from reverie.gateway.accounts import ledger as ledger_module
 from reverie.gateway.accounts.journal import directory
+from reverie.gateway.accounts.ledger import Ledger
+from reverie.gateway.record import RequestRecord
 from reverie.settings import StoreSettings
 from reverie.store import gateways, keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
+from reverie.store.database.migrate import migrate
 from reverie.store.keys import Key
 from reverie.store.limits import RateLimits
 from reverie.store.reservations import reserve
@@ -523,6 +527,65 @@ async def test_a_neighbours_journal_that_can_not_be_read_keeps_nobody_from_its_w
     assert (await closed_row(gateway, database))["outcome"] == "lost"
     await leftovers_are_told_and_harm_nothing(gateway)
     unreadable.rmdir()
+
+
+@pytest.mark.postgres
+async def test_a_gateway_whose_clock_is_ahead_takes_no_neighbour_for_dead_and_no_limit_for_unused(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(StoreSettings(url=postgres_database))
+    migrate(store)
+    make_key(store, limits=RateLimits(rpm=1))
+    ledger, ahead = Ledger(store), Ledger(store)
+    await ledger.start()
+    await ledger.reserve(request(ledger.next_row(), "key_secret"), RequestRecord("a", "/llm"))
+    monkeypatch.setattr(ledger_module, "now_ms", lambda: now_ms() + 600_000)
+    await ahead.start()
+    with store.read() as connection:
+        assert connection.scalars(select(schema.ledger.c.outcome)).all() == [None]
+    with pytest.raises(RateLimitExceeded):
+        await ahead.reserve(request(ahead.next_row(), "key_secret"), RequestRecord("b", "/llm"))
+    await ahead.stop()
+    await ledger.stop()
+    store.close()
+
+
+@pytest.mark.parametrize("jumps", [[60], [3600, -3600]])
+async def test_after_a_silence_of_its_own_a_gateway_waits_for_its_neighbours_to_be_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumps: list[int]
+) -> None:
+    """As when the store was down, the machine asleep, or the clock set."""
+    monkeypatch.setattr(gateways, "HEARTBEAT_INTERVAL", 3600)
+    store = Store(StoreSettings(url=f"sqlite:///{tmp_path}/two.db"))
+    migrate(store)
+    make_key(store)
+    later = 0
+    monkeypatch.setattr(ledger_module, "clock_ms", lambda _: now_ms() + later)
+    ledger, neighbour = Ledger(store), Ledger(store)
+    await ledger.start()
+    await neighbour.start()
+    row = request(neighbour.next_row(), "key_secret")
+    await neighbour.reserve(row, RequestRecord("a", "/llm"))
+
+    def outcome_after(seconds: int, *, neighbour_lives: bool = False) -> str | None:
+        nonlocal later
+        later += seconds * 1000
+        with store.write() as connection:
+            ledger._write_heartbeat(connection, [frozenset()], False)
+            if neighbour_lives:
+                neighbour._write_heartbeat(connection, [None], False)
+            found: str | None = connection.scalar(select(schema.ledger.c.outcome))
+            return found
+
+    for seconds in jumps:
+        assert outcome_after(seconds) is None
+    assert outcome_after(4, neighbour_lives=True) is None
+    for _ in range(3):
+        assert outcome_after(4) is None
+    assert outcome_after(4) == "lost"  # it has been silent for 16 seconds
+    await neighbour.stop()
+    await ledger.stop()
+    store.close()
 
 
 async def test_a_journal_that_can_not_be_removed_does_not_keep_the_gateway_from_leaving(

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from reverie.http.operations import own_usage
+from reverie.settings import StoreSettings
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.limits import RateLimits
 from reverie.store.tags import set_tags
 from reverie.store.usage import COUNTS
 from reverie.testing import Script, ScriptedEngine
-from reverie.times import parse_day
+from reverie.times import now_ms, parse_day
 from tests.gateway.accounts.test_ledger import make_key
 from tests.harness import Gateway, StartGateway, chat, store_of_servers
 
@@ -78,6 +80,34 @@ async def test_a_holder_sees_limits_what_is_left_and_what_was_spent(
         assert (total["requests"], total["prompt_tokens"], total["completion_tokens"]) == (1, 40, 2)
         assert total["costs"] == [{"currency": "USD", "nano": 42_000_000, "formatted": "0.042 USD"}]
         assert [one["model"] for one in view[period]["by_model"]] == ["m"]
+
+
+async def test_what_is_left_on_a_model_is_told_by_whatever_name_the_limit_has(
+    engine: ScriptedEngine, start_gateway: StartGateway, store: Store
+) -> None:
+    limits = {"alias": RateLimits(rpm=5)}
+    await asyncio.to_thread(make_key, store, "mine", model_limits=limits)
+    gateway = await start_gateway(engine)
+    assert (await gateway.post(chat(), headers=bearer("mine")))[0] == 200
+    _, view, _ = await gateway.get("/v1/usage", headers=bearer("mine"))
+    assert view["left"]["models"]["alias"]["requests"]["left"] == 4
+
+
+@pytest.mark.postgres
+async def test_what_is_left_is_told_by_the_stores_clock(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    postgres_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gateway = await start_gateway(engine, store={"url": postgres_database})
+    store = Store(StoreSettings(url=postgres_database))
+    await asyncio.to_thread(make_key, store, "mine", limits=LIMITS)
+    store.close()
+    assert (await gateway.post(chat(), headers=bearer("mine")))[0] == 200
+    monkeypatch.setattr(own_usage, "now_ms", lambda: now_ms() + 600_000)
+    _, view, _ = await gateway.get("/v1/usage", headers=bearer("mine"))
+    assert view["left"]["requests"]["left"] == 9
 
 
 async def test_what_running_requests_set_aside_is_not_left(

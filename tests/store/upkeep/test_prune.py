@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from reverie.errors import UpkeepError
+from reverie.gateway.accounts import key_service
+from reverie.gateway.accounts.key_service import KeyChanges, KeyNotFound
 from reverie.settings import StoreSettings
 from reverie.store import answers, gateways, keys, tags, usage, windows
 from reverie.store.answers import Claim
@@ -24,6 +27,7 @@ from reverie.store.history import last_requests
 from reverie.store.limits import WindowSums
 from reverie.store.reservations import Granted
 from reverie.store.settlements import LedgerOutcome
+from reverie.store.upkeep import prune as prune_module
 from reverie.store.upkeep.prune import (
     Prunable,
     RequestPruner,
@@ -261,6 +265,37 @@ def test_keys_that_ended_long_ago_go_unless_a_report_names_them(store: Store) ->
     assert {key.id for key in rows(store, "keys")} == left
     assert {tag.key_id for tag in rows(store, "key_tags")} == left
     assert reports(store) == before
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_key_that_is_prolonged_at_that_moment_does_not_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(store, expires_at=days_ago(30))
+    make_key(store, "key_newest")
+    changes = KeyChanges(name="team", expires_at="30d")
+    failed: list[KeyNotFound] = []
+
+    def prolong() -> None:
+        try:
+            with store.write() as connection:
+                key_service.update(connection, key.id, changes, now_ms())
+        except KeyNotFound as failure:
+            failed.append(failure)
+
+    prolonging = threading.Thread(target=prolong)
+
+    def delete_a_moment_later(table: Any) -> Any:
+        monkeypatch.undo()
+        prolonging.start()
+        prolonging.join(0.5)
+        return delete(table)
+
+    monkeypatch.setattr(prune_module, "delete", delete_a_moment_later)
+    prune_keys(store, days_ago(10))
+    prolonging.join()
+    assert failed or len(rows(store, "keys")) == 2  # whoever prolongs it is told
 
 
 def test_a_store_whose_only_key_has_ended_still_wants_one(store: Store) -> None:

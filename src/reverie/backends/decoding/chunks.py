@@ -252,8 +252,11 @@ class AnswerDecoder:
                 self._stop = choice.stop
         if delta is not None:
             delta = self._with_tokens(delta, chunk.timings, counts)
-        if chunk.prompt_progress is not None:
-            self.prompt = Prompt(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+        if (progress := chunk.prompt_progress) is not None:
+            cached = {"cached_tokens": progress.cache}
+            told = {"prompt_tokens": progress.total, "prompt_tokens_details": cached}
+            if (prompt := read_counts(told)) is not None:
+                self.prompt = Prompt(prompt.prompt, prompt.cached)
         if counts is not None:
             self._note_counts(counts)
         return delta

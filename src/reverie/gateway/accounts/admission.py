@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from reverie.errors import InsufficientQuota, RateLimitExceeded
+from reverie.errors import InsufficientQuota, RateLimitExceeded, RateStatus
 from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.ledger import Ledger
-from reverie.gateway.accounts.reservation import Reservation, StoredReservation, Unrecorded
+from reverie.gateway.accounts.reservation import Reservation, StoredReservation
 from reverie.gateway.record import RequestRecord
 from reverie.gateway.scheduling.lease import SlotRequest
 from reverie.gateway.scheduling.pool import Pool
 from reverie.gateway.serving.served_models import ServedModel
 from reverie.request import GenerateRequest
-from reverie.store.answers import Claim, StoredAnswer
+from reverie.store.answers import Claim, StoredAnswer, fresh_event_base
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import ReservationRequest
 
 
@@ -25,6 +27,18 @@ class Admitted(NamedTuple):
 
     place: Reservation | StoredAnswer
     requests: tuple[GenerateRequest, ...]
+
+
+class Unrecorded:
+    """The place of a request without a ledger: nothing is known of earlier requests."""
+
+    rate: RateStatus | None = None
+
+    def __init__(self) -> None:
+        self.base = fresh_event_base(time.time())
+
+    async def settle(self, answer: bytes | None = None) -> None:
+        """Do nothing."""
 
 
 class Admission:
@@ -161,7 +175,7 @@ async def _reserve(
         stored=caller.stored,
         model=model.name,
         names=model.names,
-        tokens=size.total,
+        tokens=min(size.total, MAX_COUNT),
         prompt_tokens=size.prompt,
         max_tokens=size.answer,
         prompt_estimate=size.estimate,

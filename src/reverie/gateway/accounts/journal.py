@@ -23,10 +23,16 @@ from reverie.store.settlements import Settlement
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
+_SQLITE = "sqlite:///"
 
 
 def directory(url: str) -> Path:
-    """The folder of a store's journals: ``$XDG_STATE_HOME/reverie/journal/…``."""
+    """The folder of a store's journals: ``$XDG_STATE_HOME/reverie/journal/…``.
+
+    A file that is named relative to the working directory is another one in each.
+    """
+    if url.startswith(_SQLITE):
+        url = _SQLITE + os.path.abspath(url.removeprefix(_SQLITE))
     return state_directory() / "journal" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
@@ -155,6 +161,9 @@ def _lock(path: Path) -> int | None:
         if isinstance(error, BlockingIOError):
             return None
         raise
+    if not os.fstat(file).st_nlink:  # it was removed meanwhile, and may have been begun anew
+        os.close(file)
+        return None
     return file
 
 

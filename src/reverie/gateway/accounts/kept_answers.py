@@ -10,7 +10,7 @@ from reverie.store import answers
 from reverie.store.answers import ANSWERS_KEPT_MS
 from reverie.store.answers import Claim as Claim
 from reverie.store.answers import StoredAnswer as StoredAnswer
-from reverie.store.database.coordination import clock
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.engine import Store
 
 _CHECKS = 16
@@ -65,7 +65,7 @@ class KeptAnswers:
             return None
         place = (key_id, claim.key)
         with self._store.read() as connection:
-            oldest = int(clock(connection) * 1000) - ANSWERS_KEPT_MS
+            oldest = clock_ms(connection) - ANSWERS_KEPT_MS
             return answers.find(connection, {place: claim}, oldest).get(place)
 
     def _body(self, row: int) -> bytes | None:

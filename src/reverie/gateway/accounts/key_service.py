@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from reverie.money import Budget, format_amount, format_budget, parse_budget
 from reverie.store import key_list, keys
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.key_list import KeyFilter, KeyPage
 from reverie.store.keys import Key as Key
 from reverie.store.keys import Status
@@ -25,8 +26,6 @@ from reverie.store.usage import spent
 from reverie.times import format_day, format_moment, parse_moment
 
 MAX_NAME = 200
-MAX_COUNT = 2**31 - 1
-"""No limit is larger: what PostgreSQL's ``integer`` holds."""
 MAX_WEIGHT = 1000
 _MAX_MODELS = 1000
 _MAX_TAGS = 16

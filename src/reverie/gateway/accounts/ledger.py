@@ -32,6 +32,7 @@ from reverie.log import fields
 from reverie.money import NANO
 from reverie.store import gateways
 from reverie.store.answers import StoredAnswer
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.engine import Store
 from reverie.store.database.schema import ROWS_OF_A_GATEWAY
 from reverie.store.database.writer import Operation, Work, Writer
@@ -83,6 +84,8 @@ class Ledger:
         self._rows: Iterator[int] = itertools.count()
         self._heartbeat: Loop | None = None
         self._beat_at = 0.0  # on the monotonic clock, of the last heartbeat that was written
+        self._seen_at = 0  # by the store's clock
+        self._doubts_until = 0  # likewise: see ``DOUBT_AFTER_MS``
         self._steps = {name: Watch(f"ledger {name}") for name in _UPKEEP}
         # Journals that can't be read are for the operator; requests are served all the same.
         self._leftovers = Watch("ledger leftovers", harmless=True)
@@ -190,18 +193,19 @@ class Ledger:
 
     def _register(self) -> int:
         with self._store.write() as connection:
-            number = gateways.register(connection, now_ms())
+            self._seen_at = clock_ms(connection)
+            number = gateways.register(connection, self._seen_at)
         try:
             self._take_over_journals()
         except OSError as failure:  # tried again while this gateway runs
             self._leftovers.failed(failure)
         with self._store.write() as connection:
-            _reap(connection, number)
+            _reap(connection, number, by_silence=True)
         return number
 
     def _leave(self) -> None:
         with self._store.write() as connection:
-            gateways.leave(connection, self._gateway, now_ms())
+            gateways.leave(connection, self._gateway, clock_ms(connection))
 
     # Reserving ----------------------------------------------------------------------------
 
@@ -450,10 +454,14 @@ class Ledger:
         self, connection: Connection, held: Sequence[frozenset[int] | None], is_retry: bool
     ) -> Sequence[None]:
         """Say that this gateway lives; where the rows that it holds are given, reap as well."""
-        gateways.heartbeat(connection, self._gateway, now_ms())
+        now = clock_ms(connection)
+        if abs(now - self._seen_at) > gateways.DOUBT_AFTER_MS:
+            self._doubts_until = now + gateways.DEAD_AFTER_MS
+        self._seen_at = now
+        gateways.heartbeat(connection, self._gateway, now)
         known = [rows for rows in held if rows is not None]
         if known:
-            _reap(connection, self._gateway)
+            _reap(connection, self._gateway, by_silence=now >= self._doubts_until)
             _close_forgotten(connection, self._gateway, known[-1])
         return [None] * len(held)
 
@@ -481,13 +489,15 @@ def _write_checkpoints(
     return [None] * len(moments)
 
 
-def _reap(connection: Connection, gateway_id: int) -> None:
-    if closed := gateways.reap_dead(connection, gateway_id, now_ms()):
+def _reap(connection: Connection, gateway_id: int, *, by_silence: bool) -> None:
+    now = clock_ms(connection)
+    if closed := gateways.reap_dead(connection, gateway_id, now, by_silence=by_silence):
         logger.warning("closed requests of a gateway that died", extra=fields(count=closed))
 
 
 def _close_forgotten(connection: Connection, gateway_id: int, held: frozenset[int]) -> None:
-    if closed := gateways.close_forgotten(connection, gateway_id, held, now_ms()):
+    now = clock_ms(connection)
+    if closed := gateways.close_forgotten(connection, gateway_id, held, now):
         logger.warning("closed requests that had failed", extra=fields(count=closed))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
@@ -14,6 +14,7 @@ from reverie.gateway.accounts.usage_report import UsageReport, parse_query, sums
 from reverie.money import format_amount
 from reverie.store import keys, usage, windows
 from reverie.store.database import schema
+from reverie.store.database.coordination import clock_ms
 from reverie.store.keys import Key
 from reverie.store.limits import NOTHING_USED, LimitUsage, RateLimits, period_end
 from reverie.store.usage import UsageQuery as UsageQuery
@@ -37,11 +38,16 @@ def own_query(
 
 
 def own_usage(
-    connection: Connection, caller: Caller, now: int, query: UsageQuery | None = None
+    connection: Connection,
+    caller: Caller,
+    models: Mapping[str, str],
+    now: int,
+    query: UsageQuery | None = None,
 ) -> dict[str, Any]:
     """The view of one caller, as JSON. Nothing in it is another's.
 
     Args:
+        models: each name that a model has → the one that it is counted by.
         now: milliseconds since 1970.
         query: days and dimensions of what the caller wants to know besides.
     """
@@ -57,7 +63,7 @@ def own_usage(
     }
     if key is not None:
         (view["key"],) = describe(connection, [key], now)
-        view["left"] = _left(connection, key, now)
+        view["left"] = _left(connection, key, models, clock_ms(connection))
     if query is not None:
         groups = usage.groups_of(connection, query, (caller.key_id,))
         report = UsageReport(query, groups, usage.total(groups), {})
@@ -65,17 +71,15 @@ def own_usage(
     return view
 
 
-def _left(connection: Connection, key: Key, now: int) -> dict[str, Any]:
-    running, reserved = _open(connection, key.id)
+def _left(connection: Connection, key: Key, models: Mapping[str, str], now: int) -> dict[str, Any]:
     left = _of_limits(connection, f"key:{key.id}", key.limits, now)
     if key.limits.concurrency is not None:
-        left["concurrency"] = max(0, key.limits.concurrency - running)
+        left["concurrency"] = max(0, key.limits.concurrency - _running(connection, key.id))
     for model, limits in key.model_limits.items():
-        _, subject, _ = subjects_of(key.id, model)
+        _, subject, _ = subjects_of(key.id, models.get(model, model))
         left.setdefault("models", {})[model] = _of_limits(connection, subject, limits, now)
     if key.budget is not None and key.currency is not None and key.budget_period is not None:
-        spent = usage.spent(connection, [key], now).get(key.id, 0)
-        nano = max(0, key.budget - spent - reserved)
+        nano = max(0, key.budget - usage.spent_and_reserved(connection, [key], now).get(key.id, 0))
         left["budget_nano"] = nano
         left["budget"] = format_amount(nano, key.currency)
         left["budget_resets_at"] = format_moment(
@@ -97,14 +101,10 @@ def _of_limits(
     }
 
 
-def _open(connection: Connection, key_id: str) -> tuple[int, int]:
-    """How many requests of a key are open, and the money that is set aside for them."""
-    row = connection.execute(
-        select(func.count(), func.coalesce(func.sum(_LEDGER.c.reserved_cost), 0)).where(
-            _LEDGER.c.outcome.is_(None), _LEDGER.c.key_id == key_id
-        )
-    ).one()
-    return int(row[0]), int(row[1])
+def _running(connection: Connection, key_id: str) -> int:
+    """How many requests of a key are open."""
+    open_rows = select(func.count()).where(_LEDGER.c.outcome.is_(None), _LEDGER.c.key_id == key_id)
+    return connection.execute(open_rows).scalar_one()
 
 
 def _spent(connection: Connection, caller: Caller, since: int, until: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from reverie.errors import RateStatus
 from reverie.gateway.record import RequestRecord
-from reverie.store.answers import fresh_event_base
+from reverie.store.database.schema import MAX_COUNT
 from reverie.store.reservations import Granted, ReservationRequest
 from reverie.store.settlements import Amendment, Checkpoint, LedgerOutcome, Settlement
 from reverie.times import now_ms
@@ -52,6 +52,7 @@ class StoredReservation:
         "_close",
         "_limited",
         "_record",
+        "_reserved_prompt",
         "_settled",
         "_subjects",
         "base",
@@ -77,6 +78,7 @@ class StoredReservation:
         self._amend = amend
         self._settled = False
         self._checkpointed = 0
+        self._reserved_prompt = request.prompt_tokens
 
     async def settle(self, answer: bytes | None = None) -> None:
         """As ``Reservation.settle``."""
@@ -98,13 +100,19 @@ class StoredReservation:
             self._record.trace.step_until(_SETTLE, durable)
 
     def on_prompt(self) -> None:
-        """Give back what was reserved for the prompt beyond its size, which is known now."""
+        """Give back what was reserved for the prompt beyond its size, which is known now.
+
+        Another backend may tell more than one that failed: then some of it is reserved again.
+        """
         request = self.request
-        prompt = self._record.prompt_tokens or 0
-        if self._settled or not self._limited or request.prompt_tokens - prompt < _MIN_AMENDMENT:
+        prompt = min(self._record.prompt_tokens or 0, request.prompt_tokens)
+        is_little = 0 <= self._reserved_prompt - prompt < _MIN_AMENDMENT
+        if self._settled or not self._limited or is_little:
             return
+        self._reserved_prompt = prompt
+        tokens = min(prompt + request.max_tokens, request.tokens)
         cost = request.price.most(prompt, request.max_tokens)
-        self._amend(Amendment(request.id, prompt + request.max_tokens, cost))
+        self._amend(Amendment(request.id, tokens, cost, self._subjects))
 
     def checkpoint(self) -> Checkpoint | None:
         """How far the request has come, if that is further than at the last call."""
@@ -140,25 +148,15 @@ class StoredReservation:
         """
         record = self._record
         if record.completion_tokens is not None:
-            return record.prompt_tokens or 0, record.completion_tokens
-        if not record.pieces:
+            prompt, completion = record.prompt_tokens or 0, record.completion_tokens
+        elif record.pieces:
+            prompt, completion = record.prompt_tokens or self.request.prompt_estimate, record.pieces
+        else:
             return 0, 0
-        return record.prompt_tokens or self.request.prompt_estimate, record.pieces
+        return min(prompt, MAX_COUNT), min(completion, MAX_COUNT)  # sums of what engines told
 
     def _first_token_at(self) -> int | None:
         if self._record.first_token is None:
             return None
         ago = time.monotonic() - self._record.first_token
         return now_ms() - int(ago * 1000)
-
-
-class Unrecorded:
-    """The place of a request without a ledger: nothing is known of earlier requests."""
-
-    rate: RateStatus | None = None
-
-    def __init__(self) -> None:
-        self.base = fresh_event_base(time.time())
-
-    async def settle(self, answer: bytes | None = None) -> None:
-        """Do nothing."""

@@ -18,6 +18,7 @@ from reverie.background import Loop, Watch
 from reverie.gateway.accounts.ledger import Ledger
 from reverie.log import fields
 from reverie.store import gateways
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.engine import Store
 from reverie.store.upkeep.prune import RequestPruner, prune_gateways
 from reverie.times import DAY_MS, now_ms
@@ -111,7 +112,7 @@ class Retention:
 
     def _is_its_turn(self) -> bool:
         with self._store.read() as connection:
-            return gateways.is_first(connection, self._ledger.gateway, now_ms())
+            return gateways.is_first(connection, self._ledger.gateway, clock_ms(connection))
 
     async def _quiet_moment(self) -> None:
         for _ in range(_LOOKS):

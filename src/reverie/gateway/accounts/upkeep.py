@@ -12,6 +12,7 @@ from reverie.gateway.accounts.journal import directory, entries
 from reverie.gateway.accounts.store import Store
 from reverie.store import gateways
 from reverie.store.database import migrate as migrations
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.migrate import Migration as Migration
 from reverie.store.database.migrate import migrate as migrate
 from reverie.store.database.migrate import plan as plan
@@ -129,4 +130,4 @@ def running_gateways(store: Store) -> int:
     with store.read() as connection:
         if migrations.revision_of(connection) is None:
             return 0
-        return gateways.running(connection, now_ms())
+        return gateways.running(connection, clock_ms(connection))

@@ -30,7 +30,13 @@ from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.members import Members
 from reverie.gateway.scheduling.queue import Queue, Waiter
-from reverie.gateway.scheduling.refusals import all_fail, drained, unservable
+from reverie.gateway.scheduling.refusals import (
+    all_fail,
+    displaced,
+    drained,
+    requests_in_words,
+    unservable,
+)
 
 RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
@@ -255,15 +261,8 @@ class Pool(Members):
             self._queue.remove(newcomer)
             raise self._full()
         newest, count = greediest
-        held_up_others = self._end(
-            newest,
-            Overloaded(
-                f"Your key has {_requests(count)} waiting, each for up to "
-                f"{self._queue_timeout:g} s. The queue is full, and the newest of them made room "
-                "for another key's. Send fewer at once, or try again shortly.",
-                retry_after=self._seconds_to_room(),
-            ),
-        )
+        refusal = displaced(count, self._queue_timeout, self._seconds_to_room())
+        held_up_others = self._end(newest, refusal)
         (self.wake if held_up_others else self.on_change)()
 
     def _end(self, waiter: _Waiter, error: Exception) -> bool:
@@ -358,14 +357,16 @@ class Pool(Members):
             self._alarm = loop.call_later(seconds, self.wake)
 
     def _full(self) -> Overloaded:
-        waiting = f"{_requests(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
+        waiting = (
+            f"{requests_in_words(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
+        )
         return self._refusal(
             f"{self.not_ready_reason()}, and the queue is full: {waiting}.",
             f"No slot is free, and the queue is full: {waiting}.",
         )
 
     def _too_late(self) -> Overloaded:
-        seconds, waiting = f"{self._queue_timeout:g} s", _requests(self.waiting)
+        seconds, waiting = f"{self._queue_timeout:g} s", requests_in_words(self.waiting)
         return self._refusal(
             f"{self.not_ready_reason()} after {seconds}, with {waiting} waiting.",
             f"No slot became free within {seconds}, with {waiting} still waiting.",
@@ -383,7 +384,3 @@ class Pool(Members):
     def _seconds_to_room(self) -> float:
         """Seconds after which another try will probably find room: a guess, kept small."""
         return min(30.0, 1.0 + self.waiting / max(1, sum(b.slots for b in self.backends)))
-
-
-def _requests(count: int) -> str:
-    return f"{count} request" if count == 1 else f"{count} requests"

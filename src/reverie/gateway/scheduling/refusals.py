@@ -1,4 +1,4 @@
-"""What a request is told that no backend of its model can take, however long it waits."""
+"""What a request is told that no backend of its model takes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,28 @@ def drained() -> Overloaded:
     )
 
 
+def displaced(waiting: int, seconds_each: float, seconds_to_room: float) -> Overloaded:
+    """Of the newest request of the key that has the most of a full queue.
+
+    Args:
+        waiting: requests of that key.
+        seconds_each: that each may wait.
+    """
+    return Overloaded(
+        f"Your key has {requests_in_words(waiting)} waiting, each for up to {seconds_each:g} s. "
+        "The queue is full, and the newest of them made room for another key's. Send fewer at "
+        "once, or try again shortly.",
+        retry_after=seconds_to_room,
+    )
+
+
 def all_fail(seconds_to_trial: float) -> BackendError:
     return BackendError(
         "Every backend of this model fails at the moment. Try again shortly.",
         reason="no backend is due for a trial",
         retry_after=seconds_to_trial,
     )
+
+
+def requests_in_words(count: int) -> str:
+    return f"{count} request" if count == 1 else f"{count} requests"

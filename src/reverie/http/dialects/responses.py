@@ -106,12 +106,13 @@ def place_of(id: str) -> tuple[str, bytes] | None:
     None if it can't be an id."""
     if not id.startswith(_KEYED):
         return (id, b"") if id.startswith(_ID) else None
-    text, proof = id[len(_KEYED) : -2 * _PROOF], id[-2 * _PROOF :]
+    text, digits = id[len(_KEYED) : -2 * _PROOF], id[-2 * _PROOF :]
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
-        return (key, bytes.fromhex(proof)) if key else None
+        proof = bytes.fromhex(digits)
     except (binascii.Error, ValueError):
         return None
+    return (key, proof) if key and len(proof) == _PROOF else None  # spaces are no digits
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def build(
         hardware.routes(registry, access),
         prometheus.routes(metrics, access, siblings),
         models.routes(registry, access),
-        own_usage.routes(store, access),
+        own_usage.routes(store, access, registry),
     ):
         app.router.routes += router.routes
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Query, Request
@@ -12,6 +13,7 @@ from reverie.gateway.accounts.authentication import Caller
 from reverie.gateway.accounts.key_service import InvalidInput
 from reverie.gateway.accounts.own_usage import UsageQuery, own_query, own_usage
 from reverie.gateway.accounts.store import Store
+from reverie.gateway.serving.registry import ModelRegistry
 from reverie.http.access import Access
 from reverie.http.operations.security import checked_router
 from reverie.times import now_ms
@@ -27,7 +29,7 @@ _Since: TypeAlias = Annotated[
 _Until: TypeAlias = Annotated[str | None, Query(description="The last day; default: today")]
 
 
-def routes(store: Store | None, access: Access) -> APIRouter:
+def routes(store: Store | None, access: Access, registry: ModelRegistry) -> APIRouter:
     router = checked_router("accounts", access.admit)
 
     async def show(
@@ -42,7 +44,8 @@ def routes(store: Store | None, access: Access) -> APIRouter:
         if store is None:
             return {"object": "usage", "key": {"id": caller.key_id, "name": caller.name}}
         try:
-            return await asyncio.to_thread(_read, store, caller, now, query)
+            models = {alias: one.name for one in registry.models.all for alias in one.names}
+            return await asyncio.to_thread(_read, store, caller, models, now, query)
         except StoreFailure:
             raise AccountsUnavailable from None
 
@@ -53,6 +56,8 @@ def routes(store: Store | None, access: Access) -> APIRouter:
     return router
 
 
-def _read(store: Store, caller: Caller, now: int, query: UsageQuery | None) -> dict[str, Any]:
+def _read(
+    store: Store, caller: Caller, models: Mapping[str, str], now: int, query: UsageQuery | None
+) -> dict[str, Any]:
     with store.read() as connection:
-        return own_usage(connection, caller, now, query)
+        return own_usage(connection, caller, models, now, query)

@@ -15,19 +15,22 @@ _ADVISORY_LOCKS = text(
 _DATABASE_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
 
 
-def lock(connection: Connection, subjects: Iterable[str]) -> None:
+def lock(connection: Connection, subjects: Iterable[str]) -> bool:
     """Let no other gateway decide on these subjects until this transaction ends.
 
-    On SQLite this does nothing: a transaction that writes already holds the one write lock.
+    Returns:
+        False on SQLite, where this does nothing: a transaction that writes already holds the one
+        write lock. True: others may have written while this waited.
     """
     if connection.dialect.name != "postgresql":
-        return
+        return False
     numbers = {
         int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big", signed=True)
         for subject in subjects
     }
     # In one order everywhere, so that no two gateways deadlock.
     connection.execute(_ADVISORY_LOCKS, {"numbers": sorted(numbers)})
+    return True
 
 
 def clock(connection: Connection) -> float:
@@ -35,3 +38,8 @@ def clock(connection: Connection) -> float:
     if connection.dialect.name != "postgresql":
         return time.time()
     return float(connection.execute(_DATABASE_CLOCK).scalar_one())
+
+
+def clock_ms(connection: Connection) -> int:
+    """As ``clock``, in milliseconds."""
+    return int(clock(connection) * 1000)

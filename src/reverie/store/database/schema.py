@@ -27,6 +27,9 @@ HEAD = "0003"
 ROWS_OF_A_GATEWAY = 2**40
 """The numbers of a gateway's rows in the ledger begin with its own number × this."""
 
+MAX_COUNT = 2**31 - 1
+"""The largest number that an ``Integer`` column holds."""
+
 metadata = MetaData(
     naming_convention={"ix": "%(table_name)s_%(column_0_N_name)s", "pk": "%(table_name)s_pk"}
 )

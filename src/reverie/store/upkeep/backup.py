@@ -32,6 +32,7 @@ import reverie
 from reverie.errors import UnusableBackup, UpkeepError
 from reverie.store import gateways
 from reverie.store.database import schema
+from reverie.store.database.coordination import clock_ms
 from reverie.store.database.engine import Store
 from reverie.store.database.migrate import (
     VERSION_TABLE,
@@ -128,7 +129,7 @@ def restore_backup(
         store.path is None or store.path.exists()
     ):  # a file is made once the backup is known to be whole
         with store.read() as connection:  # told at once; it may change until the transaction below
-            _require_unused(connection, now, replace=replace)
+            _require_unused(connection, replace=replace)
     found = verify(file)
     if not is_known(found.head.revision):
         raise UnusableBackup(
@@ -138,7 +139,7 @@ def restore_backup(
         )
     with _values_understood(), exclusively(store) as connection:
         _keep_gateways_out(connection)
-        _require_unused(connection, now, replace=replace)
+        _require_unused(connection, replace=replace)
         _drop_tables(connection)
         upgrade(connection, found.head.revision)
         journal = _load(connection, ArchiveReader(file), progress)
@@ -164,13 +165,13 @@ def _keep_gateways_out(connection: Connection) -> None:
         connection.execute(text("LOCK TABLE gateways IN ACCESS EXCLUSIVE MODE"))
 
 
-def _require_unused(connection: Connection, now: int, *, replace: bool) -> None:
+def _require_unused(connection: Connection, *, replace: bool) -> None:
     revision = revision_of(connection)
     require_known(revision)
     if revision is None:
         return
     tables = {table.name: table for table in _tables(connection)}
-    if running := gateways.running(connection, now):
+    if running := gateways.running(connection, clock_ms(connection)):
         raise UpkeepError(
             f"{gateways.running_words(running)} on the store; stop every server that uses it first"
         )

@@ -18,6 +18,7 @@ from sqlalchemy import BigInteger, Connection, and_, cast, delete, func, literal
 from sqlalchemy.sql.elements import ColumnElement
 
 from reverie.errors import UpkeepError
+from reverie.store import keys
 from reverie.store.database import schema
 from reverie.store.database.engine import Store
 from reverie.store.database.schema import ROWS_OF_A_GATEWAY
@@ -86,6 +87,7 @@ class RequestPruner:
 def prune_keys(store: Store, before: int) -> int:
     """Remove some of the keys that ended before a moment and that no report names."""
     with store.write() as connection:
+        keys.lock_names(connection)
         ids = connection.scalars(select(_KEYS.c.id).where(_old_key(before)).limit(BATCH)).all()
         connection.execute(delete(_TAGS).where(_TAGS.c.key_id.in_(ids)))
         connection.execute(delete(_KEYS).where(_KEYS.c.id.in_(ids)))
