@@ -14,24 +14,29 @@ from tests.gateway.scheduling.pools import pool, queued
 
 
 class Shared:
-    """Pools over one backend each, whose reports are heard at once."""
+    """Pools over the same backends, whose reports are heard at once."""
 
-    def __init__(self, slots: int, capacity: int | None = None, count: int = 2) -> None:
-        self.shares = Shares((1, 0), Room(slots, capacity or 0))
+    def __init__(
+        self, slots: int, capacity: int | None = None, count: int = 2, names: str = "b"
+    ) -> None:
+        self.shares = [Shares((1, at), Room(slots, capacity or 0)) for at in range(len(names))]
         self.reports = 0
         self.pools: list[Pool] = []
         self._shares: list[PoolShares] = []
         for number in range(count):
-            self.pools.append(pool(FakeBackend("b", slots, capacity=capacity), queue_size=100))
+            backends = [FakeBackend(name, slots, capacity=capacity) for name in names]
+            self.pools.append(pool(*backends, queue_size=100))
             self._shares.append(PoolShares(1, self.pools[-1], self._heard(number)))
         for number in range(count):
-            self._send(self.shares.join(number))
+            for shares in self.shares:
+                self._send(shares.join(number))
 
     def _heard(self, number: int) -> Callable[[Report], None]:
         def hear(report: Report) -> None:
             self.reports += 1
+            shares = self.shares[report.backend]
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self._send(self.shares.report(number, report)))
+            loop.call_soon(lambda: self._send(shares.report(number, report)))
 
         return hear
 
@@ -119,3 +124,21 @@ async def test_tokens_are_shared_as_slots_are_and_too_many_run_by_themselves() -
     await settle()
     assert shared.in_flight == [1, 0]
     huge.result().release()
+
+
+async def test_a_free_slot_is_told_though_nobody_waits_for_the_models_other_backend() -> None:
+    shared = Shared(2, names="ab")
+    await settle()
+    held = await leases(await queued(shared.pools[0], 4))
+    assert shared.in_flight == [4, 0]
+    (waiting,) = await queued(shared.pools[1])
+    await settle()
+    shared.pools[1].set_draining("b", True)  # so it waits for a alone
+    await settle()
+    for lease in held:
+        if lease.backend.name == "a":
+            lease.release()
+    await settle()
+    assert waiting.done()
+    for lease in (*held, waiting.result()):
+        lease.release()

@@ -30,7 +30,7 @@ class PoolShares:
         self._send = send
         self._numbers = [0] * len(pool.states)
         self._sent: list[Report | None] = [None] * len(pool.states)
-        self._contended = False
+        self._contended = [False] * len(pool.states)
         self._reporting = False
         for state in pool.states:
             state.share = (0, 0)
@@ -41,7 +41,7 @@ class PoolShares:
         state = self._pool.states[share.backend]
         state.share = (share.room.slots, share.room.tokens)
         self._numbers[share.backend] = share.number
-        self._contended = share.contended
+        self._contended[share.backend] = share.contended
         self._pool.wake()
         self._report_on(share.backend, state)
 
@@ -51,7 +51,7 @@ class PoolShares:
             self._report_on(backend, state)
 
     def _changed(self) -> None:
-        if not self._reporting and (self._contended or self._pool.waiting):
+        if not self._reporting and (self._pool.waiting or any(self._contended)):
             self._reporting = True
             asyncio.get_running_loop().call_soon(self._report)
 
