@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from reverie.errors import Overloaded
 from reverie.gateway.scheduling.lease import Lease
 from reverie.gateway.scheduling.pool import Pool
 from reverie.workers.shares import Report, Room, Share, Shares
@@ -142,3 +143,42 @@ async def test_a_free_slot_is_told_though_nobody_waits_for_the_models_other_back
     assert waiting.done()
     for lease in (*held, waiting.result()):
         lease.release()
+
+
+async def test_room_is_asked_for_whoever_is_next_whatever_backends_others_wait_for() -> None:
+    shared = Shared(4, capacity=100)
+    await settle()
+    (running,) = await leases(await queued(shared.pools[0], tokens=10))
+    (large,) = await queued(shared.pools[0], tokens=95, failed_on={"x"})
+    (loner,) = await queued(shared.pools[0], tokens=1, failed_on={"y"}, alone=True)
+    await settle()
+    running.release()
+    await settle()
+    assert (loner.done(), large.done()) == (True, False)  # it waits for less, and so it is next
+    loner.result().release()
+    await settle()
+    large.result().release()
+
+
+async def test_no_room_is_asked_for_on_a_backend_that_wants_a_pause() -> None:
+    """Workers would pass it to each other for as long as the pause lasts."""
+    shared = Shared(1, names="ab")
+    await settle()
+    for each in shared.pools:
+        (lease,) = await leases(await queued(each, excluded={"a"}))
+        lease.failed(Overloaded("busy", retry_after=30))
+        lease.release()
+        await settle()
+    (running,) = await leases(await queued(shared.pools[0], excluded={"b"}))
+    waiting = [*await queued(shared.pools[0]), *await queued(shared.pools[1])]
+    await settle()
+    before = shared.reports
+    await settle()
+    assert shared.reports == before
+    running.release()
+    for _ in range(2):
+        await settle()
+        (done,) = [task for task in waiting if task.done()]
+        assert done.result().backend.name == "a"
+        waiting.remove(done)
+        done.result().release()
