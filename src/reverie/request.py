@@ -29,7 +29,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     ``continue_final_message``: the last message is the assistant's, and the answer goes on with it.
 
     ``answer_so_far`` never comes from the client: it is the beginning of an answer that broke, for
-    another backend to continue. ``max_tokens`` then counts the tokens after it.
+    another backend to continue; empty if all that came were spaces, which are generated again.
+    ``max_tokens`` then counts the tokens after it.
     """
 
     model: str
@@ -65,7 +66,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool = False
-    answer_so_far: str = ""
+    answer_so_far: str | None = None
     prompt_bound: int = -1
     """The most tokens that the prompt can have. Set when the request is made."""
     prompt_estimate: int = -1

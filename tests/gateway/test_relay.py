@@ -386,6 +386,16 @@ async def test_max_tokens_holds_across_the_seam(engines: Engines) -> None:
                 await get(pool)  # a whole one, so that no backend is left alone for long
 
 
+async def test_spaces_that_an_answer_began_with_are_counted_once(engines: Engines) -> None:
+    tokens = ("\n", "a", "b", "c", "d")
+    async with pool_of(*engines) as pool:
+        parts = [Script(tokens=tokens, die_after=1), Script(tokens=tokens, batch=None, die_after=4)]
+        engines[0].scripts = engines[1].scripts = parts
+        engines[0].script = engines[1].script = Script(tokens=tokens)
+        got = await get(pool, max_tokens=5)
+    assert (got.text, got.usage[1], got.record.pieces) == ("\nabcd", 5, 5)
+
+
 async def test_nobody_is_asked_for_the_end_of_an_answer_that_reached_max_tokens(
     engines: Engines,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reverie.errors import StoreFailure
+from reverie.errors import Overloaded, StoreFailure
 from reverie.gateway.accounts.kept_answers import KeptAnswers
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway
@@ -99,6 +99,29 @@ async def test_a_kept_stream_is_resumed_after_any_of_its_events(gateway: Gateway
         assert headers["content-type"].startswith("text/event-stream")
     status, gone, _ = await gateway.get(f"{PATH}/{id}?stream=true&starting_after={count}")
     assert (status, gone["error"]["code"]) == (410, "stream_not_resumable")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "retry-7"}])
+async def test_a_kept_stream_that_is_broken_off_fails_under_its_own_id(
+    engine: ScriptedEngine,
+    start_gateway: StartGateway,
+    headers: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = await start_gateway(engine, server={"max_kept_answer": 2**26})
+    engine.script = Script(tokens=("x" * 20_000,) * 400)
+    whole = await stream(gateway, headers, store=True, max_output_tokens=400)
+    id = events(whole)[0]["response"]["id"]
+    async with gateway.http.get(f"{gateway.url}{PATH}/{id}?stream=true") as slow:
+        assert slow.status == 200
+        await slow.content.read(1)
+        await asyncio.sleep(0.2)  # until every buffer is full
+        gateway.app.end_requests(Overloaded("Enough.", retry_after=1))
+        last = (await slow.text()).rstrip().rpartition("\n")[2]
+    failed = json.loads(last.removeprefix("data: "))
+    assert (failed["type"], failed["response"]["id"]) == ("response.failed", id)
+    assert failed["response"]["error"]["message"] == "Enough."
+    assert [line for line in caplog.records if line.levelname == "ERROR"] == []
 
 
 async def test_a_stream_that_was_dropped_goes_on_while_it_is_generated(

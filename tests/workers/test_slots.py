@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from reverie.errors import Overloaded
 from reverie.gateway.scheduling.lease import Lease
 from reverie.gateway.scheduling.pool import Pool
 from reverie.workers.shares import Report, Room, Share, Shares
@@ -14,24 +15,29 @@ from tests.gateway.scheduling.pools import pool, queued
 
 
 class Shared:
-    """Pools over one backend each, whose reports are heard at once."""
+    """Pools over the same backends, whose reports are heard at once."""
 
-    def __init__(self, slots: int, capacity: int | None = None, count: int = 2) -> None:
-        self.shares = Shares((1, 0), Room(slots, capacity or 0))
+    def __init__(
+        self, slots: int, capacity: int | None = None, count: int = 2, names: str = "b"
+    ) -> None:
+        self.shares = [Shares((1, at), Room(slots, capacity or 0)) for at in range(len(names))]
         self.reports = 0
         self.pools: list[Pool] = []
         self._shares: list[PoolShares] = []
         for number in range(count):
-            self.pools.append(pool(FakeBackend("b", slots, capacity=capacity), queue_size=100))
+            backends = [FakeBackend(name, slots, capacity=capacity) for name in names]
+            self.pools.append(pool(*backends, queue_size=100))
             self._shares.append(PoolShares(1, self.pools[-1], self._heard(number)))
         for number in range(count):
-            self._send(self.shares.join(number))
+            for shares in self.shares:
+                self._send(shares.join(number))
 
     def _heard(self, number: int) -> Callable[[Report], None]:
         def hear(report: Report) -> None:
             self.reports += 1
+            shares = self.shares[report.backend]
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self._send(self.shares.report(number, report)))
+            loop.call_soon(lambda: self._send(shares.report(number, report)))
 
         return hear
 
@@ -119,3 +125,60 @@ async def test_tokens_are_shared_as_slots_are_and_too_many_run_by_themselves() -
     await settle()
     assert shared.in_flight == [1, 0]
     huge.result().release()
+
+
+async def test_a_free_slot_is_told_though_nobody_waits_for_the_models_other_backend() -> None:
+    shared = Shared(2, names="ab")
+    await settle()
+    held = await leases(await queued(shared.pools[0], 4))
+    assert shared.in_flight == [4, 0]
+    (waiting,) = await queued(shared.pools[1])
+    await settle()
+    shared.pools[1].set_draining("b", True)  # so it waits for a alone
+    await settle()
+    for lease in held:
+        if lease.backend.name == "a":
+            lease.release()
+    await settle()
+    assert waiting.done()
+    for lease in (*held, waiting.result()):
+        lease.release()
+
+
+async def test_room_is_asked_for_whoever_is_next_whatever_backends_others_wait_for() -> None:
+    shared = Shared(4, capacity=100)
+    await settle()
+    (running,) = await leases(await queued(shared.pools[0], tokens=10))
+    (large,) = await queued(shared.pools[0], tokens=95, failed_on={"x"})
+    (loner,) = await queued(shared.pools[0], tokens=1, failed_on={"y"}, alone=True)
+    await settle()
+    running.release()
+    await settle()
+    assert (loner.done(), large.done()) == (True, False)  # it waits for less, and so it is next
+    loner.result().release()
+    await settle()
+    large.result().release()
+
+
+async def test_no_room_is_asked_for_on_a_backend_that_wants_a_pause() -> None:
+    """Workers would pass it to each other for as long as the pause lasts."""
+    shared = Shared(1, names="ab")
+    await settle()
+    for each in shared.pools:
+        (lease,) = await leases(await queued(each, excluded={"a"}))
+        lease.failed(Overloaded("busy", retry_after=30))
+        lease.release()
+        await settle()
+    (running,) = await leases(await queued(shared.pools[0], excluded={"b"}))
+    waiting = [*await queued(shared.pools[0]), *await queued(shared.pools[1])]
+    await settle()
+    before = shared.reports
+    await settle()
+    assert shared.reports == before
+    running.release()
+    for _ in range(2):
+        await settle()
+        (done,) = [task for task in waiting if task.done()]
+        assert done.result().backend.name == "a"
+        waiting.remove(done)
+        done.result().release()

@@ -199,7 +199,7 @@ class HttpBackend:
     ) -> None:
         watched = request.stop and request.tells_stop and self.kind not in kinds.TELLS_STOP
         pieces: Pieces = "joined" if request.stream else "merged"
-        if watched or request.answer_so_far:  # they are counted one by one
+        if watched or request.answer_so_far is not None:  # they are counted one by one
             pieces = "apart"
         if watched:
             take = StopWatch(request.stop).watching(take)

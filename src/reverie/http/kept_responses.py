@@ -33,7 +33,9 @@ _NOT_KEPT = (
     "No response with this id is kept. Those are kept for a day whose request says store, or "
     "carries an Idempotency-Key."
 )
-_NOTHING = Asked(GenerateRequest(model="", messages=[], stream=True))
+_NOTHING = Asked(
+    GenerateRequest(model="", messages=[], stream=True), echo={"fields": b"", "summary": False}
+)
 """What a request without a body asks for."""
 
 
@@ -62,12 +64,12 @@ class KeptResponses(Generate):
         if found is None and verb and place is not None:
             await self._replays.cancel_elsewhere(caller, *place)
             found = await self._find(caller, id)
-        if found is None:
+        if found is None or place is None:
             raise NotFound(_NOT_KEPT, param="response_id")
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if not verb and _wants_stream(query):
             after = _event_number(found, query)
-            call = Call(caller, _NOTHING, record, Claim(id, None, after))
+            call = Call(caller, _NOTHING, record, Claim(*place, after))
             await self._stream(scope, receive, send, call, partial(_resume, found, after, record))
             return
         if verb and found.running is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -377,6 +378,31 @@ def test_a_character_cut_over_two_chunks_is_sent_whole(halves: tuple[bytes, byte
 def test_a_character_that_never_completes_is_replaced(half: bytes) -> None:
     assert read(raw(half), STOP, USAGE)[:3] == [Delta("a"), Delta("\ufffd"), Finish("stop")]
     assert read(raw(half), raw(b"b"), STOP, USAGE)[:2] == [Delta("a"), Delta("\ufffdb")]
+
+
+@pytest.mark.parametrize("half", [b"\xf0\x9f", b"\\ud83d"])
+def test_half_a_character_in_a_call_or_a_stop_string_is_replaced(half: bytes) -> None:
+    def call(name: bytes, arguments: bytes) -> bytes:
+        function = b'{"name":"%b","arguments":%b}' % (name, arguments)
+        return (
+            b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a%b","function":%b}]'
+            b"}}]}" % (half, function)
+        )
+
+    stop = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop","stop_reason":"b%b"}]}' % half
+    decoder = AnswerDecoder(functions=frozenset({"get"}))
+    assert decoder.read(call(b"g" + half, b'""')) is None  # until more of the name has come
+    (held, finish, _) = [*filter(None, [decoder.read(stop)]), *decoder.end()]
+    assert isinstance(held, Delta)
+    assert isinstance(finish, Finish)
+    (whole, *_) = read(call(b"get", b'{"x":"%b"}' % half), STOP, USAGE)
+    assert isinstance(whole, Delta)
+    for told in (held, finish, whole):
+        text = msgspec.json.encode(told).decode()
+        assert "\ufffd" in text
+    assert held.tool_calls[0].name is not None
+    assert held.tool_calls[0].name.rstrip("\ufffd") == "g"
+    assert json.loads(whole.tool_calls[0].arguments)["x"].rstrip("\ufffd") == ""
 
 
 def test_a_held_half_is_not_lost_to_chunks_without_text() -> None:

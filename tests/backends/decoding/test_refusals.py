@@ -133,6 +133,15 @@ def test_an_overflow_without_all_numbers(ask: Ask, error: dict[str, Any]) -> Non
     assert "reduce the length of the messages" in result.message
 
 
+@pytest.mark.parametrize("odd", [{}, [], {"a": 1}, ["context_length_exceeded"]])
+def test_an_error_whose_type_or_code_is_no_word_is_the_engines_all_the_same(
+    ask: Ask, odd: Any
+) -> None:
+    for error in ({"type": odd, "message": "no"}, {"code": odd, "message": "no"}):
+        assert type(refusal_in_stream(error, ask(), started=False)) is BackendError
+        assert type(refuse(ask(), 400, error)) is RefusedByBackend
+
+
 @pytest.mark.parametrize("said", ["maximum context length is {}", "context length exceeded: ({}"])
 def test_a_number_that_can_not_be_is_no_failure_of_ours(ask: Ask, said: str) -> None:
     error = {"message": said.format("9" * 5000) + " tokens from the input"}

@@ -23,6 +23,7 @@ def message(delta: Any) -> Any:
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
         ([{"text": "a"}, "b"], "ab"),
         ({"type": "output_text", "text": "ab"}, "ab"),
+        ([{"type": {}, "text": "x"}, {"type": ["text"], "text": "x"}], ""),
         ([], ""),
         ([{"type": "image_url"}, {"type": "text", "text": None}, 7], ""),
     ],

@@ -58,6 +58,11 @@ def test_cached_tokens_that_were_left_out_of_the_prompt_are_part_of_it() -> None
     assert (left_out.prompt, left_out.completion, left_out.cached) == (57, 3, 50)
 
 
+def test_cached_tokens_that_were_told_before_are_part_of_what_is_told_later() -> None:
+    later = counts(7, 3, prompt_tokens_details={"cached_tokens": 5}).with_later(counts(4, 4))
+    assert (later.prompt, later.completion, later.cached) == (4, 4, 4)
+
+
 def test_details_keep_the_engines_names_and_hold_counts_only() -> None:
     details = {"a_tokens": 1, "b": None, "c": -1, "D!": 2, "e": {"x": 1}, "f": "4"}
     told = counts(7, 3, completion_tokens_details=details)

@@ -89,6 +89,25 @@ async def test_a_removed_backend_gets_nothing_new_and_tells_when_its_last_reques
     assert ended == ["m/0", "m/1"]  # at once: nothing ran there
 
 
+async def test_what_comes_free_on_a_removed_backend_is_handed_to_nobody_who_waits() -> None:
+    pool = elastic(FakeBackend("m/0", slots=3), FakeBackend("m/1"))
+    leases = [await pool.acquire(slot_request(2)) for _ in range(4)]
+    waiting = await queued(pool, 4)
+    ended: list[str] = []
+    pool.remove("m/0", lambda: ended.append("m/0"))
+    first, *others = [lease for lease in leases if lease.backend.name == "m/0"]
+    first.resize(1)
+    for lease in (first, *others):
+        lease.release()
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    assert (ended, pool.in_flight) == (["m/0"], 1)
+    (last,) = [lease for lease in leases if lease.backend.name == "m/1"]
+    last.release()
+    assert [(await task).release() for task in waiting] == [None] * 4
+    assert pool.in_flight == 0
+
+
 async def test_a_replacement_has_the_name_while_the_old_one_still_has_requests() -> None:
     old, new = FakeBackend("m/0"), FakeBackend("m/0")
     pool = elastic(old)

@@ -313,3 +313,43 @@ async def test_an_engine_that_failed_for_good_is_loaded_again_when_an_operator_a
     engine.ready, engine.failure = False, "It died."
     assert await model.unload_if_free("an operator")
     assert (model.is_cold, engine.failure) == (True, None)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_load_that_is_ended_while_its_engine_stops_is_begun_anew_for_the_next_request(
+    refuses: bool,
+) -> None:
+    class Slow(FakeEngine):
+        begun = asyncio.Event()
+
+        async def start(self, on_change: Callable[[], None]) -> None:
+            if not self.begun.is_set():
+                self.begun.set()
+                await asyncio.sleep(0 if refuses else 3600)
+            await super().start(on_change)
+
+    engine = Slow()
+    engine.refuses = refuses
+    model = OnDemandModel(
+        "m",
+        engine,  # type: ignore[arg-type]
+        MemoryBudget(0),
+        idle_unload=0,
+        on_change=lambda: None,
+    )
+    engine.may_stop.clear()
+    model.load(on_request=False)
+    await engine.begun.wait()
+    unloads = []
+    for _ in range(1 if refuses else 2):
+        await asyncio.sleep(0.01)
+        unloads.append(asyncio.create_task(model.unload_if_free("an operator")))
+    await asyncio.sleep(0)
+    engine.refuses = False
+    with held(model):
+        model.load_for_request()
+        await asyncio.sleep(0.01)
+        engine.may_stop.set()
+        await asyncio.gather(*unloads)
+        await until(lambda: engine.starts == 1)
+        assert model.in_memory

@@ -23,6 +23,7 @@ class Client:
         for message in messages:
             self.inbox.put_nowait(message)
         self.got: list[Message] = []
+        self.offered = 0
         self.reading = asyncio.Event()
         self.reading.set()
 
@@ -30,6 +31,7 @@ class Client:
         return await self.inbox.get()
 
     async def send(self, message: Message) -> None:
+        self.offered += 1
         await self.reading.wait()
         self.got.append(message)
 

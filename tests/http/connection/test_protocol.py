@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import urllib.error
 import urllib.request
 from typing import Any
 
 import pytest
 
+from reverie.errors import Overloaded
 from reverie.http.connection import protocol
 from reverie.testing import Script, ScriptedEngine
 from tests.harness import Gateway, StartGateway, chat
@@ -351,3 +353,29 @@ async def test_a_target_may_be_a_whole_url(gateway: Gateway) -> None:
     await peer.send(HEALTH.replace(b"GET /health", b"HEAD http://localhost"))
     assert (await peer.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     peer.writer.close()
+
+
+async def test_a_stream_that_ends_behind_answers_that_its_client_has_yet_to_read_is_refused(
+    engine: ScriptedEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    large, small = Script(tokens=("x" * 60_000,)), Script(tokens=("small",))
+    engine.scripts = [large, small] * 16
+    peer = await connect(gateway)
+    transport = peer.writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+    await gateway.until(lambda: gateway.server.server_state.connections)
+    for one in gateway.server.server_state.connections:
+        theirs = one.transport.get_extra_info("socket")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await peer.send((post(chat()) + post(chat(stream=True))) * 16)
+    before = -1
+    while before != (before := engine.generations) or not before:  # until every buffer is full
+        await asyncio.sleep(0.2)
+    gateway.app.end_requests(Overloaded("Enough.", retry_after=1))
+    await asyncio.sleep(0.1)
+    transport.resume_reading()
+    await peer.send(b"not HTTP")
+    received = await peer.rest()
+    assert (received.count(b" 200 OK"), received.count(b" 503 ")) == (31, 1)
+    assert not has_complaints(caplog)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reverie.errors import ClientGone
+from reverie.errors import AnswerCancelled, ClientGone
 from reverie.http.connection.cancel_scope import CancelScope
 from reverie.http.connection.stream_writer import PING, StreamWriter
 from reverie.pending import done
@@ -104,7 +104,7 @@ async def test_nothing_is_written_into_a_comment_that_opens_the_stream() -> None
         stream = writer(client, commit=0.01, write_chunk=write_chunk)
         client.reading.clear()
         stream.start(cancel_scope)
-        while not stream.opened:
+        while not client.offered:
             await asyncio.sleep(0.005)
         pending = stream.write(b"first")
         assert not direct
@@ -112,3 +112,16 @@ async def test_nothing_is_written_into_a_comment_that_opens_the_stream() -> None
         await done(pending)
         await stream.stop()
     assert client.body == PING + b"first"
+
+
+async def test_a_stream_that_ends_before_its_head_could_be_sent_may_still_be_refused() -> None:
+    client = Client()
+    stream = writer(client)
+    client.reading.clear()
+    with pytest.raises(AnswerCancelled):
+        async with CancelScope() as cancel_scope:
+            stream.start(cancel_scope)
+            asyncio.get_running_loop().call_soon(cancel_scope.end, AnswerCancelled())
+            await done(stream.write(b"data: 1\n\n"))
+    await stream.stop()
+    assert (client.got, stream.opened) == ([], False)

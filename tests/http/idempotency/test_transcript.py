@@ -139,6 +139,16 @@ async def test_while_nobody_reads_it_drops_nothing() -> None:
     await filling
 
 
+async def test_who_comes_back_with_all_of_a_full_transcript_makes_room_for_what_follows() -> None:
+    transcript = begun()
+    filling = asyncio.create_task(fill(transcript, FITTING + 1))
+    await settle()
+    assert not filling.done()
+    async with asyncio.timeout(5):
+        assert (await anext(transcript.read(FITTING))).data == LARGE
+        await filling
+
+
 async def test_an_answer_in_one_piece_is_held_whatever_its_size() -> None:
     transcript = begun()
     whole = b"{" + b"x" * 2 * MAX_TRANSCRIPT + b"}"

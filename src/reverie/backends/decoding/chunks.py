@@ -249,7 +249,7 @@ class AnswerDecoder:
             delta = self._delta(choice, split_char)
             if choice.finish_reason:
                 self._finish_reason = choice.finish_reason.lower()
-                self._stop = choice.stop
+                self._stop = choice.stop and replace_surrogates(choice.stop)
         if delta is not None:
             delta = self._with_tokens(delta, chunk.timings, counts)
         if (progress := chunk.prompt_progress) is not None:
@@ -359,12 +359,8 @@ class AnswerDecoder:
         return joiner.feed(piece) if piece else ""
 
     def _join_call(self, call: ToolCallDelta) -> ToolCallDelta:
-        return ToolCallDelta(
-            call.index,
-            replace_surrogates(call.id) if call.id else None,
-            replace_surrogates(call.name) if call.name else None,
-            self._join(f"arguments {call.index}", call.arguments),
-        )
+        arguments = self._join(f"arguments {call.index}", call.arguments)
+        return msgspec.structs.replace(call, arguments=arguments)
 
     def _pending(self, *, cut: bool) -> list[Event]:
         """What was held: halves of characters, and the rest of tool calls."""

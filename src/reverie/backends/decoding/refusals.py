@@ -247,7 +247,7 @@ def _retry_after(headers: Mapping[str, str], default: float) -> float:
     return min(max(seconds, 1.0), _MAX_RETRY_AFTER) if seconds == seconds else default
 
 
-_OVERFLOW_TYPES = frozenset({"exceed_context_size_error", "context_length_exceeded"})
+_OVERFLOW_TYPES = ("exceed_context_size_error", "context_length_exceeded")
 
 _CONTEXT = re.compile(
     r"(?:context length|context size|context window|max(?:imum)? model len(?:gth)?"

@@ -165,8 +165,8 @@ class RawChunk(Struct, gc=False):
     choices: tuple[RawChoice]
 
 
-_THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text"})
-_TEXTS = frozenset({"text", "output_text"})
+_THOUGHTS = ("thinking", "reasoning", "reasoning_text")
+_TEXTS = ("text", "output_text")
 
 
 def decode_lenient(payload: bytes) -> Chunk:

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from reverie.backends.decoding.utf8 import replace_surrogates
 from reverie.events import ToolCallDelta
 
 
@@ -157,14 +158,18 @@ class ToolCalls:
     def _first(self, call: _Call, arguments: str) -> ToolCallDelta:
         call.sent = True
         call_id = call.engine_id or f"call_{secrets.token_hex(12)}"
-        return ToolCallDelta(call.index, call_id, call.name or None, arguments)
+        name = replace_surrogates(call.name) or None
+        return ToolCallDelta(call.index, replace_surrogates(call_id), name, arguments)
 
 
 def _text(arguments: Any) -> str:
     """Arguments as JSON text; some engines send the object itself."""
     if arguments is None or isinstance(arguments, str):
         return arguments or ""
-    return msgspec.json.encode(arguments).decode()
+    try:
+        return msgspec.json.encode(arguments).decode()
+    except UnicodeEncodeError:  # it has half a character
+        return replace_surrogates(json.dumps(arguments, ensure_ascii=False))
 
 
 def _is_whole(arguments: str) -> bool:

@@ -40,10 +40,11 @@ class Counts(Struct, frozen=True):
             and not (self.cached or self.prompt_details or self.completion_details)
         ):
             return later
+        prompt = later.prompt or self.prompt
         return Counts(
-            later.prompt or self.prompt,
+            prompt,
             later.completion or self.completion,
-            later.cached or self.cached,
+            min(later.cached or self.cached, prompt),
             self.prompt_details | later.prompt_details,
             self.completion_details | later.completion_details,
         )

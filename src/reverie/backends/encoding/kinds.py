@@ -211,7 +211,7 @@ def _prompt(request: GenerateRequest) -> dict[str, Any]:
     """The fields of a prompt that is taken as it is, and of what comes of it."""
     prompt = request.prompt
     body = {
-        "prompt": prompt + request.answer_so_far if isinstance(prompt, str) else prompt,
+        "prompt": prompt + (request.answer_so_far or "") if isinstance(prompt, str) else prompt,
         "max_tokens": request.max_tokens,
     }
     if request.suffix:

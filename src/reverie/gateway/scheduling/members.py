@@ -97,6 +97,7 @@ class Members:
         self.backends.remove(state.backend)
         self.fast.in_flight -= state.in_flight
         self.fast.members_changed()
+        state.leaving = True  # or what comes free there would be handed to those who wait
         state.on_trouble = lambda: None
         if state.in_flight:
             state.on_unused = on_unused

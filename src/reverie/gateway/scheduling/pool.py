@@ -30,13 +30,7 @@ from reverie.gateway.scheduling.backend_state import BackendState, Ticket
 from reverie.gateway.scheduling.lease import Lease, SlotRequest
 from reverie.gateway.scheduling.members import Members
 from reverie.gateway.scheduling.queue import Queue, Waiter
-from reverie.gateway.scheduling.refusals import (
-    all_fail,
-    displaced,
-    drained,
-    requests_in_words,
-    unservable,
-)
+from reverie.gateway.scheduling.refusals import all_fail, displaced, drained, in_words, unservable
 
 RESUME_GRACE = 5.0
 """Seconds for which an answer that was cut waits for backends that are all known to fail."""
@@ -357,16 +351,14 @@ class Pool(Members):
             self._alarm = loop.call_later(seconds, self.wake)
 
     def _full(self) -> Overloaded:
-        waiting = (
-            f"{requests_in_words(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
-        )
+        waiting = f"{in_words(self.waiting)} waiting, each for up to {self._queue_timeout:g} s"
         return self._refusal(
             f"{self.not_ready_reason()}, and the queue is full: {waiting}.",
             f"No slot is free, and the queue is full: {waiting}.",
         )
 
     def _too_late(self) -> Overloaded:
-        seconds, waiting = f"{self._queue_timeout:g} s", requests_in_words(self.waiting)
+        seconds, waiting = f"{self._queue_timeout:g} s", in_words(self.waiting)
         return self._refusal(
             f"{self.not_ready_reason()} after {seconds}, with {waiting} waiting.",
             f"No slot became free within {seconds}, with {waiting} still waiting.",

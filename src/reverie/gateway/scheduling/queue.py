@@ -136,9 +136,9 @@ class Queue(Generic[W]):
         return [waiter for flow in self._lanes[route].flows.values() for waiter in flow.waiters]
 
     def routes(self) -> Iterator[tuple[SlotRequest, int, W]]:
-        """Each route, with how many wait on it and the first of them."""
-        for route, lane in self._lanes.items():
-            yield route, lane.length, lane.firsts[0][1]
+        """Each route, with how many wait on it and the first of them, by whose turn it is."""
+        for lane in sorted(self._lanes.values(), key=lambda lane: (lane.rank, lane.firsts[0])):
+            yield lane.route, lane.length, lane.firsts[0][1]
 
     def push(self, waiter: W) -> None:
         """Add a request behind its key's others. The newest weight holds for all of them.

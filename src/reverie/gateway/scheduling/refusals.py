@@ -30,7 +30,7 @@ def displaced(waiting: int, seconds_each: float, seconds_to_room: float) -> Over
         seconds_each: that each may wait.
     """
     return Overloaded(
-        f"Your key has {requests_in_words(waiting)} waiting, each for up to {seconds_each:g} s. "
+        f"Your key has {in_words(waiting)} waiting, each for up to {seconds_each:g} s. "
         "The queue is full, and the newest of them made room for another key's. Send fewer at "
         "once, or try again shortly.",
         retry_after=seconds_to_room,
@@ -45,5 +45,5 @@ def all_fail(seconds_to_trial: float) -> BackendError:
     )
 
 
-def requests_in_words(count: int) -> str:
+def in_words(count: int) -> str:
     return f"{count} request" if count == 1 else f"{count} requests"

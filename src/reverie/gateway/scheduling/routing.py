@@ -38,35 +38,21 @@ def choose(
 ) -> BackendState | None:
     """The backend for a request; None if none of them can take it now.
 
-    A model's only backend is tried whatever its health, unless it may be replaced: to refuse would
-    help nobody. Where all fail requests, those that answer probes are tried, too: they may fail one
-    client's requests alone. One that drains, or leaves, isn't there.
-    One that asked for a pause, or may have died, is left alone for as long as there is another to
-    wait for.
-
     Args:
         now: on the states' clock.
         awaited: names of backends whose room is for others, who come first.
     """
-    states = [state for state in states if state.in_service]
-    ready = [s for s in states if s.backend.ready and s.name not in slot_request.excluded]
-    usable = [state for state in ready if is_eligible(state, slot_request)]
-    if not usable and not slot_request.resuming:
-        last_resort = len(states) == 1 and not states[0].replaceable
-        usable = ready if last_resort else [s for s in ready if answers_probes(s)]
-        usable = [state for state in usable if not _is_given_time(state, slot_request)]
+    usable = destinations(states, slot_request)
     free = [
         s
         for s in usable
         if s.name not in awaited and s.has_room(slot_request.tokens, alone=slot_request.alone)
     ]
-    if any(not state.lost for state in usable):
-        free = [state for state in free if not state.lost]
     trusted = [state for state in usable if not _is_doubtful(state, slot_request)]
     known = set(trusted)
     candidates = [state for state in free if state in known]
     if not candidates:
-        return least_loaded([s for s in free if not (s.pausing and trusted)], now)
+        return least_loaded(free, now)
     candidates = [
         state for state in candidates if state.has_free_slot(alone=slot_request.alone)
     ] or candidates
@@ -78,6 +64,29 @@ def choose(
         if best in candidates and is_within_bound(best, in_flight, capacity):
             return best
     return least_loaded(candidates, now)
+
+
+def destinations(
+    states: Sequence[BackendState], slot_request: SlotRequest
+) -> Sequence[BackendState]:
+    """The backends that a request goes to once they have room, as things stand.
+
+    A model's only backend is tried whatever its health, unless it may be replaced: to refuse would
+    help nobody. Where all fail requests, those that answer probes are tried, too: they may fail one
+    client's requests alone. One that drains, or leaves, isn't there.
+    One that asked for a pause, or may have died, is left alone for as long as there is another to
+    wait for.
+    """
+    states = [state for state in states if state.in_service]
+    ready = [s for s in states if s.backend.ready and s.name not in slot_request.excluded]
+    usable = [state for state in ready if is_eligible(state, slot_request)]
+    if not usable and not slot_request.resuming:
+        last_resort = len(states) == 1 and not states[0].replaceable
+        usable = ready if last_resort else [s for s in ready if answers_probes(s)]
+        usable = [state for state in usable if not _is_given_time(state, slot_request)]
+    trusted = any(not _is_doubtful(state, slot_request) for state in usable)
+    all_lost = all(state.lost for state in usable)
+    return [s for s in usable if not (s.pausing and trusted) and (all_lost or not s.lost)]
 
 
 def is_eligible(state: BackendState, slot_request: SlotRequest) -> bool:

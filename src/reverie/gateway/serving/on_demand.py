@@ -163,7 +163,7 @@ class OnDemandModel:
         try:
             async with self._transition:
                 if self._backend.failure is not None:
-                    await self._stop_engine()
+                    await self._stop_whole_engine()
                     self._backend.forget_failure()
                 if await self._budget.make_room(self):
                     await self._start_engine()
@@ -181,8 +181,23 @@ class OnDemandModel:
         try:
             await self._backend.start(self._backend_changed)
         except BaseException:
-            await self._stop_engine()
+            await self._stop_whole_engine()
             raise
+
+    async def _stop_whole_engine(self) -> None:
+        """Stop the engine within a load, whoever ends that: stopped by half, it would count as
+        loaded, and no request would load it again.
+        """
+        stopping = background.once("engine stop", self._stop_engine)
+        cancelled = False
+        while not stopping.done():
+            try:
+                await asyncio.wait({stopping})
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+        await stopping
 
     def _backend_changed(self) -> None:
         if self._backend.ready and self._load_began is not None:

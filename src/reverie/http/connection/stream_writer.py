@@ -84,10 +84,10 @@ class StreamWriter:
         self._last_write = self._writing_since = self._loop.time()
         try:
             if not self.opened:
-                self.opened = True
                 await self._send(
                     {"type": "http.response.start", "status": 200, "headers": self._headers}
                 )
+                self.opened = True
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         finally:
             self._writing_since = None

@@ -168,6 +168,8 @@ class Transcript:
         of_earlier = after > 0 and not self.begun
         has = self._readers[reader] = self._events_up_to(after) if self.begun else 0
         self.on_readers()
+        if self._full:  # it may have all that there is, which can be dropped
+            self._wake()
         try:
             while not (self.begun or self.ended):
                 await self._changed.wait()
