@@ -27,7 +27,8 @@ from stores import make
 from wire import chat
 
 CLIENTS = 64
-TOKENS = 64
+TOKENS = 8
+"""Of an answer: few, since the engine writes each by itself, which would be most of the work."""
 _ENGINE = (sys.executable, str(Path(__file__).parent / "engine.py"))
 
 

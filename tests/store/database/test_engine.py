@@ -135,6 +135,8 @@ def test_a_transaction_of_one_thread_waits_for_no_longer_than_the_stores_timeout
         connection.execute(insert(schema.gateways).values(_GATEWAY))
     transactions.close()
     assert _gateways(store) == 1
+    with store.write() as connection:  # on the connection that was given back
+        assert connection.scalar(text("PRAGMA busy_timeout")) == 50
     store.close()
 
 

@@ -164,6 +164,29 @@ async def test_a_store_that_is_locked_for_a_while_is_tried_again(
     assert held(store) == [1]
 
 
+async def test_what_comes_while_another_process_writes_joins_the_transaction_that_waits(
+    tmp_path: Path, store: Store, numbers: Numbers
+) -> None:
+    patient = Store(StoreSettings(url=f"sqlite:///{tmp_path}/numbers.db", timeout=30))
+    writer = Writer(patient, [numbers.add], lambda _: None)
+    other = sqlite3.connect(str(store.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer.start()
+    operations = [writer.submit(numbers.add, 1, 30)]
+    while writer.waiting:  # until its thread has taken the first
+        await asyncio.sleep(0.01)
+    operations += [writer.submit(numbers.add, 2, 30), writer.submit(numbers.add, 3, 30)]
+    await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(writer.stop())
+    await asyncio.sleep(0.01)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await asyncio.gather(*(one.future for one in operations)) == [2, 4, 6]
+    await stopping
+    assert numbers.batches == [[1, 2, 3]]
+    patient.close()
+
+
 async def test_an_operation_whose_time_is_over_fails_and_leaves_nothing(
     store: Store, writer: Writer, numbers: Numbers
 ) -> None:

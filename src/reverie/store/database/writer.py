@@ -116,6 +116,8 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="reverie-store", daemon=True)
         self._watch = Watch("store writer", overdue=lambda: self._begun and not self.started)
         self._begun = False
+        self._ended = False
+        """True once no more operations will come."""
         self._handed_over = 0
         self._taken = 0
         self.failing = False
@@ -168,9 +170,8 @@ class Writer:
             self._transactions.close()
 
     def _write_until_stopped(self) -> None:
-        ended = False
-        while not ended:
-            batch, ended = self._take()
+        while not self._ended:
+            batch = self._take()
             if self._joins_kinds:
                 if batch:
                     self._commit_watched(batch)
@@ -186,24 +187,36 @@ class Writer:
             sorted_out[operation.work].append(operation)
         return [(work, operations) for work, operations in sorted_out.items() if operations]
 
-    def _take(self) -> tuple[list[Operation[Any]], bool]:
-        """Wait for operations, and take them with those that are queued behind them.
-
-        Returns:
-            The operations, and True if no more will come.
-        """
+    def _take(self) -> list[Operation[Any]]:
+        """Wait for operations, and take them with those that are queued behind them."""
         batch: list[Operation[Any]] = []
         gathered = self._queue.get()
         while gathered is not None:
             batch += gathered
             self._taken += len(gathered)
             if len(batch) >= _MAX_BATCH:
-                return batch, False
+                return batch
             try:
                 gathered = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
-        return batch, True
+                return batch
+        self._ended = True
+        return batch
+
+    def _gathered_meanwhile(self, count: int) -> list[Operation[Any]]:
+        """Take what has come since a batch of so many was taken, if it may join the batch."""
+        more: list[Operation[Any]] = []
+        while self._joins_kinds and not self._ended and count + len(more) < _MAX_BATCH:
+            try:
+                gathered = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if gathered is None:
+                self._ended = True
+            else:
+                more += gathered
+                self._taken += len(gathered)
+        return more
 
     def _commit_watched(self, batch: list[Operation[Any]]) -> None:
         """Commit; whatever happens, this thread goes on, and nobody waits for ever."""
@@ -219,7 +232,8 @@ class Writer:
             began = time.monotonic()
             try:
                 with self._transactions.next() as connection:
-                    batch = self._still_wanted(batch)  # the lock may have taken a while
+                    # The lock may have taken a while.
+                    batch = self._still_wanted(batch + self._gathered_meanwhile(len(batch)))
                     for work, of_kind in self._by_kind(batch):
                         results += _write(connection, work, of_kind)
                     for operation in batch:
