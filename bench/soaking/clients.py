@@ -383,7 +383,7 @@ class Crowd:
             self.untrue.append(f"{said} ({dialect.name}, {ask.model}): {mistake}")
         if exchange.how == "429" and key in LIMITED:
             self.ends["429"] += 1
-        elif work.retries and (exchange.how in ("409", "410") or _is_410_in_stream(exchange)):
+        elif work.retries and (exchange.how in ("409", "410") or _is_refused_in_stream(exchange)):
             self.ends[exchange.how] += 1  # it asks again
         elif ask.model == "extra" and exchange.how in ("404", "400"):
             self.ends["no such model"] += 1
@@ -454,11 +454,14 @@ class Crowd:
         return texts.PROMPT_TOKENS
 
 
-def _is_410_in_stream(exchange: Exchange) -> bool:
-    """Whether a stream that had to be opened before anything was known then told of a 410."""
-    told = exchange.told
-    gone = told.error in ("stream_not_resumable", "invalid_request_error")  # by the dialect
-    return exchange.how == "broken" and gone and not exchange.tokens
+_REFUSALS = ("request_in_progress", "stream_not_resumable", "invalid_request_error")
+"""What 409 and 410 are by the dialect."""
+
+
+def _is_refused_in_stream(exchange: Exchange) -> bool:
+    """Whether a stream that had to be opened before anything was known told of a 409 or 410."""
+    refused = exchange.told.error in _REFUSALS
+    return exchange.how == "broken" and refused and not exchange.tokens
 
 
 def _alike(vectors: list[list[float]], expected: list[list[float]]) -> bool:
