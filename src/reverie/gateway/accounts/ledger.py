@@ -200,7 +200,7 @@ class Ledger:
         except OSError as failure:  # tried again while this gateway runs
             self._leftovers.failed(failure)
         with self._store.write() as connection:
-            _reap(connection, number, by_silence=True)
+            _reap(connection, number, clock_ms(connection), by_silence=True)
         return number
 
     def _leave(self) -> None:
@@ -461,8 +461,8 @@ class Ledger:
         gateways.heartbeat(connection, self._gateway, now)
         known = [rows for rows in held if rows is not None]
         if known:
-            _reap(connection, self._gateway, by_silence=now >= self._doubts_until)
-            _close_forgotten(connection, self._gateway, known[-1])
+            _reap(connection, self._gateway, now, by_silence=now >= self._doubts_until)
+            _close_forgotten(connection, self._gateway, known[-1], now)
         return [None] * len(held)
 
 
@@ -489,14 +489,14 @@ def _write_checkpoints(
     return [None] * len(moments)
 
 
-def _reap(connection: Connection, gateway_id: int, *, by_silence: bool) -> None:
-    now = clock_ms(connection)
+def _reap(connection: Connection, gateway_id: int, now: int, *, by_silence: bool) -> None:
     if closed := gateways.reap_dead(connection, gateway_id, now, by_silence=by_silence):
         logger.warning("closed requests of a gateway that died", extra=fields(count=closed))
 
 
-def _close_forgotten(connection: Connection, gateway_id: int, held: frozenset[int]) -> None:
-    now = clock_ms(connection)
+def _close_forgotten(
+    connection: Connection, gateway_id: int, held: frozenset[int], now: int
+) -> None:
     if closed := gateways.close_forgotten(connection, gateway_id, held, now):
         logger.warning("closed requests that had failed", extra=fields(count=closed))
 

@@ -189,24 +189,17 @@ class Writer:
 
     def _take(self) -> list[Operation[Any]]:
         """Wait for operations, and take them with those that are queued behind them."""
-        batch: list[Operation[Any]] = []
         gathered = self._queue.get()
-        while gathered is not None:
-            batch += gathered
-            self._taken += len(gathered)
-            if len(batch) >= _MAX_BATCH:
-                return batch
-            try:
-                gathered = self._queue.get_nowait()
-            except queue.Empty:
-                return batch
-        self._ended = True
-        return batch
+        if gathered is None:
+            self._ended = True
+            return []
+        self._taken += len(gathered)
+        return gathered + self._take_queued(_MAX_BATCH - len(gathered))
 
-    def _gathered_meanwhile(self, count: int) -> list[Operation[Any]]:
-        """Take what has come since a batch of so many was taken, if it may join the batch."""
-        more: list[Operation[Any]] = []
-        while self._joins_kinds and not self._ended and count + len(more) < _MAX_BATCH:
+    def _take_queued(self, room: int) -> list[Operation[Any]]:
+        """Take what is queued, without a wait, for as long as there is room for more."""
+        batch: list[Operation[Any]] = []
+        while len(batch) < room and not self._ended:
             try:
                 gathered = self._queue.get_nowait()
             except queue.Empty:
@@ -214,9 +207,9 @@ class Writer:
             if gathered is None:
                 self._ended = True
             else:
-                more += gathered
+                batch += gathered
                 self._taken += len(gathered)
-        return more
+        return batch
 
     def _commit_watched(self, batch: list[Operation[Any]]) -> None:
         """Commit; whatever happens, this thread goes on, and nobody waits for ever."""
@@ -232,8 +225,9 @@ class Writer:
             began = time.monotonic()
             try:
                 with self._transactions.next() as connection:
-                    # The lock may have taken a while.
-                    batch = self._still_wanted(batch + self._gathered_meanwhile(len(batch)))
+                    if self._joins_kinds:  # the lock may have taken a while
+                        batch = batch + self._take_queued(_MAX_BATCH - len(batch))
+                    batch = self._still_wanted(batch)
                     for work, of_kind in self._by_kind(batch):
                         results += _write(connection, work, of_kind)
                     for operation in batch:
