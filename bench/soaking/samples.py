@@ -18,9 +18,6 @@ ENOUGH_REQUESTS = 20_000
 """Requests of a process below which its growth can't be told from its warming up."""
 MOST_MIB = 1.0
 """Per 100,000 requests."""
-LEAST_MIB = 3.0
-"""A rise that counts. Python takes memory by the MiB, keeps a MiB for one object that is left in
-it, and needs one more whenever more than ever before is there at once."""
 MOST_DESCRIPTORS = 12.0
 MOST_THREADS = 6.0
 """From the first sample that counts to the last. A pool of threads grows as it is needed, to six of
@@ -89,16 +86,11 @@ class Growth(NamedTuple):
         """Whether it ran for long enough to tell."""
         return self.mib is not None and self.requests >= ENOUGH_REQUESTS
 
-    @property
-    def _most_mib(self) -> float:
-        """Per 100,000 requests."""
-        return max(MOST_MIB, LEAST_MIB * 100_000 / max(self.requests, 1.0))
-
     def findings(self) -> list[str]:
         """In which way it isn't flat."""
         found = []
         bounds = (
-            (self.mib, self._most_mib, "MiB per 100,000 requests"),
+            (self.mib, MOST_MIB, "MiB per 100,000 requests"),
             (self.descriptors, MOST_DESCRIPTORS, "descriptors"),
             (self.threads, MOST_THREADS, "threads"),
         )
