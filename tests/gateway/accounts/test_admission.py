@@ -62,6 +62,16 @@ def reserved(store: Store) -> list[tuple[int, int]]:
         return [tuple(row) for row in connection.execute(chosen)]
 
 
+async def closed_row(store: Store) -> Any:
+    """The one row, once it is closed."""
+    async with asyncio.timeout(10):
+        while reserved(store):
+            await asyncio.sleep(0.01)
+    with store.read() as connection:
+        (row,) = connection.execute(select(schema.ledger)).all()
+    return row
+
+
 async def test_what_a_prompt_of_digits_comes_to_is_known_before_the_limit_is_spent(
     start_gateway: StartGateway, engine: ScriptedEngine, store: Store
 ) -> None:
@@ -142,11 +152,7 @@ async def test_a_client_that_leaves_before_any_engine_counted_is_not_billed_by_t
     await engine.wait_for(lambda e: e.stalled == 1)
     await asyncio.sleep(0.1)
     leaving.cancel()
-    async with asyncio.timeout(10):
-        while reserved(store):
-            await asyncio.sleep(0.01)
-    with store.read() as connection:
-        (row,) = connection.execute(select(schema.ledger)).all()
+    row = await closed_row(store)
     assert (row.outcome, row.estimated) == ("cancelled", True)
     assert row.prompt_tokens == 600 // 3 + 8 + 32
 
@@ -162,11 +168,7 @@ async def test_a_client_that_leaves_is_not_billed_for_prompts_that_no_engine_has
     await engine.wait_for(lambda e: e.stalled == 1)
     await asyncio.sleep(0.1)
     leaving.cancel()
-    async with asyncio.timeout(10):
-        while reserved(store):
-            await asyncio.sleep(0.01)
-    with store.read() as connection:
-        (row,) = connection.execute(select(schema.ledger)).all()
+    row = await closed_row(store)
     assert (row.outcome, row.completion_tokens) == ("cancelled", 1)
     _, estimate, _ = extent_of_prompt(DIGITS)
     assert row.prompt_tokens == estimate
@@ -218,10 +220,6 @@ async def test_a_prompt_that_was_counted_before_is_no_larger_once_its_answer_bro
         if not leaves:
             await engine.stop()
             await answer.read()
-    async with asyncio.timeout(10):
-        while reserved(store):
-            await asyncio.sleep(0.01)
-    with store.read() as connection:
-        (row,) = connection.execute(select(schema.ledger)).all()
+    row = await closed_row(store)
     assert row.outcome == ("cancelled" if leaves else "failed")
     assert (row.prompt_tokens, row.completion_tokens) == (30 + 150, 1)
